@@ -1,0 +1,47 @@
+"""Networks: Tensor in, Tensor out. This package knows their names and imports each one when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+from torch import nn
+
+from utils.errors import InputError
+from utils.typed import Report, near_miss, read_arguments
+
+NETWORKS: Mapping[str, str] = {
+    "PlainUSR_ultra": "archs.plainusr:PlainUSRUltra",
+    "PlainUSR_general": "archs.plainusr:PlainUSRGeneral",
+    "PlainUSR_large": "archs.plainusr:PlainUSRLarge",
+    "PlainUSR_ultra_inference": "archs.plainusr:PlainUSRUltraInference",
+    "PlainUSR_general_inference": "archs.plainusr:PlainUSRGeneralInference",
+    "PlainUSR_large_inference": "archs.plainusr:PlainUSRLargeInference",
+}
+"""The published name, as an option file's ``network_g: type`` says it, and where the class is."""
+
+
+def network_class(name: str) -> type[nn.Module]:
+    """The class of a network by its published name; importing it is all that happens."""
+    if name not in NETWORKS:
+        known = f"; known: {', '.join(NETWORKS)}"
+        raise InputError(f'unknown network type "{name}"{near_miss(name, NETWORKS) or known}')
+    module, _, attribute = NETWORKS[name].partition(":")
+    found: type[nn.Module] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def build_network(opt: Mapping[str, object]) -> nn.Module:
+    """A new network from the keys of an option file's ``network_g``: ``{"type": "PlainUSR_ultra", "scale": 4}``.
+
+    Raises:
+        InputError: the type or a key is unknown, or a value cannot be used; one message lists every mistake.
+    """
+    name = opt.get("type")
+    if not isinstance(name, str):
+        raise InputError(f'network_g: the key "type" must name a network; known: {", ".join(NETWORKS)}')
+    target = network_class(name)
+    report = Report()
+    arguments = read_arguments({key: value for key, value in opt.items() if key != "type"}, target, report, what=name)
+    report.raise_problems(f"network_g ({name})")
+    return target(**arguments)

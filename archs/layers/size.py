@@ -1,0 +1,34 @@
+"""What size of input a network wants, as data: the caller pads and crops once, the network does neither."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from utils.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeRule:
+    """Sizes, in low-resolution pixels, that a network takes or prefers.
+
+    Attributes:
+        multiple: height and width must be multiples of this.
+        minimum: height and width must be at least this.
+        tile_multiple: tiles whose origin and size are multiples of this fit the network's own grid best.
+        mode: how a caller fills the pixels that it adds.
+    """
+
+    multiple: int = 1
+    minimum: int = 1
+    tile_multiple: int = 1
+    mode: Literal["reflect", "replicate"] = "reflect"
+
+    def __post_init__(self) -> None:
+        for name in ("multiple", "minimum", "tile_multiple"):
+            if getattr(self, name) < 1:
+                raise InputError(f"SizeRule: {name} must be at least 1, got {getattr(self, name)}")
+
+    def padded(self, size: int) -> int:
+        """The smallest allowed size that is not below ``size``."""
+        return -(-max(size, self.minimum) // self.multiple) * self.multiple

@@ -1,0 +1,34 @@
+"""Images in, batches out: reading, resizing, data sets, the order of samples, loading."""
+
+from data.dataset_options import DatasetOptions
+from data.datasets import DATASETS, build_dataset
+from data.images import image_size, list_images, read_image, to_tensor, to_uint8, write_image
+from data.imresize import downscale, imresize, mod_crop
+from data.loader import Batch, train_batches
+from data.paired import PairedImageDataset
+from data.sampler import SampleKey
+from data.samples import EvalDataset, Sample, TrainDataset
+from data.single import SingleImageDataset
+
+__all__ = [
+    "DATASETS",
+    "Batch",
+    "DatasetOptions",
+    "EvalDataset",
+    "PairedImageDataset",
+    "Sample",
+    "SampleKey",
+    "SingleImageDataset",
+    "TrainDataset",
+    "build_dataset",
+    "downscale",
+    "image_size",
+    "imresize",
+    "list_images",
+    "mod_crop",
+    "read_image",
+    "to_tensor",
+    "to_uint8",
+    "train_batches",
+    "write_image",
+]

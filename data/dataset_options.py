@@ -1,0 +1,78 @@
+"""The keys that every data set of an option file shares."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from utils.errors import InputError
+from utils.typed import option
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IoBackend:
+    """Where the pixels come from."""
+
+    type: Literal["disk", "memory", "lmdb"] = option(
+        "disk: read and decode a file whenever it is needed; memory: decode every image once and keep it (8 bit: "
+        "3 bytes per pixel); lmdb: the folders are LMDB data sets, NAME.lmdb",
+        "disk",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """What every data set has; the keys about batches only matter in training."""
+
+    IGNORED: ClassVar[Mapping[str, str]] = {
+        "use_shuffle": "training data are always shuffled, others never",
+        "task": "nothing depends on it",
+    }
+
+    name: str = option("name of the data set, for logs and result folders")
+    io_backend: IoBackend = option("mapping with the key type: disk, memory or lmdb", default_factory=IoBackend)
+    color: Literal["y"] | None = option("y: luminance (BT.601) instead of R G B; null: R G B", None)
+    mean: tuple[float, ...] | None = option("subtracted from each channel of images in [0, 1]; null: 0", None)
+    std: tuple[float, ...] | None = option("each channel is divided by it, after mean; null: 1", None)
+    batch_size_per_gpu: int = option("samples per batch, on each GPU or process", 1, minimum=1)
+    num_worker_per_gpu: int = option(
+        "processes that prepare batches, for each GPU or process; 0: prepared in the training process. The samples "
+        "are the same for every number; more than there are cores are not started",
+        0,
+        minimum=0,
+    )
+    dataset_enlarge_ratio: float = option("an epoch sees each image this many times", 1.0, minimum=1)
+    prefetch_mode: Literal["cpu", "cuda"] | None = option(
+        "cpu: a thread prepares batches ahead; cuda: the next batch is copied to the GPU while this one is computed; "
+        "null: neither",
+        None,
+    )
+    num_prefetch_queue: int = option("batches that prefetch_mode cpu prepares ahead", 1, minimum=1)
+    pin_memory: bool = option("batches in page-locked memory, from which copies to a GPU are faster", False)
+    persistent_workers: bool = option("accepted: worker processes always live as long as the training", False)
+
+    def __post_init__(self) -> None:
+        channels = 1 if self.color == "y" else 3
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) not in (1, channels):
+                raise InputError(f"{key}: expected {channels} numbers, one per channel, got {len(values)}")
+        if self.std is not None and min(self.std) <= 0:
+            raise InputError(f"std: expected numbers above 0, got {min(self.std):g}")
+
+
+def folders(roots: Path | tuple[Path, ...] | None) -> tuple[Path, ...]:
+    """One folder, several, or none, as a tuple; ``~`` is the home folder."""
+    listed = () if roots is None else roots if isinstance(roots, tuple) else (roots,)
+    return tuple(folder.expanduser() for folder in listed)
+
+
+def check_backend(options: DatasetOptions, roots: tuple[Path, ...]) -> None:
+    """Raise InputError unless the names of the folders agree with ``io_backend``."""
+    backend = options.io_backend.type
+    for folder in roots:
+        if backend == "lmdb" and folder.suffix != ".lmdb":
+            raise InputError(f"{options.name}: io_backend lmdb expects folders NAME.lmdb, got {folder}")
+        if backend == "disk" and folder.suffix == ".lmdb":
+            raise InputError(f"{options.name}: {folder} is an LMDB data set; set io_backend: {{type: lmdb}}")

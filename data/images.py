@@ -1,0 +1,144 @@
+"""Image files to arrays and back: everything here is uint8 [H, W, 3] in R G B, or a tensor [3, H, W] in [0, 1]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.integrity import damage, png_size
+from utils.errors import InputError
+from utils.files import atomic_write
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+Pixels = NDArray[np.uint8]
+
+
+def read_image(path: Path) -> Pixels:
+    """The image in a file, uint8 [H, W, 3] RGB, whatever its kind.
+
+    As OpenCV's colour mode reads it: the orientation tag is applied, transparency dropped, grey and palettes
+    expanded, 16 bits reduced to 8.
+
+    Raises:
+        InputError: the file is missing, unreadable, no image, or cut short.
+    """
+    return decode_image(read_bytes(path), str(path))
+
+
+def decode_image(data: bytes, name: str) -> Pixels:
+    """The image in the bytes of a file, uint8 [H, W, 3] RGB; ``name`` says in messages where they came from.
+
+    Raises:
+        InputError: the bytes are no image, or only the beginning of one.
+    """
+    # Checked before decoding: some decoders fill the missing part with grey and say nothing.
+    problem = damage(data)
+    if problem:
+        raise InputError(f"{name}: the image cannot be read: {problem}; copy it again or remove it")
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise InputError(f"{name}: the image cannot be read: {error.err or error}") from error
+    if decoded is None:
+        raise InputError(
+            f"{name}: the image cannot be read: it is damaged, or of a kind that is not supported"
+            f" (known: PNG, JPEG, BMP, TIFF, WebP with 8 or 16 bits per channel)"
+        )
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        InputError: it is missing or may not be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: the file cannot be read: {error.strerror or error}") from error
+
+
+def write_image(path: Path, image: Pixels) -> None:
+    """Write uint8 [H, W, 3] or [H, W, 1] RGB as the kind of file that the suffix of ``path`` names; all or nothing.
+
+    Raises:
+        ValueError: the suffix names no known kind of image, or ``image`` is none.
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f'{path}: "{path.suffix}" is no known kind of image; use one of {", ".join(SUFFIXES)}')
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
+        raise ValueError(f"{path}: expected an image uint8 [H,W,3] or [H,W,1], got {image.dtype} {list(image.shape)}")
+    ordered = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.shape[2] == 3 else image
+    _, encoded = cv2.imencode(path.suffix.lower(), ordered)
+    with atomic_write(path) as file:
+        file.write(encoded.tobytes())
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the image in a file; of PNG files only the beginning is read.
+
+    Raises:
+        InputError: as :func:`read_image`.
+    """
+    try:
+        with path.open("rb") as file:
+            size = png_size(file.read(33))
+    except OSError:
+        size = None  # read_image finds the words for it
+    if size:
+        return size
+    height, width = read_image(path).shape[:2]
+    return height, width
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files of a folder (not of its sub-folders), sorted by name; names that start with a dot are left out.
+
+    Raises:
+        InputError: there is no such folder, or it holds no images.
+    """
+    if not folder.is_dir():
+        kind = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise InputError(f"the folder {folder} {kind} (relative paths start at {Path.cwd()})")
+    files = sorted(item for item in folder.iterdir() if item.is_file() and not item.name.startswith("."))
+    images = [item for item in files if item.suffix.lower() in SUFFIXES]
+    if not images:
+        others = f"; it holds {len(files)} other files, such as {files[0].name}" if files else ""
+        raise InputError(f"the folder {folder} holds no images ({', '.join(SUFFIXES)}){others}")
+    return images
+
+
+def to_tensor(image: Pixels) -> Tensor:
+    """uint8 [H, W, C] in 0 .. 255 -> float32 [C, H, W] in [0, 1]."""
+    return to_unit(planes(image))
+
+
+def planes(image: Pixels) -> Tensor:
+    """uint8 [H, W, C] -> uint8 [C, H, W], a copy."""
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """uint8 of any shape in 0 .. 255 -> float32 in [0, 1]."""
+    # By a tensor: CUDA turns division by a number into multiplication with a rounded 1/255.
+    return pixels.to(torch.float32).div_(torch.full((), 255.0, device=pixels.device))
+
+
+def to_uint8(tensor: Tensor) -> Pixels:
+    """[C, H, W] or [1, C, H, W] in [0, 1] -> uint8 [H, W, C], clipped and rounded half to even; a new array."""
+    if tensor.ndim == 4 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    if tensor.ndim != 3:
+        raise ValueError(f"to_uint8: expected one image [C,H,W] or [1,C,H,W], got {list(tensor.shape)}")
+    levels = tensor.detach().to(torch.float32).clamp(0, 1).mul(255).round()  # torch rounds half to even
+    return levels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()

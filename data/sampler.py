@@ -1,0 +1,71 @@
+"""Which sample comes when: one endless stream, the same for every number of workers and every way of resuming.
+
+Shapes: n images, q enlarge ratio, N = ceil(n q) samples per epoch, G ranks, b batch per rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# Keeps the seeds of two runs' epochs apart (they meet after a million epochs); manual_seed 0 gives BasicSR's orders.
+_RUNS_APART = 1_000_003
+
+
+class SampleKey(NamedTuple):
+    """One sample of the training stream; together with manual_seed it decides every random choice of the sample.
+
+    Attributes:
+        epoch: counted from 0.
+        position: 0 .. N-1, different for every sample of an epoch, also where an epoch takes an image several times.
+        image: number of the image; position mod n.
+    """
+
+    epoch: int
+    position: int
+    image: int
+
+
+def epoch_length(images: int, ratio: float) -> int:
+    """N, the samples of one epoch."""
+    return math.ceil(images * ratio)
+
+
+def epoch_order(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The positions 0 .. length-1 of one epoch in the order in which they are used."""
+    generator = torch.Generator()
+    # The generator looks at 32 bits of its seed only.
+    generator.manual_seed((seed * _RUNS_APART + epoch) % 2**32)
+    return torch.randperm(length, generator=generator).numpy()
+
+
+def sample_stream(images: int, ratio: float, seed: int, start: int = 0, stride: int = 1) -> Iterator[SampleKey]:
+    """Samples ``start``, ``start + stride``, ... of the stream, for ever; epochs follow each other without a gap."""
+    length = epoch_length(images, ratio)
+    place = start
+    current, order = -1, np.empty(0, np.int64)
+    while True:
+        epoch, within = divmod(place, length)
+        if epoch != current:
+            current, order = epoch, epoch_order(length, seed, epoch)
+        position = int(order[within])
+        yield SampleKey(epoch, position, position % images)
+        place += stride
+
+
+def batch_stream(
+    images: int, ratio: float, seed: int, batch: int, *, start: int, stop: int, rank: int = 0, world_size: int = 1
+) -> Iterator[list[SampleKey]]:
+    """The batches ``start`` .. ``stop - 1`` of one rank.
+
+    Batch t of rank r holds the samples t G b + j G + r, j = 0 .. b-1, of the stream: the ranks together see what one
+    rank with the batch G b would see, nothing is dropped at the end of an epoch, and nothing is seen twice.
+    """
+    stream = sample_stream(images, ratio, seed, start * world_size * batch + rank, world_size)
+    for _ in range(start, stop):
+        yield [next(stream) for _ in range(batch)]

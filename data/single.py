@@ -1,0 +1,85 @@
+"""Low-resolution images on their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from data.dataset_options import DatasetOptions, check_backend, folders
+from data.images import Pixels, planes
+from data.listing import list_singles
+from data.samples import Phase, Sample, convert
+from data.scan import about, scan
+from utils.errors import InputError
+from utils.typed import option
+
+
+class SingleImageDataset:
+    """Low-resolution images without ground truth, for testing only.
+
+    Args:
+        options: the section of the option file.
+        phase: "val" or "test".
+
+    Raises:
+        InputError: the folder is missing or empty, or the data set is asked to train.
+    """
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Options(DatasetOptions):
+        """Images to upscale, without ground truth."""
+
+        IGNORED: ClassVar[Mapping[str, str]] = {
+            **DatasetOptions.IGNORED,
+            **dict.fromkeys(("gt_size", "use_hflip", "use_rot"), "single images are never cut into patches"),
+            "filename_tmpl": "single images have no partners",
+        }
+
+        dataroot_lq: Path | tuple[Path, ...] = option(
+            "folder of low-resolution images; a list of folders is joined in its order"
+        )
+        meta_info_file: Path | tuple[Path, ...] | None = option(
+            "text file that lists the images to use, one name per line; null: all images of the folder", None
+        )
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            count = len(folders(self.dataroot_lq))
+            if self.meta_info_file is not None and len(folders(self.meta_info_file)) != count:
+                raise InputError(f"meta_info_file: expected one for each folder of dataroot_lq ({count})")
+
+    def __init__(self, options: Options, phase: Phase = "test") -> None:
+        if phase == "train":
+            raise InputError(
+                f"{options.name}: SingleImageDataset has no high-resolution images to train on; use PairedImageDataset"
+            )
+        self.options = options
+        self.phase: Phase = phase
+        self.name = options.name
+        roots = folders(options.dataroot_lq)
+        check_backend(options, roots)
+        with about(self.name):
+            self.images = list_singles(roots, folders(options.meta_info_file))
+        self._kept: dict[int, Pixels] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> Sample:
+        """The image ``index``, lq [C, h, w]; raises InputError when it cannot be read."""
+        source = self.images[index]
+        return Sample(convert(planes(self._load(index)), self.options), None, source.name, source.label, None)
+
+    def scan(self) -> tuple[str, ...]:
+        """Read all images; returns what is wrong, an entry for each image that cannot be used."""
+        return scan(self._load, len(self), self.name)
+
+    def _load(self, index: int) -> Pixels:
+        if index in self._kept:
+            return self._kept[index]
+        pixels = self.images[index].read()
+        if self.options.io_backend.type == "memory":
+            self._kept[index] = pixels
+        return pixels

@@ -1,0 +1,125 @@
+"""Single images, wherever they are stored: files in folders, entries of LMDB data sets."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Protocol
+
+from data.images import Pixels, decode_image, read_image
+from utils.errors import InputError
+
+if TYPE_CHECKING:
+    import lmdb
+
+_LMDB_LINE = re.compile(r"(?P<key>.+?)\.\w+ \(\d+,\s*\d+,\s*\d+\)( \d+)?")
+
+# One environment per folder and process: LMDB forbids a second one in the same process, and one that was opened
+# before a fork must not be used by the child.
+_environments: dict[Path, tuple[int, lmdb.Environment]] = {}
+
+
+class ImageSource(Protocol):
+    """One image that has not been read yet."""
+
+    @property
+    def name(self) -> str:
+        """Base name without extension."""
+
+    @property
+    def label(self) -> str:
+        """Where it is, for people."""
+
+    def read(self) -> Pixels:
+        """uint8 [H, W, 3] RGB; raises InputError when it cannot be read."""
+
+
+@dataclass(frozen=True)
+class FileImage:
+    """An image file."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """See :class:`ImageSource`."""
+        return self.path.stem
+
+    @property
+    def label(self) -> str:
+        """See :class:`ImageSource`."""
+        return str(self.path)
+
+    def read(self) -> Pixels:
+        """See :class:`ImageSource`."""
+        return read_image(self.path)
+
+
+@dataclass(frozen=True)
+class LmdbImage:
+    """An entry of an LMDB folder as BasicSR writes it: the bytes of an image file under its name."""
+
+    folder: Path
+    key: str
+
+    @property
+    def name(self) -> str:
+        """See :class:`ImageSource`."""
+        return PurePosixPath(self.key).name
+
+    @property
+    def label(self) -> str:
+        """See :class:`ImageSource`."""
+        return f"{self.folder}: {self.key}"
+
+    def read(self) -> Pixels:
+        """See :class:`ImageSource`."""
+        with _environment(self.folder).begin() as transaction:
+            value = transaction.get(self.key.encode())
+        if value is None:
+            raise InputError(f"{self.folder}: there is no entry {self.key}, although meta_info.txt lists it")
+        return decode_image(bytes(value), self.label)
+
+
+def lmdb_images(folder: Path) -> list[LmdbImage]:
+    """The entries that ``meta_info.txt`` of an LMDB folder lists, sorted by key.
+
+    Raises:
+        InputError: it is no such folder.
+    """
+    listing = folder / "meta_info.txt"
+    if folder.suffix != ".lmdb" or not (folder / "data.mdb").is_file() or not listing.is_file():
+        missing = "does not exist" if not folder.is_dir() else "is no LMDB data set"
+        raise InputError(f"{folder} {missing}: expected a folder NAME.lmdb with data.mdb and meta_info.txt")
+    lines = [line for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise InputError(f"{listing}: lists no images")
+    return [LmdbImage(folder, key) for key in sorted(_key(line) for line in lines)]
+
+
+def _key(line: str) -> str:
+    """``a.b.png (8,10,3) 1`` -> ``a.b``; a line of another form counts up to its first point."""
+    match = _LMDB_LINE.fullmatch(line.strip())
+    return match["key"] if match else line.strip().split(".")[0]
+
+
+def _environment(folder: Path) -> lmdb.Environment:
+    """The environment of this process for ``folder``, opened when first needed."""
+    place = folder.resolve()
+    owner, environment = _environments.get(place, (0, None))
+    if environment is not None:
+        if owner == os.getpid():
+            return environment
+        environment.close()  # inherited by a fork: only this process's copy is closed
+    try:
+        import lmdb
+    except ImportError as error:
+        raise InputError(f"{folder}: LMDB data sets need the package lmdb: pip install lmdb") from error
+    try:
+        opened = lmdb.open(str(place), readonly=True, lock=False, readahead=False, meminit=False)
+    except lmdb.Error as error:
+        raise InputError(f"{folder}: the LMDB data set cannot be opened: {error}") from error
+    _environments[place] = (os.getpid(), opened)
+    return opened

@@ -1,0 +1,84 @@
+"""Losses per pixel, as frozen options that can be called.
+
+Shapes: B images, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from utils.typed import option
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PixelLoss(ABC):
+    """A weight, a reduction, and what to do with the difference of two pixels."""
+
+    loss_weight: float = option("factor of this loss in the total", 1.0)
+    reduction: Literal["mean", "sum", "none"] = option("how the values of the pixels become one", "mean")
+
+    def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The loss, a scalar unless ``reduction`` is "none".
+
+        Args:
+            prediction: [B, C, H, W], any dtype; below float32 it is computed in float32.
+            target: the same shape.
+            weight: importance per element, [B, C, H, W] or [B, 1, H, W]; the mean is then the weighted one.
+        """
+        if prediction.shape != target.shape:
+            raise ValueError(f"prediction {list(prediction.shape)} and target {list(target.shape)} differ in shape")
+        dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
+        values = self.element(prediction.to(dtype) - target.to(dtype))
+        return self.loss_weight * self._reduce(values, weight)
+
+    @abstractmethod
+    def element(self, difference: Tensor) -> Tensor:
+        """The loss of each element of prediction - target."""
+
+    def _reduce(self, values: Tensor, weight: Tensor | None) -> Tensor:
+        if weight is None:
+            return values.mean() if self.reduction == "mean" else values.sum() if self.reduction == "sum" else values
+        sizes = zip(weight.shape, values.shape, strict=False)
+        if weight.ndim != values.ndim or any(given not in (1, wanted) for given, wanted in sizes):
+            raise ValueError(f"weight {list(weight.shape)} does not fit the images {list(values.shape)}")
+        weight = weight.to(values.dtype).expand_as(values)
+        weighted = weight * values
+        if self.reduction == "mean":
+            return weighted.sum() / weight.sum()
+        return weighted.sum() if self.reduction == "sum" else weighted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class L1Loss(PixelLoss):
+    """Mean absolute error."""
+
+    def element(self, difference: Tensor) -> Tensor:
+        """|d|."""
+        return difference.abs()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MSELoss(PixelLoss):
+    """Mean square error."""
+
+    def element(self, difference: Tensor) -> Tensor:
+        """d^2."""
+        return difference.square()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CharbonnierLoss(PixelLoss):
+    """Charbonnier loss: a mean absolute error that is smooth at 0 (Lai et al., CVPR 2017)."""
+
+    eps: float = option(
+        "added to the square under the root; at 0, equal pixels would have no gradient", 1e-12, minimum=1e-30
+    )
+
+    def element(self, difference: Tensor) -> Tensor:
+        """sqrt(d^2 + eps)."""
+        return (difference.square() + self.eps).sqrt()

@@ -1,0 +1,28 @@
+"""Image quality. ``METRICS`` holds what the key ``type`` of a metric in an option file accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from metrics.metric import Metric
+from metrics.niqe import NIQE, calculate_niqe
+from metrics.psnr_ssim import PSNR, SSIM, calculate_psnr, calculate_psnr_pt, calculate_ssim, calculate_ssim_pt
+
+METRICS: Mapping[str, type[Metric]] = {
+    "calculate_psnr": PSNR,
+    "calculate_ssim": SSIM,
+    "calculate_niqe": NIQE,
+}
+
+__all__ = [
+    "METRICS",
+    "NIQE",
+    "PSNR",
+    "SSIM",
+    "Metric",
+    "calculate_niqe",
+    "calculate_psnr",
+    "calculate_psnr_pt",
+    "calculate_ssim",
+    "calculate_ssim_pt",
+]

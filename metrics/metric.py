@@ -1,0 +1,36 @@
+"""What every metric of an option file is: a frozen set of options that can be called."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from metrics.color import Image
+from utils.typed import option
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric(ABC):
+    """Options of a metric; call it with 8-bit R G B images.
+
+    Attributes:
+        needs_reference: whether the metric compares with the true image.
+    """
+
+    needs_reference: ClassVar[bool] = True
+    IGNORED: ClassVar[Mapping[str, str]] = {"input_order": "the images handed to metrics are always [H, W, C]"}
+
+    better: Literal["higher", "lower"] = option("which direction counts as better when the best is recorded", "higher")
+
+    @abstractmethod
+    def __call__(self, image: Image, reference: Image | None = None) -> float:
+        """The value for one image, uint8 [H, W, 3] R G B, and its true image of the same shape."""
+
+
+def require(reference: Image | None) -> Image:
+    """``reference``, or a ValueError when there is none."""
+    if reference is None:
+        raise ValueError("this metric compares with the true image, and none was given")
+    return reference

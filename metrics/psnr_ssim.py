@@ -1,0 +1,195 @@
+"""PSNR and SSIM with the conventions of published super-resolution results.
+
+The order is crop, then Y, then measure. **Colour order is R G B**, as everywhere in FocalSR; BasicSR's functions of the
+same names take B G R. It matters for ``test_y_channel`` only: give OpenCV's arrays as ``img[..., ::-1]``.
+
+SSIM: Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004; Gaussian
+window 11 x 11 with sigma 1.5, on positions that the window covers fully.
+
+Shapes: B images, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metrics.arrays import as_hwc, crop
+from metrics.color import Image, luma, strips
+from metrics.metric import Metric, require
+from utils.errors import InputError
+from utils.typed import option
+
+WINDOW = 11
+_MARGIN = WINDOW // 2
+_SIGMA = 1.5
+_C1 = (0.01 * 255) ** 2
+_C2 = (0.03 * 255) ** 2
+_LUMA = (65.481, 128.553, 24.966)
+
+
+def calculate_psnr(
+    img: Image, img2: Image, crop_border: int, input_order: str = "HWC", test_y_channel: bool = False
+) -> float:
+    """Peak signal-to-noise ratio in dB; infinity for equal images.
+
+    Args:
+        img: uint8 or float in [0, 255], R G B: [H, W, 3], [H, W, 1], [H, W], or channels first.
+        img2: the image to compare with, of the same shape.
+        crop_border: pixels dropped on each side of both images, before anything else.
+        input_order: "HWC" or "CHW".
+        test_y_channel: measure on the luminance (BT.601) instead of on all channels; grey images stay as they are.
+    """
+    img, img2 = _prepare(img, img2, crop_border, input_order, test_y_channel, smallest=1)
+    difference = img.astype(np.float64) - img2
+    mse = float(np.mean(np.square(difference, out=difference)))
+    return 10.0 * math.log10(255.0**2 / mse) if mse > 0 else math.inf
+
+
+def calculate_ssim(
+    img: Image, img2: Image, crop_border: int, input_order: str = "HWC", test_y_channel: bool = False
+) -> float:
+    """Structural similarity, 1 for equal images: the mean over channels of the value per channel.
+
+    Args:
+        img: uint8 or float in [0, 255], R G B: [H, W, 3], [H, W, 1], [H, W], or channels first.
+        img2: the image to compare with, of the same shape.
+        crop_border: pixels dropped on each side of both images, before anything else; what remains must hold the
+            window of 11 x 11.
+        input_order: "HWC" or "CHW".
+        test_y_channel: measure on the luminance (BT.601) instead of on all channels; grey images stay as they are.
+    """
+    img, img2 = _prepare(img, img2, crop_border, input_order, test_y_channel, smallest=WINDOW)
+    total, count = 0.0, 0
+    for rows in strips(img.shape[0] - 2 * _MARGIN, img.shape[1]):
+        part = slice(rows.start, rows.stop + 2 * _MARGIN)
+        ssim = _ssim_map(img[part].astype(np.float64), img2[part].astype(np.float64))
+        total += float(ssim.sum())
+        count += ssim.size
+    return total / count
+
+
+def calculate_psnr_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:
+    """PSNR of a batch on its device, [B, C, H, W] in [0, 1], R G B -> [B].
+
+    As BasicSR's tensor version, 1e-8 is added to the mean square: equal images give 80 dB, 60 dB reads 0.04 dB low.
+    """
+    img, img2 = _prepare_pt(img, img2, crop_border, test_y_channel, smallest=1)
+    mse = (img - img2).square().mean(dim=(1, 2, 3))
+    return 10.0 * torch.log10(1.0 / (mse + 1e-8))
+
+
+def calculate_ssim_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:
+    """SSIM of a batch on its device, [B, C, H, W] in [0, 1], R G B -> [B] in float64."""
+    img, img2 = _prepare_pt(img, img2, crop_border, test_y_channel, smallest=WINDOW)
+    a, b = 255.0 * img.double(), 255.0 * img2.double()
+    B, C = a.shape[:2]
+    maps = torch.stack((a, b, a * a + b * b, a * b)).flatten(0, 2)[:, None]  # [4*B*C, 1, H, W]
+    taps = torch.tensor(_taps(), device=a.device)
+    blurred = F.conv2d(F.conv2d(maps, taps[None, None, :, None]), taps[None, None, None, :])
+    mean_a, mean_b, squares, products = blurred.view(4, B, C, *blurred.shape[-2:])  # each [B, C, H-10, W-10]
+    mean_product = mean_a * mean_b
+    mean_squares = mean_a.square() + mean_b.square()
+    ssim: Tensor = (2 * mean_product + _C1) * (2 * (products - mean_product) + _C2)
+    ssim = ssim / ((mean_squares + _C1) * (squares - mean_squares + _C2))
+    return ssim.mean(dim=(1, 2, 3))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PSNR(Metric):
+    """Peak signal-to-noise ratio in dB."""
+
+    crop_border: int = option("pixels of the high-resolution image dropped on each side; usually the scale", minimum=0)
+    test_y_channel: bool = option("measure on the luminance (BT.601) instead of on R, G and B")
+
+    def __call__(self, image: Image, reference: Image | None = None) -> float:
+        """PSNR of uint8 [H, W, 3] R G B against its true image."""
+        return calculate_psnr(image, require(reference), self.crop_border, test_y_channel=self.test_y_channel)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SSIM(Metric):
+    """Structural similarity."""
+
+    crop_border: int = option("pixels of the high-resolution image dropped on each side; usually the scale", minimum=0)
+    test_y_channel: bool = option("measure on the luminance (BT.601) instead of on R, G and B")
+
+    def __call__(self, image: Image, reference: Image | None = None) -> float:
+        """SSIM of uint8 [H, W, 3] R G B against its true image."""
+        return calculate_ssim(image, require(reference), self.crop_border, test_y_channel=self.test_y_channel)
+
+
+def _prepare(
+    img: Image, img2: Image, border: int, input_order: str, y_channel: bool, smallest: int
+) -> tuple[Image, Image]:
+    """Both images checked, cropped, and [H, W] where Y was asked for, else [H, W, C]."""
+    if img.shape != img2.shape:
+        raise ValueError(f"the images must have one shape, got {list(img.shape)} and {list(img2.shape)}")
+    pair = [as_hwc(img, input_order), as_hwc(img2, input_order, "img2")]
+    H, W = pair[0].shape[:2]
+    _check_size(H, W, border, smallest)
+    pair = [crop(image, border) for image in pair]
+    if y_channel and pair[0].shape[-1] == 3:
+        pair = [luma(image) for image in pair]
+    return pair[0], pair[1]
+
+
+def _prepare_pt(img: Tensor, img2: Tensor, border: int, y_channel: bool, smallest: int) -> tuple[Tensor, Tensor]:
+    """Both batches checked, cropped, and [B, 1, H, W] where Y was asked for."""
+    if img.shape != img2.shape:
+        raise ValueError(f"the images must have one shape, got {list(img.shape)} and {list(img2.shape)}")
+    if img.ndim != 4 or img.shape[1] not in (1, 3) or not img.is_floating_point():
+        raise ValueError(f"expected floats [B, 1 or 3, H, W] in [0, 1], got {img.dtype} {list(img.shape)}")
+    H, W = img.shape[-2:]
+    _check_size(H, W, border, smallest)
+    pair = [x[:, :, border : H - border, border : W - border] for x in (img, img2)]
+    if y_channel and img.shape[1] == 3:
+        weights = pair[0].new_tensor(_LUMA)
+        pair = [(torch.einsum("bchw,c->bhw", x, weights)[:, None] + 16.0) / 255.0 for x in pair]
+    return pair[0], pair[1]
+
+
+def _check_size(H: int, W: int, border: int, smallest: int) -> None:
+    if border < 0:
+        raise ValueError(f"crop_border must be 0 or more, got {border}")
+    least = smallest + 2 * border
+    if min(H, W) < least:
+        raise InputError(
+            f"an image of {W} x {H} pixels (width x height) is too small to be measured: with crop_border {border} "
+            f"it needs at least {least} x {least}"
+        )
+
+
+@functools.cache
+def _taps() -> Image:
+    """The window's profile, float64 [11], sum 1; the window is its outer product."""
+    offsets = np.arange(WINDOW) - _MARGIN
+    taps: Image = np.exp(-(offsets**2) / (2 * _SIGMA**2))
+    taps /= taps.sum()
+    taps.setflags(write=False)
+    return taps
+
+
+def _ssim_map(a: Image, b: Image) -> Image:
+    """SSIM at every position that the window covers fully: float64 [H, W(, C)] -> [H-10, W-10(, C)]."""
+    mean_a, mean_b = _blur(a), _blur(b)
+    # Only the sum of the two variances is needed: one filter pass for both.
+    squares, products = _blur(a * a + b * b), _blur(a * b)
+    mean_product = mean_a * mean_b
+    mean_squares = mean_a * mean_a + mean_b * mean_b
+    ssim: Image = (2 * mean_product + _C1) * (2 * (products - mean_product) + _C2)
+    ssim /= (mean_squares + _C1) * (squares - mean_squares + _C2)
+    return ssim
+
+
+def _blur(img: Image) -> Image:
+    """Filter float64 [H, W(, C)] by the window; only positions fully covered -> [H-10, W-10(, C)]."""
+    blurred: Image = cv2.sepFilter2D(img, cv2.CV_64F, _taps(), _taps())
+    return blurred[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]

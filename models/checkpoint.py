@@ -1,0 +1,351 @@
+"""Reading and writing weights and training states, in BasicSR's forms.
+
+``net_g_ITER.pth`` holds ``params`` and, with an average, ``params_ema``; ``ITER.state`` holds the optimiser, the
+position in the training and the random generators. Both carry the options and versions of the run under the key
+``focalsr``, which BasicSR ignores. Everything is read with torch's weights-only loader: no code from files.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import archs
+from models.distributed import World
+from models.schedule import scheduler_state
+from models.state import Best, TrainState
+from options import to_dict
+from options.schema import PathOptions, TrainOptions
+from utils.env import versions
+from utils.errors import InputError
+from utils.files import atomic_write
+from utils.log import get_logger
+from utils.seed import random_state, set_random_state
+
+_LISTED = 4  # keys shown of each kind of difference; the count tells the rest
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How a file's tensors met a network's; empty everywhere after a strict load.
+
+    Attributes:
+        missing: keys of the network that the file lacks.
+        surplus: keys of the file that the network lacks.
+        reshaped: key -> (shape in the file, shape in the network).
+    """
+
+    missing: tuple[str, ...]
+    surplus: tuple[str, ...]
+    reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.surplus or self.reshaped)
+
+    def __str__(self) -> str:
+        shapes = [f"{key} {list(file)} in the file, {list(net)} here" for key, (file, net) in self.reshaped.items()]
+        parts = [("missing in the file", self.missing), ("not in the network", self.surplus), ("other shape", shapes)]
+        return "; ".join(f"{len(keys)} {what}: {_first(keys)}" for what, keys in parts if keys)
+
+
+def load_weights(
+    network: nn.Module, path: Path | str, key: str | None = "params_ema", strict: bool = True
+) -> LoadReport:
+    """Fill a network from a ``.pth`` (BasicSR's forms or a bare state dict) or ``.safetensors`` file.
+
+    Args:
+        network: filled in place, in its own dtype and on its own device.
+        path: the file.
+        key: entry of the checkpoint; where it is absent, ``params`` serves, and a bare state dict is taken as it is.
+            None: the file itself is the state dict.
+        strict: every tensor must fit; False leaves out those that do not, and reports them.
+
+    Returns:
+        What was left out (nothing when strict).
+
+    Raises:
+        InputError: the file cannot be read, or does not fit; says what would.
+    """
+    path = Path(path)
+    tensors = select_weights(read_checkpoint(path), key, path)
+    own = network.state_dict()
+    shared = own.keys() & tensors.keys()
+    reshaped = {
+        name: (tuple(tensors[name].shape), tuple(own[name].shape))
+        for name in own
+        if name in shared and tensors[name].shape != own[name].shape
+    }
+    report = LoadReport(
+        tuple(name for name in own if name not in shared),
+        tuple(name for name in tensors if name not in shared),
+        reshaped,
+    )
+    if report and strict:
+        raise InputError(_misfit(path, network, tensors, report))
+    network.load_state_dict({name: tensors[name] for name in shared if name not in reshaped}, strict=False)
+    if report:
+        get_logger().warning("%s was loaded in part: %s", path, report)
+    return report
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file, on the CPU; tensors and plain values only.
+
+    Raises:
+        InputError: absent, damaged, of another kind, or wanting to run code.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: refused, because it is damaged or holds more than tensors and plain values "
+            f"(loading it could run code): {_first_line(error)}"
+        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError) as error:
+        raise InputError(f"{path}: not a readable checkpoint (damaged or cut off?): {_first_line(error)}") from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
+    return dict(content)
+
+
+def select_weights(content: Mapping[str, Any], key: str | None, path: Path) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint's content, without any leading ``module.``.
+
+    Raises:
+        InputError: there is none under that key.
+    """
+    if key is not None and key in content:
+        chosen = content[key]
+    elif key is not None and "params" in content:
+        get_logger().info('%s has no "%s"; using "params"', path, key)
+        chosen = content["params"]
+    else:
+        chosen = content
+    tensors = {
+        name.removeprefix("module."): value for name, value in chosen.items() if isinstance(value, Tensor)
+    } if isinstance(chosen, Mapping) else {}  # fmt: skip
+    if not tensors:
+        raise InputError(f'{path}: holds no weights under "{key}"; its entries: {", ".join(map(str, content))}')
+    return tensors
+
+
+def load_pretrained(network: nn.Module, path: PathOptions) -> LoadReport | None:
+    """Fill a network from ``path.pretrain_network_g``, if there is one."""
+    if path.pretrain_network_g is None:
+        return None
+    return load_weights(network, path.pretrain_network_g, path.param_key_g, path.strict_load_g)
+
+
+def load_pretrained_ema(ema: nn.Module, path: PathOptions) -> None:
+    """Fill an average, already a copy of the loaded network, from the file's own average.
+
+    What the file lacks or holds in another shape stays a copy of the network.
+    """
+    if path.pretrain_network_g is None or path.param_key_g is None:
+        return
+    load_weights(ema, path.pretrain_network_g, "params_ema", path.strict_load_g)
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """Where a run keeps its checkpoints.
+
+    Attributes:
+        root: ``experiments/NAME``.
+    """
+
+    root: Path
+
+    @property
+    def networks(self) -> Path:
+        """Folder of the network files."""
+        return self.root / "models"
+
+    @property
+    def states(self) -> Path:
+        """Folder of the training states."""
+        return self.root / "training_states"
+
+    def network(self, step: int | str) -> Path:
+        """The network file of an iteration, or ``latest``."""
+        return self.networks / f"net_g_{step}.pth"
+
+    def state(self, step: int) -> Path:
+        """The training state of an iteration."""
+        return self.states / f"{step}.state"
+
+    def steps(self) -> list[int]:
+        """Iterations that have a state, newest first."""
+        found = [re.fullmatch(r"(\d+)\.state", path.name) for path in self.states.glob("*.state")]
+        return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
+def save_network(path: Path, state: TrainState, options: TrainOptions) -> None:
+    """Write ``params`` and ``params_ema`` (atomic)."""
+    content: dict[str, Any] = {"params": _cpu_state(state.network)}
+    if state.ema is not None:
+        content["params_ema"] = _cpu_state(state.ema)
+    content["focalsr"] = _passport(state, options)
+    with atomic_write(path) as file:
+        torch.save(content, file)
+
+
+def save(folder: CheckpointFolder, state: TrainState, options: TrainOptions, world: World) -> None:
+    """Write the network and then the state of this iteration; a state on the disk implies its network.
+
+    Called by every rank, since each has random generators of its own; rank 0 writes.
+    """
+    randoms = world.gather(random_state())
+    if not world.is_main:
+        return
+    save_network(folder.network(state.step), state, options)
+    optimizer = state.optimizer
+    content = {
+        "epoch": state.epoch,
+        "iter": state.step,
+        "optimizers": [optimizer.state_dict()],
+        "schedulers": [scheduler_state(options.train, [group["initial_lr"] for group in optimizer.param_groups], state.step)],
+        "focalsr": {
+            **_passport(state, options),
+            "random": randoms,
+            "validated": state.validated,
+            "skipped": state.skipped,
+            "best": {
+                dataset: {metric: [best.value, best.step] for metric, best in metrics.items()}
+                for dataset, metrics in state.best.items()
+            },
+        },
+    }  # fmt: skip
+    with atomic_write(folder.state(state.step)) as file:
+        torch.save(content, file)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A training state on the disk, read and ready to be put into a TrainState.
+
+    Attributes:
+        path: the ``.state`` file.
+        content: what it holds.
+        network: content of the network file, or None where the options say to ignore it.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+    network: Mapping[str, Any] | None
+
+    @property
+    def step(self) -> int:
+        """Iterations done."""
+        return int(self.content["iter"])
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the run, where the state is one of ours."""
+        return self.content.get("focalsr", {}).get("options", {}).get("manual_seed")
+
+
+def read_resume(path: Path, options: PathOptions) -> Resume:
+    """Read a state and the network file that belongs to it (``../models/net_g_ITER.pth``).
+
+    Raises:
+        InputError: one of them is absent, damaged, or not what its name says.
+    """
+    content = read_checkpoint(path)
+    if not {"iter", "optimizers"} <= content.keys():
+        raise InputError(f"{path}: not a training state; expected the entries iter and optimizers")
+    folder = CheckpointFolder(path.parent.parent)
+    ignored = "network_g" in options.ignore_resume_networks
+    network = None if ignored else read_checkpoint(folder.network(int(content["iter"])))
+    return Resume(path, content, network)
+
+
+def find_resume(folder: CheckpointFolder, options: PathOptions) -> Resume | None:
+    """The newest readable state of a run; a damaged one is named and the one before it taken."""
+    for step in folder.steps():
+        try:
+            return read_resume(folder.state(step), options)
+        except InputError as error:
+            get_logger().warning("skipped: %s", error)
+    return None
+
+
+def apply_resume(state: TrainState, resume: Resume, options: TrainOptions, world: World) -> None:
+    """Put a read state into ``state``: weights, average, optimiser, position, random generators.
+
+    Raises:
+        InputError: it belongs to another network or optimiser.
+    """
+    if resume.network is not None:
+        path = CheckpointFolder(resume.path.parent.parent).network(resume.step)
+        _restore(state.network, resume.network, "params", path)
+        if state.ema is not None:
+            _restore(state.ema, resume.network, "params_ema", path)
+    try:
+        state.optimizer.load_state_dict(resume.content["optimizers"][0])
+    except (ValueError, KeyError, IndexError) as error:
+        raise InputError(f"{resume.path}: its optimiser does not fit train.optim_g: {_first_line(error)}") from error
+    for group in state.optimizer.param_groups:
+        group["initial_lr"] = options.train.optim_g.lr  # the option file decides, as for the schedule
+    state.step, state.epoch = resume.step, int(resume.content.get("epoch", 0))
+    ours = resume.content.get("focalsr", {})
+    state.validated, state.skipped = ours.get("validated", state.step), ours.get("skipped", 0)
+    for dataset, metrics in ours.get("best", {}).items():
+        state.best[dataset] = {metric: Best(value, step) for metric, (value, step) in metrics.items()}
+    randoms = ours.get("random", [])
+    if world.rank < len(randoms):
+        set_random_state(randoms[world.rank])
+
+
+def _restore(network: nn.Module, content: Mapping[str, Any], key: str, path: Path) -> None:
+    tensors = select_weights(content, key, path)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"{path}: belongs to another network than network_g: {_first_line(error)}") from error
+
+
+def _misfit(path: Path, network: nn.Module, tensors: Mapping[str, Tensor], report: LoadReport) -> str:
+    message = f"{path}: does not fit {type(network).__name__}: {report}."
+    held = archs.identify(tensors)
+    if held is None:
+        return message + " Its keys belong to no network known here."
+    described = ", ".join(f"{key}: {value}" for key, value in held.items())
+    return message + f" The file fits network_g: {{{described}}}."
+
+
+def _passport(state: TrainState, options: TrainOptions) -> dict[str, Any]:
+    return {"step": state.step, "options": to_dict(options), "versions": versions()}
+
+
+def _cpu_state(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def _first(keys: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(keys[:_LISTED]) + (", ..." if len(keys) > _LISTED else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -1,0 +1,154 @@
+"""One process or many: the same calls, which do nothing in a single process.
+
+``torchrun`` (``--launcher pytorch``) and SLURM (``--launcher slurm``) set the ranks; DistributedDataParallel averages
+gradients, over gloo on the CPU and nccl on GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from options.schema import DistOptions
+from utils.errors import InputError
+
+Launcher = Literal["none", "pytorch", "slurm"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its fellows.
+
+    Attributes:
+        rank: 0 .. size - 1; only rank 0 writes.
+        size: number of processes.
+        local_rank: rank on this machine; picks the GPU.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and logs."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            dist.barrier()
+
+    def from_main(self, value: T) -> T:
+        """The value that rank 0 has, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, on every rank, in the order of ranks."""
+        if self.size == 1:
+            return [value]
+        box: list[Any] = [None] * self.size
+        dist.all_gather_object(box, value)
+        return box
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return any(self.gather(flag))
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Mean over the ranks."""
+        if self.size == 1:
+            return value
+        value = value.clone()
+        dist.all_reduce(value)
+        return value / self.size
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network as its training step calls it: inside DistributedDataParallel where there are several ranks."""
+        if self.size == 1:
+            return network
+        return nn.parallel.DistributedDataParallel(network)
+
+    def device(self, num_gpu: int | Literal["auto"]) -> torch.device:
+        """The device for this rank: a GPU unless ``num_gpu`` is 0 or there is none.
+
+        Raises:
+            InputError: GPUs are asked for and none is there.
+        """
+        if num_gpu == 0 or (num_gpu == "auto" and not torch.cuda.is_available()):
+            return torch.device("cpu")
+        if not torch.cuda.is_available():
+            raise InputError(f"num_gpu: {num_gpu} asks for a GPU, but PyTorch sees none; use 0 or auto")
+        if self.size == 1 and num_gpu != "auto" and num_gpu > 1:
+            raise InputError(
+                f"num_gpu: {num_gpu} needs one process per GPU: torchrun --nproc-per-node {num_gpu} train.py ... "
+                "--launcher pytorch"
+            )
+        device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+
+
+@contextmanager
+def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[World]:
+    """The processes of this run; connects them on entry and parts them on exit.
+
+    Args:
+        launcher: who started them and set their environment variables.
+        options: back end and port, where they are not to be the defaults.
+
+    Raises:
+        InputError: the launcher's environment variables are missing.
+    """
+    if launcher == "none":
+        yield World()
+        return
+    if launcher == "slurm":
+        _export_slurm(options.port if options else 29500)
+    try:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    except KeyError as error:
+        raise InputError(
+            f"--launcher {launcher}: the environment variable {error.args[0]} is not set; "
+            "start with `torchrun --nproc-per-node N train.py -opt FILE --launcher pytorch`"
+        ) from error
+    backend = options.backend if options else None
+    dist.init_process_group(backend or ("nccl" if torch.cuda.is_available() else "gloo"))
+    try:
+        yield World(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
+    finally:
+        dist.destroy_process_group()
+
+
+def _export_slurm(port: int) -> None:
+    """Translate SLURM's variables into those that torch.distributed reads."""
+    try:
+        os.environ["RANK"] = os.environ["SLURM_PROCID"]
+        os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+        nodes = os.environ["SLURM_NODELIST"]
+    except KeyError as error:
+        raise InputError(f"--launcher slurm: {error.args[0]} is not set; start inside srun") from error
+    os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
+    os.environ.setdefault("MASTER_ADDR", first_slurm_node(nodes))
+    os.environ.setdefault("MASTER_PORT", str(port))
+
+
+def first_slurm_node(nodes: str) -> str:
+    """The first host of a SLURM list: ``gpu[03-07,9],cpu1`` -> ``gpu03``."""
+    match = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)
+    if not match:
+        raise InputError(f'--launcher slurm: SLURM_NODELIST "{nodes}" names no host')
+    return match[1] + (match[2] or "")

@@ -1,0 +1,204 @@
+"""Scores of a network on a data set: image by image, and their means."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from data import EvalDataset, Sample, imresize, to_uint8
+from metrics import Metric
+from models.distributed import World
+from models.inference import upscale
+from options.schema import TileOptions, ValOptions
+from utils.errors import StopRequested
+from utils.progress import Progress
+from utils.signals import StopFlag
+
+Image = NDArray[np.uint8]
+Keep = Callable[[Sample, Image], None]
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """One image.
+
+    Attributes:
+        name: base name of the low-resolution file.
+        height: of the output, pixels.
+        width: of the output, pixels.
+        scores: metric -> value; empty without ground truth.
+        bicubic: the same for bicubic upsampling of the input, where it was asked for.
+        seconds: time of the network, without reading and scoring.
+    """
+
+    name: str
+    height: int
+    width: int
+    scores: Mapping[str, float]
+    bicubic: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """One data set: its rows in the order of the set."""
+
+    dataset: str
+    rows: tuple[EvalRow, ...]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Metric -> mean over the images of the per-image value."""
+        return _means([row.scores for row in self.rows])
+
+    @property
+    def bicubic(self) -> dict[str, float]:
+        """The same for bicubic upsampling."""
+        return _means([row.bicubic for row in self.rows])
+
+    def as_json(self) -> dict[str, object]:
+        """For ``scores.json``; values that JSON cannot write (infinite PSNR of equal images) become null."""
+        return {
+            "mean": {"scores": _finite(self.scores), "bicubic": _finite(self.bicubic)},
+            "images": [
+                {
+                    "name": row.name,
+                    "size": [row.height, row.width],
+                    "scores": _finite(row.scores),
+                    "bicubic": _finite(row.bicubic),
+                    "seconds": round(row.seconds, 4),
+                }
+                for row in self.rows
+            ],
+        }
+
+    def table(self) -> str:
+        """Rows and means as text: image, then each metric, for bicubic and ours where both were scored."""
+        metrics = list(self.scores)
+        both = bool(self.bicubic)
+        heads = [f"{metric} {who}" for metric in metrics for who in (("bicubic", "ours") if both else ("ours",))]
+        if not both:
+            heads = metrics
+        lines = [(row.name, row.scores, row.bicubic) for row in self.rows]
+        body = [[name, *_cells(scores, bicubic, metrics, both)] for name, scores, bicubic in lines]
+        mean = [f"mean of {len(self.rows)}", *_cells(self.scores, self.bicubic, metrics, both)]
+        return format_table([self.dataset, *heads], [*body, mean])
+
+
+def evaluate(
+    network: nn.Module,
+    dataset: EvalDataset,
+    options: ValOptions,
+    *,
+    device: torch.device,
+    tile: TileOptions | None = None,
+    channels_last: bool = False,
+    world: World | None = None,
+    keep: Keep | None = None,
+    stop: StopFlag | None = None,
+) -> EvalReport:
+    """Upscale and score every image of a data set; the images are shared among the ranks.
+
+    The network's mode and the random generators are left as they were. A network that is trained in another form
+    (PlainUSR's branches) is converted once by its ``for_inference``.
+
+    Args:
+        network: on ``device``.
+        dataset: its ``read(i)`` gives lq [3,h,w] and, where there is ground truth, gt [3,s*h,s*w].
+        options: metrics, whether bicubic is scored too, self-ensemble.
+        device: where the network runs.
+        tile: upscale in tiles of this size instead of whole images.
+        channels_last: memory layout of the network.
+        world: the processes that share the work.
+        keep: called with each sample and the 8-bit output [s*h,s*w,3], on the rank that made it.
+        stop: left with StopRequested when it is set.
+    """
+    world = world or World()
+    prepared = _for_inference(network, channels_last)
+    mine: list[tuple[int, EvalRow]] = []
+    shown = Progress(len(dataset), dataset.name) if options.pbar and world.is_main else None
+    for i in range(world.rank, len(dataset), world.size):
+        if stop:
+            raise StopRequested(f"stopped while evaluating {dataset.name}", stop.exit_code)
+        sample = dataset.read(i)
+        lq = sample.lq.to(device)
+        started = time.perf_counter()
+        output = upscale(
+            prepared, lq, tile=tile.tile_size if tile else None, overlap=tile.tile_pad if tile else 32,
+            self_ensemble=options.self_ensemble,
+        )  # fmt: skip
+        image = to_uint8(output)  # waits for the device
+        seconds = time.perf_counter() - started
+        mine.append((i, _row(sample, image, options, seconds)))
+        if keep is not None:
+            keep(sample, image)
+        if shown is not None:
+            shown.advance(world.size)
+    if shown is not None:
+        shown.finish()
+    rows = [pair for part in world.gather(mine) for pair in part]
+    return EvalReport(dataset.name, tuple(row for _, row in sorted(rows, key=lambda pair: pair[0])))
+
+
+def bicubic(sample: Sample, scale: int) -> Image:
+    """The input of a sample upscaled by MATLAB's bicubic, 8 bit [s*h,s*w,3]."""
+    return to_uint8(imresize(sample.lq, float(scale)))
+
+
+def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned, first one left, the others right; a line before the last row, which holds the means."""
+    widths = [max(len(line[i]) for line in (heads, *rows)) for i in range(len(heads))]
+    text = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in (heads, *rows)
+    ]
+    rule = "-" * len(text[0])
+    return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
+
+
+def _row(sample: Sample, image: Image, options: ValOptions, seconds: float) -> EvalRow:
+    height, width = image.shape[:2]
+    scale = height // sample.lq.shape[-2]
+    reference = None if sample.gt is None else to_uint8(sample.gt)
+    scores = _score(image, reference, options.metrics)
+    base = _score(bicubic(sample, scale), reference, options.metrics) if options.bicubic else {}
+    return EvalRow(sample.name, height, width, scores, base, seconds)
+
+
+def _score(image: Image, reference: Image | None, metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """What can be scored: without ground truth, only the metrics that need none."""
+    return {
+        name: float(metric(image, reference))
+        for name, metric in metrics.items()
+        if reference is not None or not metric.needs_reference
+    }
+
+
+def _for_inference(network: nn.Module, channels_last: bool) -> nn.Module:
+    convert = getattr(network, "for_inference", None)
+    prepared: nn.Module = network if convert is None else convert()
+    return prepared.to(memory_format=torch.channels_last) if channels_last else prepared
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = rows[0] if rows else {}
+    return {name: math.fsum(row[name] for row in rows) / len(rows) for name in names}
+
+
+def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in scores.items()}
+
+
+def _cells(scores: Mapping[str, float], base: Mapping[str, float], metrics: Sequence[str], both: bool) -> list[str]:
+    return [
+        f"{values[metric]:.4f}" for metric in metrics for values in ((base, scores) if both else (scores,))
+    ]  # fmt: skip

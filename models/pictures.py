@@ -1,0 +1,133 @@
+"""Pictures that show what a network does, for validation logs and for ``scripts/visualise.py``.
+
+Shapes: h w low-resolution pixels, H W = s*h s*w high-resolution pixels; all images uint8 [.., .., 3] in R G B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data.images import to_tensor, to_uint8
+from data.imresize import Region, imresize
+
+Pixels = NDArray[np.uint8]
+
+CAPTIONS = ("LR", "bicubic", "ours", "HR")
+GAP = 6  # white pixels between panels
+STRIP = 26  # height of the caption above a panel
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_FRAME = (230, 30, 30)
+
+
+def comparison_picture(
+    lq: Pixels,
+    sr: Pixels,
+    gt: Pixels | None = None,
+    *,
+    crop: Region | None = None,
+    captions: Sequence[str] = CAPTIONS,
+) -> Pixels:
+    """Low resolution, bicubic, the network's output and, where there is one, the ground truth, side by side.
+
+    Args:
+        lq: the network's input [h, w, 3]; shown with its pixels enlarged, and upscaled by bicubic.
+        sr: the network's output [H, W, 3].
+        gt: the ground truth [H, W, 3], or None.
+        crop: a part in high-resolution pixels; it is framed, and a second row shows it enlarged to the panels' width.
+        captions: one text per panel; surplus ones are not used.
+
+    Returns:
+        uint8 [.., .., 3]: panels of W columns under strips of STRIP rows, GAP white pixels apart.
+
+    Raises:
+        ValueError: the sizes do not belong together, or the part lies outside.
+    """
+    scale = _scale(lq, sr)
+    panels = [enlarge(lq, scale), bicubic_picture(lq, scale), sr]
+    if gt is not None:
+        if gt.shape != sr.shape:
+            raise ValueError(f"comparison_picture: output {list(sr.shape)} and ground truth {list(gt.shape)} differ")
+        panels.append(gt)
+    if len(captions) < len(panels):
+        raise ValueError(f"comparison_picture: {len(panels)} panels need as many captions, got {list(captions)}")
+    titled = [_titled(panel, text) for panel, text in zip(panels, captions, strict=False)]
+    if crop is None:
+        return _beside(titled)
+    if crop.top < 0 or crop.left < 0 or crop.height < 1 or crop.width < 1:
+        raise ValueError(f"comparison_picture: {crop} is no part of an image")
+    if crop.top + crop.height > sr.shape[0] or crop.left + crop.width > sr.shape[1]:
+        raise ValueError(f"comparison_picture: {crop} lies outside the image {list(sr.shape)}")
+    framed = _beside([_framed(panel, crop) for panel in titled])
+    return _below([framed, _beside([_enlarged_part(panel, crop) for panel in panels])])
+
+
+def enlarge(image: Pixels, factor: int) -> Pixels:
+    """Every pixel as a square of ``factor`` x ``factor``: [h, w, 3] -> [factor*h, factor*w, 3]."""
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def bicubic_picture(lq: Pixels, scale: int) -> Pixels:
+    """MATLAB's bicubic upsampling: [h, w, 3] -> [scale*h, scale*w, 3]."""
+    return to_uint8(imresize(to_tensor(lq), float(scale)))
+
+
+def most_detailed_part(image: Pixels, height: int, width: int) -> Region:
+    """Where a part of ``height`` x ``width`` pixels has the strongest edges: the place worth enlarging."""
+    rows, columns = image.shape[:2]
+    height, width = min(height, rows), min(width, columns)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64)
+    detail = np.abs(cv2.Laplacian(grey, cv2.CV_64F))
+    sums = np.zeros((rows + 1, columns + 1))
+    sums[1:, 1:] = detail.cumsum(axis=0).cumsum(axis=1)
+    part = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    top, left = np.unravel_index(int(part.argmax()), part.shape)
+    return Region(int(top), int(left), height, width)
+
+
+def _scale(lq: Pixels, sr: Pixels) -> int:
+    """The whole factor between two images [h, w, 3] and [H, W, 3]."""
+    scale: int = sr.shape[0] // lq.shape[0]
+    if scale < 1 or sr.shape[:2] != (scale * lq.shape[0], scale * lq.shape[1]):
+        raise ValueError(f"comparison_picture: output {list(sr.shape)} is no whole multiple of input {list(lq.shape)}")
+    return scale
+
+
+def _titled(panel: Pixels, text: str) -> Pixels:
+    """The panel under a white strip with ``text``, smaller where it would not fit."""
+    strip = np.full((STRIP, panel.shape[1], 3), 255, np.uint8)
+    (width, _), _ = cv2.getTextSize(text, _FONT, 0.55, 1)
+    size = 0.55 * min(1.0, (panel.shape[1] - 4) / max(width, 1))
+    if size > 0:
+        cv2.putText(strip, text, (2, STRIP - 8), _FONT, size, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([strip, panel])
+
+
+def _framed(titled: Pixels, crop: Region) -> Pixels:
+    """A copy of a titled panel with a frame around the part."""
+    top, left = crop.top + STRIP, crop.left
+    corner = (left + crop.width - 1, top + crop.height - 1)
+    return np.asarray(cv2.rectangle(titled.copy(), (left, top), corner, _FRAME, 2), np.uint8)
+
+
+def _enlarged_part(panel: Pixels, crop: Region) -> Pixels:
+    """The part of a panel, enlarged to the panel's width without inventing anything."""
+    part = panel[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    width = panel.shape[1]
+    height = max(1, round(crop.height * width / crop.width))
+    return np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+def _beside(panels: Sequence[Pixels]) -> Pixels:
+    gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
+    joined = [piece for panel in panels for piece in (gap, panel)]
+    return np.concatenate(joined[1:], axis=1)
+
+
+def _below(rows: Sequence[Pixels]) -> Pixels:
+    gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
+    joined = [piece for row in rows for piece in (gap, row)]
+    return np.concatenate(joined[1:])

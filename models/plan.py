@@ -1,0 +1,91 @@
+"""``--check``: build everything that a run needs, read all its images, say what it would do, and write nothing."""
+
+from __future__ import annotations
+
+import torch
+
+from data import build_dataset
+from data.loader import train_batches
+from models.distributed import World
+from models.step import train_step
+from models.tester import load_network
+from models.trainer import describe_run, prepare_state
+from options import describe
+from options.schema import TestOptions, TrainOptions
+from utils.errors import InputError
+from utils.log import configure_logging, get_logger
+from utils.seed import seed_everything
+
+
+def check_training(options: TrainOptions, world: World) -> None:
+    """Everything up to the first iteration, which is done and forgotten.
+
+    Raises:
+        InputError: something cannot be used; images that cannot be read or do not pair are all listed.
+    """
+    log = configure_logging(rank=world.rank).info
+    _tell_options(options)
+    datasets = [
+        build_dataset(
+            dataset, scale=options.scale, seed=options.manual_seed, phase="train" if key == "train" else "val"
+        )
+        for key, dataset in options.datasets.items()
+    ]
+    _scan(datasets)
+    seed_everything(options.manual_seed)
+    state = prepare_state(options, world.device(options.num_gpu))
+    train_set, held_out = options.train_dataset, tuple(set_ for set_ in datasets if set_.phase != "train")
+    dataset = next(set_ for set_ in datasets if set_.phase == "train")
+    describe_run(options, state.network, dataset, held_out)
+    batches = train_batches(
+        dataset, train_set, start=0, stop=1, device=state.device, channels_last=options.channels_last
+    )
+    batch = next(batches)
+    log("one batch: lq %s, gt %s", list(batch.lq.shape), list(batch.gt.shape))
+    state.network.train()
+    result = train_step(state, batch, options, norm=True)
+    losses = ", ".join(f"{name} {float(value):.4e}" for name, value in result.losses.items())
+    log("one iteration: %s, gradient norm %.3e, lr %.3e", losses, float(result.grad_norm or 0.0), result.lr[0])
+    log("the check is passed; nothing was written")
+
+
+def check_testing(options: TestOptions, world: World) -> None:
+    """Load the weights, read all images, upscale the first one.
+
+    Raises:
+        InputError: something cannot be used.
+    """
+    log = configure_logging(rank=world.rank).info
+    _tell_options(options)
+    datasets = [
+        build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="test")
+        for dataset in options.datasets.values()
+    ]
+    _scan(datasets)
+    network = load_network(options, world.device(options.num_gpu))
+    count = sum(parameter.numel() for parameter in network.parameters())
+    log(
+        "network %s: %s parameters, weights from %s",
+        options.network_g.type,
+        f"{count:,}",
+        options.path.pretrain_network_g,
+    )
+    for dataset in datasets:
+        log("%s: %d images", dataset.name, len(dataset))
+    with torch.no_grad():
+        lq = datasets[0].read(0).lq
+        shape = list(network(lq[None, :, :32, :32].to(next(network.parameters()).device)).shape)
+    log("one patch: %s -> %s", list(lq[None, :, :32, :32].shape), shape)
+    log("the check is passed; nothing was written")
+
+
+def _tell_options(options: TrainOptions | TestOptions) -> None:
+    for note in options.notes:
+        get_logger().info("%s", note)
+    get_logger().info("options, as read:\n%s", describe(options))
+
+
+def _scan(datasets: list) -> None:
+    problems = [problem for dataset in datasets for problem in dataset.scan()]
+    if problems:
+        raise InputError("\n  ".join([f"{len(problems)} images cannot be used:", *problems]))

@@ -1,0 +1,107 @@
+"""A test run: every data set of an option file, scored, saved and told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+import archs
+from data import Sample, build_dataset, write_image
+from models import checkpoint
+from models.distributed import World
+from models.evaluate import EvalReport, evaluate
+from models.experiment import open_run, test_folder
+from options import to_dict
+from options.command import Command
+from options.schema import TestOptions, ValOptions
+from utils.env import hardware, versions
+from utils.errors import InputError
+from utils.files import write_json
+from utils.log import configure_logging, get_logger
+from utils.seed import seed_everything
+from utils.signals import catch_signals
+
+
+def test(options: TestOptions, command: Command, world: World) -> list[EvalReport]:
+    """Evaluate on every data set; writes ``results/NAME`` with log, images, options and ``scores.json``.
+
+    Returns:
+        One report per data set, in the (string-sorted) order of their keys.
+
+    Raises:
+        InputError: an option, the weights or the data cannot be used.
+        StopRequested: SIGINT or SIGTERM came.
+    """
+    with catch_signals() as stop:
+        datasets = [
+            build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="test")
+            for dataset in options.datasets.values()
+        ]
+        device = world.device(options.num_gpu)
+        network = load_network(options, device)  # before an earlier run's folder is renamed
+        folder = test_folder(options)
+        if world.is_main:
+            open_run(folder, "test", options, command, fresh=True)
+        else:
+            configure_logging(rank=world.rank)
+        seed_everything(options.manual_seed)
+        val = options.val or ValOptions()
+        suffix = val.suffix or options.name
+        reports = []
+        for dataset in datasets:
+            saver = _Saver(folder.pictures / dataset.name, suffix) if val.save_img else None
+            report = evaluate(
+                network, dataset, val, device=device, tile=options.tile,
+                channels_last=options.channels_last, world=world, keep=saver and saver.keep, stop=stop,
+            )  # fmt: skip
+            reports.append(report)
+            get_logger().info(
+                "%s: %d images, %.3f s each\n%s", report.dataset, len(report.rows), seconds_each(report), report.table()
+            )
+        if world.is_main:
+            write_scores(folder.root / "scores.json", options, reports)
+            get_logger().info("scores and images are in %s", folder.root)
+    return reports
+
+
+def load_network(options: TestOptions, device: torch.device) -> nn.Module:
+    """The network of a test file, with its weights, ready to evaluate.
+
+    Raises:
+        InputError: no weights are named, or they do not fit.
+    """
+    network = archs.build_network(options.network_g.as_mapping())
+    if checkpoint.load_pretrained(network, options.path) is None:
+        raise InputError("path.pretrain_network_g: a test needs weights; name a .pth or .safetensors file")
+    return network.to(device).eval()
+
+
+def write_scores(path: Path, options: TestOptions, reports: list[EvalReport]) -> None:
+    """``scores.json``: per data set the means and each image, with options, versions and hardware."""
+    write_json(path, {
+        "name": options.name,
+        "weights": str(options.path.pretrain_network_g),
+        "datasets": {report.dataset: report.as_json() for report in reports},
+        "options": to_dict(options),
+        "versions": versions(),
+        "hardware": hardware(),
+    })  # fmt: skip
+
+
+def seconds_each(report: EvalReport) -> float:
+    """Mean time of the network per image."""
+    return sum(row.seconds for row in report.rows) / max(len(report.rows), 1)
+
+
+class _Saver:
+    """Writes outputs as ``FOLDER/IMAGE_SUFFIX.png``."""
+
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self.folder, self.suffix = folder, suffix
+
+    def keep(self, sample: Sample, image: NDArray[np.uint8]) -> None:
+        write_image(self.folder / f"{sample.name}_{self.suffix}.png", image)

@@ -1,0 +1,179 @@
+"""What must hold between the keys of an option file, beyond the type of each.
+
+The rules look at the document as written, each at the few values it is about, so that a mistake elsewhere in the file
+does not hide them and every problem points at the line that causes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from options.document import Document
+from options.schema import SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
+from utils.errors import InputError
+from utils.typed import INVALID, KeyPath, Report, near_miss, read
+
+Mode = Literal["train", "test"]
+
+# All of them mean: pixel loss in training; pad, compute, crop in testing. What to pad to, the network knows.
+MODEL_TYPES = ("SRModel", "SwinIRModel", "HATModel", "RGTModel", "PFTModel", "ESRModel")
+
+_ADVERSARIAL = "adversarial training is not supported"
+_REAL = "training on degradations made on the fly is not supported"
+UNSUPPORTED_MODEL_TYPES = {
+    "RealHATMSEModel": _REAL,
+    "RealHATGANModel": _ADVERSARIAL,
+    "RealESRNetModel": _REAL,
+    "RealESRGANModel": _ADVERSARIAL,
+    "ESRGANModel": _ADVERSARIAL,
+    "SRGANModel": _ADVERSARIAL,
+}
+
+# Keys of published files that change what is trained or measured: ignoring them would give other numbers silently.
+UNSUPPORTED_KEYS: Mapping[KeyPath, str] = {
+    ("network_d",): _ADVERSARIAL,
+    ("train", "gan_opt"): _ADVERSARIAL,
+    ("train", "ldl_opt"): _ADVERSARIAL,
+    ("train", "perceptual_opt"): "perceptual losses are not supported; train with pixel_opt",
+    ("train", "wave_opt"): "wavelet losses are not supported; train with pixel_opt",
+    ("train", "mesa_opt"): "the loss between network and average is not supported; train with pixel_opt",
+    ("train", "reset_momentum_iter"): "resetting the optimiser is not supported",
+    ("train", "gradient_clip"): "the largest norm of the gradient is called grad_clip here",
+    ("use_amp",): "mixed precision is not supported",
+    ("use_ema",): 'choose the averaged weights by "path: param_key_g: params_ema"',
+}
+
+_NEEDED_IN_TRAINING = {
+    "gt_size": "side of the high-resolution patches, pixels",
+    "batch_size_per_gpu": "images per batch and process",
+}
+
+
+def check_kind(document: Document, mode: Mode) -> None:
+    """Refuse a training file in testing and the other way round, instead of listing all that does not fit."""
+    datasets = document.get(("datasets",))
+    names = list(datasets) if isinstance(datasets, Mapping) else []
+    training = "train" in document.value or "train" in names
+    if mode == "test" and training:
+        found: KeyPath = ("train",) if "train" in document.value else ("datasets", "train")
+        advice = "run train.py with it, or test.py with a file that has test sets (datasets: test_1: ...)"
+        raise InputError(str(document.mistake(found, f"this is a training file; {advice}")))
+    if mode == "train" and names and not training and not near_miss("train", [*document.value, *names]):
+        advice = 'run test.py with it, or train.py with a file that has "datasets: train:" and "train:"'
+        raise InputError(str(document.mistake(("datasets",), f"this is a test file; {advice}")))
+
+
+def check(document: Document, mode: Mode, report: Report) -> None:
+    """Report everything in the document that contradicts something else in it."""
+    _check_model_type(document, report)
+    _check_unsupported(document, report)
+    _check_patches(document, report)
+    if mode == "train":
+        _check_training_data(document, report)
+        _check_validation(document, report)
+        _check_schedule(document, report)
+        if _value(document, ("train", "pixel_opt", "reduction"), str) == "none":
+            report.problem(("train", "pixel_opt", "reduction"), "expected mean or sum to train with, got none")
+    elif document.get(("datasets",)) == {}:
+        report.problem(("datasets",), "expected at least one data set, as in 'test_1: ...'")
+
+
+def _value(document: Document, path: KeyPath, annotation: Any, default: Any = None) -> Any:
+    """The value of a key, or ``default`` where it is absent or wrong (which is reported elsewhere)."""
+    raw = document.get(path)
+    value = INVALID if raw is None else read(raw, annotation, Report())
+    return default if value is INVALID else value
+
+
+def _check_model_type(document: Document, report: Report) -> None:
+    name = _value(document, ("model_type",), str)
+    known = ", ".join(MODEL_TYPES)
+    if name in UNSUPPORTED_MODEL_TYPES:
+        report.problem(("model_type",), f"{name} is not supported: {UNSUPPORTED_MODEL_TYPES[name]}; known: {known}")
+    elif name is not None and name not in MODEL_TYPES:
+        report.problem(("model_type",), f'unknown model "{name}"{near_miss(name, MODEL_TYPES) or f"; known: {known}"}')
+
+
+def _check_unsupported(document: Document, report: Report) -> None:
+    for path, reason in UNSUPPORTED_KEYS.items():
+        if is_set(document.get(path)):
+            report.problem(path, reason)
+
+
+def is_set(value: Any) -> bool:
+    """Whether a value says more than ``~`` or ``false``."""
+    return value is not None and read(value, bool | None, Report()) not in (None, False)
+
+
+def _check_patches(document: Document, report: Report) -> None:
+    scale = _value(document, ("scale",), int, 1)
+    datasets = document.get(("datasets",))
+    for name in datasets if isinstance(datasets, Mapping) else ():
+        size = _value(document, ("datasets", name, "gt_size"), int)
+        if size is not None and scale > 0 and size % scale:
+            lower = size - size % scale
+            sizes = f"{lower} or {lower + scale}" if lower else f"{scale}"
+            report.problem(
+                ("datasets", name, "gt_size"), f"expected a multiple of scale {scale}, such as {sizes}, got {size}"
+            )
+
+
+def _check_training_data(document: Document, report: Report) -> None:
+    datasets = document.get(("datasets",))
+    if not isinstance(datasets, Mapping):
+        return
+    for name in datasets:
+        if name != "train" and name.split("_")[0] != "val":
+            guess = near_miss(name, ("train", "val"))
+            expected = f"a training file has the data sets train, val, val_2, ..., not {name}"
+            report.problem(("datasets", name), f"{expected}{guess}")
+    if "train" not in datasets:
+        report.problem(("datasets",), 'the key "train" is missing; expected the data to train on')
+    elif isinstance(datasets["train"], Mapping):
+        for key, meaning in _NEEDED_IN_TRAINING.items():
+            if not is_set(datasets["train"].get(key)):
+                report.problem(("datasets", "train"), f'the key "{key}" is missing; expected {meaning}')
+
+
+def _check_validation(document: Document, report: Report) -> None:
+    datasets = document.get(("datasets",))
+    has_data = isinstance(datasets, Mapping) and any(name.split("_")[0] == "val" for name in datasets)
+    val = document.get(("val",))
+    if isinstance(val, Mapping):
+        if not is_set(val.get("val_freq")):
+            report.problem(("val",), 'the key "val_freq" is missing; expected the iterations between validations')
+        if not has_data:
+            report.note(("val",), "has no effect here: there is no data set to validate on (datasets: val: ...)")
+    elif has_data:
+        report.note(("datasets",), 'there is no section "val": nothing will be validated')
+
+
+def _check_schedule(document: Document, report: Report) -> None:
+    path: KeyPath = ("train", "scheduler")
+    kind = SCHEDULERS.get(_value(document, (*path, "type"), str, ""))
+    if kind is MultiStepLR:
+        _check_lengths(document, report, path, "restarts", (0,))
+    elif kind is CosineAnnealingRestartLR:
+        _check_lengths(document, report, path, "periods", None)
+        _check_periods(document, report, path)
+
+
+def _check_lengths(
+    document: Document, report: Report, path: KeyPath, key: str, default: tuple[int, ...] | None
+) -> None:
+    """As many weights as restarts or periods."""
+    starts = _value(document, (*path, key), tuple[int, ...], default)
+    weights = _value(document, (*path, "restart_weights"), tuple[float, ...], (1.0,))
+    if starts is not None and len(starts) != len(weights):
+        blamed = "restart_weights" if document.get((*path, "restart_weights")) is not None else key
+        count = f"got {len(weights)} weights for {len(starts)} {key}"
+        report.problem((*path, blamed), f"expected as many restart_weights as {key}, {count}")
+
+
+def _check_periods(document: Document, report: Report, path: KeyPath) -> None:
+    periods = _value(document, (*path, "periods"), tuple[int, ...])
+    total = _value(document, ("train", "total_iter"), int)
+    if periods is not None and total is not None and sum(periods) < total - 1:
+        problem = f"expected cycles that last until total_iter {total}, got {sum(periods)} iterations in all"
+        report.problem((*path, "periods"), problem)

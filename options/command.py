@@ -1,0 +1,59 @@
+"""The command lines of train.py and test.py, with BasicSR's flags."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Command:
+    """What was typed.
+
+    Attributes:
+        option_file: ``-opt``.
+        overrides: the edits of ``--force_yml``, as typed.
+        launcher: how the processes of the run find each other.
+        auto_resume: continue from the newest state of this experiment.
+        debug: the short run that BasicSR's ``--debug`` makes.
+        check: build everything, read the data, print the plan and stop.
+        argv: the whole line, for the record.
+    """
+
+    option_file: Path
+    overrides: tuple[str, ...]
+    launcher: Literal["none", "pytorch", "slurm"]
+    auto_resume: bool
+    debug: bool
+    check: bool
+    argv: tuple[str, ...]
+
+
+def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Command:
+    """Read a command line; leaves with exit code 2 and a usage message where it is wrong."""
+    program = f"{mode}.py"
+    what = {"train": "Train a network as an option file says.", "test": "Evaluate a network as an option file says."}
+    parser = argparse.ArgumentParser(prog=program, description=what[mode], allow_abbrev=False)
+    parser.add_argument("-opt", required=True, type=Path, metavar="FILE", help="option file (YAML)")
+    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="distributed mode")
+    parser.add_argument("--auto_resume", action="store_true", help="continue from the newest state of this experiment")
+    parser.add_argument("--debug", action="store_true", help="a short run: validate and save every 8 iterations")
+    parser.add_argument("--check", action="store_true", help="build all, read all images, print the plan and stop")
+    parser.add_argument(
+        "--force_yml", nargs="+", default=(), metavar="A:B=VALUE", help="change options, e.g. train:optim_g:lr=1e-4"
+    )
+    # torch's old launcher passes one or the other spelling; torchrun tells the rank in the environment instead.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    typed = parser.parse_args(argv)
+    return Command(
+        option_file=typed.opt,
+        overrides=tuple(typed.force_yml),
+        launcher=typed.launcher,
+        auto_resume=typed.auto_resume,
+        debug=typed.debug,
+        check=typed.check,
+        argv=(program, *argv),
+    )

@@ -1,0 +1,247 @@
+"""The pages about option files, made from the dataclasses: Markdown for people, a JSON schema for editors."""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from archs import NETWORKS, network_class
+from options.checks import MODEL_TYPES, UNSUPPORTED_KEYS, UNSUPPORTED_MODEL_TYPES
+from options.describe import markers, to_plain
+from options.schema import NetworkOptions, Options, TestOptions, TrainOptions
+from utils.typed import Field, fields_of, key_text, type_name
+
+_INTRODUCTION = """\
+# Options
+
+<!-- Generated from the option dataclasses by scripts/make_docs.py; a test fails when it is stale. -->
+
+Option files are YAML with BasicSR's keys. `python train.py -opt FILE` wants a training file (sections `train` and
+`datasets: train:`), `python test.py -opt FILE` a test file. Editors that know JSON schemas complete and check the files
+with [options.schema.json](options.schema.json).
+
+- The type of a key decides how its text is read: `2e-4`, `0.0002` and `!!float 2e-4` are the same number, `yes` is true
+  where true or false is wanted and a text elsewhere, `~`, `null` and nothing at all are null. `5e3` is a whole number.
+- Unknown, misspelt or doubled keys and values that do not fit are mistakes. All of them are reported at once, as
+  `file:line: key: what is wrong`, and nothing is run (exit code 2).
+- `~` at the start of a path is the home folder. Other relative paths start from the current folder.
+- Anchors (`&name`, `*name`) and merging (`<<: *name`) work. Nothing in a file or on the command line is evaluated.
+
+On the command line, `--force_yml train:optim_g:lr=1e-4 name=trial` changes keys: all but the last have to exist, and
+the value is read as it would be in the file; lists, mappings and quoted texts are YAML
+(`train:optim_g:betas=[0.9, 0.99]`). A name that holds `debug`, or the flag `--debug`, makes a short trial run:
+validation and checkpoints every 8 iterations, a log line for each, no TensorBoard.
+"""
+
+
+class Section(NamedTuple):
+    """One mapping of an option file: its path, the names its key ``type`` may have, and what describes it."""
+
+    path: str
+    types: tuple[str, ...]
+    target: Callable[..., Any]
+
+
+def markdown() -> str:
+    """The page ``docs/options.md``."""
+    parts = [_INTRODUCTION]
+    for section in sections():
+        parts.append("\n".join([f"## {_title(section)}", "", _summary(section.target), "", *_table(section.target)]))
+    parts.append("\n".join(["## Accepted without effect", "", *_ignored_table()]))
+    parts.append("\n".join(["## Not supported", "", *_unsupported_table()]))
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema ``docs/options.schema.json`` (draft 7), for training and test files alike."""
+    schema = _object_schema(TrainOptions)
+    schema["properties"]["model_type"]["enum"] = list(MODEL_TYPES)
+    schema["properties"]["num_gpu"] = {"anyOf": [{"const": "auto"}, schema["properties"]["num_gpu"]]}
+    schema["required"] = [key for key in schema["required"] if key not in ("train", *Options.FILLED_IN)]
+    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Option file of FocalSR", **schema}
+
+
+def sections() -> Iterator[Section]:
+    """All mappings of an option file, from the outside in."""
+    yield Section("", (), TrainOptions)
+    yield from _inner_sections("", TrainOptions)
+
+
+def _inner_sections(path: str, target: Callable[..., Any]) -> Iterator[Section]:
+    for name, field in fields_of(target).items():
+        here = f"{path}.{name}" if path else name
+        if field.annotation is NetworkOptions:
+            yield from _network_sections(here)
+        else:
+            yield from _sections_of(here, field.annotation)
+
+
+def _sections_of(path: str, annotation: Any) -> Iterator[Section]:
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        yield Section(path, (), annotation)
+        yield from _inner_sections(path, annotation)
+    elif marker := next(markers(annotation), None) if get_origin(annotation) is typing.Annotated else None:
+        for kind, names in _names_by_class(marker.table()).items():
+            yield Section(path, names, kind)
+            yield from _inner_sections(path, kind)
+    elif get_origin(annotation) in (Mapping, collections.abc.Mapping):
+        yield from _sections_of(f"{path}.NAME", get_args(annotation)[1])
+    else:
+        for member in get_args(annotation):
+            yield from _sections_of(path, member)
+
+
+def _network_sections(path: str) -> Iterator[Section]:
+    """Networks that take the same arguments share a section."""
+    groups: dict[str, list[str]] = {}
+    for name in NETWORKS:
+        groups.setdefault("\n".join(_table(network_class(name))), []).append(name)
+    for names in groups.values():
+        yield Section(path, tuple(names), network_class(names[0]))
+
+
+def _names_by_class(table: Mapping[str, type]) -> dict[type, tuple[str, ...]]:
+    result: dict[type, tuple[str, ...]] = {}
+    for name, kind in table.items():
+        result[kind] = (*result.get(kind, ()), name)
+    return result
+
+
+def _title(section: Section) -> str:
+    if not section.path:
+        return "Top level"
+    names = ", ".join(f"`{name}`" for name in section.types)
+    return f"`{section.path}`" + (f" of type {names}" if names else "")
+
+
+def _summary(target: Callable[..., Any]) -> str:
+    """The first paragraph of a docstring, on one line."""
+    if target is TrainOptions:
+        return "What a file may hold. `train` and `logger` belong to training files only."
+    return " ".join((target.__doc__ or "").strip().split("\n\n")[0].split()).replace("``", "`")
+
+
+def _table(target: Callable[..., Any]) -> list[str]:
+    fields = fields_of(target)
+    if not fields:
+        return ["No further keys."]
+    rows = [(f"`{name}`", _kind_text(field), _default_text(field), field.help) for name, field in fields.items()]
+    return _markdown_table(("key", "value", "default", "meaning"), rows)
+
+
+def _ignored_table() -> list[str]:
+    rows: list[tuple[str, str]] = []
+    for section in [*sections(), Section("", (), TestOptions)]:
+        ignored: Mapping[str, str] = getattr(section.target, "IGNORED", {})
+        rows.extend((f"`{section.path}.{key}`".replace("`.", "`"), reason) for key, reason in ignored.items())
+    return _markdown_table(("key", "why"), list(dict.fromkeys(rows)))
+
+
+def _unsupported_table() -> list[str]:
+    keys = [(f"`{key_text(path)}`", reason) for path, reason in UNSUPPORTED_KEYS.items()]
+    models = [(f"`model_type: {name}`", reason) for name, reason in UNSUPPORTED_MODEL_TYPES.items()]
+    return _markdown_table(("key", "why"), [*keys, *models])
+
+
+def _markdown_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    lines = [header, ("---",) * len(header), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _kind_text(field: Field) -> str:
+    limits = [
+        f"{word} {limit:g}"
+        for word, limit in (("at least", field.minimum), ("at most", field.maximum))
+        if limit is not None
+    ]
+    return ", ".join([type_name(field.annotation), *limits])
+
+
+def _default_text(field: Field) -> str:
+    if field.name in Options.FILLED_IN:
+        return Options.FILLED_IN[field.name]
+    if field.required:
+        return "required"
+    if dataclasses.is_dataclass(field.default) or field.default == {}:
+        return "see below"
+    return f"`{_yaml_text(to_plain(field.default))}`"
+
+
+def _yaml_text(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml_text, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _object_schema(target: Callable[..., Any], **fixed: Any) -> dict[str, Any]:
+    """The schema of a mapping with the keys of a dataclass or constructor; ``fixed`` are further properties."""
+    fields = fields_of(target)
+    ignored: Mapping[str, str] = getattr(target, "IGNORED", {})
+    properties = {name: _field_schema(field) for name, field in fields.items()}
+    unused = {name: {"description": f"accepted without effect: {reason}"} for name, reason in ignored.items()}
+    required = [name for name, field in fields.items() if field.required]
+    return {
+        "type": "object",
+        "properties": {**fixed, **properties, **unused},
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def _field_schema(field: Field) -> dict[str, Any]:
+    schema = _schema_of(field.annotation)
+    numbers = schema["items"] if schema.get("type") == "array" and isinstance(schema["items"], dict) else schema
+    for key, limit in (("minimum", field.minimum), ("maximum", field.maximum)):
+        if limit is not None:
+            numbers[key] = limit
+    if field.help:
+        schema["description"] = field.help
+    if not field.required and not dataclasses.is_dataclass(field.default):
+        schema["default"] = to_plain(field.default)
+    return schema
+
+
+def _schema_of(annotation: Any) -> dict[str, Any]:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is NetworkOptions:
+        return _variants_schema({name: network_class(name) for name in NETWORKS})
+    if origin is typing.Annotated:
+        marker = next(markers(annotation), None)
+        return _variants_schema(marker.table(), marker.default_type) if marker else _schema_of(arguments[0])
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [_schema_of(member) for member in arguments]}
+    if origin in (list, tuple, collections.abc.Sequence):
+        size = (
+            {}
+            if origin is not tuple or Ellipsis in arguments
+            else dict.fromkeys(("minItems", "maxItems"), len(arguments))
+        )
+        return {"type": "array", "items": _schema_of(arguments[0]), **size}
+    if origin in (dict, collections.abc.Mapping):
+        return {"type": "object", "additionalProperties": _schema_of(arguments[1])}
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return _object_schema(annotation)
+    names = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string", type(None): "null"}
+    return {"type": names[annotation]} if annotation in names else {}
+
+
+def _variants_schema(table: Mapping[str, type], default: str | None = None) -> dict[str, Any]:
+    """A mapping whose key ``type`` decides what else it holds."""
+    choices = [
+        {
+            "if": {"properties": {"type": {"const": name}}, "required": [] if name == default else ["type"]},
+            "then": _object_schema(kind, type={"const": name}),
+        }
+        for name, kind in table.items()
+    ]
+    required = [] if default else ["type"]
+    return {"type": "object", "properties": {"type": {"enum": list(table)}}, "required": required, "allOf": choices}

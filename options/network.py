@@ -1,0 +1,50 @@
+"""The section ``network_g``: the constructor of the network says what it may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archs import network_class
+from options.document import Document
+from options.schema import NetworkOptions
+from utils.errors import InputError
+from utils.typed import INVALID, KeyPath, Report, fields_of, read, read_arguments
+
+SCALE_KEYS = ("scale", "upscale", "upscaling_factor")  # what networks call the super-resolution factor
+
+
+def read_network(document: Document, report: Report) -> Any:
+    """``network_g``, its arguments checked against the constructor of the network that ``type`` names."""
+    path: KeyPath = ("network_g",)
+    section = document.get(path)
+    if not isinstance(section, Mapping):
+        return section  # typed reading reports it
+    name = read(section["type"], str, report, (*path, "type")) if "type" in section else None
+    if name is None:
+        report.problem(path, 'the key "type" is missing; expected the name of a network')
+    if name is None or name is INVALID:
+        return NetworkOptions("", {})
+    arguments = {key: value for key, value in section.items() if key != "type"}
+    try:
+        network = network_class(name)
+    except InputError as error:
+        report.problem((*path, "type"), str(error))
+        return NetworkOptions(name, arguments)
+    values = read_arguments(arguments, network, report, path, name)
+    _check_scale(document, name, network, values, report)
+    return NetworkOptions(name, values)
+
+
+def _check_scale(document: Document, name: str, network: type, values: Mapping[str, Any], report: Report) -> None:
+    """The network and the file have to agree on the factor."""
+    fields = fields_of(network)
+    key = next((key for key in SCALE_KEYS if key in fields), None)
+    wanted = read(document.value.get("scale", 1), int, Report())
+    if key is None or wanted is INVALID:
+        return
+    given = values.get(key, fields[key].default)
+    if given not in (wanted, None, INVALID):
+        absent = "" if "scale" in document.value else ' (the key "scale" is absent)'
+        how = "" if key in values else f", the default of {name}"
+        report.problem(("network_g", key), f'expected the "scale" of the file, {wanted}{absent}, got {given}{how}')

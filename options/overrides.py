@@ -1,0 +1,86 @@
+"""``--force_yml a:b:c=value``: edits of an option file from the command line.
+
+The value is read as it would be in the file, by the type of the option it is given to; ``[...]``, ``{...}``, quotes
+and ``!!float x`` are YAML. Nothing is evaluated. An edit only replaces text, so all later checks apply to it as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from options.document import Builder, Document, Mistake, Place, compose
+from utils.errors import InputError
+from utils.typed import KeyPath, PlainText, near_miss
+
+FLAG = "--force_yml"
+_YAML_STARTS = ("[", "{", '"', "'", "!")
+
+
+class _OverrideError(Exception):
+    """Why an edit cannot be made."""
+
+
+def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
+    """The document with the edits made, in their order; an edit that cannot be made becomes a mistake."""
+    for text in overrides:
+        keys, equals, value = text.partition("=")
+        try:
+            document = _apply(document, keys, value.strip() if equals else None)
+        except _OverrideError as error:
+            mistake = Mistake(Place(0, f"{FLAG} {keys}"), (), str(error))
+            document = dataclasses.replace(document, mistakes=(*document.mistakes, mistake))
+    return document
+
+
+def _apply(document: Document, path_text: str, value_text: str | None) -> Document:
+    keys = tuple(key.strip() for key in path_text.split(":"))
+    if value_text is None or not all(keys):
+        raise _OverrideError("expected key:key=value")
+    _check_parents(document, keys)
+    place = Place(0, f"{FLAG} {path_text}", keys)
+    value, builder = _parse_value(value_text, keys, place)
+    kept = {path: known for path, known in document.places.items() if path[: len(keys)] != keys}
+    return Document(
+        document.source,
+        _replaced(document.value, keys, value),
+        {**kept, **builder.places, keys: place},
+        (*document.mistakes, *builder.mistakes),
+    )
+
+
+def _check_parents(document: Document, keys: tuple[str, ...]) -> None:
+    """All keys but the last have to exist: a misspelt section would otherwise be a new one."""
+    mapping: Any = document.value
+    for depth, key in enumerate(keys):
+        here = ":".join(keys[:depth])
+        if not isinstance(mapping, Mapping):
+            raise _OverrideError(f'"{here}" holds no keys; give it as a whole: {here}=...')
+        if key in mapping:
+            mapping = mapping[key]
+        elif depth + 1 < len(keys):
+            inside = f' in "{here}"' if here else ""
+            guess = near_miss(key, mapping) or f"; known: {', '.join(mapping)}"
+            raise _OverrideError(f'there is no "{key}"{inside}{guess}')
+        elif "." in key:
+            raise _OverrideError(f'keys are divided by ":", as in {key.replace(".", ":")}=...')
+
+
+def _parse_value(text: str, keys: KeyPath, place: Place) -> tuple[Any, Builder]:
+    builder = Builder(lambda _: place)
+    if not text.startswith(_YAML_STARTS):
+        return PlainText(text), builder
+    text = re.sub(r"^!!float(?=\S)", "!!float ", text)  # BasicSR takes "!!float1e3"
+    try:
+        node = compose(text, lambda _: str(place))
+        return (None if node is None else builder.build(node, keys)), builder
+    except InputError as error:
+        raise _OverrideError(str(error).removeprefix(f"{place}: ")) from None
+
+
+def _replaced(mapping: Mapping[str, Any], keys: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """A copy of ``mapping`` with another value at the end of ``keys``."""
+    first, *rest = keys
+    return {**mapping, first: _replaced(mapping[first], tuple(rest), value) if rest else value}

@@ -1,0 +1,136 @@
+"""From an option file and the command line to frozen options, or to one message that lists all mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
+
+import torch
+
+from options.checks import UNSUPPORTED_KEYS, Mode, check, check_kind
+from options.document import Document, Mistake, load
+from options.network import read_network
+from options.overrides import apply_overrides
+from options.schema import Options, TestOptions, TrainOptions
+from utils.errors import InputError
+from utils.typed import KeyPath, Report
+from utils.typed import read as read_typed
+
+DEBUG_FREQ = 8
+_NULL_MEANS_ABSENT: tuple[KeyPath, ...] = (
+    ("num_gpu",),
+    ("manual_seed",),
+    ("path",),
+    ("path", "ignore_resume_networks"),
+    ("val", "metrics"),
+    ("logger",),
+    ("dist_params",),
+)
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+@overload
+def read(
+    path: str | Path, overrides: Sequence[str] = (), *, mode: Literal["train"], debug: bool = False
+) -> TrainOptions: ...
+@overload
+def read(
+    path: str | Path, overrides: Sequence[str] = (), *, mode: Literal["test"], debug: bool = False
+) -> TestOptions: ...
+def read(path: str | Path, overrides: Sequence[str] = (), *, mode: Mode, debug: bool = False) -> Options:
+    """The options of a run.
+
+    Args:
+        path: YAML file with BasicSR's keys.
+        overrides: edits as ``train:optim_g:lr=1e-4``, made in their order.
+        mode: which kind of file is wanted.
+        debug: a short trial run: the name gets the prefix ``debug_``.
+
+    Raises:
+        InputError: the file cannot be read or used; the message lists every mistake as ``file:line: key: what``.
+    """
+    document = apply_overrides(load(path), overrides)
+    check_kind(document, mode)
+    report = Report()
+    options = _read_document(document, TrainOptions if mode == "train" else TestOptions, report)
+    check(document, mode, report)
+    _raise_mistakes(document, report)
+    options = _in_order(_debugged(options, debug))
+    object.__setattr__(options, "notes", tuple(str(document.mistake(*note)) for note in dict.fromkeys(report.notes)))
+    return options
+
+
+def _read_document(document: Document, kind: type[AnyOptions], report: Report) -> AnyOptions:
+    """The document as options; after a problem, what is returned is not to be used."""
+    mapping = _without(document.value, UNSUPPORTED_KEYS)
+    mapping = _without(mapping, [path for path in _NULL_MEANS_ABSENT if _is_null(document.get(path))])
+    filled = {
+        **mapping,
+        "num_gpu": _gpu_count(mapping.get("num_gpu")),
+        "manual_seed": _seed(mapping.get("manual_seed")),
+    }
+    if "network_g" in mapping:
+        filled["network_g"] = read_network(document, report)
+    options: AnyOptions = read_typed(filled, kind, report)
+    return options
+
+
+def _is_null(value: Any) -> bool:
+    return value is not None and read_typed(value, type(None), Report()) is None
+
+
+def _without(mapping: Mapping[str, Any], paths: Iterable[KeyPath]) -> dict[str, Any]:
+    """A copy of a nested mapping that lacks the given keys."""
+    result = dict(mapping)
+    for first, *rest in paths:
+        key = str(first)
+        if not rest:
+            result.pop(key, None)
+        elif isinstance(result.get(key), Mapping):
+            result[key] = _without(result[key], [tuple(rest)])
+    return result
+
+
+def _gpu_count(value: Any) -> Any:
+    return torch.cuda.device_count() if value is None or value == "auto" else value
+
+
+def _seed(value: Any) -> Any:
+    # From the system's randomness: the state of `random` is not touched.
+    return random.SystemRandom().randint(1, 10000) if value is None else value
+
+
+def _raise_mistakes(document: Document, report: Report) -> None:
+    """One InputError for all mistakes, in the order of the lines, edits from the command line last."""
+    written = {mistake.path for mistake in document.mistakes}
+    found = [
+        document.mistake(*problem) for problem in report.problems if problem.path not in written or not problem.path
+    ]
+    mistakes: list[Mistake] = list(dict.fromkeys([*document.mistakes, *found]))
+    if mistakes:
+        mistakes.sort(key=lambda mistake: (mistake.place.line == 0, mistake.place))
+        raise InputError("\n".join(str(mistake) for mistake in mistakes))
+
+
+def _debugged(options: AnyOptions, debug: bool) -> AnyOptions:
+    """A name that holds "debug" makes a run that validates, logs and saves after a few iterations."""
+    if debug and not options.name.startswith("debug"):
+        options = dataclasses.replace(options, name=f"debug_{options.name}")
+    if "debug" not in options.name:
+        return options
+    if options.val is not None:
+        options = dataclasses.replace(options, val=dataclasses.replace(options.val, val_freq=DEBUG_FREQ))
+    if isinstance(options, TrainOptions):
+        logger = dataclasses.replace(options.logger, print_freq=1, save_checkpoint_freq=DEBUG_FREQ, use_tb_logger=False)
+        options = dataclasses.replace(options, logger=logger)
+    return options
+
+
+def _in_order(options: AnyOptions) -> AnyOptions:
+    """Data sets run in the string order of their keys, as in BasicSR; the training data comes first."""
+    ordered = sorted(options.datasets.items(), key=lambda item: (item[0] != "train", item[0]))
+    return dataclasses.replace(options, datasets=dict(ordered))

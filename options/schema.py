@@ -1,0 +1,344 @@
+"""What an option file may say: frozen dataclasses, one per section, each field with its help text.
+
+The names of fields are the keys of the files, which are BasicSR's. Datasets, losses, metrics and networks own their
+options; this file owns the rest. ``IGNORED`` lists keys of published files that are accepted without effect.
+``docs/options.md`` and ``docs/options.schema.json`` are generated from here (``scripts/make_docs.py``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from data import DATASETS, DatasetOptions
+from losses import LOSSES, PixelLoss
+from metrics import METRICS, Metric
+from utils.typed import OneOf, option
+
+_DEGRADATIONS = "low-resolution images are not degraded on the fly here"
+_DISCRIMINATOR = "no discriminator is trained here"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimOptions:
+    """An optimiser of torch.optim; defaults are torch's."""
+
+    lr: float = option("learning rate; the schedule starts from it", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adam(OptimOptions):
+    """Adam."""
+
+    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
+    betas: tuple[float, float] = option("decay of the running means of gradient and squared gradient", (0.9, 0.999))
+    eps: float = option("added to the denominator", 1e-8, minimum=0)
+    amsgrad: bool = option("divide by the largest squared gradient so far", False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay."""
+
+    weight_decay: float = option("the weights shrink by lr * weight_decay per iteration", 0.01, minimum=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adamax(OptimOptions):
+    """Adam with the infinity norm; its rate is usually 2e-3."""
+
+    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
+    betas: tuple[float, float] = option("decay of the running mean of the gradient and of its norm", (0.9, 0.999))
+    eps: float = option("added to the denominator", 1e-8, minimum=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SGD(OptimOptions):
+    """Stochastic gradient descent."""
+
+    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
+    momentum: float = option("momentum", 0.0, minimum=0)
+    dampening: float = option("dampening of the momentum", 0.0)
+    nesterov: bool = option("Nesterov's momentum", False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ASGD(OptimOptions):
+    """Averaged stochastic gradient descent."""
+
+    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
+    lambd: float = option("decay term", 1e-4)
+    alpha: float = option("power of the rate's decay", 0.75)
+    t0: float = option("iteration at which averaging starts", 1e6)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RMSprop(OptimOptions):
+    """RMSprop."""
+
+    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
+    alpha: float = option("decay of the running mean of the squared gradient", 0.99)
+    eps: float = option("added to the denominator", 1e-8, minimum=0)
+    momentum: float = option("momentum", 0.0, minimum=0)
+    centered: bool = option("divide by the variance instead of the mean square", False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rprop(OptimOptions):
+    """Resilient propagation, for batches that hold everything."""
+
+    etas: tuple[float, float] = option("factors of the step for a changed and for an unchanged sign", (0.5, 1.2))
+    step_sizes: tuple[float, float] = option("smallest and largest step", (1e-6, 50.0))
+
+
+OPTIMIZERS: Mapping[str, type[OptimOptions]] = {
+    optimizer.__name__: optimizer for optimizer in (Adam, AdamW, Adamax, SGD, ASGD, RMSprop, Rprop)
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SchedulerOptions:
+    """How the learning rate changes; t counts iterations from 0."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultiStepLR(SchedulerOptions):
+    """Multiplied by gamma at each milestone; set to weight * lr at each restart."""
+
+    milestones: tuple[int, ...] = option("iterations after which the rate is multiplied; one given twice counts twice")
+    gamma: float = option("the factor", 0.1)
+    restarts: tuple[int, ...] = option("iterations at which the rate is set anew; as many as restart_weights", (0,))
+    restart_weights: tuple[float, ...] = option("lr is multiplied by this at each restart", (1.0,))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CosineAnnealingRestartLR(SchedulerOptions):
+    """Cosine cycles, each from weight * lr to eta_min."""
+
+    periods: tuple[int, ...] = option("iterations of each cycle; together at least total_iter", minimum=1)
+    restart_weights: tuple[float, ...] = option("lr is multiplied by this in each cycle", (1.0,))
+    eta_min: float = option("learning rate at the end of a cycle", 0.0, minimum=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CosineAnnealingLR(SchedulerOptions):
+    """One cosine from lr to eta_min (torch's CosineAnnealingLR)."""
+
+    T_max: int = option("iterations until the minimum is reached; after it the rate rises again", minimum=1)
+    eta_min: float = option("learning rate at the minimum", 0.0, minimum=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearLR(SchedulerOptions):
+    """A straight line from lr to 0 at total_iter."""
+
+
+SCHEDULERS: Mapping[str, type[SchedulerOptions]] = {
+    "MultiStepLR": MultiStepLR,
+    "MultiStepRestartLR": MultiStepLR,
+    "CosineAnnealingRestartLR": CosineAnnealingRestartLR,
+    "CosineAnnealingLR": CosineAnnealingLR,
+    "TrueCosineAnnealingLR": CosineAnnealingLR,
+    "LinearLR": LinearLR,
+}
+
+# Mappings whose key "type" picks one of the dataclasses of a table.
+AnyDataset = Annotated[DatasetOptions, OneOf(lambda: DATASETS, "dataset")]
+AnyLoss = Annotated[PixelLoss, OneOf(lambda: LOSSES, "loss")]
+AnyMetric = Annotated[Metric, OneOf(lambda: METRICS, "metric")]
+AnyOptimizer = Annotated[OptimOptions, OneOf(lambda: OPTIMIZERS, "optimizer")]
+AnyScheduler = Annotated[SchedulerOptions, OneOf(lambda: SCHEDULERS, "scheduler")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Loss, optimiser, schedule."""
+
+    IGNORED: ClassVar[Mapping[str, str]] = {
+        "optim_d": _DISCRIMINATOR,
+        "net_d_iters": _DISCRIMINATOR,
+        "net_d_init_iters": _DISCRIMINATOR,
+    }
+
+    total_iter: int = option("iterations to train; counted over resumes", minimum=1)
+    optim_g: AnyOptimizer = option("the optimiser")
+    scheduler: AnyScheduler = option("how the learning rate changes")
+    pixel_opt: AnyLoss = option("loss between output and true image")
+    ema_decay: float = option(
+        "above 0: keep an average of the weights, new = decay * average + (1 - decay) * weights; it is what is "
+        "validated. 0: none",
+        0.0,
+        minimum=0,
+        maximum=1,
+    )
+    warmup_iter: int = option(
+        "the rate rises linearly from 0 over this many iterations; -1: no warm-up", -1, minimum=-1
+    )
+    exact_warmup: bool = option(
+        "after a warm-up, MultiStepLR continues from its own value. false: from (W - 1) / W of it, as BasicSR does "
+        "and the published runs did",
+        False,
+    )
+    grad_clip: float | None = option("largest norm of the gradient; null: no clipping", None, minimum=0)
+    nonfinite: Literal["stop", "skip"] = option(
+        "when a loss is not finite: stop before the weights change, or skip the batch and count it", "stop"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValOptions:
+    """How images are measured and saved."""
+
+    IGNORED: ClassVar[Mapping[str, str]] = {
+        "use_chop": "images are computed whole, or in tiles if the file has a mapping 'tile'",
+    }
+
+    val_freq: int | None = option("iterations between validations; required in training", None, minimum=1)
+    metrics: Mapping[str, AnyMetric] = option("what to measure: a name of your own -> metric", default_factory=dict)
+    save_img: bool = option("save the resulting images", False)
+    suffix: str | None = option("end of the names of saved images; null: the name of the experiment", None)
+    pbar: bool = option("progress bar", False)
+    bicubic: bool = option("measure bicubic upsampling too, for comparison", False)
+    self_ensemble: bool = option(
+        "mean over the eight flips and rotations of each image: slower, a little better", False
+    )
+    val_first: bool = option("validate once before the first iteration", False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PathOptions:
+    """Weights to start from, and where outputs go."""
+
+    IGNORED: ClassVar[Mapping[str, str]] = {
+        "pretrain_network_d": _DISCRIMINATOR,
+        "param_key_d": _DISCRIMINATOR,
+        "strict_load_d": _DISCRIMINATOR,
+    }
+
+    pretrain_network_g: Path | None = option("weights to start from or to test: .pth or .safetensors", None)
+    param_key_g: str | None = option(
+        "entry of the weights file, params or params_ema; 'params' also serves when the entry is missing; null: the "
+        "file itself is the state dict",
+        "params",
+    )
+    strict_load_g: bool = option("false: tensors that are missing, surplus or of another shape are left out", True)
+    resume_state: Path | None = option("training state (ITER.state) to continue from", None)
+    ignore_resume_networks: tuple[str, ...] = option(
+        "networks not taken from the resumed run: [network_g]", default_factory=tuple
+    )
+    experiments_root: Path = option("folder of training outputs, one folder per name", Path("experiments"))
+    results_root: Path = option("folder of test outputs, one folder per name", Path("results"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoggerOptions:
+    """What is logged and saved how often."""
+
+    IGNORED: ClassVar[Mapping[str, str]] = {
+        "wandb": "logs stay on this machine: console, log file, metrics.jsonl, TensorBoard"
+    }
+
+    print_freq: int = option("iterations between log lines", 100, minimum=1)
+    save_checkpoint_freq: int = option("iterations between checkpoints", 5000, minimum=1)
+    use_tb_logger: bool = option("write TensorBoard logs to tb_logger/NAME", False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistOptions:
+    """Several processes; used with ``--launcher``."""
+
+    backend: Literal["nccl", "gloo"] | None = option("null: nccl on GPUs, gloo on CPUs", None)
+    port: int = option("port of the first machine, for slurm", 29500, minimum=1, maximum=65535)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TileOptions:
+    """Compute large images in parts, to save memory."""
+
+    tile_size: int = option("side of a tile, low-resolution pixels", minimum=1)
+    tile_pad: int = option("overlap of neighbouring tiles, low-resolution pixels", 32, minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions:
+    """The name of a network and the arguments of its constructor."""
+
+    type: str
+    arguments: Mapping[str, Any]
+
+    def as_mapping(self) -> dict[str, Any]:
+        """The section as ``archs.build_network`` takes it."""
+        return {"type": self.type, **self.arguments}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What training and test files have in common."""
+
+    FILLED_IN: ClassVar[Mapping[str, str]] = {"num_gpu": "auto", "manual_seed": "drawn from 1 to 10000"}
+    """Keys that the reader fills in when they are absent, and with what."""
+    IGNORED: ClassVar[Mapping[str, str]] = {
+        "find_unused_parameters": "every parameter of these networks gets a gradient",
+        **dict.fromkeys(("gt_usm", "l1_gt_usm", "percep_gt_usm", "gan_gt_usm"), _DEGRADATIONS),
+        **dict.fromkeys(("queue_size", "high_order_degradation", "gt_size", "second_blur_prob"), _DEGRADATIONS),
+        **{
+            f"{key}{suffix}": _DEGRADATIONS
+            for suffix in ("", "2")
+            for key in (
+                "resize_prob",
+                "resize_range",
+                "gaussian_noise_prob",
+                "noise_range",
+                "poisson_scale_range",
+                "gray_noise_prob",
+                "jpeg_range",
+            )
+        },
+    }
+
+    name: str = option("name of the run: names its folders; one that holds 'debug' makes a short trial run")
+    model_type: str = option(
+        "kind of model: SRModel, HATModel, RGTModel, PFTModel, ESRModel, SwinIRModel; all mean the same here"
+    )
+    scale: int = option("super-resolution factor", 1, minimum=1)
+    num_gpu: int = option("GPUs of this machine to use; 0: the CPU; auto: all there are", minimum=0)
+    manual_seed: int = option("seed of all random numbers", minimum=0)
+    network_g: NetworkOptions = option("the network: type and the arguments of its constructor")
+    datasets: Mapping[str, AnyDataset] = option(
+        "the data: train, val, val_2, ... in training files; any names in test files, run in string order"
+    )
+    path: PathOptions = option("weights and folders", default_factory=PathOptions)
+    val: ValOptions | None = option("how images are measured and saved; null: not at all", None)
+    dist_params: DistOptions = option("several processes", default_factory=DistOptions)
+    tile: TileOptions | None = option("compute large images in parts; null: whole", None)
+    channels_last: bool = option("keep images channels-last in memory: often faster for convolutions", False)
+    notes: tuple[str, ...] = dataclasses.field(init=False, default=(), compare=False, repr=False)
+    """What the reader wants the user to know, one line each; said once by the commands."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions(Options):
+    """A training file."""
+
+    train: TrainingOptions = option("loss, optimiser, schedule")
+    logger: LoggerOptions = option("what is logged and saved how often", default_factory=LoggerOptions)
+
+    @property
+    def train_dataset(self) -> DatasetOptions:
+        """The data that is trained on."""
+        return self.datasets["train"]
+
+    @property
+    def val_datasets(self) -> dict[str, DatasetOptions]:
+        """Key -> the data that is validated on, in string order."""
+        return {key: dataset for key, dataset in self.datasets.items() if key != "train"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TestOptions(Options):
+    """A test file."""
+
+    __test__: ClassVar[bool] = False  # not a test class, whatever pytest makes of the name
+    IGNORED: ClassVar[Mapping[str, str]] = {**Options.IGNORED, "logger": "testing logs to the console and a log file"}

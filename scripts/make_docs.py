@@ -1,0 +1,48 @@
+"""Write docs/options.md and docs/options.schema.json from the option dataclasses.
+
+python scripts/make_docs.py            write the files
+python scripts/make_docs.py --check    change nothing; leave with 1 if a file is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from options.documentation import json_schema, markdown  # noqa: E402  the root has to be on the path first
+
+
+def pages() -> dict[Path, str]:
+    """Path from the repository root -> text that the file should have."""
+    return {
+        Path("docs/options.md"): markdown(),
+        Path("docs/options.schema.json"): json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
+    }
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Write or check the files below ``root``; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Write the pages generated from the option dataclasses.")
+    parser.add_argument("--check", action="store_true", help="change nothing; leave with 1 if a file is stale")
+    check = parser.parse_args(arguments).check
+    stale = [path for path, text in pages().items() if not _is_current(root / path, text)]
+    for path in stale:
+        print(f"{path} is stale; run: python scripts/make_docs.py" if check else f"wrote {path}")
+        if not check:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(pages()[path], encoding="utf-8")
+    return 1 if check and stale else 0
+
+
+def _is_current(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

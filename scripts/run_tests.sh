@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# All checks: lint, format, types, import rules, tests. Works from any folder; arguments go to pytest:
+#     bash scripts/run_tests.sh -k schedule
+# FOCALSR_SHARED=FOLDER adds the tests that compare with the published networks' data.
+set -euo pipefail
+# shellcheck source=scripts/lib/environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib/environment.sh"
+
+ensure_environment requirements-dev.txt
+enter_root
+
+say "lint (ruff check)"
+"$VENV_PYTHON" -m ruff check .
+say "format (ruff format --check)"
+"$VENV_PYTHON" -m ruff format --check .
+say "types (mypy)"
+"$VENV_PYTHON" -m mypy
+say "import rules (import-linter)"
+"$VENV_PYTHON" -c 'from importlinter.cli import lint_imports_command as check; check()' --no-logo
+say "tests (pytest)"
+exec "$VENV_PYTHON" -m pytest "$@"

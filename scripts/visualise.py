@@ -1,0 +1,108 @@
+"""Draw pictures of what a network does.
+
+``python scripts/visualise.py comparison --sr OUTPUT --gt TRUTH -o PICTURE`` sets low resolution, bicubic, the
+network's output and the ground truth side by side, with the PSNR (Y) of each. OUTPUT and TRUTH are two images, or two
+folders whose images belong together by name (``baby.png`` and ``baby_SUFFIX.png``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
+from data.images import SUFFIXES, image_size, list_images, read_image, write_image
+from data.imresize import downscale, mod_crop
+from metrics import calculate_psnr
+from models.pictures import bicubic_picture, comparison_picture, most_detailed_part
+from utils.command import run_command
+from utils.errors import InputError
+
+Pixels = NDArray[np.uint8]
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="visualise.py", description="Draw pictures of what a network does.")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    comparison = kinds.add_parser("comparison", help="LR, bicubic, the network's output and HR side by side")
+    comparison.add_argument("--sr", type=Path, required=True, help="the network's output: an image or a folder")
+    comparison.add_argument("--gt", type=Path, required=True, help="the ground truth: an image or a folder")
+    comparison.add_argument("--lq", type=Path, help="the input; without it, bicubic downscaling of the ground truth")
+    comparison.add_argument("--scale", type=int, default=4, help="factor between LR and HR (default: 4)")
+    comparison.add_argument("--name", default="ours", help="caption of the network's output (default: ours)")
+    comparison.add_argument(
+        "--part", type=int, default=4, help="enlarge the most detailed 1/PART of the image; 0: none"
+    )
+    comparison.add_argument("-o", "--output", type=Path, required=True, help="file, or folder for several pictures")
+    return parser.parse_args(argv)
+
+
+def pairs(typed: argparse.Namespace) -> list[tuple[Path, Path, Path | None, Path]]:
+    """The files of each picture: output of the network, ground truth, input if given, and the picture to write."""
+    if not typed.gt.is_dir():
+        return [(typed.sr, typed.gt, typed.lq, typed.output)]
+    truths = {path.stem: path for path in list_images(typed.gt)}
+    inputs = {path.stem: path for path in list_images(typed.lq)} if typed.lq else {}
+    found = []
+    for path in list_images(typed.sr):
+        stems = [stem for stem in truths if path.stem == stem or path.stem.startswith(f"{stem}_")]
+        if not stems:
+            raise InputError(f"{path}: no image in {typed.gt} has a name that this one begins with")
+        stem = max(stems, key=len)  # for "a_b_suffix", "a_b" rather than "a"
+        if typed.lq and stem not in inputs:
+            raise InputError(f"{typed.lq}: there is no {stem}, the input that belongs to {truths[stem]}")
+        found.append((path, truths[stem], inputs.get(stem), typed.output / f"{stem}.png"))
+    return found
+
+
+def draw(sr_file: Path, gt_file: Path, lq_file: Path | None, typed: argparse.Namespace) -> Pixels:
+    """One comparison."""
+    scale = typed.scale
+    sr = read_image(sr_file)
+    gt = mod_crop(read_image(gt_file), scale)
+    if sr.shape != gt.shape:
+        raise InputError(
+            f"{sr_file} has {sr.shape[1]} x {sr.shape[0]} pixels, {gt_file} (cropped to a multiple of {scale})"
+            f" {gt.shape[1]} x {gt.shape[0]}: they do not belong together, or --scale is wrong"
+        )
+    if lq_file is not None and image_size(lq_file) != (gt.shape[0] // scale, gt.shape[1] // scale):
+        raise InputError(f"{lq_file} is not 1/{scale} of the size of {gt_file}; choose another --lq or --scale")
+    lq = downscale(gt, scale) if lq_file is None else read_image(lq_file)
+    captions = [
+        f"LR {lq.shape[1]} x {lq.shape[0]}",
+        f"bicubic {psnr(bicubic_picture(lq, scale), gt, scale)}",
+        f"{typed.name} {psnr(sr, gt, scale)}",
+        "HR",
+    ]
+    part = most_detailed_part(gt, gt.shape[0] // typed.part, gt.shape[1] // typed.part) if typed.part else None
+    return comparison_picture(lq, sr, gt, crop=part, captions=captions)
+
+
+def psnr(image: Pixels, truth: Pixels, scale: int) -> str:
+    """PSNR (Y) as a caption says it, or nothing where the border leaves no pixels."""
+    if min(image.shape[:2]) <= 2 * scale:
+        return ""
+    return f"{calculate_psnr(image, truth, crop_border=scale, test_y_channel=True):.2f} dB"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Draw what the command line asks for."""
+    typed = parse(argv)
+    if typed.scale < 1 or typed.part < 0:
+        raise InputError("--scale must be 1 or more, --part 0 or more")
+    if not typed.gt.is_dir() and typed.output.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{typed.output}: name a file that ends in one of {', '.join(SUFFIXES)}")
+    for sr_file, gt_file, lq_file, target in pairs(typed):
+        write_image(target, draw(sr_file, gt_file, lq_file, typed))
+        print(f"wrote {target}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,31 @@
+"""Evaluate a network on data sets as an option file says: ``python test.py -opt options/test_plainusr_x4.yml``.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from models.distributed import world
+from models.plan import check_testing
+from models.tester import test
+from options import read
+from options.command import parse_command
+from utils.command import run_command
+
+
+def main(argv: Sequence[str]) -> None:
+    """Read the options and evaluate."""
+    command = parse_command(argv, "test")
+    options = read(command.option_file, command.overrides, mode="test", debug=command.debug)
+    with world(command.launcher, options.dist_params) as ranks:
+        if command.check:
+            check_testing(options, ranks)
+        else:
+            test(options, command, ranks)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,203 @@
+"""PSNR and SSIM against recorded values and the plain formulas; options; misuse."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.ndimage import correlate
+from torch import Tensor
+
+from metrics import (
+    METRICS,
+    PSNR,
+    calculate_psnr,
+    calculate_psnr_pt,
+    calculate_ssim,
+    calculate_ssim_pt,
+)
+from metrics.color import Image
+from utils.errors import InputError
+from utils.typed import PlainText, Report, read
+
+
+def noisy_pair(*shape: int, seed: int = 0) -> tuple[Image, Image]:
+    """A smooth image and a noisy copy, uint8."""
+    rng = np.random.default_rng(seed)
+    ramp = np.add.outer(np.arange(shape[0]) * 3.0, np.arange(shape[1]) * 2.0) % 200 + 20
+    img = np.broadcast_to(ramp.reshape(*shape[:2], *[1] * (len(shape) - 2)), shape)
+    return img.astype(np.uint8), (img + rng.normal(0, 12, shape)).clip(0, 255).astype(np.uint8)
+
+
+def batch_of(img: Image) -> Tensor:
+    """uint8 [H, W(, C)] -> float64 [1, C, H, W] in [0, 1]."""
+    return torch.from_numpy(img.reshape(*img.shape[:2], -1).transpose(2, 0, 1)[None] / 255.0)
+
+
+@pytest.fixture(scope="module")
+def recorded(shared: Path) -> tuple[dict[str, Any], dict[str, Image]]:
+    folder = shared / "golden/formats"
+    with np.load(folder / "metrics.npz") as file:
+        return json.loads((folder / "metrics.json").read_text()), dict(file)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_recorded(recorded: tuple[dict[str, Any], dict[str, Image]], dtype: type) -> None:
+    cases, arrays = recorded
+    for case in cases["pairs"]:
+        a, b = arrays[case["pair"] + "_a"], arrays[case["pair"] + "_b"]
+        for value in case["values"]:
+            settings = {"crop_border": value["crop_border"], "test_y_channel": value["test_y_channel"]}
+            message = f"{case['pair']} {settings}"
+            psnr = calculate_psnr(a.astype(dtype), b.astype(dtype), **settings)
+            assert psnr == pytest.approx(float(value["psnr"]), rel=cases["rtol"]), message
+            ssim = calculate_ssim(a.astype(dtype), b.astype(dtype), **settings)
+            assert ssim == pytest.approx(value["ssim"], rel=cases["rtol"]), message
+
+
+@pytest.mark.shared
+def test_recorded_on_tensors(recorded: tuple[dict[str, Any], dict[str, Image]]) -> None:
+    cases, arrays = recorded
+    for case in cases["pairs"]:
+        if case["pair"].startswith("camera_gray"):  # recorded on arrays only
+            continue
+        a, b = (batch_of(arrays[case["pair"] + end]) for end in ("_a", "_b"))
+        for value in case["values"]:
+            settings = {"crop_border": value["crop_border"], "test_y_channel": value["test_y_channel"]}
+            psnr = float(calculate_psnr_pt(a, b, **settings))
+            assert psnr == pytest.approx(float(value["psnr_pt"]), rel=cases["rtol"])
+            ssim = float(calculate_ssim_pt(a, b, **settings))
+            assert ssim == pytest.approx(value["ssim_pt"], rel=cases["rtol"])
+
+
+def test_ssim_is_the_plain_formula() -> None:
+    a, b = noisy_pair(300, 157)  # more than one strip of rows
+    taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window = np.outer(taps, taps) / taps.sum() ** 2
+
+    def mean(x: Image) -> Image:
+        filtered: Image = correlate(x, window)[5:-5, 5:-5]
+        return filtered
+
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    mx, my = mean(x), mean(y)
+    vx, vy, vxy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    c1, c2 = 2.55**2, 7.65**2
+    expected = ((2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean()
+    assert calculate_ssim(a, b, 0) == pytest.approx(expected, rel=1e-12)
+
+
+@given(st.integers(11, 30), st.integers(11, 30), st.booleans(), st.integers(0, 5))
+def test_equal_images_and_symmetry(height: int, width: int, y_channel: bool, seed: int) -> None:
+    a, b = noisy_pair(height, width, 3, seed=seed)
+    assert calculate_psnr(a, a, 0, test_y_channel=y_channel) == math.inf
+    assert calculate_ssim(a, a, 0, test_y_channel=y_channel) == 1.0
+    assert calculate_ssim(a, b, 0, test_y_channel=y_channel) == calculate_ssim(b, a, 0, test_y_channel=y_channel)
+    assert calculate_psnr(a, b, 0, test_y_channel=y_channel) == calculate_psnr(b, a, 0, test_y_channel=y_channel)
+
+
+@pytest.mark.parametrize("calculate", [calculate_psnr, calculate_ssim])
+class TestInputs:
+    def test_channels_first(self, calculate: Any) -> None:
+        a, b = noisy_pair(20, 24, 3)
+        last = calculate(a, b, 2, test_y_channel=True)
+        first = calculate(a.transpose(2, 0, 1), b.transpose(2, 0, 1), 2, input_order="CHW", test_y_channel=True)
+        assert first == last
+
+    def test_grey_with_and_without_channel_dimension(self, calculate: Any) -> None:
+        a, b = noisy_pair(20, 24)
+        assert calculate(a, b, 2, test_y_channel=True) == calculate(a[..., None], b[..., None], 2)
+
+    def test_crop_comes_before_anything(self, calculate: Any) -> None:
+        a, b = noisy_pair(30, 24, 3)
+        assert calculate(a, b, 3) == calculate(a[3:-3, 3:-3], b[3:-3, 3:-3], 0)
+
+    def test_inputs_stay_as_they_are(self, calculate: Any) -> None:
+        a, b = (x.astype(np.float64) for x in noisy_pair(20, 24, 3))
+        copies = a.copy(), b.copy()
+        calculate(a, b, 0, test_y_channel=True)
+        assert (a == copies[0]).all()
+        assert (b == copies[1]).all()
+
+    def test_read_only_and_strided(self, calculate: Any) -> None:
+        a, b = noisy_pair(40, 48, 3)
+        a, b = a[::2, ::-2], b[::2, ::-2]
+        expected = calculate(a.copy(), b.copy(), 1)
+        a.setflags(write=False)
+        assert calculate(a, b, 1) == expected
+
+    def test_misuse(self, calculate: Any) -> None:
+        a = np.zeros((20, 24, 3), np.uint8)
+        with pytest.raises(ValueError, match=r"one shape, got \[20, 24, 3\] and \[20, 23, 3\]"):
+            calculate(a, a[:, :-1], 0)
+        with pytest.raises(ValueError, match="0 or more"):
+            calculate(a, a, -1)
+        with pytest.raises(ValueError, match='"HWC" or "CHW", got "hwc"'):
+            calculate(a, a, 0, input_order="hwc")
+        with pytest.raises(ValueError, match="1 or 3 channels in CHW order"):
+            calculate(a, a, 0, input_order="CHW")
+        with pytest.raises(ValueError, match=r"floats in \[0, 255\], got uint16"):
+            calculate(a.astype(np.uint16), a.astype(np.uint16), 0)
+        with pytest.raises(TypeError, match="test_y_chanel"):
+            calculate(a, a, 0, test_y_chanel=True)
+        with pytest.raises(InputError, match=r"24 x 20 pixels .* too small .* crop_border 10"):
+            calculate(a, a, 10)
+
+
+def test_ssim_needs_a_whole_window() -> None:
+    a, b = noisy_pair(19, 40, 3)
+    assert 0 < calculate_ssim(a, b, 4) < 1
+    with pytest.raises(InputError, match="at least 21 x 21"):
+        calculate_ssim(a, b, 5)
+    with pytest.raises(InputError, match="at least 21 x 21"):
+        calculate_ssim_pt(batch_of(a), batch_of(b), 5)
+
+
+def test_tensors_are_measured_image_by_image() -> None:
+    pairs = [noisy_pair(20, 24, 3, seed=seed) for seed in (1, 2)]
+    a, b = (torch.cat([batch_of(pair[i]) for pair in pairs]) for i in (0, 1))
+    for function, on_arrays in ((calculate_psnr_pt, calculate_psnr), (calculate_ssim_pt, calculate_ssim)):
+        values = function(a.float(), b.float(), 2, test_y_channel=True)
+        expected = [on_arrays(*pair, 2, test_y_channel=True) for pair in pairs]
+        torch.testing.assert_close(values.double(), torch.tensor(expected).double(), rtol=1e-4, atol=0)
+    with pytest.raises(ValueError, match="one shape"):
+        calculate_psnr_pt(a, b[:1], 0)
+    with pytest.raises(ValueError, match=r"1 or 3, H, W\]"):
+        calculate_psnr_pt(a[0], b[0], 0)
+
+
+class TestOptions:
+    def test_called_with_images(self) -> None:
+        a, b = noisy_pair(20, 24, 3)
+        for name, function in (("calculate_psnr", calculate_psnr), ("calculate_ssim", calculate_ssim)):
+            report = Report()
+            metric = read({"crop_border": 4, "test_y_channel": PlainText("yes")}, METRICS[name], report)
+            assert not report.problems
+            assert metric.needs_reference
+            assert metric.better == "higher"
+            assert metric(a, b) == function(a, b, 4, test_y_channel=True)
+            with pytest.raises(ValueError, match="none was given"):
+                metric(a)
+
+    def test_what_a_published_number_depends_on_must_be_said(self) -> None:
+        report = Report()
+        read({"test_y_chanel": True, "crop_border": -1}, PSNR, report)
+        messages = "\n".join(message for _, message in report.problems)
+        assert 'did you mean "test_y_channel"' in messages
+        assert '"test_y_channel" is missing' in messages
+        assert "at least 0" in messages
+
+    def test_keys_of_published_files(self) -> None:
+        report = Report()
+        options = {"crop_border": 2, "test_y_channel": False, "input_order": "HWC", "better": "higher"}
+        assert read(options, PSNR, report) == PSNR(crop_border=2, test_y_channel=False)
+        assert not report.problems
+        assert "always" in report.notes[0].message

@@ -1,0 +1,31 @@
+"""The moving average of weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from models.ema import make_ema, update_ema
+
+
+def test_parameters_are_averaged_and_buffers_copied() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    ema = make_ema(network)
+    before = {name: value.clone() for name, value in ema.state_dict().items()}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1)
+    network(torch.rand(4, 3))  # moves the running statistics and the counter
+    update_ema(ema, network, 0.9)
+    for name, value in ema.named_parameters():
+        torch.testing.assert_close(value, before[name] + 0.1)
+    for (name, mine), theirs in zip(ema.named_buffers(), network.buffers(), strict=True):
+        assert torch.equal(mine, theirs), name
+
+
+def test_the_average_is_not_trained_and_shares_nothing() -> None:
+    network = nn.Linear(2, 2)
+    ema = make_ema(network)
+    assert not any(parameter.requires_grad for parameter in ema.parameters())
+    assert ema.weight.data_ptr() != network.weight.data_ptr()
+    assert network.weight.requires_grad

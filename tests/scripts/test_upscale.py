@@ -1,0 +1,215 @@
+"""scripts/upscale.py: which files it makes, where the network comes from, what goes wrong and how it says so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import archs
+from data.images import read_image, to_tensor, to_uint8, write_image
+from models.inference import upscale
+from scripts.upscale import main
+from utils.command import run_command
+
+NETWORK = {"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def picture(path: Path, height: int = 20, width: int = 26, seed: int = 0) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    write_image(path, pixels)
+    return path
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return archs.build_network(NETWORK)
+
+
+@pytest.fixture
+def weights(tmp_path: Path, network: torch.nn.Module) -> Path:
+    path = tmp_path / "net_g_latest.pth"
+    torch.save({"params": network.state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    for i, name in enumerate(("a.png", "b.bmp", "c.png")):
+        picture(folder / name, 20 + i, 26, seed=i)
+    return folder
+
+
+@pytest.fixture
+def run(weights: Path, tmp_path: Path) -> Callable[..., int]:
+    """Runs the command and returns its exit code."""
+
+    def call(source: Path, *more: str, output: Path | None = None, weights: Path = weights) -> int:
+        target = tmp_path / "out" if output is None else output
+        return run_command(main, ["-i", str(source), "-o", str(target), "-w", str(weights), *more])
+
+    return call
+
+
+def test_a_folder(run: Callable[..., int], folder: Path, network: torch.nn.Module, tmp_path: Path) -> None:
+    assert run(folder) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png"]
+    result = read_image(tmp_path / "out/b.png")
+    expected = to_uint8(upscale(network, to_tensor(read_image(folder / "b.bmp"))))
+    assert result.shape == (42, 52, 3)
+    assert np.abs(result.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_one_file_as_a_program(weights: Path, folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "deep er/result.jpg"
+    script = str(ROOT / "scripts/upscale.py")
+    command = [sys.executable, script, "-i", str(folder / "a.png"), "-o", str(target), "-w", str(weights), "--cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "26 x 20 -> 52 x 40" in done.stdout
+    assert "1 upscaled, 0 left as they were, 0 failed" in done.stdout
+    assert read_image(target).shape == (40, 52, 3)
+
+
+def test_results_are_not_replaced_unasked(
+    run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path / "out/b.png", 3, 3)
+    assert run(folder) == 0
+    assert read_image(tmp_path / "out/b.png").shape == (3, 3, 3)
+    assert "2 upscaled, 1 left as they were" in capsys.readouterr().out
+    assert run(folder, "--overwrite") == 0
+    assert read_image(tmp_path / "out/b.png").shape == (42, 52, 3)
+
+
+def test_a_bad_picture_does_not_stop_the_others(
+    run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "b.bmp").write_bytes((folder / "b.bmp").read_bytes()[:500])
+    (folder / "c.png").write_bytes(b"no picture")
+    picture(folder / "d.png")
+    assert run(folder) == 1
+    written = capsys.readouterr()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "d.png"]
+    assert "b.bmp" in written.err
+    assert "c.png" in written.err
+    assert "2 upscaled, 0 left as they were, 2 failed" in written.out
+
+
+def test_equal_names_of_different_kinds(run: Callable[..., int], folder: Path, tmp_path: Path) -> None:
+    picture(folder / "a.jpg")
+    assert run(folder, "--suffix", "_x2") == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["a.jpg_x2.png", "a.png_x2.png", "b_x2.png", "c_x2.png"]
+
+
+def test_tiles_and_self_ensemble(
+    run: Callable[..., int], folder: Path, network: torch.nn.Module, tmp_path: Path
+) -> None:
+    assert run(folder / "a.png", "--tile", "24", "--overlap", "18") == 0
+    assert run(folder / "c.png", "--self_ensemble") == 0
+    for name, more in (("a.png", {"tile": 24, "overlap": 18}), ("c.png", {"self_ensemble": True})):
+        expected = to_uint8(upscale(network, to_tensor(read_image(folder / name)), **more))
+        result = read_image(tmp_path / "out" / name)
+        assert np.abs(result.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_what_is_dropped_is_said(run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(folder / "alpha.png"), rng.integers(0, 256, (9, 9, 4), dtype=np.uint8))
+    cv2.imwrite(str(folder / "deep.png"), rng.integers(0, 65536, (9, 9, 3), dtype=np.uint16))
+    picture(folder / "plain.png")
+    assert run(folder) == 0
+    lines = {Path(line.split(":")[0]).name: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["alpha.png"].endswith("(transparency dropped)")
+    assert lines["deep.png"].endswith("(16 bits reduced to 8)")
+    assert lines["plain.png"].endswith(" s")
+
+
+class TestNetwork:
+    def test_of_an_option_file(self, run: Callable[..., int], folder: Path, tmp_path: Path) -> None:
+        options = tmp_path / "test.yml"
+        options.write_text(
+            "name: x\nscale: 2\nnetwork_g: {type: PlainUSR_ultra, n_feat: 8, im_feat: [8, 4], scale: 2}\n"
+        )
+        assert run(folder / "a.png", "-opt", str(options)) == 0
+
+    def test_mistakes_in_an_option_file(
+        self, run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        options = tmp_path / "test.yml"
+        options.write_text("scale: 2\nnetwork_g:\n  type: PlainUSR_ultra\n  n_feet: 8\n  scale: 2\n")
+        assert run(folder, "-opt", str(options)) == 2
+        assert 'test.yml:4: network_g.n_feet: unknown key of PlainUSR_ultra (did you mean "n_feat"?)' in (
+            capsys.readouterr().err
+        )
+        options.write_text("scale: 2\n")
+        assert run(folder, "-opt", str(options)) == 2
+        assert 'has no section "network_g"' in capsys.readouterr().err
+
+    def test_of_the_checkpoint_s_own_options(
+        self, run: Callable[..., int], folder: Path, network: torch.nn.Module, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "own.pth"
+        content = {"params": network.state_dict(), "focalsr": {"options": {"network_g": NETWORK}}}
+        torch.save(content, path)
+        assert run(folder / "a.png", weights=path) == 0
+
+    def test_unknown(
+        self, run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "other.pth"
+        torch.save({"params": {"layer.weight": torch.zeros(3)}}, path)
+        assert run(folder, weights=path) == 2
+        assert "other.pth does not say which network it belongs to; give an option file" in capsys.readouterr().err
+
+    @pytest.mark.shared
+    def test_published_weights(self, run: Callable[..., int], folder: Path, shared: Path, tmp_path: Path) -> None:
+        published = sorted(
+            path for path in (shared / "weights").rglob("*x4*") if path.suffix in (".pth", ".safetensors")
+        )
+        assert run(folder / "a.png", weights=published[0]) == 0
+        assert read_image(tmp_path / "out/a.png").shape == (80, 104, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": "nowhere"}, "there is no such file or folder"),
+        ({"source": "empty"}, "holds no images"),
+        ({"weights": "nowhere.pth"}, "there is no such file"),
+        ({"output": "out.png"}, "name a folder, since"),
+        ({"source": "in/a.png", "output": "out.gif"}, "a file that ends in one of .png"),
+        ({"output": "in"}, "a.png is a picture to be upscaled and would be replaced"),
+        ({"more": ["--tile", "16"]}, "tiles of 16 pixels are too small"),
+        ({"more": ["--tile", "-4"]}, "--tile must be 0"),
+    ],
+)
+def test_bad_input(
+    run: Callable[..., int], folder: Path, tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str],
+    change: dict[str, str], message: str,
+) -> None:  # fmt: skip
+    (tmp_path / "empty").mkdir()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code = run(
+        tmp_path / change.get("source", "in"),
+        *change.get("more", []),
+        output=tmp_path / change.get("output", "out"),
+        weights=tmp_path / change.get("weights", weights.name),
+    )
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

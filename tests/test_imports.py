@@ -1,0 +1,72 @@
+"""Imports point down only, as pyproject.toml draws the layers, and importing does nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+from importlinter.api import read_configuration
+
+ROOT = Path(__file__).resolve().parents[1]
+FORBIDDEN = {"train", "test", "tests"}
+CONTRACT = "from importlinter.cli import lint_imports_command as check; check()"
+IMPORT_ALL = """
+import importlib, logging, sys
+import torch
+
+seed = torch.initial_seed()
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+assert torch.initial_seed() == seed, "importing seeded torch"
+assert not logging.getLogger("focalsr").handlers, "importing set up the logger"
+"""
+
+
+def packages() -> list[str]:
+    return sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+
+
+def modules() -> list[Path]:
+    return sorted(path for package in packages() for path in (ROOT / package).rglob("*.py"))
+
+
+def imported_by(path: Path) -> set[str]:
+    """The top-level names that a module imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {name.split(".")[0] for name in names}
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # In a process of its own: import-linter sets up logging for the whole process.
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+
+
+def test_imports_keep_to_the_layers() -> None:
+    done = python("-c", CONTRACT, "--no-logo", "--no-cache")
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_package_has_its_layer() -> None:
+    settings = read_configuration(str(ROOT / "pyproject.toml"))
+    layers = settings["contracts_options"][0]["layers"]
+    named = {name.strip() for layer in layers for name in layer.split("|")}
+    assert named == {*packages(), "scripts"}
+    assert set(settings["session_options"]["root_packages"]) == named
+
+
+def test_packages_do_not_import_the_programs() -> None:
+    wrong = [(str(path.relative_to(ROOT)), name) for path in modules() for name in imported_by(path) & FORBIDDEN]
+    assert not wrong
+
+
+def test_importing_does_nothing() -> None:
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in modules()]
+    done = python("-W", "error", "-c", IMPORT_ALL, *names)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout == ""

@@ -1,0 +1,93 @@
+"""Exit codes and messages; signals as requests."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from utils.command import run_command
+from utils.errors import InputError, StopRequested, StorageError
+from utils.log import configure_logging, get_logger
+from utils.signals import catch_signals
+
+
+@pytest.fixture(autouse=True)
+def no_handlers() -> Iterator[None]:
+    """Leave the logger as a fresh process has it."""
+    yield
+    for handler in list(get_logger().handlers):
+        get_logger().removeHandler(handler)
+        handler.close()
+    get_logger().propagate = True
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("scale: expected 4"), 2),
+        (StorageError("the disk is full"), 1),
+        (ArithmeticError("the loss is not finite"), 1),
+        (StopRequested("stopped", 143), 143),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_each_error_has_its_code_and_no_traceback(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(argv: object) -> None:
+        raise error
+
+    assert run_command(main, []) == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_success_and_the_code_of_main() -> None:
+    assert run_command(lambda argv: None, []) == 0
+    assert run_command(lambda argv: 1, []) == 1
+
+
+def test_a_fault_of_the_program_shows_where(caplog: pytest.LogCaptureFixture) -> None:
+    def main(argv: object) -> None:
+        raise RuntimeError("broken invariant")
+
+    assert run_command(main, []) == 1
+    assert "fault of the program" in caplog.text
+    assert "broken invariant" in caplog.text
+
+
+def test_messages_go_to_the_log_once_there_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.log"
+    configure_logging(file)
+
+    def main(argv: object) -> None:
+        raise InputError("scale: expected 4")
+
+    assert run_command(main, []) == 2
+    assert "ERROR: scale: expected 4" in file.read_text()
+    assert capsys.readouterr().err.count("expected 4") == 1
+
+
+def test_other_ranks_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = configure_logging(rank=1)
+    logger.info("one of many")
+    logger.warning("attention")
+    assert capsys.readouterr().err.endswith("WARNING: attention\n")
+    assert logger.level == logging.WARNING
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_is_a_request(number: signal.Signals, code: int) -> None:
+    before = signal.getsignal(number)
+    with catch_signals() as stop:
+        assert not stop
+        assert stop.exit_code == 0
+        os.kill(os.getpid(), number)
+        assert stop
+        assert stop.exit_code == code
+        assert signal.getsignal(number) == before  # a second one interrupts at once
+    assert signal.getsignal(number) == before

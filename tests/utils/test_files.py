@@ -1,0 +1,84 @@
+"""Files are whole or absent; folders of earlier runs are kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from utils import files
+from utils.errors import InputError, StorageError
+from utils.files import archive_existing, atomic_write, make_folder, storage_error, write_json, write_text
+
+
+def test_a_written_file_is_there_and_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "new" / "a.txt", "Grüße\n")
+    assert (tmp_path / "new" / "a.txt").read_text(encoding="utf-8") == "Grüße\n"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"é": [1, None]})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"é": [1, None]}
+
+
+def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
+        file.write(b"half of the new")
+        raise RuntimeError("killed")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["weights.pth"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(StorageError, match=r"disk is full: .*weights\.pth"):
+        write_text(path, "new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["weights.pth"]
+
+
+def test_a_file_in_the_way_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file, not a folder"):
+        write_text(tmp_path / "file" / "below", "x")
+    with pytest.raises(InputError, match="is a file, not a folder"):
+        make_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "text"),
+    [
+        (errno.EACCES, InputError, "no permission"),
+        (errno.EROFS, InputError, "no permission"),
+        (errno.EDQUOT, StorageError, "disk is full"),
+        (errno.EIO, StorageError, "Input/output error"),
+    ],
+)
+def test_errors_are_sorted_by_who_can_mend_them(number: int, kind: type[Exception], text: str) -> None:
+    error = storage_error(Path("x"), OSError(number, "Input/output error"))
+    assert isinstance(error, kind)
+    assert text in str(error)
+
+
+def test_archiving_keeps_everything(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert archive_existing(run) is None
+    for content in "ab":
+        run.mkdir()
+        (run / "a").write_text(content)
+        moved = archive_existing(run)
+        assert moved is not None
+        assert moved.name.startswith("run_archived_20")
+        assert (moved / "a").read_text() == content
+    assert len(list(tmp_path.iterdir())) == 2  # two within one second do not collide

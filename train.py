@@ -1,0 +1,31 @@
+"""Train a network as an option file says: ``python train.py -opt options/demo/train_plainusr_x4.yml``.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 130 Ctrl-C and 143 SIGTERM (a resumable state is saved first).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from models.distributed import world
+from models.plan import check_training
+from models.trainer import train
+from options import read
+from options.command import parse_command
+from utils.command import run_command
+
+
+def main(argv: Sequence[str]) -> None:
+    """Read the options and train."""
+    command = parse_command(argv, "train")
+    options = read(command.option_file, command.overrides, mode="train", debug=command.debug)
+    with world(command.launcher, options.dist_params) as ranks:
+        if command.check:
+            check_training(options, ranks)
+        else:
+            train(options, command, ranks)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,42 @@
+"""Exit codes of the commands: 0 done, 1 failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from utils.errors import InputError, StopRequested, StorageError
+from utils.log import get_logger
+from utils.progress import console_line
+
+
+def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Run a command's ``main`` and return its exit code.
+
+    What the user can mend is told in one message without a traceback; anything else is a fault of the program and
+    shows where it happened.
+    """
+    try:
+        return main(sys.argv[1:] if argv is None else argv) or 0
+    except InputError as error:
+        return _tell(str(error), 2)
+    except StopRequested as stop:
+        return _tell(str(stop), stop.exit_code)
+    except (StorageError, ArithmeticError, MemoryError) as error:
+        return _tell(str(error) or type(error).__name__, 1)
+    except KeyboardInterrupt:
+        return _tell("interrupted", 130)
+    except Exception:  # noqa: BLE001  the last line of defence: told with its traceback, never swallowed
+        get_logger().exception("this is a fault of the program; please report it with the lines below")
+        return 1
+
+
+def _tell(message: str, code: int) -> int:
+    """To the log where there is one (it shows on the console too), else to the standard error."""
+    logger = get_logger()
+    if any(isinstance(handler, logging.Handler) for handler in logger.handlers):
+        logger.error("%s", message)
+    else:
+        console_line(f"error: {message}", sys.stderr)
+    return code

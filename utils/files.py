@@ -1,0 +1,113 @@
+"""Files that are never seen half-written, and folders that are never overwritten."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from utils.errors import InputError, StorageError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of ``path`` only when the block ends without an exception.
+
+    The bytes go to a temporary file in the same folder, which is flushed to the disk and renamed; on any exception
+    it is removed and what was at ``path`` stays.
+
+    Raises:
+        StorageError: the disk is full or broken.
+        InputError: the folder cannot be made or written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    make_folder(path.parent)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text by :func:`atomic_write`."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON, indented, by :func:`atomic_write`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made with its parents where it did not exist.
+
+    Raises:
+        InputError: it cannot be made there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    return path
+
+
+def archive_existing(path: Path) -> Path | None:
+    """Move an existing file or folder out of the way, to ``NAME_archived_YYYYMMDD_HHMMSS``; returns its new place.
+
+    A number is added where two runs within one second would collide.
+
+    Raises:
+        InputError: no permission to rename it.
+    """
+    if not path.exists():
+        return None
+    stamp = datetime.now().strftime("%Y%m%d_%H%M%S")  # local time, as BasicSR names them
+    target = path.with_name(f"{path.name}_archived_{stamp}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}_archived_{stamp}_{number}")
+    try:
+        path.rename(target)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    return target
+
+
+def storage_error(path: Path, error: OSError) -> InputError | StorageError:
+    """``error`` as one sentence that names the file and the remedy; InputError where the path itself is to blame."""
+    if error.errno in _FULL:
+        return StorageError(error.errno, f"the disk is full: {path} could not be written; free some space and resume")
+    if error.errno in _FORBIDDEN:
+        return InputError(f"no permission to write {path}; choose another folder or change its rights")
+    if error.errno in _NO_FOLDER:
+        return InputError(f"{path} cannot be written: a part of this path is a file, not a folder; choose another")
+    return StorageError(error.errno, f"{path} could not be written: {error.strerror or error}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a rename to the disk, where folders can be synchronised (not on Windows)."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

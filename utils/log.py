@@ -1,0 +1,46 @@
+"""The logger ``focalsr``: plain lines on the console and, in a run, in its log file."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from utils.files import make_folder
+
+FORMAT = "%(asctime)s %(levelname)s: %(message)s"
+
+
+def get_logger() -> logging.Logger:
+    """The project's logger; nothing is configured until :func:`configure_logging`."""
+    return logging.getLogger("focalsr")
+
+
+def configure_logging(file: Path | None = None, *, rank: int = 0) -> logging.Logger:
+    """Send the log to the console and to ``file``; ranks other than 0 only show warnings.
+
+    May be called again in the same process: earlier handlers are closed first.
+    """
+    logger = get_logger()
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = False
+    logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    handlers: list[logging.Handler] = [_ConsoleHandler()]
+    if file is not None and rank == 0:
+        make_folder(file.parent)
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(FORMAT))
+        logger.addHandler(handler)
+    return logger
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes to the standard error of the moment, around a progress bar if one is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from utils.progress import console_line
+
+        console_line(self.format(record), sys.stderr)

@@ -1,0 +1,497 @@
+"""Typed reading of mappings: a dataclass or a function signature says which keys exist and what their values are.
+
+Option files, ``--force_yml`` edits and the mappings given to ``build_network`` all pass through :func:`read`, so that
+one rule decides how ``1e-4``, ``yes`` or ``~`` is understood: the type of the field it stands for.
+
+Mistakes are collected in a :class:`Report` instead of raised one by one; each carries the path of keys that leads to
+it, which the reader of option files turns into ``file:line``.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import difflib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from utils.errors import InputError
+
+Key = str | int
+KeyPath = tuple[Key, ...]
+
+_TRUE = {"true", "yes", "on"}
+_FALSE = {"false", "no", "off"}
+_NULL = {"", "~", "null", "none"}
+_INTEGER = re.compile(r"[-+]?[0-9][0-9_]*")
+_NONE = type(None)
+
+
+class PlainText(str):
+    """An unquoted scalar of a YAML file, as written; what it means is up to the field that it is given to."""
+
+    __slots__ = ()
+
+
+class Remark(NamedTuple):
+    """Something to tell the user about one key."""
+
+    path: KeyPath
+    message: str
+
+
+class Report:
+    """What reading a mapping found: ``problems`` forbid its use, ``notes`` are said once."""
+
+    def __init__(self) -> None:
+        self.problems: list[Remark] = []
+        self.notes: list[Remark] = []
+
+    def problem(self, path: KeyPath, message: str) -> None:
+        """Add something that forbids the use of the mapping."""
+        self.problems.append(Remark(path, message))
+
+    def note(self, path: KeyPath, message: str) -> None:
+        """Add something that the user should know."""
+        self.notes.append(Remark(path, message))
+
+    def raise_problems(self, subject: str) -> None:
+        """Raise one InputError that lists all problems, if there are any; ``subject`` opens its message."""
+        if self.problems:
+            lines = [f"{key_text(path)}: {message}" if path else message for path, message in self.problems]
+            raise InputError("\n  ".join([f"{subject}:", *lines]) if len(lines) > 1 else f"{subject}: {lines[0]}")
+
+
+class Invalid:
+    """The value of a key whose text could not be understood (the problem is in the report)."""
+
+    def __repr__(self) -> str:
+        return "INVALID"
+
+
+INVALID = Invalid()
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """Marks an annotation: the mapping's key ``type`` picks one of these dataclasses.
+
+    Attributes:
+        table: returns name -> dataclass; a function, so that nothing is imported before it is needed.
+        what: what the entries are, for messages ("loss", "scheduler").
+        default_type: the entry used when ``type`` is absent, or None where it is required.
+    """
+
+    table: Callable[[], Mapping[str, type]]
+    what: str
+    default_type: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One key that a dataclass or a function accepts."""
+
+    name: str
+    annotation: Any
+    default: Any
+    required: bool
+    help: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+def option(
+    help: str,
+    default: Any = dataclasses.MISSING,
+    *,
+    default_factory: Any = dataclasses.MISSING,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A dataclass field that explains itself; without a default the key is required.
+
+    Args:
+        help: one sentence for the documentation, with units and range.
+        default: the value when the key is absent.
+        default_factory: as in ``dataclasses.field``.
+        minimum: smallest value accepted.
+        maximum: largest value accepted.
+    """
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum}
+    return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
+
+
+def fields_of(target: Callable[..., Any]) -> dict[str, Field]:
+    """The keys that a dataclass, or the parameters that a function or class, accepts, in order."""
+    if dataclasses.is_dataclass(target):
+        return _dataclass_fields(target)
+    function = target.__init__ if inspect.isclass(target) else target
+    hints = typing.get_type_hints(function, include_extras=True)
+    helps = argument_help(target)
+    result = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        required = parameter.default is parameter.empty
+        default = None if required else parameter.default
+        result[name] = Field(name, hints.get(name, Any), default, required, helps.get(name, ""))
+    return result
+
+
+def _dataclass_fields(target: Any) -> dict[str, Field]:
+    hints = typing.get_type_hints(target, include_extras=True)
+    result = {}
+    for field in dataclasses.fields(target):
+        if not field.init:
+            continue
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        default = None
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        elif not required:
+            default = field.default
+        meta = field.metadata
+        result[field.name] = Field(
+            field.name, hints[field.name], default, required,
+            meta.get("help", ""), meta.get("minimum"), meta.get("maximum"),
+        )  # fmt: skip
+    return result
+
+
+def argument_help(target: Callable[..., Any]) -> dict[str, str]:
+    """Parameter name -> text, from the ``Args:`` section of a docstring (class or constructor)."""
+    texts = [inspect.getdoc(target) or ""]
+    if inspect.isclass(target):
+        texts.append(inspect.getdoc(target.__init__) or "")
+    result: dict[str, str] = {}
+    for text in texts:
+        _, found, section = text.partition("Args:\n")
+        name = ""
+        for line in section.splitlines() if found else ():
+            if line and not line.startswith(" "):
+                break
+            start = re.match(r" {4}(\w+)(?: \([^)]*\))?: (.*)", line)
+            if start:
+                name = start[1]
+                result[name] = start[2]
+            elif name and line.strip():
+                result[name] += " " + line.strip()
+    return result
+
+
+def near_miss(name: object, candidates: Iterable[str]) -> str:
+    """' (did you mean "x"?)' when one of the candidates is close to ``name``, else ''."""
+    by_lower = {candidate.lower(): candidate for candidate in candidates}
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.6)
+    return f' (did you mean "{by_lower[close[0]]}"?)' if close else ""
+
+
+def key_text(path: KeyPath) -> str:
+    """The path of a key as people write it: ``train.optim_g.lr``, ``datasets.val.metrics``, ``milestones[2]``."""
+    text = ""
+    for key in path:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
+    return text
+
+
+def type_name(annotation: Any) -> str:
+    """What a value must be, in words: 'a whole number', 'one of mean, sum', 'a list of numbers'."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is typing.Annotated:
+        marker = _one_of(annotation)
+        return f"a mapping with a type ({marker.what})" if marker else type_name(arguments[0])
+    if origin is Literal:
+        return "one of " + ", ".join("null" if value is None else str(value) for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(type_name(member) for member in arguments))
+    if origin is tuple and Ellipsis not in arguments:
+        return f"a list of {len(arguments)} values, each {type_name(arguments[0])}"
+    if origin in (list, tuple, Sequence, collections.abc.Sequence):
+        return f"a list, each {type_name(arguments[0])}"
+    if origin in (dict, Mapping, collections.abc.Mapping) or dataclasses.is_dataclass(annotation):
+        return "a mapping"
+    names = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        Path: "a path",
+        _NONE: "null",
+    }
+    return names.get(annotation, "a value")
+
+
+def read(value: object, annotation: Any, report: Report, path: KeyPath = ()) -> Any:
+    """``value`` as the annotation wants it; on a mistake, INVALID, with the problem in the report.
+
+    Args:
+        value: a Python value, or one whose unquoted texts are PlainText.
+        annotation: bool, int, float, str, Path, None, Literal, a union, list, tuple, mapping, dataclass,
+            ``Annotated[Base, OneOf(...)]`` or Any.
+        report: receives problems and notes.
+        path: where ``value`` stands, for messages.
+    """
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is typing.Annotated:
+        marker = _one_of(annotation)
+        return _read_variant(value, marker, report, path) if marker else read(value, arguments[0], report, path)
+    if annotation in (Any, object):
+        return plain_value(value)
+    if origin in (Union, types.UnionType):
+        return _read_union(value, annotation, arguments, report, path)
+    if origin in (list, tuple, Sequence, collections.abc.Sequence):
+        return _read_sequence(value, annotation, report, path)
+    if origin in (dict, Mapping, collections.abc.Mapping):
+        if not isinstance(value, collections.abc.Mapping):
+            return _mismatch(value, annotation, report, path)
+        return _valid({str(key): read(item, arguments[1], report, (*path, key)) for key, item in value.items()})
+    if dataclasses.is_dataclass(annotation):
+        return _read_dataclass(value, annotation, report, path)
+    try:
+        return _read_scalar(value, annotation, arguments if origin is Literal else ())
+    except ValueError:
+        return _mismatch(value, annotation, report, path)
+
+
+def read_arguments(
+    value: Mapping[str, object], target: Callable[..., Any], report: Report, path: KeyPath = (), what: str = ""
+) -> dict[str, Any]:
+    """The keyword arguments for ``target`` (dataclass, class or function) that a mapping holds.
+
+    Unknown keys, missing required ones and values of the wrong type become problems; absent optional keys stay
+    absent, so that the target's own defaults apply. ``what`` names the target in messages.
+    """
+    fields = fields_of(target)
+    ignored: Mapping[str, str] = getattr(target, "IGNORED", {})
+    label = f" of {what}" if what else ""
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        here = (*path, key)
+        if key in fields:
+            result[key] = _checked(read(item, fields[key].annotation, report, here), fields[key], report, here)
+        elif key in ignored:
+            report.note(here, f"has no effect here: {ignored[key]}")
+        else:
+            known = ", ".join(fields)
+            guess = near_miss(key, fields)
+            report.problem(here, f"unknown key{label}{guess or f'; known: {known}'}")
+    for name, field in fields.items():
+        if field.required and name not in value:
+            report.problem(path, f'the key "{name}"{label} is missing; expected {type_name(field.annotation)}')
+    return result
+
+
+def plain_value(value: object) -> Any:
+    """A value for which no type is known: YAML 1.1 reading, and ``2e-4`` is a number."""
+    if isinstance(value, PlainText):
+        text = str(value)
+        lowered = text.lower()
+        if lowered in _NULL:
+            return None
+        if lowered in _TRUE | _FALSE:
+            return lowered in _TRUE
+        for convert in (_to_int, _to_float):
+            try:
+                return convert(text)
+            except ValueError:
+                continue
+        return text
+    if isinstance(value, collections.abc.Mapping):
+        return {str(key): plain_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(item) for item in value]
+    return value
+
+
+def _one_of(annotation: Any) -> OneOf | None:
+    return next((item for item in get_args(annotation)[1:] if isinstance(item, OneOf)), None)
+
+
+def _valid(value: Any) -> Any:
+    """``value`` itself, or INVALID when any part of it is."""
+    parts = value.values() if isinstance(value, dict) else value
+    return INVALID if any(part is INVALID for part in parts) else value
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, collections.abc.Mapping):
+        return "a mapping"
+    if value is None or (isinstance(value, PlainText) and value == ""):
+        return "nothing (null)"
+    if isinstance(value, list | tuple):
+        return f"the list {plain_value(value)}"
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def _mismatch(value: object, annotation: Any, report: Report, path: KeyPath) -> Invalid:
+    guess = ""
+    if get_origin(annotation) is Literal and isinstance(value, str):
+        guess = near_miss(value, [item for item in get_args(annotation) if isinstance(item, str)])
+    report.problem(path, f"expected {type_name(annotation)}, got {_shown(value)}{guess}")
+    return INVALID
+
+
+def _read_union(value: object, annotation: Any, members: tuple[Any, ...], report: Report, path: KeyPath) -> Any:
+    """The first member that reads without a problem; null first, text last: ``~`` and ``3`` keep their sense."""
+    ordered = sorted(members, key=lambda member: 0 if member is _NONE else 2 if member in (str, Path) else 1)
+    structured = isinstance(value, collections.abc.Mapping | list | tuple)
+    attempts = []
+    for member in ordered:
+        attempt = Report()
+        result = read(value, member, attempt, path)
+        if not attempt.problems:
+            report.notes.extend(attempt.notes)
+            return result
+        attempts.append((member, attempt))
+    # A mapping or list fits one member at most: its own problems say more than "none of these".
+    deep = [attempt for member, attempt in attempts if structured and any(p.path != path for p in attempt.problems)]
+    if len(deep) == 1:
+        report.problems.extend(deep[0].problems)
+        return INVALID
+    variants = [attempt for member, attempt in attempts if structured and _is_structure(member)]
+    if len(variants) == 1:
+        report.problems.extend(variants[0].problems)
+        return INVALID
+    return _mismatch(value, annotation, report, path)
+
+
+def _is_structure(member: Any) -> bool:
+    return dataclasses.is_dataclass(member) or get_origin(member) is typing.Annotated
+
+
+def _read_sequence(value: object, annotation: Any, report: Report, path: KeyPath) -> Any:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if not isinstance(value, list | tuple):
+        return _mismatch(value, annotation, report, path)
+    if origin is tuple and Ellipsis not in arguments:
+        if len(value) != len(arguments):
+            return _mismatch(value, annotation, report, path)
+        kinds = arguments
+    else:
+        kinds = (arguments[0],) * len(value)
+    items = _valid(
+        [read(item, kind, report, (*path, i)) for i, (item, kind) in enumerate(zip(value, kinds, strict=True))]
+    )
+    return items if items is INVALID or origin is list else tuple(items)
+
+
+def _read_variant(value: object, marker: OneOf, report: Report, path: KeyPath) -> Any:
+    if not isinstance(value, collections.abc.Mapping):
+        report.problem(path, f"expected a mapping with a type ({marker.what}), got {_shown(value)}")
+        return INVALID
+    table = marker.table()
+    name = value.get("type", marker.default_type)
+    if name is None:
+        report.problem(path, f'the key "type" is missing; known {marker.what} types: {", ".join(table)}')
+        return INVALID
+    if not isinstance(name, str) or name not in table:
+        guess = near_miss(name, table)
+        known = f"; known: {', '.join(table)}"
+        report.problem((*path, "type"), f"unknown {marker.what} {_shown(name)}{guess or known}")
+        return INVALID
+    rest = {key: item for key, item in value.items() if key != "type"}
+    return _read_dataclass(rest, table[str(name)], report, path, what=str(name))
+
+
+def _read_dataclass(value: object, target: Any, report: Report, path: KeyPath, what: str = "") -> Any:
+    if dataclasses.is_dataclass(value) and isinstance(value, target):
+        return value
+    if not isinstance(value, collections.abc.Mapping):
+        return _mismatch(value, target, report, path)
+    before = len(report.problems)
+    arguments = read_arguments(value, target, report, path, what)
+    if len(report.problems) > before:
+        return INVALID
+    try:
+        return target(**arguments)
+    except InputError as error:  # what only the keys together can show, from __post_init__
+        report.problem(path, str(error))
+        return INVALID
+
+
+def _checked(value: Any, field: Field, report: Report, path: KeyPath) -> Any:
+    """``value``, after the range of its field was checked."""
+    items = value if isinstance(value, tuple | list) else (value,)
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, int | float):
+            continue
+        if field.minimum is not None and not item >= field.minimum:
+            report.problem(path, f"expected at least {field.minimum:g}, got {item:g}")
+            return INVALID
+        if field.maximum is not None and not item <= field.maximum:
+            report.problem(path, f"expected at most {field.maximum:g}, got {item:g}")
+            return INVALID
+    return value
+
+
+def _read_scalar(value: object, kind: Any, choices: tuple[Any, ...]) -> Any:
+    """Raises ValueError when ``value`` is not of that kind."""
+    if choices:
+        return _read_choice(value, choices)
+    plain = isinstance(value, PlainText)
+    if kind is _NONE:
+        if value is None or (plain and str(value).lower() in _NULL):
+            return None
+    elif kind is bool:
+        if isinstance(value, bool):
+            return value
+        if plain and str(value).lower() in _TRUE | _FALSE:
+            return str(value).lower() in _TRUE
+    elif kind is int:
+        return _read_int(value)
+    elif kind is float:
+        if plain:
+            return _to_float(str(value))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif kind is str:
+        if isinstance(value, str) and not (plain and str(value) in ("", "~")):
+            return str(value)
+    elif kind is Path:
+        if isinstance(value, Path):
+            return value
+        if isinstance(value, str) and str(value) not in ("", "~"):
+            return Path(str(value)).expanduser()
+    raise ValueError
+
+
+def _read_choice(value: object, choices: tuple[Any, ...]) -> Any:
+    for choice in choices:
+        try:
+            if _read_scalar(value, type(choice), ()) == choice:
+                return choice
+        except ValueError:
+            continue
+    raise ValueError
+
+
+def _read_int(value: object) -> int:
+    """Whole numbers; ``5e3`` and ``500000.0`` count, as BasicSR's files write them."""
+    if isinstance(value, PlainText):
+        try:
+            return _to_int(str(value))
+        except ValueError:
+            value = _to_float(str(value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError
+    return int(value)
+
+
+def _to_int(text: str) -> int:
+    if not _INTEGER.fullmatch(text):
+        raise ValueError
+    return int(text.replace("_", ""))
+
+
+def _to_float(text: str) -> float:
+    known = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
+    if not re.fullmatch(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?", text) and text.lower() not in known:
+        raise ValueError
+    return float(known.get(text.lower(), text.replace("_", "")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from utils.errors import InputError
 from utils.typed import Report, near_miss, read_arguments
@@ -45,3 +45,18 @@ def build_network(opt: Mapping[str, object]) -> nn.Module:
     arguments = read_arguments({key: value for key, value in opt.items() if key != "type"}, target, report, what=name)
     report.raise_problems(f"network_g ({name})")
     return target(**arguments)
+
+
+_RECOGNISERS = ("archs.plainusr",)
+"""Modules whose ``configuration_from_state`` reads a network's configuration off the names and shapes of its tensors."""
+
+
+def identify(state: Mapping[str, Tensor]) -> dict[str, object] | None:
+    """The ``network_g`` that a state dict fits, ready for :func:`build_network`; None if no network here has its keys."""
+    for module in _RECOGNISERS:
+        try:
+            found: dict[str, object] = importlib.import_module(module).configuration_from_state(state)
+        except InputError:  # another network's keys
+            continue
+        return found
+    return None

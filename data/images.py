@@ -85,19 +85,17 @@ def write_image(path: Path, image: Pixels) -> None:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the image in a file; of PNG files only the beginning is read.
+    """(height, width) of the image in a file; PNG files are not decoded for it.
 
     Raises:
         InputError: as :func:`read_image`.
     """
-    try:
-        with path.open("rb") as file:
-            size = png_size(file.read(33))
-    except OSError:
-        size = None  # read_image finds the words for it
-    if size:
+    data = read_bytes(path)
+    size = png_size(data)
+    # An orientation tag may swap the sides.
+    if size is not None and b"eXIf" not in data and not damage(data):
         return size
-    height, width = read_image(path).shape[:2]
+    height, width = decode_image(data, str(path)).shape[:2]
     return height, width
 
 

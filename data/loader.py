@@ -142,7 +142,12 @@ def _from_workers(
         collate_fn=_as_it_is, worker_init_fn=_start_worker,
         generator=torch.Generator(),  # without one, a number is drawn from the global generator
     )  # fmt: skip
-    for result in loader:
+    # Started here, not by the thread that may ask for the first batch: a process forked from a thread cannot end well.
+    return _checked(iter(loader))
+
+
+def _checked(results: Iterator[PixelBatch | _Failure]) -> Iterator[PixelBatch]:
+    for result in results:
         if isinstance(result, _Failure):
             raise InputError(result.message)
         yield result

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 # Keeps the seeds of two runs' epochs apart (they meet after a million epochs); manual_seed 0 gives BasicSR's orders.
 _RUNS_APART = 1_000_003
+_LARGEST_PRIME = 4_294_967_291  # the generator looks at 32 bits of its seed only; a prime folds the others in
 
 
 class SampleKey(NamedTuple):
@@ -39,8 +40,7 @@ def epoch_length(images: int, ratio: float) -> int:
 def epoch_order(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The positions 0 .. length-1 of one epoch in the order in which they are used."""
     generator = torch.Generator()
-    # The generator looks at 32 bits of its seed only.
-    generator.manual_seed((seed * _RUNS_APART + epoch) % 2**32)
+    generator.manual_seed((seed * _RUNS_APART + epoch) % _LARGEST_PRIME)
     return torch.randperm(length, generator=generator).numpy()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,11 +107,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about pickle protocols of files that are refused anyway
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        _, _, reason = str(error).partition("WeightsUnpickler error: ")
         raise InputError(
             f"{path}: refused, because it is damaged or holds more than tensors and plain values "
-            f"(loading it could run code): {_first_line(error)}"
+            f"(loading it could run code): {reason.split('. Please')[0].split(' was not')[0] or _first_line(error)}"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError) as error:
         raise InputError(f"{path}: not a readable checkpoint (damaged or cut off?): {_first_line(error)}") from error
@@ -211,11 +215,12 @@ def save(folder: CheckpointFolder, state: TrainState, options: TrainOptions, wor
         return
     save_network(folder.network(state.step), state, options)
     optimizer = state.optimizer
+    bases = [group["initial_lr"] for group in optimizer.param_groups]
     content = {
         "epoch": state.epoch,
         "iter": state.step,
         "optimizers": [optimizer.state_dict()],
-        "schedulers": [scheduler_state(options.train, [group["initial_lr"] for group in optimizer.param_groups], state.step)],
+        "schedulers": [scheduler_state(options.train, bases, state.step)],
         "focalsr": {
             **_passport(state, options),
             "random": randoms,
@@ -226,7 +231,7 @@ def save(folder: CheckpointFolder, state: TrainState, options: TrainOptions, wor
                 for dataset, metrics in state.best.items()
             },
         },
-    }  # fmt: skip
+    }
     with atomic_write(folder.state(state.step)) as file:
         torch.save(content, file)
 

@@ -78,7 +78,7 @@ def bicubic_picture(lq: Pixels, scale: int) -> Pixels:
 def most_detailed_part(image: Pixels, height: int, width: int) -> Region:
     """Where a part of ``height`` x ``width`` pixels has the strongest edges: the place worth enlarging."""
     rows, columns = image.shape[:2]
-    height, width = min(height, rows), min(width, columns)
+    height, width = max(1, min(height, rows)), max(1, min(width, columns))
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64)
     detail = np.abs(cv2.Laplacian(grey, cv2.CV_64F))
     sums = np.zeros((rows + 1, columns + 1))

@@ -36,7 +36,7 @@ class StepResult:
     skipped: bool = False
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLossError(ArithmeticError):
     """The loss of an iteration is infinite or not a number; the optimiser has not moved."""
 
 
@@ -60,7 +60,7 @@ def train_step(
         norm: also compute the gradient norm.
 
     Raises:
-        NonFiniteLoss: the loss is not finite and ``train.nonfinite`` is ``stop``.
+        NonFiniteLossError: the loss is not finite and ``train.nonfinite`` is ``stop``.
     """
     step = state.step + 1
     rates = set_learning_rate(state.optimizer, options, step)
@@ -105,7 +105,7 @@ def _not_finite(
         return StepResult(state.step, losses, None, rates, skipped=True)
     terms = ", ".join(f"{name} = {float(value)}" for name, value in losses.items())
     failed, state.step = state.step, state.step - 1
-    raise NonFiniteLoss(
+    raise NonFiniteLossError(
         f"the loss is not finite in iteration {failed}: {terms}; images: {', '.join(batch.names)}. The weights are "
         "those of the iteration before. Lower the learning rate, set train.grad_clip, look at these images, or set "
         "train.nonfinite: skip to leave such batches out"

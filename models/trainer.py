@@ -55,7 +55,7 @@ def train(options: TrainOptions, command: Command, world: World) -> TrainState:
     Raises:
         InputError: an option, a file or the data cannot be used.
         StopRequested: SIGINT or SIGTERM came; the state was saved.
-        NonFiniteLoss: see ``train_step``.
+        NonFiniteLossError: see ``train_step``.
         StorageError: writing failed; the previous checkpoint is whole.
     """
     with catch_signals() as stop:
@@ -67,8 +67,9 @@ def train(options: TrainOptions, command: Command, world: World) -> TrainState:
         else:
             configure_logging(rank=world.rank)
         world.barrier()
-        seed_everything(options.manual_seed + world.rank)
+        seed_everything(options.manual_seed)  # the same initial weights, and averages, on every rank
         state = prepare_state(options, world.device(options.num_gpu))
+        seed_everything(options.manual_seed + world.rank)
         if resume is not None:
             checkpoint.apply_resume(state, resume, options, world)
             get_logger().info("resumed from %s at iteration %s", resume.path, f"{state.step:,}")
@@ -167,8 +168,9 @@ def _finish(run: Run, state: TrainState) -> None:
 
 
 def _stopped(run: Run, state: TrainState) -> StopRequested:
+    saved = run.checkpoints.state(state.step)
     return StopRequested(
-        f"stopped at iteration {state.step:,}; {run.checkpoints.state(state.step)} is saved: continue with --auto_resume",
+        f"stopped at iteration {state.step:,}; {saved} is saved: continue with --auto_resume",
         run.stop.exit_code or 143,  # another rank got the signal
     )
 

@@ -52,8 +52,7 @@ _NEEDED_IN_TRAINING = {
 
 def check_kind(document: Document, mode: Mode) -> None:
     """Refuse a training file in testing and the other way round, instead of listing all that does not fit."""
-    datasets = document.get(("datasets",))
-    names = list(datasets) if isinstance(datasets, Mapping) else []
+    names = list(_datasets(document))
     training = "train" in document.value or "train" in names
     if mode == "test" and training:
         found: KeyPath = ("train",) if "train" in document.value else ("datasets", "train")
@@ -66,6 +65,7 @@ def check_kind(document: Document, mode: Mode) -> None:
 
 def check(document: Document, mode: Mode, report: Report) -> None:
     """Report everything in the document that contradicts something else in it."""
+    _check_names(document, report)
     _check_model_type(document, report)
     _check_unsupported(document, report)
     _check_patches(document, report)
@@ -79,11 +79,26 @@ def check(document: Document, mode: Mode, report: Report) -> None:
         report.problem(("datasets",), "expected at least one data set, as in 'test_1: ...'")
 
 
+def _datasets(document: Document) -> Mapping[str, Any]:
+    """The section ``datasets``; empty where it is absent or no mapping (which is reported elsewhere)."""
+    datasets = document.get(("datasets",))
+    return datasets if isinstance(datasets, Mapping) else {}
+
+
 def _value(document: Document, path: KeyPath, annotation: Any, default: Any = None) -> Any:
     """The value of a key, or ``default`` where it is absent or wrong (which is reported elsewhere)."""
     raw = document.get(path)
     value = INVALID if raw is None else read(raw, annotation, Report())
     return default if value is INVALID else value
+
+
+def _check_names(document: Document, report: Report) -> None:
+    """What becomes part of the names of folders and files; ``..`` would archive the folder above."""
+    paths: list[KeyPath] = [("name",), ("val", "suffix"), *(("datasets", key, "name") for key in _datasets(document))]
+    for path in paths:
+        name = _value(document, path, str | None)
+        if name is not None and (not name.isprintable() or name in ("", ".", "..") or set(name) & set("/\\")):
+            report.problem(path, f"expected a text that can be part of a file's name, got {name!r}")
 
 
 def _check_model_type(document: Document, report: Report) -> None:
@@ -108,8 +123,7 @@ def is_set(value: Any) -> bool:
 
 def _check_patches(document: Document, report: Report) -> None:
     scale = _value(document, ("scale",), int, 1)
-    datasets = document.get(("datasets",))
-    for name in datasets if isinstance(datasets, Mapping) else ():
+    for name in _datasets(document):
         size = _value(document, ("datasets", name, "gt_size"), int)
         if size is not None and scale > 0 and size % scale:
             lower = size - size % scale
@@ -120,25 +134,22 @@ def _check_patches(document: Document, report: Report) -> None:
 
 
 def _check_training_data(document: Document, report: Report) -> None:
-    datasets = document.get(("datasets",))
-    if not isinstance(datasets, Mapping):
-        return
+    datasets = _datasets(document)
     for name in datasets:
         if name != "train" and name.split("_")[0] != "val":
             guess = near_miss(name, ("train", "val"))
             expected = f"a training file has the data sets train, val, val_2, ..., not {name}"
             report.problem(("datasets", name), f"{expected}{guess}")
-    if "train" not in datasets:
+    if "train" not in datasets and datasets is document.get(("datasets",)):
         report.problem(("datasets",), 'the key "train" is missing; expected the data to train on')
-    elif isinstance(datasets["train"], Mapping):
+    elif isinstance(datasets.get("train"), Mapping):
         for key, meaning in _NEEDED_IN_TRAINING.items():
             if not is_set(datasets["train"].get(key)):
                 report.problem(("datasets", "train"), f'the key "{key}" is missing; expected {meaning}')
 
 
 def _check_validation(document: Document, report: Report) -> None:
-    datasets = document.get(("datasets",))
-    has_data = isinstance(datasets, Mapping) and any(name.split("_")[0] == "val" for name in datasets)
+    has_data = any(name.split("_")[0] == "val" for name in _datasets(document))
     val = document.get(("val",))
     if isinstance(val, Mapping):
         if not is_set(val.get("val_freq")):

@@ -69,8 +69,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = None if plain_value(PlainText(text)) == text else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+    safe = text.isprintable() and plain_value(PlainText(text)) == text
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if safe else '"')
 
 
 _Dumper.add_representer(str, _represent_text)

@@ -22,7 +22,7 @@ _CORE = "tag:yaml.org,2002:"
 _PLAIN = "plain scalar without a tag"
 _MERGE_KEY = "<<"
 # An option file has some hundred entries; aliases of aliases can multiply a few lines into billions.
-_MOST_ENTRIES = 100_000
+_MOST_ENTRIES = 20_000
 _DEEPEST = 50
 
 _HINTS = {
@@ -187,7 +187,7 @@ class Builder:
             known = ", ".join(f"!!{name}" for name in _TAGGED)
             return self._mistake(node, path, f"the tag {_tag_text(node)} is not allowed here; known: {known}")
         except ValueError:
-            return self._mistake(node, path, f'"{node.value}" is no {_tag_text(node)}')
+            return self._mistake(node, path, f"{node.value!a} is no {_tag_text(node)}")
 
     def _sequence(self, node: yaml.SequenceNode, path: KeyPath) -> list[Any]:
         self._check_tag(node, path, "seq")
@@ -258,6 +258,11 @@ class Builder:
         self.mistakes.append(Mistake(self._place_of(node), path, message))
 
 
+def _text(text: str) -> str:
+    """Joins the halves of a character that JSON's escapes write as two; half of one is a ValueError."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16")
+
+
 def _number(text: str) -> float:
     known = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
     return float(known.get(text.lower(), text.replace("_", "")))
@@ -265,7 +270,7 @@ def _number(text: str) -> float:
 
 # Quoted scalars carry the tag of a string; the other tags are written by hand, as BasicSR's "!!float 2e-4".
 _TAGGED: dict[str, Callable[[str], Any]] = {
-    "str": str,
+    "str": _text,
     "float": _number,
     "int": lambda text: int(text.replace("_", "")),
     "bool": PlainText,

@@ -130,7 +130,10 @@ def _table(target: Callable[..., Any]) -> list[str]:
     fields = fields_of(target)
     if not fields:
         return ["No further keys."]
-    rows = [(f"`{name}`", _kind_text(field), _default_text(field), field.help) for name, field in fields.items()]
+    rows = [
+        (f"`{name}`", _kind_text(field), _default_text(field), field.help.removesuffix("."))
+        for name, field in fields.items()
+    ]
     return _markdown_table(("key", "value", "default", "meaning"), rows)
 
 

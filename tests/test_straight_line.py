@@ -102,8 +102,7 @@ def test_a_killed_run_resumes_bit_for_bit(trained: Path, tmp_path: Path) -> None
     assert not list((folder / "experiments").glob("*archived*"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_leaves(trained: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_a_signal_saves_and_leaves(trained: Path, tmp_path: Path) -> None:
     folder = workplace(tmp_path)
     process = subprocess.Popen(
         command("train.py", "-opt", "train.yml"), cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
@@ -111,10 +110,10 @@ def test_a_signal_saves_and_leaves(trained: Path, tmp_path: Path, number: signal
     assert process.stderr is not None
     for line in process.stderr:
         if "iter:       2" in line:
-            process.send_signal(number)
+            process.send_signal(signal.SIGTERM)
             break
     rest = process.stderr.read()
-    assert process.wait(60) == code
+    assert process.wait(60) == 143
     assert "continue with --auto_resume" in rest
     assert "Traceback" not in rest
     process.stderr.close()

@@ -15,7 +15,7 @@ def versions() -> dict[str, str]:
     """Names and versions of the libraries that decide about results."""
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a subclass of str, which weights-only loading refuses
         "cuda": torch.version.cuda or "none",
         "numpy": np.__version__,
         "opencv": cv2.__version__,

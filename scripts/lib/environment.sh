@@ -90,13 +90,21 @@ sys.exit(not names & {"opencv-python", "opencv-contrib-python", "opencv-contrib-
 PYTHON
 }
 
+# is_installed FILE KEY: whether FILE, or the development requirements, which include it, were installed under KEY.
+is_installed() {
+    local file
+    for file in "$1" requirements-dev.txt; do
+        [ "$(cat -- "$VENV/.installed-${file%.txt}" 2>/dev/null)" != "$2" ] || return 0
+    done
+    return 1
+}
+
 # ensure_environment FILE: .venv holds what the requirements file FILE asks for. Nothing is done when that is so already.
 ensure_environment() {
-    local requirements="$1" folder="$ROOT" key stamp
+    local requirements="$1" folder="$ROOT" key
     make_venv
-    stamp="$VENV/.installed-${requirements%.txt}"
     key="$(environment_key)"
-    if [ -f "$stamp" ] && [ "$(cat -- "$stamp")" = "$key" ]; then
+    if is_installed "$requirements" "$key"; then
         return
     fi
     "$VENV_PYTHON" -m pip --version >/dev/null 2>&1 || "$VENV_PYTHON" -m ensurepip >/dev/null \
@@ -112,5 +120,5 @@ ensure_environment() {
     "$VENV_PYTHON" -m pip install --disable-pip-version-check -r "$folder/$requirements" -c "$ROOT/constraints.txt" \
         || fail "pip could not install $requirements; its message is above. Run this again to go on where it stopped"
     [ "$folder" = "$ROOT" ] || rm -rf -- "$folder"
-    printf '%s\n' "$key" >"$stamp"
+    printf '%s\n' "$key" >"$VENV/.installed-${requirements%.txt}"
 }

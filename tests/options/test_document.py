@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ def test_scalars_keep_how_they_were_written() -> None:
         "g": (str, "yes"),
         "h": (PlainText, "yes"),
     }
+
+
+def test_escapes_of_json() -> None:
+    assert parsed(json.dumps({"a": "𐀀 é"})).value == {"a": "𐀀 é"}
 
 
 def test_every_key_and_item_knows_its_line() -> None:
@@ -86,11 +91,15 @@ def test_anchors_and_merges() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a:\n  b: !!python/object/apply:os.system ['true']\n", "f.yml:2: a.b: the tag !!python/object/apply:os.system"),
+        (
+            "a:\n  b: !!python/object/apply:os.system ['true']\n",
+            "f.yml:2: a.b: the tag !!python/object/apply:os.system",
+        ),
         ("a: !!python/name:os.system\n", "f.yml:1: a: the tag !!python/name:os.system"),
         ("a:\n- !!timestamp 2001-01-01\n", "f.yml:2: a[0]: the tag !!timestamp is not allowed here; known: !!str, "),
         ("a: !own {b: 1}\n", "f.yml:1: a: the tag !own is not allowed here; remove it"),
-        ("a: !!float fast\n", 'f.yml:1: a: "fast" is no !!float'),
+        ("a: !!float fast\n", "f.yml:1: a: 'fast' is no !!float"),
+        ('a: "\\ud83d"\n', r"f.yml:1: a: '\ud83d' is no !!str"),
         ("a: 1\n? [b]\n: 2\n", "f.yml:2: expected a name as key, got a list or a mapping"),
         ("a:\n  <<: 3\n", "f.yml:2: a.<<: expected mappings to merge, as in '<<: *anchor'"),
         ("a: &x [1, *x]\n", "f.yml:1: a[1]: the alias stands inside of what it refers to"),
@@ -118,7 +127,7 @@ def test_mistakes_in_the_writing(text: str, message: str) -> None:
         ("- a\n", "f.yml:1: expected options as 'key: value' lines"),
         ("# text\nhello\n", "f.yml:2: expected options as 'key: value' lines"),
         ("a: " + "[" * 60 + "]" * 60, "f.yml:1: nested too deeply"),
-        ("a: " + "[" * 5000, "f.yml:1: nested too deeply"),
+        ("a: " + "[" * 1000, "f.yml:1: nested too deeply"),
     ],
 )
 def test_text_that_cannot_be_read(text: str, message: str) -> None:
@@ -128,7 +137,7 @@ def test_text_that_cannot_be_read(text: str, message: str) -> None:
 def test_aliases_of_aliases_do_not_fill_the_memory() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
-    assert "more than 100000 entries, counting aliases" in failure("\n".join(lines))
+    assert "more than 20000 entries, counting aliases" in failure("\n".join(lines))
 
 
 def test_files(tmp_path: Path) -> None:
@@ -136,7 +145,7 @@ def test_files(tmp_path: Path) -> None:
     assert load(tmp_path / "train_x4.yml").value == {"a": "größe"}
     with pytest.raises(InputError, match=r"train_x5\.yml: no such option file \(did you mean \"train_x4\.yml\"\?\)"):
         load(tmp_path / "train_x5.yml")
-    with pytest.raises(InputError, match="no such option file$"):
+    with pytest.raises(InputError, match=r"no such option file$"):
         load(tmp_path / "missing/train_x5.yml")
     with pytest.raises(InputError, match="expected an option file, this is a folder"):
         load(tmp_path)

@@ -81,7 +81,10 @@ def test_values_of_ours(text: str, expected: Any) -> None:
         ("train:total_iter=[1", "--force_yml train:total_iter: not valid YAML: while parsing a flow sequence"),
         ("train:total_iter=many", '--force_yml train:total_iter: expected a whole number, got "many"'),
         ("train:total_iters=5", '--force_yml train:total_iters: unknown key (did you mean "total_iter"?)'),
-        ("train:optim_g={type: Adma}", '--force_yml train:optim_g: train.optim_g.type: unknown optimizer "Adma" (did'),
+        (
+            "train:optim_g={type: Addam}",
+            '--force_yml train:optim_g: train.optim_g.type: unknown optimizer "Addam" (did',
+        ),
         ("name=!!python/name:os.system", "--force_yml name: the tag !!python/name:os.system is not allowed here"),
         ("train:pixel_opt={a: 1, a: 2}", "--force_yml train:pixel_opt: train.pixel_opt.a: given twice"),
     ],

@@ -104,53 +104,58 @@ def test_sections_may_share_text(tmp_path: Path) -> None:
 
 # What is changed in TRAIN -> the line and the beginning of the message. One entry for each kind of mistake.
 MISTAKES: list[tuple[tuple[str, str], str, str]] = [
+    (("name: exp", "name: .."), "name: ..", "name: expected a text that can be part of a file's name, got '..'"),
+    (("name: T", "name: a/b"), "a/b", "datasets.train.name: expected a text that can be part of a file's name, got "),
     (("name: exp", "nme: exp"), "nme", 'nme: unknown key (did you mean "name"?)'),
-    (("model_type: SRModel", "model_type: SRMdel"), "SRMdel", 'model_type: unknown model "SRMdel" (did you mean "SRMo'),
-    (("model_type: SRModel", "model_type: RealHATGANModel"), "GAN", "model_type: RealHATGANModel is not supported: adv"),
-    (("model_type: SRModel", "model_type: RealHATMSEModel"), "MSE", "model_type: RealHATMSEModel is not supported: tra"),
+    (("model_type: SRModel", "model_type: SRMdel"), "SRMdel", 'model_type: unknown model "SRMdel" (did you mean "SR'),
+    (("model_type: SRModel", "model_type: RealHATGANModel"), "GAN", "model_type: RealHATGANModel is not supported: "),
+    (("model_type: SRModel", "model_type: RealHATMSEModel"), "MSE", "model_type: RealHATMSEModel is not supported: "),
+    (("~/gt", "~nobody-here/gt"), "nobody", "datasets.train.dataroot_gt: expected a path or a list, each a path, go"),
+    (("manual_seed: 3", "manual_seed: -" + "9" * 400), "seed", "manual_seed: expected at least 0, got -999"),
+    (("lr: 2e-4", "lr: !!int " + "9" * 400), "optim_g", "train.optim_g.lr: expected a number, got 999"),
     (("scale: 2\nnum", "scale: two\nnum"), "two", 'scale: expected a whole number, got "two"'),
     (("scale: 2\nnum", "scale: 0\nnum"), "scale: 0", "scale: expected at least 1, got 0"),
     (("num_gpu: auto", "num_gpu: -1"), "num_gpu", "num_gpu: expected at least 0, got -1"),
     (("manual_seed: 3", "manual_seed: yes"), "seed", 'manual_seed: expected a whole number, got "yes"'),
-    (("manual_seed: 3", "manual_seed: 3\nmanual_seed: 4"), "seed: 4", "manual_seed: given twice (first in line 5); keep"),
+    (("manual_seed: 3", "manual_seed: 3\nmanual_seed: 4"), "seed: 4", "manual_seed: given twice (first in line 5); "),
     (("manual_seed: 3", "network_d: {type: U}"), "network_d", "network_d: adversarial training is not supported"),
-    (("manual_seed: 3", "use_ema: true"), "use_ema", 'use_ema: choose the averaged weights by "path: param_key_g: pa'),
-    (("    gt_size: 64", "    gt_size: 65"), "65", "datasets.train.gt_size: expected a multiple of scale 2, such as 64"),
+    (("manual_seed: 3", "use_ema: true"), "use_ema", 'use_ema: choose the averaged weights by "path: param_key_g: p'),
+    (("    gt_size: 64", "    gt_size: 65"), "65", "datasets.train.gt_size: expected a multiple of scale 2, such as"),
     (("    gt_size: 64\n", ""), "train:\n    name", 'datasets.train: the key "gt_size" is missing; expected side of'),
-    (("    batch_size_per_gpu: 4\n", ""), "train:\n    name", 'datasets.train: the key "batch_size_per_gpu" is missin'),
-    (("    gt_size: 64", "    gt_sise: 64"), "sise", 'datasets.train.gt_sise: unknown key of PairedImageDataset (did y'),
+    (("    batch_size_per_gpu: 4\n", ""), "train:\n    name", 'datasets.train: the key "batch_size_per_gpu" is miss'),
+    (("    gt_size: 64", "    gt_sise: 64"), "sise", "datasets.train.gt_sise: unknown key of PairedImageDataset (di"),
     (("type: disk", "type: disc"), "disc", "datasets.train.io_backend.type: expected one of disk, memory, lmdb, got"),
-    (("  train:\n    name", "  trian:\n    name"), "trian", "datasets.trian: a training file has the data sets train, "),
-    (("  train:\n    name", "  trian:\n    name"), "datasets:", 'datasets: the key "train" is missing; expected the d'),
-    (("  val_2:", "  test:"), "test:", "datasets.test: a training file has the data sets train, val, val_2, ..., not t"),
-    (("    dataroot_gt: b/gt", "    dataroot_qt: b/gt"), "_qt", "datasets.val_2.dataroot_qt: unknown key of PairedIma"),
-    (("type: PlainUSR_ultra", "type: PlainUSR_ulta"), "ulta", 'network_g.type: unknown network type "PlainUSR_ulta" ('),
-    (("  type: PlainUSR_ultra\n", ""), "network_g", 'network_g: the key "type" is missing; expected the name of a ne'),
-    (("  scale: 2\npath", "  scale: 4\npath"), "  scale: 4", 'network_g.scale: expected the "scale" of the file, 2, go'),
+    (("  train:\n    name", "  trian:\n    name"), "trian", "datasets.trian: a training file has the data sets trai"),
+    (("  train:\n    name", "  trian:\n    name"), "datasets:", 'datasets: the key "train" is missing; expected the'),
+    (("  val_2:", "  test:"), "test:", "datasets.test: a training file has the data sets train, val, val_2, ..., no"),
+    (("    dataroot_gt: b/gt", "    dataroot_qt: b/gt"), "_qt", "datasets.val_2.dataroot_qt: unknown key of PairedI"),
+    (("type: PlainUSR_ultra", "type: PlainUSR_ulta"), "ulta", 'network_g.type: unknown network type "PlainUSR_ulta"'),
+    (("  type: PlainUSR_ultra\n", ""), "network_g", 'network_g: the key "type" is missing; expected the name of a n'),
+    (("  scale: 2\npath", "  scale: 4\npath"), "  scale: 4", 'network_g.scale: expected the "scale" of the file, 2,'),
     (("  scale: 2\npath", "  scael: 2\npath"), "scael", "network_g.scael: unknown key of PlainUSR_ultra (did you me"),
     (("  scale: 2\npath", "  scale: x\npath"), "scale: x", 'network_g.scale: expected a whole number, got "x"'),
     (("resume_state: ~", "resume_sate: ~"), "sate", 'path.resume_sate: unknown key (did you mean "resume_state"?)'),
-    (("type: Adam", "type: Adma"), "Adma", 'train.optim_g.type: unknown optimizer "Adma" (did you mean "Adam"?)'),
+    (("type: Adam", "type: Addam"), "Addam", 'train.optim_g.type: unknown optimizer "Addam" (did you mean "Adam"?)'),
     (("lr: 2e-4, ", ""), "Adam", 'train.optim_g: the key "lr" of Adam is missing; expected a number'),
     (("lr: 2e-4", "lr: fast"), "fast", 'train.optim_g.lr: expected a number, got "fast"'),
     (("lr: 2e-4", "lr: '2e-4'"), "lr", 'train.optim_g.lr: expected a number, got "2e-4"'),
-    (("[0.9, 0.99]", "[0.9]"), "[0.9]", "train.optim_g.betas: expected a list of 2 values, each a number, got the li"),
+    (("[0.9, 0.99]", "[0.9]"), "[0.9]", "train.optim_g.betas: expected a list of 2 values, each a number, got the l"),
     (("[25, 40]", "[25, x]"), "[25", 'train.scheduler.milestones[1]: expected a whole number, got "x"'),
     (("[25, 40]", "25"), "milestones", 'train.scheduler.milestones: expected a list, each a whole number, got "25"'),
-    (("gamma: 0.5", "restarts: [0, 9]"), "restarts", "train.scheduler.restarts: expected as many restart_weights as r"),
-    (("gamma: 0.5", "restart_weights: [1, 2]"), "restart_w", "train.scheduler.restart_weights: expected as many rest"),
-    (("  total_iter: 5e3\n", ""), "train:\n  optim", 'train: the key "total_iter" is missing; expected a whole numbe'),
+    (("gamma: 0.5", "restarts: [0, 9]"), "restarts", "train.scheduler.restarts: expected as many restart_weights as"),
+    (("gamma: 0.5", "restart_weights: [1, 2]"), "restart_w", "train.scheduler.restart_weights: expected as many res"),
+    (("  total_iter: 5e3\n", ""), "train:\n  optim", 'train: the key "total_iter" is missing; expected a whole numb'),
     (("total_iter: 5e3", "total_iter: 0"), "total_iter", "train.total_iter: expected at least 1, got 0"),
     (("total_iter: 5e3", "total_iter: 5.5"), "total_iter", 'train.total_iter: expected a whole number, got "5.5"'),
-    (("  pixel_opt:\n    type: L1Loss\n", ""), "train:\n  optim", 'train: the key "pixel_opt" is missing; expected a ma'),
+    (("  pixel_opt:\n    type: L1Loss\n", ""), "train:\n  optim", 'train: the key "pixel_opt" is missing; expected '),
     (("type: L1Loss", "type: L1loss"), "L1loss", 'train.pixel_opt.type: unknown loss "L1loss" (did you mean "L1Lo'),
-    (("type: L1Loss", "type: L1Loss\n    reduction: none"), "reduction", "train.pixel_opt.reduction: expected mean or su"),
-    (("  pixel_opt:", "  gan_opt: {type: GANLoss}\n  pixel_opt:"), "gan", "train.gan_opt: adversarial training is not s"),
-    (("  pixel_opt:", "  perceptual_opt: {type: P}\n  pixel_opt:"), "perc", "train.perceptual_opt: perceptual losses are"),
-    (("  val_freq: !!float 5e3\n", ""), "\nval:", 'val: the key "val_freq" is missing; expected the iterations betwe'),
-    (("crop_border: 2, ", ""), "psnr", 'val.metrics.psnr: the key "crop_border" of calculate_psnr is missing; expect'),
-    (("test_y_channel", "test_y_chanel"), "chanel", "val.metrics.psnr.test_y_chanel: unknown key of calculate_psnr ("),
-    (("calculate_psnr", "calculate_psn"), "psn,", 'val.metrics.psnr.type: unknown metric "calculate_psn" (did you mea'),
+    (("type: L1Loss", "type: L1Loss\n    reduction: none"), "reduction", "train.pixel_opt.reduction: expected mean "),
+    (("  pixel_opt:", "  gan_opt: {type: GANLoss}\n  pixel_opt:"), "gan", "train.gan_opt: adversarial training is n"),
+    (("  pixel_opt:", "  perceptual_opt: {type: P}\n  pixel_opt:"), "perc", "train.perceptual_opt: perceptual losse"),
+    (("  val_freq: !!float 5e3\n", ""), "\nval:", 'val: the key "val_freq" is missing; expected the iterations betw'),
+    (("crop_border: 2, ", ""), "psnr", 'val.metrics.psnr: the key "crop_border" of calculate_psnr is missing; expec'),
+    (("test_y_channel", "test_y_chanel"), "chanel", "val.metrics.psnr.test_y_chanel: unknown key of calculate_psnr "),
+    (("calculate_psnr", "calculate_psn"), "psn,", 'val.metrics.psnr.type: unknown metric "calculate_psn" (did you m'),
     (("save_img: no", "save_img: non"), "non", 'val.save_img: expected true or false, got "non"'),
     (("print_freq: 10", "print_freq: 0"), "print", "logger.print_freq: expected at least 1, got 0"),
     (("print_freq: 10", "print_fraq: 10"), "fraq", 'logger.print_fraq: unknown key (did you mean "print_freq"?)'),
@@ -186,15 +191,17 @@ def test_cycles_have_to_last(tmp_path: Path) -> None:
 
 
 def test_a_default_scale_that_differs_is_found(tmp_path: Path) -> None:
-    (found,) = mistakes(write(tmp_path, TRAIN.replace("scale: 2\nnum_gpu", "num_gpu").replace("gt_size: 64", "gt_size: 63")))
+    (found,) = mistakes(
+        write(tmp_path, TRAIN.replace("scale: 2\nnum_gpu", "num_gpu").replace("gt_size: 64", "gt_size: 63"))
+    )
     assert 'expected the "scale" of the file, 1 (the key "scale" is absent), got 2' in found
 
 
 def test_files_of_the_other_kind(tmp_path: Path) -> None:
     train, test = write(tmp_path, TRAIN, "train.yml"), write(tmp_path, TEST, "test.yml")
     assert mistakes(train, mode="test") == [
-        f"train.yml:{line_of(TRAIN, '  optim_g') - 1}: train: this is a training file; run train.py with it, or test.py "
-        "with a file that has test sets (datasets: test_1: ...)"
+        f"train.yml:{line_of(TRAIN, '  optim_g') - 1}: train: this is a training file; run train.py with it, or "
+        "test.py with a file that has test sets (datasets: test_1: ...)"
     ]
     assert mistakes(test, mode="train") == [
         "test.yml:5: datasets: this is a test file; run test.py with it, or train.py with a file that has "
@@ -202,14 +209,19 @@ def test_files_of_the_other_kind(tmp_path: Path) -> None:
     ]
 
 
-def test_an_empty_test(tmp_path: Path) -> None:
+def test_no_data(tmp_path: Path) -> None:
+    assert mistakes(write(tmp_path, TRAIN), ["datasets={}"]) == [
+        '--force_yml datasets: the key "train" is missing; expected the data to train on'
+    ]
     assert mistakes(write(tmp_path, TEST), ["datasets={}"], mode="test") == [
         "--force_yml datasets: expected at least one data set, as in 'test_1: ...'"
     ]
 
 
 def test_notes_are_said_once_with_their_line(tmp_path: Path) -> None:
-    text = TRAIN.replace("manual_seed: 3", "find_unused_parameters: true").replace("gt_size: 64", "gt_size: 64\n    task: SR")
+    text = TRAIN.replace("manual_seed: 3", "find_unused_parameters: true").replace(
+        "gt_size: 64", "gt_size: 64\n    task: SR"
+    )
     found = options.read(write(tmp_path, text), ["logger:wandb={project: x}", "train:gan_opt=~"], mode="train")
     assert [note.removeprefix(f"{tmp_path}/").split(": has no effect here: ")[0] for note in found.notes] == [
         f"options.yml:{line_of(text, 'find_unused')}: find_unused_parameters",
@@ -240,7 +252,10 @@ def test_resolved_options_of_basicsr(shared: Path, tmp_path: Path, monkeypatch: 
 
 # Folders and launch state are not options here; the drawn seed is random; TensorBoard is switched off in the options.
 DIFFERENT = {
-    *(("path", key) for key in ("experiments_root", "results_root", "models", "training_states", "log", "visualization")),
+    *(
+        ("path", key)
+        for key in ("experiments_root", "results_root", "models", "training_states", "log", "visualization")
+    ),
     *((key,) for key in ("dist", "rank", "world_size", "auto_resume", "is_train")),
     ("network_g", "type"),
     ("network_g", "upscale"),

@@ -164,6 +164,13 @@ def test_the_checks_install_more_than_the_quick_start(root: Path) -> None:
     assert "requirements-dev.txt" in log.read_text(encoding="utf-8").splitlines()[1]
 
 
+def test_the_quick_start_needs_nothing_after_the_checks(root: Path) -> None:
+    log = venv_with_fake_pip(root)
+    shell(root, "ensure_environment requirements-dev.txt")
+    shell(root, "ensure_environment requirements.txt")
+    assert len(log.read_text(encoding="utf-8").splitlines()) == 1
+
+
 def test_a_failed_installation_is_tried_again(root: Path) -> None:
     venv_with_fake_pip(root, pip_exit=1)
     failed = shell(root, "ensure_environment requirements.txt")

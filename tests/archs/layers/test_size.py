@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archs.layers.size import SizeRule
+from utils.errors import InputError
+
+
+@given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 100))
+def test_padded_is_the_smallest_allowed_size(size: int, multiple: int, minimum: int) -> None:
+    padded = SizeRule(multiple=multiple, minimum=minimum).padded(size)
+    allowed = [s for s in range(size, size + minimum + multiple + 1) if s >= minimum and s % multiple == 0]
+    assert padded == allowed[0]
+
+
+@pytest.mark.parametrize("name", ["multiple", "minimum", "tile_multiple"])
+def test_sizes_are_positive(name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        SizeRule(**{name: 0})

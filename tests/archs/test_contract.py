@@ -1,0 +1,168 @@
+"""What every network keeps to, whatever it is; a new one joins by a small configuration."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from archs import NETWORKS, build_network, network_class
+from archs.layers.size import SizeRule
+from utils.typed import fields_of
+
+# At least two levels or groups of everything, odd where oddness is allowed, a scale of 2 or 3.
+SMALL: Mapping[str, Mapping[str, Any]] = {
+    "PlainUSR_ultra": {"n_feat": 9, "im_feat": [8, 5], "scale": 3},
+    "PlainUSR_general": {"n_feat": 10, "im_feat": [8, 6, 6], "attn_feat": 3, "scale": 2},
+    "PlainUSR_large": {"n_feat": 8, "im_feat": [8, 5, 3], "attn_feat": 2, "scale": 2},
+    "PlainUSR_ultra_inference": {"n_feat": 8, "im_feat": [8, 5], "scale": 2},
+    "PlainUSR_general_inference": {"n_feat": 8, "im_feat": [8, 8, 3], "attn_feat": 3, "scale": 3},
+    "PlainUSR_large_inference": {"n_feat": 10, "im_feat": [8, 6, 4], "attn_feat": 2, "scale": 2},
+}
+SIZES = ((1, 13, 22), (3, 7, 16), (1, 1, 5))
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request: pytest.FixtureRequest) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_network({"type": request.param, **SMALL[request.param]})
+
+
+def image(network: nn.Module, size: tuple[int, int, int] = (2, 13, 22), dtype: torch.dtype = torch.float32) -> Tensor:
+    """[B, 3, H, W] of about this size, as the network's size rule allows."""
+    batch, height, width = size
+    rule = network.size_rule
+    assert isinstance(rule, SizeRule)
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(batch, 3, rule.padded(height), rule.padded(width), generator=generator, dtype=dtype)
+
+
+def test_every_network_is_tested() -> None:
+    assert SMALL.keys() == NETWORKS.keys()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_arguments_are_documented(name: str) -> None:
+    fields = fields_of(network_class(name))
+    assert [field.name for field in fields.values() if not field.help] == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_any_size_and_batch(network: nn.Module, size: tuple[int, int, int]) -> None:
+    x = image(network, size)
+    before = x.clone()
+    y = network(x)
+    assert y.shape == (x.shape[0], 3, network.scale * x.shape[2], network.scale * x.shape[3])
+    assert torch.equal(x, before)
+    assert y.isfinite().all()
+
+
+def test_images_of_a_batch_do_not_meet(network: nn.Module) -> None:
+    x = image(network, (3, 12, 10), torch.float64)
+    network.double()
+    with torch.no_grad():
+        assert torch.allclose(network(x), torch.cat([network(single) for single in x.split(1)]), rtol=0, atol=1e-12)
+
+
+def test_training_and_evaluation_agree(network: nn.Module) -> None:
+    x = image(network)
+    trained = network.train()(x)
+    assert network.training
+    assert torch.equal(trained, network.eval()(x))
+    assert not network.training
+
+
+def test_gradients_reach_every_parameter_and_the_input(network: nn.Module) -> None:
+    for mode in (True, False):
+        x = image(network).requires_grad_()
+        network.train(mode).zero_grad()
+        network(x).square().mean().backward()
+        silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+        assert not silent
+        assert x.grad is not None
+        assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(network: nn.Module, dtype: torch.dtype) -> None:
+    x = image(network)
+    full = network(x).detach()
+    half = copy.deepcopy(network).to(dtype)
+    y = half(x.to(dtype))
+    assert y.dtype is dtype
+    y.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in half.parameters())
+    # bfloat16 keeps 8 bits and float16 11; a few roundings add up.
+    assert (y - full).abs().max() < 64 * torch.finfo(dtype).eps * full.abs().max() / 16
+
+
+def test_autocast(network: nn.Module) -> None:
+    x = image(network)
+    full = network(x).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = network(x)
+    assert y.isfinite().all()
+    assert (y - full).abs().max() < 0.04 * full.abs().max()
+
+
+def test_channels_last_stays(network: nn.Module) -> None:
+    x = image(network)
+    last = x.contiguous(memory_format=torch.channels_last)
+    for weights in (torch.contiguous_format, torch.channels_last):
+        y = network.to(memory_format=weights)(last)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(y, network(x), atol=1e-5)
+        y.sum().backward()
+
+
+def test_compiles_as_one_graph(network: nn.Module) -> None:
+    torch.compiler.reset()
+    x = image(network)
+    # Tracing is what can fail here; generating code would take minutes and test the compiler.
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    assert torch.allclose(compiled(x), network(x), atol=1e-6)
+
+
+def test_save_and_load(network: nn.Module, request: pytest.FixtureRequest) -> None:
+    name = request.node.callspec.params["network"]
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    buffer.seek(0)
+    other = build_network({"type": name, **SMALL[name]})
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    x = image(network)
+    assert torch.equal(other(x), network(x))
+
+
+def test_copies_are_independent(network: nn.Module) -> None:
+    x = image(network)
+    with torch.no_grad():
+        before = network(x)
+        other = copy.deepcopy(network)
+        assert torch.equal(other(x), before)
+        for parameter in other.parameters():
+            parameter.zero_()
+        assert torch.equal(network(x), before)
+
+
+def test_receptive_radius(network: nn.Module) -> None:
+    radius = network.receptive_radius
+    if radius is None:
+        return
+    assert isinstance(radius, int)
+    side = 2 * radius + 5
+    x = image(network.double(), (1, side, side), torch.float64)
+    for distance in (radius, radius + 1):
+        other = x.clone()
+        other[..., side // 2, side // 2 - distance] += 1
+        with torch.no_grad():
+            change = (network(other) - network(x)).abs()
+        scale = network.scale
+        centre = slice(side // 2 * scale, (side // 2 + 1) * scale)
+        assert (change[..., centre, centre].max() > 0) == (distance <= radius)

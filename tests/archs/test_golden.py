@@ -1,0 +1,25 @@
+"""Every architecture with recorded runs: outputs, gradients, state-dict contracts. A new one joins ARCHITECTURES."""
+
+from __future__ import annotations
+
+import pytest
+
+import archs
+from tests.golden import Case, assert_output, assert_state, assert_training, cases
+
+ARCHITECTURES = ("plainusr",)
+
+
+@pytest.mark.parametrize("case", [case for name in ARCHITECTURES for case in cases(name, "eval")])
+def test_output(case: Case) -> None:
+    assert_output(case, case.network().eval())
+
+
+@pytest.mark.parametrize("case", [case for name in ARCHITECTURES for case in cases(name, "train")])
+def test_training(case: Case) -> None:
+    assert_training(case, case.network().train())
+
+
+@pytest.mark.parametrize("case", [case for name in ARCHITECTURES for case in cases(name, None)])
+def test_state_dict_contract(case: Case) -> None:
+    assert_state(case, archs.build_network({"type": case.info["arch"], **case.info["config"]}))

@@ -1,0 +1,35 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from utils.log import get_logger
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The reference data: golden outputs, published weights, benchmark images; tests that need it skip without it."""
+    folder = os.environ.get("FOCALSR_SHARED")
+    if not folder:
+        pytest.skip("FOCALSR_SHARED does not name the folder of the reference data")
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        pytest.fail(f"FOCALSR_SHARED names {path}, which is no folder")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def fresh_logger() -> Iterator[None]:
+    """A command that a test runs in this process leaves no log handlers behind."""
+    yield
+    logger = get_logger()
+    for handler in list(logger.handlers):
+        if handler.__class__.__module__.startswith(("utils.", "logging")):
+            logger.removeHandler(handler)
+            handler.close()
+    logger.propagate = True

@@ -1,0 +1,22 @@
+"""Small pictures and folders of them, for the tests of the data layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from data.images import Pixels, write_image
+
+
+def noise(height: int, width: int, seed: int = 0) -> Pixels:
+    """Every pixel its own value: a wrong crop cannot go unseen."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def write_folder(folder: Path, names: list[str], height: int = 24, width: int = 32) -> list[Path]:
+    """PNG files of noise, each different."""
+    paths = [folder / name for name in names]
+    for seed, path in enumerate(paths):
+        write_image(path, noise(height, width, seed))
+    return paths

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from data.images import (
+    decode_image,
+    image_size,
+    list_images,
+    planes,
+    read_image,
+    to_tensor,
+    to_uint8,
+    to_unit,
+    write_image,
+)
+from tests.data.pictures import noise, write_folder
+from utils.errors import InputError
+
+SMOOTH = cv2.GaussianBlur(noise(40, 56), (0, 0), 3)
+
+
+def encoded(kind: str, pixels: np.ndarray = SMOOTH, **arguments: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **arguments)
+    return stream.getvalue()
+
+
+FILES = {
+    "png": encoded("PNG"),
+    "jpeg": encoded("JPEG"),
+    "progressive jpeg": encoded("JPEG", progressive=True),
+    "jpeg with restarts": encoded("JPEG", restart_marker_blocks=2),
+    "bmp": encoded("BMP"),
+    "tiff": encoded("TIFF"),
+    "tiff lzw": encoded("TIFF", compression="tiff_lzw"),
+    "tiff of opencv": cv2.imencode(".tiff", SMOOTH)[1].tobytes(),
+    "webp": encoded("WEBP"),
+    "webp lossless": encoded("WEBP", lossless=True),
+}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".bmp", ".tif", ".tiff"])
+def test_lossless_files_keep_every_pixel(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "deeper" / f"a{suffix}"
+    write_image(path, noise(5, 7))
+    assert np.array_equal(read_image(path), noise(5, 7))
+    assert image_size(path) == (5, 7)
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
+def test_lossy_files_keep_the_picture(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    write_image(path, SMOOTH)
+    assert np.abs(read_image(path).astype(int) - SMOOTH).mean() < 3
+    assert image_size(path) == SMOOTH.shape[:2]
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "PA"])
+def test_kinds_of_pixels_become_rgb(mode: str) -> None:
+    kind = "TIFF" if mode == "PA" else "PNG"
+    stream = io.BytesIO()
+    picture = Image.fromarray(SMOOTH).convert(mode if mode not in ("PA",) else "P")
+    picture.save(stream, kind)
+    image = decode_image(stream.getvalue(), mode)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    expected = np.asarray(picture.convert("RGB"))
+    assert np.abs(image.astype(int) - expected).max() <= 1
+
+
+def test_cmyk_jpeg_becomes_rgb() -> None:
+    stream = io.BytesIO()
+    Image.fromarray(SMOOTH).convert("CMYK").save(stream, "JPEG")
+    assert decode_image(stream.getvalue(), "cmyk").shape == SMOOTH.shape
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_sixteen_bits_are_reduced(tmp_path: Path, suffix: str) -> None:
+    levels = np.random.default_rng(0).integers(0, 65536, (6, 5, 3), dtype=np.uint16)
+    path = tmp_path / f"deep{suffix}"
+    path.write_bytes(cv2.imencode(suffix, levels)[1].tobytes())
+    image = read_image(path)
+    assert image.dtype == np.uint8
+    assert np.abs(image.astype(float) - levels[..., ::-1] / 257).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_orientation_tag_is_applied(tmp_path: Path, kind: str) -> None:
+    tags = Image.Exif()
+    tags[0x112] = 6
+    path = tmp_path / f"turned.{kind.lower()}"
+    path.write_bytes(encoded(kind, exif=tags))
+    assert read_image(path).shape == (56, 40, 3)
+    assert image_size(path) == (56, 40)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_whole_files_are_read(kind: str) -> None:
+    assert decode_image(FILES[kind], kind).shape == SMOOTH.shape
+
+
+@pytest.mark.parametrize("kind", FILES)
+@given(share=st.floats(0, 0.98))
+def test_truncated_files_are_named(kind: str, share: float) -> None:
+    cut = FILES[kind][: int(len(FILES[kind]) * share)]
+    with pytest.raises(InputError, match=f"^{kind}: the image cannot be read"):
+        decode_image(cut, kind)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg", "png"])
+def test_files_padded_after_an_interrupted_copy_are_named(kind: str) -> None:
+    data = FILES[kind]
+    half = len(data) // 2
+    with pytest.raises(InputError, match="cannot be read"):
+        decode_image(data[:half] + bytes(len(data) - half), kind)
+
+
+def test_end_mark_of_a_preview_does_not_hide_truncation() -> None:
+    preview = FILES["jpeg"]
+    segment = b"\xff\xe1" + (len(preview) + 2).to_bytes(2, "big") + preview
+    whole = FILES["jpeg"][:2] + segment + FILES["jpeg"][2:]
+    assert decode_image(whole, "a").shape == SMOOTH.shape
+    with pytest.raises(InputError, match="cut short"):
+        decode_image(whole[:-40], "a")
+
+
+def test_bytes_after_the_end_are_allowed() -> None:
+    for kind in ("png", "jpeg"):
+        assert decode_image(FILES[kind] + b"appended by a camera", kind).shape == SMOOTH.shape
+
+
+def test_a_flipped_bit_is_noticed() -> None:
+    data = bytearray(FILES["png"])
+    data[len(data) // 2] ^= 16
+    with pytest.raises(InputError, match=r"a\.png: .*checksum"):
+        decode_image(bytes(data), "a.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "empty"), (b"not an image at all", "of a kind that is not supported"), (b"BM", "cut short")],
+)
+def test_other_content_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "odd.png"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"odd\.png: .*{words}"):
+        read_image(path)
+
+
+def test_unreadable_paths_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.png: there is no such file"):
+        read_image(tmp_path / "gone.png")
+    with pytest.raises(InputError, match="cannot be read"):
+        image_size(tmp_path)
+
+
+def test_writing_refuses_what_is_no_image(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\.gif"):
+        write_image(tmp_path / "a.gif", SMOOTH)
+    with pytest.raises(ValueError, match="float64"):
+        write_image(tmp_path / "a.png", SMOOTH / 255)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_channel_can_be_written(tmp_path: Path) -> None:
+    write_image(tmp_path / "grey.png", SMOOTH[..., :1])
+    assert np.array_equal(read_image(tmp_path / "grey.png"), np.repeat(SMOOTH[..., :1], 3, axis=2))
+
+
+def test_images_are_listed_in_order(tmp_path: Path) -> None:
+    write_folder(tmp_path, ["b.png", "a10.png", "a2.PNG", ".hidden.png", "sub/c.png"])
+    (tmp_path / "Thumbs.db").write_bytes(b"")
+    assert [path.name for path in list_images(tmp_path)] == ["a10.png", "a2.PNG", "b.png"]
+
+
+def test_folders_without_images_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no images"):
+        list_images(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match=r"1 other files, such as notes\.txt"):
+        list_images(tmp_path)
+    with pytest.raises(InputError, match="is a file, not a folder"):
+        list_images(tmp_path / "notes.txt")
+    with pytest.raises(InputError, match="does not exist"):
+        list_images(tmp_path / "nowhere")
+
+
+def test_eight_bits_survive_the_round_trip() -> None:
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    tensor = to_tensor(levels)
+    assert tensor.shape == (3, 16, 16)
+    assert tensor.dtype == torch.float32
+    assert np.array_equal(tensor.numpy().transpose(1, 2, 0), levels.astype(np.float32) / np.float32(255))
+    assert np.array_equal(to_uint8(tensor), levels)
+    assert to_unit(planes(levels)).equal(tensor)
+
+
+def test_rounding_leaves_the_tensor_alone() -> None:
+    tensor = torch.tensor([-0.5, 0.5 / 255, 1.5 / 255, 1.7], dtype=torch.float64).view(1, 1, 2, 2)
+    before = tensor.clone()
+    assert to_uint8(tensor).ravel().tolist() == [0, 0, 2, 255]
+    assert tensor.equal(before)
+    assert to_uint8(torch.rand(3, 2, 2, requires_grad=True)).shape == (2, 2, 3)
+    with pytest.raises(ValueError, match="one image"):
+        to_uint8(torch.zeros(2, 3, 4, 4))
+
+
+@pytest.mark.shared
+def test_rounding_of_basicsr(shared: Path) -> None:
+    golden = json.loads((shared / "golden/formats/tensor2img.json").read_text())
+    values = torch.tensor(golden["values"], dtype=torch.float32).view(1, 1, -1)
+    assert to_uint8(values).ravel().tolist() == golden["uint8"]

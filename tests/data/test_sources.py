@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+
+from data.listing import list_pairs
+from data.sources import FileImage, LmdbImage, lmdb_images
+from tests.data.pictures import noise, write_folder
+from utils.errors import InputError
+
+
+def write_lmdb(folder: Path, keys: list[str], lines: list[str] | None = None, height: int = 8, width: int = 10) -> Path:
+    """An LMDB folder in BasicSR's form."""
+    with lmdb.open(str(folder), map_size=2**20) as environment, environment.begin(write=True) as transaction:
+        for seed, key in enumerate(keys):
+            png = cv2.imencode(".png", noise(height, width, seed)[..., ::-1])[1]
+            transaction.put(key.encode(), png.tobytes())
+    listing = lines or [f"{key}.png ({height},{width},3) 1" for key in keys]
+    (folder / "meta_info.txt").write_text("\n".join(listing) + "\n")
+    return folder
+
+
+def read_in_child(image: LmdbImage, connection: multiprocessing.connection.Connection) -> None:
+    connection.send(int(image.read().sum()))
+
+
+def test_files(tmp_path: Path) -> None:
+    (path,) = write_folder(tmp_path, ["a.b.png"])
+    image = FileImage(path)
+    assert (image.name, image.label) == ("a.b", str(path))
+    assert np.array_equal(image.read(), noise(24, 32))
+
+
+@pytest.mark.shared
+def test_recorded_lmdb(shared: Path) -> None:
+    with np.load(shared / "golden/formats/tiny_lmdb_images.npz") as arrays:
+        images = lmdb_images(shared / "golden/formats/tiny.lmdb")
+        assert [image.key for image in images] == sorted(arrays.files)
+        for image in images:
+            expected = arrays[image.key]
+            if expected.ndim == 2:
+                expected = np.repeat(expected[..., None], 3, axis=2)
+            assert np.array_equal(image.read(), expected)
+
+
+def test_keys_with_points_spaces_and_folders(tmp_path: Path) -> None:
+    folder = write_lmdb(tmp_path / "a.lmdb", ["x.y", "one two", "sub/z"])
+    assert [(image.key, image.name) for image in lmdb_images(folder)] == [
+        ("one two", "one two"), ("sub/z", "z"), ("x.y", "x.y"),
+    ]  # fmt: skip
+    assert np.array_equal(lmdb_images(folder)[2].read(), noise(8, 10, 0))
+
+
+def test_lines_of_another_form_end_at_the_first_point(tmp_path: Path) -> None:
+    folder = write_lmdb(tmp_path / "a.lmdb", ["a", "b"], ["b.png", "a.png 1"])
+    assert [image.key for image in lmdb_images(folder)] == ["a", "b"]
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_reads_too(tmp_path: Path) -> None:
+    image = lmdb_images(write_lmdb(tmp_path / "a.lmdb", ["a"]))[0]
+    expected = int(image.read().sum())  # opened here first
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=read_in_child, args=(image, there))
+    process.start()
+    assert here.poll(20)
+    assert here.recv() == expected
+    process.join()
+    assert process.exitcode == 0
+    assert int(image.read().sum()) == expected
+
+
+def test_lmdb_pairs(tmp_path: Path) -> None:
+    gt = write_lmdb(tmp_path / "gt.lmdb", ["b", "a"], height=16, width=20)
+    lq = write_lmdb(tmp_path / "lq.lmdb", ["a", "b"])
+    pairs = list_pairs([gt], [lq], [], "{}x2")
+    assert [(pair.gt.name, pair.lq and pair.lq.name) for pair in pairs] == [("a", "a"), ("b", "b")]
+    other = write_lmdb(tmp_path / "other.lmdb", ["a", "c"])
+    with pytest.raises(InputError, match="1 high-resolution without low-resolution: b"):
+        list_pairs([gt], [other], [], "{}")
+    assert [pair.lq for pair in list_pairs([gt], [], [], "{}")] == [None, None]
+
+
+def test_what_is_no_lmdb_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.lmdb does not exist: expected a folder NAME\.lmdb"):
+        lmdb_images(tmp_path / "gone.lmdb")
+    (tmp_path / "empty.lmdb").mkdir()
+    with pytest.raises(InputError, match="is no LMDB data set"):
+        lmdb_images(tmp_path / "empty.lmdb")
+    folder = write_lmdb(tmp_path / "bare.lmdb", ["a"], ["", " "])
+    with pytest.raises(InputError, match="lists no images"):
+        lmdb_images(folder)
+    (folder / "meta_info.txt").write_text("b.png (8,10,3) 1\n")
+    with pytest.raises(InputError, match="no entry b"):
+        lmdb_images(folder)[0].read()
+    (folder / "data.mdb").write_bytes(b"rubbish")
+    broken = write_lmdb(tmp_path / "broken.lmdb", ["a"])
+    (broken / "data.mdb").write_bytes(b"rubbish" * 2000)
+    with pytest.raises(InputError, match="cannot be opened"):
+        lmdb_images(broken)[0].read()

@@ -1,0 +1,59 @@
+"""One process among many: without any, everything is as if alone; launchers' variables."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from models.distributed import World, first_slurm_node, world
+from utils.errors import InputError
+
+
+def test_alone_all_calls_do_nothing() -> None:
+    with world("none") as alone:
+        assert alone == World(0, 1, 0)
+        alone.barrier()
+        assert alone.is_main
+        assert alone.from_main(3) == 3
+        assert alone.gather("x") == ["x"]
+        assert not alone.any(False)
+        assert alone.mean(torch.tensor(2.0)) == 2
+        network = nn.Linear(1, 1)
+        assert alone.wrap(network) is network
+
+
+def test_devices() -> None:
+    assert World().device(0) == torch.device("cpu")
+    if not torch.cuda.is_available():
+        assert World().device("auto") == torch.device("cpu")
+        with pytest.raises(InputError, match="num_gpu: 2 asks for a GPU"):
+            World().device(2)
+
+
+@pytest.mark.parametrize(("launcher", "variable"), [("pytorch", "RANK"), ("slurm", "SLURM_PROCID")])
+def test_a_launcher_without_its_environment(launcher: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(InputError, match=variable), world(launcher):  # type: ignore[arg-type]
+        pass
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("gpu03", "gpu03"), ("gpu[03-07,9],cpu1", "gpu03"), ("a-b-1,a-b-2", "a-b-1"), ("n[12]", "n12")],
+)
+def test_slurm_s_lists(nodes: str, first: str) -> None:
+    assert first_slurm_node(nodes) == first
+
+
+def test_slurm_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    settings = {"PROCID": "0", "NTASKS": "1", "NODELIST": "localhost", "LOCALID": "0"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "unset")  # so that what the launcher sets is taken back
+    with world("slurm") as ranks:
+        assert (ranks.rank, ranks.size, ranks.local_rank) == (0, 1, 0)
+        assert torch.distributed.get_backend() == ("nccl" if torch.cuda.is_available() else "gloo")

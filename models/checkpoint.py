@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -258,7 +258,8 @@ class Resume:
     @property
     def seed(self) -> int | None:
         """The seed of the run, where the state is one of ours."""
-        return self.content.get("focalsr", {}).get("options", {}).get("manual_seed")
+        seed: int | None = self.content.get("focalsr", {}).get("options", {}).get("manual_seed")
+        return seed
 
 
 def read_resume(path: Path, options: PathOptions) -> Resume:
@@ -348,7 +349,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a readable safetensors file: {error}") from error
 
 
-def _first(keys: tuple[str, ...] | list[str]) -> str:
+def _first(keys: Sequence[str]) -> str:
     return ", ".join(keys[:_LISTED]) + (", ..." if len(keys) > _LISTED else "")
 
 

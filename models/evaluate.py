@@ -16,6 +16,7 @@ from data import EvalDataset, Sample, imresize, to_uint8
 from metrics import Metric
 from models.distributed import World
 from models.inference import upscale
+from models.layout import to_channels_last
 from options.schema import TileOptions, ValOptions
 from utils.errors import StopRequested
 from utils.progress import Progress
@@ -186,7 +187,7 @@ def _score(image: Image, reference: Image | None, metrics: Mapping[str, Metric])
 def _for_inference(network: nn.Module, channels_last: bool) -> nn.Module:
     convert = getattr(network, "for_inference", None)
     prepared: nn.Module = network if convert is None else convert()
-    return prepared.to(memory_format=torch.channels_last) if channels_last else prepared
+    return to_channels_last(prepared) if channels_last else prepared
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
-from data import build_dataset
+from data import EvalDataset, TrainDataset, build_dataset
 from data.loader import train_batches
 from models.distributed import World
 from models.step import train_step
 from models.tester import load_network
-from models.trainer import describe_run, prepare_state
+from models.trainer import describe_run, prepare_state, validation_sets
 from options import describe
 from options.schema import TestOptions, TrainOptions
 from utils.errors import InputError
@@ -25,20 +27,14 @@ def check_training(options: TrainOptions, world: World) -> None:
     """
     log = configure_logging(rank=world.rank).info
     _tell_options(options)
-    datasets = [
-        build_dataset(
-            dataset, scale=options.scale, seed=options.manual_seed, phase="train" if key == "train" else "val"
-        )
-        for key, dataset in options.datasets.items()
-    ]
-    _scan(datasets)
+    dataset = build_dataset(options.train_dataset, scale=options.scale, seed=options.manual_seed, phase="train")
+    held_out = validation_sets(options)
+    _scan((dataset, *held_out))
     seed_everything(options.manual_seed)
     state = prepare_state(options, world.device(options.num_gpu))
-    train_set, held_out = options.train_dataset, tuple(set_ for set_ in datasets if set_.phase != "train")
-    dataset = next(set_ for set_ in datasets if set_.phase == "train")
     describe_run(options, state.network, dataset, held_out)
     batches = train_batches(
-        dataset, train_set, start=0, stop=1, device=state.device, channels_last=options.channels_last
+        dataset, options.train_dataset, stop=1, device=state.device, channels_last=options.channels_last
     )
     batch = next(batches)
     log("one batch: lq %s, gt %s", list(batch.lq.shape), list(batch.gt.shape))
@@ -85,7 +81,7 @@ def _tell_options(options: TrainOptions | TestOptions) -> None:
     get_logger().info("options, as read:\n%s", describe(options))
 
 
-def _scan(datasets: list) -> None:
+def _scan(datasets: Iterable[TrainDataset | EvalDataset]) -> None:
     problems = [problem for dataset in datasets for problem in dataset.scan()]
     if problems:
         raise InputError("\n  ".join([f"{len(problems)} images cannot be used:", *problems]))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from models.ema import make_ema
+from models.layout import to_channels_last
 from models.optim import build_optimizer
 from options.schema import TrainOptions
 
@@ -49,8 +50,9 @@ class TrainState:
     @classmethod
     def create(cls, network: nn.Module, options: TrainOptions, device: torch.device) -> TrainState:
         """The state before the first iteration; moves the network to the device."""
-        layout = torch.channels_last if options.channels_last else torch.preserve_format
-        network = network.to(device=device).to(memory_format=layout)
+        network = network.to(device)
+        if options.channels_last:
+            network = to_channels_last(network)
         ema = make_ema(network) if options.train.ema_decay > 0 else None
         return cls(network, ema, build_optimizer(options.train.optim_g, network.parameters()), device)
 

@@ -56,7 +56,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
             saver = _Saver(folder.pictures / dataset.name, suffix) if val.save_img else None
             report = evaluate(
                 network, dataset, val, device=device, tile=options.tile,
-                channels_last=options.channels_last, world=world, keep=saver and saver.keep, stop=stop,
+                channels_last=options.channels_last, world=world, keep=saver.keep if saver else None, stop=stop,
             )  # fmt: skip
             reports.append(report)
             get_logger().info(

@@ -75,7 +75,7 @@ def train(options: TrainOptions, command: Command, world: World) -> TrainState:
             get_logger().info("resumed from %s at iteration %s", resume.path, f"{state.step:,}")
         dataset = build_dataset(options.train_dataset, scale=options.scale, seed=options.manual_seed, phase="train")
         run = Run(
-            options, folder, CheckpointFolder(folder.root), _validation_sets(options),
+            options, folder, CheckpointFolder(folder.root), validation_sets(options),
             _open_sinks(options, folder, state) if world.is_main else (), world, stop,
         )  # fmt: skip
         describe_run(options, state.network, dataset, run.validation)
@@ -288,7 +288,8 @@ def _settle_seed(options: TrainOptions, resume: Resume | None, world: World) -> 
     return dataclasses.replace(options, manual_seed=seed)
 
 
-def _validation_sets(options: TrainOptions) -> tuple[EvalDataset, ...]:
+def validation_sets(options: TrainOptions) -> tuple[EvalDataset, ...]:
+    """The data sets that a training file validates on."""
     if options.val is None:
         return ()
     return tuple(

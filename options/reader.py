@@ -60,6 +60,7 @@ def read(path: str | Path, overrides: Sequence[str] = (), *, mode: Mode, debug: 
     check(document, mode, report)
     _raise_mistakes(document, report)
     options = _in_order(_debugged(options, debug))
+    # Not an argument of the frozen class, because arguments are keys of the file.
     object.__setattr__(options, "notes", tuple(str(document.mistake(*note)) for note in dict.fromkeys(report.notes)))
     return options
 

@@ -254,7 +254,7 @@ def read(value: object, annotation: Any, report: Report, path: KeyPath = ()) -> 
         return _read_dataclass(value, annotation, report, path)
     try:
         return _read_scalar(value, annotation, arguments if origin is Literal else ())
-    except ValueError:
+    except (ValueError, OverflowError):
         return _mismatch(value, annotation, report, path)
 
 
@@ -420,11 +420,12 @@ def _checked(value: Any, field: Field, report: Report, path: KeyPath) -> Any:
     for item in items:
         if isinstance(item, bool) or not isinstance(item, int | float):
             continue
+        shown = f"{item:g}" if isinstance(item, float) else str(item)  # a whole number may be larger than any float
         if field.minimum is not None and not item >= field.minimum:
-            report.problem(path, f"expected at least {field.minimum:g}, got {item:g}")
+            report.problem(path, f"expected at least {field.minimum:g}, got {shown}")
             return INVALID
         if field.maximum is not None and not item <= field.maximum:
-            report.problem(path, f"expected at most {field.maximum:g}, got {item:g}")
+            report.problem(path, f"expected at most {field.maximum:g}, got {shown}")
             return INVALID
     return value
 
@@ -456,7 +457,10 @@ def _read_scalar(value: object, kind: Any, choices: tuple[Any, ...]) -> Any:
         if isinstance(value, Path):
             return value
         if isinstance(value, str) and str(value) not in ("", "~"):
-            return Path(str(value)).expanduser()
+            try:
+                return Path(str(value)).expanduser()
+            except RuntimeError:  # ~name of a user whom this machine does not know
+                raise ValueError from None
     raise ValueError
 
 

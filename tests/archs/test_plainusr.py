@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -27,6 +27,8 @@ from tests.archs.plainusr_formulas import attend, bottleneck, forward
 from tests.golden import Case, assert_close, assert_output, assert_training, cases
 from utils.errors import InputError
 
+Module = TypeVar("Module", bound=nn.Module)
+
 TRAIN_FORMS: list[tuple[type[PlainUSR], dict[str, Any]]] = [
     (PlainUSRUltra, {"n_feat": 9, "im_feat": (8, 5), "scale": 3}),
     (PlainUSRGeneral, {"n_feat": 10, "im_feat": (8, 6, 6), "attn_feat": 3, "scale": 2}),
@@ -41,7 +43,7 @@ def network(request: pytest.FixtureRequest) -> PlainUSR:
     return scattered(kind(**arguments)).double()
 
 
-def scattered[Module: nn.Module](module: Module, seed: int = 0) -> Module:
+def scattered(module: Module, seed: int = 0) -> Module:
     """Move every parameter away from its initial value, mixers and scales too."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -171,7 +173,9 @@ def test_initial_values(network: PlainUSR) -> None:
     tail = fresh.state_dict()["tail.0.weight"][:, n:, 1, 1].reshape(3, squared, 3)
     for path, fan_in in ((head, 27), (tail.mean(1), 9 * (n + 3))):
         assert ((path - torch.eye(3)).abs() <= fan_in**-0.5).all()
-    mixers = {key: tensor for key, tensor in fresh.state_dict().items() if key.endswith((".3.conv.weight", ".5.conv.weight"))}
+    mixers = {
+        key: tensor for key, tensor in fresh.state_dict().items() if key.endswith((".3.conv.weight", ".5.conv.weight"))
+    }
     assert mixers
     for weight in mixers.values():
         assert torch.allclose(weight, torch.full_like(weight, 1 / weight.shape[1]))

@@ -21,7 +21,6 @@ from models.state import TrainState
 from options import read
 from options.schema import PathOptions, TrainOptions
 from tests.runs import workplace
-from utils import files
 from utils.errors import InputError, StorageError
 
 ULTRA = {"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}
@@ -227,7 +226,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(options: TrainOptions, monkey
 
     state.step = 8
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "fsync", full)
+        patch.setattr("os.fsync", full)
         with pytest.raises(StorageError, match="disk is full"):
             checkpoint.save(folder, state, options, World())
     assert folder.steps() == [4]

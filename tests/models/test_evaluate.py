@@ -35,7 +35,8 @@ class Nearest(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.dropout(x).repeat_interleave(self.scale, -1).repeat_interleave(self.scale, -2)
+        kept: torch.Tensor = self.dropout(x)
+        return kept.repeat_interleave(self.scale, -1).repeat_interleave(self.scale, -2)
 
 
 def val_options(scale: int = 2, **changes: object) -> ValOptions:

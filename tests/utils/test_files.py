@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from utils import files
 from utils.errors import InputError, StorageError
 from utils.files import archive_existing, atomic_write, make_folder, storage_error, write_json, write_text
 
@@ -41,7 +40,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path: Path, monkeypatch
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StorageError, match=r"disk is full: .*weights\.pth"):
         write_text(path, "new")
     assert path.read_bytes() == b"old"

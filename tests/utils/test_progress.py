@@ -20,7 +20,7 @@ class Terminal(io.StringIO):
 
 def test_a_terminal_gets_a_bar_and_lines_stand_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Terminal()
-    monkeypatch.setattr(progress.time, "monotonic", iter([float(i) for i in range(100)]).__next__)
+    monkeypatch.setattr("time.monotonic", iter([float(i) for i in range(100)]).__next__)
     with Progress(4, "training", stream=stream) as bar:
         bar.advance(2, note="l_pix 0.1")
         console_line("a line of log", stream)
@@ -33,7 +33,8 @@ def test_a_terminal_gets_a_bar_and_lines_stand_above_it(monkeypatch: pytest.Monk
 
 
 def test_elsewhere_plain_lines_not_more_often_than_asked() -> None:
-    stream, lines = io.StringIO(), []
+    stream = io.StringIO()
+    lines: list[str] = []
     with Progress(1000, "scan", stream=stream, plain=lines.append, line_seconds=0.05) as bar:
         for _ in range(100):
             bar.advance(10)
@@ -44,7 +45,7 @@ def test_elsewhere_plain_lines_not_more_often_than_asked() -> None:
 
 
 def test_units_of_an_earlier_run_do_not_count_for_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress.time, "monotonic", iter([0.0, 10.0, 10.0, 10.0]).__next__)
+    monkeypatch.setattr("time.monotonic", iter([0.0, 10.0, 10.0, 10.0]).__next__)
     bar = Progress(100, "train", done=80, stream=io.StringIO())
     bar.advance(10)
     assert bar.text() == "train 90/100  1 images/s  ETA 0:00:10"

@@ -1,0 +1,159 @@
+"""Operators and their backends: which one serves a call, and in one sentence why the others do not.
+
+An operator is one public function with several implementations. They are listed from the fastest to the reference,
+which defines the operator and serves every call; the first that does not refuse a call runs it. A refusal is a
+sentence: a search logs it at debug level, an explicit choice raises it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+
+from utils.errors import InputError
+from utils.log import get_logger
+
+ENVIRONMENT = "FOCALSR_OPS"
+AUTO, NATIVE, REFERENCE = "auto", "native", "reference"
+
+Call = TypeVar("Call")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Backend(Generic[Call, Function]):
+    """One implementation of an operator.
+
+    Attributes:
+        name: what ``backend=`` selects.
+        run: the implementation.
+        refusal: one sentence why the call cannot be served, without the backend's name; None if it can.
+        remark: what speaks for or against it where it could serve; shown by :func:`explain`.
+        native: it runs compiled kernels of this project.
+    """
+
+    name: str
+    run: Function
+    refusal: Callable[[Call], str | None]
+    remark: str
+    native: bool = False
+
+
+@dataclass(frozen=True)
+class Operator(Generic[Call, Function]):
+    """A public function and its backends.
+
+    Attributes:
+        name: of the public function.
+        backends: fastest first; the last one is called "reference" and never refuses.
+        examples: named calls that :func:`explain` shows, for the devices of this machine.
+    """
+
+    name: str
+    backends: tuple[Backend[Call, Function], ...]
+    examples: Callable[[], Mapping[str, Call]]
+
+    def choose(self, call: Call, backend: str = AUTO) -> Backend[Call, Function]:
+        """The backend for a call.
+
+        ``FOCALSR_OPS`` decides what "auto" means; a backend chosen by name stays chosen. In a compiled graph the
+        variable is read when the graph is traced.
+
+        Args:
+            call: what the refusals look at.
+            backend: "auto" or the name of a backend.
+
+        Raises:
+            InputError: no such backend, or it refuses the call.
+        """
+        if backend == AUTO:
+            backend = environment_choice()
+        if backend in (AUTO, NATIVE):
+            return self._first(call, native_only=backend == NATIVE)
+        for candidate in self.backends:
+            if candidate.name == backend:
+                reason = candidate.refusal(call)
+                if reason is not None:
+                    raise InputError(f"{self.name}: backend {backend} cannot be used: {reason}")
+                return candidate
+        names = ", ".join([AUTO, *(candidate.name for candidate in self.backends)])
+        raise InputError(f"{self.name}: there is no backend {backend!r}; expected one of {names}")
+
+    def _first(self, call: Call, *, native_only: bool) -> Backend[Call, Function]:
+        """The first backend that does not refuse; ``native_only`` matters to operators that have native kernels."""
+        native = [candidate for candidate in self.backends if candidate.native]
+        candidates = native if native_only and native else self.backends
+        reasons = []
+        for candidate in candidates:
+            reason = candidate.refusal(call)
+            if reason is None:
+                return candidate
+            reasons.append(f"{self.name}: backend {candidate.name} cannot be used: {reason}")
+            if not torch.compiler.is_compiling():
+                _log_once(reasons[-1])
+        raise InputError(f"{ENVIRONMENT}={NATIVE}, but " + "; ".join(reasons))
+
+
+class Choice(NamedTuple):
+    """One line of :func:`explain`."""
+
+    operator: str
+    example: str
+    backend: str
+    others: Mapping[str, str]
+
+
+class Explanation(tuple[Choice, ...]):
+    """The lines of :func:`explain`; as text, a table."""
+
+    def __str__(self) -> str:
+        rows = [("operator", "call", "backend", "why not the others")]
+        for choice in self:
+            why = [f"{name}: {reason}" for name, reason in choice.others.items()]
+            rows.append((choice.operator, choice.example, choice.backend, "; ".join(why)))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        head, *lines = (
+            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+        )
+        return "\n".join([head, "-" * len(head), *lines])
+
+
+def explain(operators: Iterable[Operator[Any, Any]]) -> Explanation:
+    """For the examples of each operator: the backend that "auto" takes here, and why not the others."""
+    choices = []
+    for operator in operators:
+        for example, call in operator.examples().items():
+            try:
+                chosen: Backend[Any, Any] | None = operator.choose(call)
+            except InputError as error:
+                choices.append(Choice(operator.name, example, "none", {"all": str(error)}))
+                continue
+            others = {
+                candidate.name: candidate.refusal(call) or candidate.remark
+                for candidate in operator.backends
+                if candidate is not chosen
+            }
+            choices.append(Choice(operator.name, example, chosen.name if chosen else "none", others))
+    return Explanation(choices)
+
+
+def environment_choice() -> str:
+    """What ``FOCALSR_OPS`` says: "auto" (default), "native" or "reference".
+
+    ``native`` refuses to fall back: operators that have native kernels use them or raise. Operators without any
+    choose as with ``auto``.
+    """
+    choice = os.environ.get(ENVIRONMENT, AUTO)
+    if choice not in (AUTO, NATIVE, REFERENCE):
+        raise InputError(f"{ENVIRONMENT}={choice} means nothing; expected {AUTO}, {NATIVE} or {REFERENCE}")
+    return choice
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    get_logger().debug(message)

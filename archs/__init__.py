@@ -17,8 +17,17 @@ NETWORKS: Mapping[str, str] = {
     "PlainUSR_ultra_inference": "archs.plainusr:PlainUSRUltraInference",
     "PlainUSR_general_inference": "archs.plainusr:PlainUSRGeneralInference",
     "PlainUSR_large_inference": "archs.plainusr:PlainUSRLargeInference",
+    "HAT": "archs.hat:HAT",
+    "RGT": "archs.rgt:RGT",
 }
 """The published name, as an option file's ``network_g: type`` says it, and where the class is."""
+
+_RECOGNISERS = (
+    "archs.plainusr",
+    "archs.hat",
+    "archs.rgt",
+)
+"""Modules whose ``configuration_from_state`` reads a configuration off the names and shapes of the weights."""
 
 
 def network_class(name: str) -> type[nn.Module]:
@@ -47,12 +56,8 @@ def build_network(opt: Mapping[str, object]) -> nn.Module:
     return target(**arguments)
 
 
-_RECOGNISERS = ("archs.plainusr",)
-"""Modules whose ``configuration_from_state`` reads a network's configuration off the names and shapes of its tensors."""
-
-
 def identify(state: Mapping[str, Tensor]) -> dict[str, object] | None:
-    """The ``network_g`` that a state dict fits, ready for :func:`build_network`; None if no network here has its keys."""
+    """The ``network_g`` that :func:`build_network` needs for these weights; None if they are no network's from here."""
     for module in _RECOGNISERS:
         try:
             found: dict[str, object] = importlib.import_module(module).configuration_from_state(state)

@@ -5,9 +5,12 @@ Shapes: B batch size, C channels, h w low-resolution and H W high-resolution pix
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -54,11 +57,14 @@ def train_batches(
     world_size: int = 1,
     device: torch.device | str = "cpu",
     channels_last: bool = False,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of iterations ``start + 1`` .. ``stop``, on ``device``.
 
     Content and order depend on the data set, its seed, the batch size and the place in the stream alone: not on
     workers, prefetching or where a run was resumed. The global random generators are left as they are.
+
+    Images to be kept in memory are decoded, and workers started, before this returns; closing the generator, or
+    dropping it, dismisses the workers.
 
     Args:
         dataset: where the samples come from.
@@ -71,7 +77,7 @@ def train_batches(
         channels_last: their memory layout.
 
     Raises:
-        InputError: (while iterating) an image cannot be used; the message names it, wherever it was read.
+        InputError: an image cannot be used, now or while iterating; the message names it, wherever it was read.
     """
     device = torch.device(device)
     dataset.preload()
@@ -93,10 +99,8 @@ def train_batches(
         pixels = _ahead(pixels, options.num_prefetch_queue)
     place = _Placement(dataset, device, channels_last)
     if options.prefetch_mode == "cuda" and on_gpu:
-        yield from _copied_ahead(pixels, place)
-    else:
-        for batch in pixels:
-            yield place(batch)
+        return _copied_ahead(pixels, place)
+    return (place(batch) for batch in pixels)
 
 
 class _Placement:
@@ -147,10 +151,13 @@ def _from_workers(
 
 
 def _checked(results: Iterator[PixelBatch | _Failure]) -> Iterator[PixelBatch]:
-    for result in results:
-        if isinstance(result, _Failure):
-            raise InputError(result.message)
-        yield result
+    try:
+        for result in results:
+            if isinstance(result, _Failure):
+                raise InputError(result.message)
+            yield result
+    finally:
+        del results  # which dismisses the workers; an exception's traceback would keep them waiting
 
 
 def _as_it_is(item: Item) -> Item:
@@ -158,11 +165,20 @@ def _as_it_is(item: Item) -> Item:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C and a batch system's SIGTERM reach the whole process group: the main process decides, saves and
-    # dismisses its workers. Should it be killed, they notice and leave.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    # Ctrl-C and a batch system's SIGTERM reach every process of a run, but it is the main process that decides, saves
+    # and dismisses its workers. Should it be killed, they notice and leave.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None and hasattr(signal, "sigwaitinfo"):  # elsewhere a SIGTERM from anybody ends a worker
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_leave_when_dismissed, args=(parent.pid,), daemon=True).start()
     cv2.setNumThreads(0)  # its thread pool does not survive a fork, and the cores are taken
+
+
+def _leave_when_dismissed(parent: int | None) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _ahead(source: Iterator[Item], depth: int) -> Iterator[Item]:
@@ -174,7 +190,7 @@ def _ahead(source: Iterator[Item], depth: int) -> Iterator[Item]:
             yield item
 
 
-def _copied_ahead(source: Iterator[PixelBatch], place: _Placement) -> Iterator[Batch]:
+def _copied_ahead(source: Iterator[PixelBatch], place: _Placement) -> Generator[Batch, None, None]:
     """Batches on a GPU; the next one is copied and converted on a stream of its own while one is being used."""
     copying = torch.cuda.Stream(place.device)  # type: ignore[no-untyped-call]
 

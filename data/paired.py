@@ -180,9 +180,9 @@ class PairedImageDataset:
         if index in self._kept:
             return self._kept[index]
         pair = self.pairs[index]
-        gt = pair.gt.read()
+        gt = whole = pair.gt.read()
         if pair.lq is None:
-            gt = mod_crop(gt, self.scale)
+            gt = mod_crop(whole, self.scale)
             # Where pixels are kept, it is made once; a patch of it is cheaper than the whole.
             lq = downscale(gt, self.scale) if self._keeps and gt.size else None
         else:
@@ -191,7 +191,7 @@ class PairedImageDataset:
         if min(gt.shape[:2]) < max(self._patch * self.scale, self.scale):
             needed = f"the patches (gt_size {self.options.gt_size})" if self._patch else f"one pixel at x{self.scale}"
             raise InputError(
-                f"{pair.gt.label}: the image is {size_text(gt)}, smaller than {needed}; "
+                f"{pair.gt.label}: the image is {size_text(whole)}, smaller than {needed}; "
                 f"{'choose a smaller gt_size or ' if self._patch else ''}leave the image out"
             )
         pixels = _PairPixels(gt, lq)

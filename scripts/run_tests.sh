@@ -18,4 +18,6 @@ say "types (mypy)"
 say "import rules (import-linter)"
 "$VENV_PYTHON" -c 'from importlinter.cli import lint_imports_command as check; check()' --no-logo
 say "tests (pytest)"
-exec "$VENV_PYTHON" -m pytest "$@"
+# A process per core with one thread each takes half the CPU time of one process with a thread per core.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$VENV_PYTHON" -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import ClassVar, cast
 
 import torch
@@ -136,12 +137,21 @@ class PlainUSR(nn.Module):
             for branches in self._block(name).branches():
                 by_width.setdefault(branches.reduce_weight.shape[0], []).append((name, branches))
         weight = self.head.weight
-        with torch.autocast(weight.device.type, enabled=False):
+        device = weight.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             for group in by_width.values():
                 folded = fold_branches([item for _, item in group], torch.promote_types(weight.dtype, torch.float32))
                 for (name, _), kernel in zip(group, folded, strict=True):
                     kernels[name].append(Kernel(*(tensor.to(weight.dtype) for tensor in kernel)))
         return kernels
+
+    def for_inference(self) -> PlainUSR:
+        """The same function at its cheapest: a folded copy of a train-form network, else this network itself."""
+        if not self.train_form:
+            return self
+        from archs.plainusr.convert import fold  # it builds these classes
+
+        return fold(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, 3, s*H, s*W], not clamped."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from data.images import Pixels, write_image
+
+Backend = Literal["disk", "memory", "lmdb"]
+BACKENDS: tuple[Backend, ...] = ("disk", "memory")
 
 
 def noise(height: int, width: int, seed: int = 0) -> Pixels:

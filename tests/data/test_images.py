@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.images import (
+    Pixels,
     decode_image,
     image_size,
     list_images,
@@ -26,12 +28,12 @@ from data.images import (
 from tests.data.pictures import noise, write_folder
 from utils.errors import InputError
 
-SMOOTH = cv2.GaussianBlur(noise(40, 56), (0, 0), 3)
+SMOOTH: Pixels = np.asarray(cv2.GaussianBlur(noise(40, 56), (0, 0), 3), dtype=np.uint8)
 
 
-def encoded(kind: str, pixels: np.ndarray = SMOOTH, **arguments: object) -> bytes:
+def encoded(kind: str, **arguments: Any) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, kind, **arguments)
+    Image.fromarray(SMOOTH).save(stream, kind, **arguments)
     return stream.getvalue()
 
 
@@ -169,7 +171,7 @@ def test_writing_refuses_what_is_no_image(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.gif"):
         write_image(tmp_path / "a.gif", SMOOTH)
     with pytest.raises(ValueError, match="float64"):
-        write_image(tmp_path / "a.png", SMOOTH / 255)
+        write_image(tmp_path / "a.png", SMOOTH / 255)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 

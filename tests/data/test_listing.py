@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from data.listing import list_pairs, list_singles, meta_names
+from data.listing import Pair, list_pairs, list_singles, meta_names
 from tests.data.pictures import write_folder
 from utils.errors import InputError
 
 
-def names(pairs: list) -> list[tuple[str, str | None]]:
+def names(pairs: list[Pair]) -> list[tuple[str, str | None]]:
     return [(Path(gt.label).name, None if lq is None else Path(lq.label).name) for gt, lq in pairs]
 
 

@@ -3,8 +3,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import multiprocessing
+import signal
+import subprocess
+import time
 from collections import Counter
-from collections.abc import Iterator
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,9 @@ import torch
 
 from data.dataset_options import IoBackend
 from data.images import write_image
-from data.loader import Batch, train_batches
+from data.loader import Batch, _start_worker, train_batches
 from data.paired import PairedImageDataset
-from tests.data.pictures import noise, write_folder
+from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from utils.errors import InputError
 
 # More workers than cores are asked for on purpose; from Python 3.12 on, forking beside threads is frowned upon.
@@ -78,15 +81,19 @@ def test_no_patch_comes_twice(reference: list[Batch]) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("backend", ["disk", "memory"])
-def test_workers_change_nothing(reference: list[Batch], folder: Path, workers: int, backend: str) -> None:
-    options = {"num_worker_per_gpu": workers, "io_backend": IoBackend(type=backend), "persistent_workers": True}
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_workers_change_nothing(reference: list[Batch], folder: Path, workers: int, backend: Backend) -> None:
+    options: dict[str, Any] = {
+        "num_worker_per_gpu": workers,
+        "io_backend": IoBackend(type=backend),
+        "persistent_workers": True,
+    }
     assert_equal(run(dataset_of(folder, **options), stop=9), reference)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_prefetching_changes_nothing(reference: list[Batch], folder: Path, workers: int) -> None:
-    options = {"prefetch_mode": "cpu", "num_prefetch_queue": 3, "num_worker_per_gpu": workers}
+    options: dict[str, Any] = {"prefetch_mode": "cpu", "num_prefetch_queue": 3, "num_worker_per_gpu": workers}
     assert_equal(run(dataset_of(folder, **options), stop=9), reference)
 
 
@@ -146,20 +153,42 @@ def test_bad_images_are_named_when_decoded_beforehand(tmp_path: Path) -> None:
 
 def test_leaving_early_ends_the_workers(folder: Path) -> None:
     dataset = dataset_of(folder, num_worker_per_gpu=2, prefetch_mode="cpu")
-    batches: Iterator[Batch] = train_batches(dataset, dataset.options, stop=1000)
+    batches = train_batches(dataset, dataset.options, stop=1000)
     next(batches)
     assert len(multiprocessing.active_children()) == 2
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert not multiprocessing.active_children()
 
 
 def test_workers_are_limited_to_the_cores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.loader.available_cores", lambda: 1)
     dataset = dataset_of(folder, num_worker_per_gpu=16)
-    batches: Iterator[Batch] = train_batches(dataset, dataset.options, stop=1000)
+    batches = train_batches(dataset, dataset.options, stop=1000)
     next(batches)
     assert len(multiprocessing.active_children()) == 1
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
+
+
+def wait_as_a_worker(ready: Event) -> None:
+    _start_worker(0)
+    ready.set()
+    time.sleep(60)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sent a signal")
+def test_only_the_main_process_dismisses_workers() -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    worker = context.Process(target=wait_as_a_worker, args=(ready,))
+    worker.start()
+    assert ready.wait(20)
+    for name in ("-TERM", "-INT"):
+        subprocess.run(["kill", name, str(worker.pid)], check=True)
+    worker.join(0.3)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 0
 
 
 def test_prefetching_to_a_gpu_needs_one(

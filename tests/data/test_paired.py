@@ -15,15 +15,14 @@ from data.images import read_image, to_tensor, write_image
 from data.imresize import downscale, mod_crop
 from data.paired import PairedImageDataset
 from data.sampler import SampleKey
-from tests.data.pictures import noise, write_folder
+from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from tests.data.test_sources import write_lmdb
 from utils.errors import InputError
 
 KEYS = [SampleKey(epoch, position, position % 3) for epoch in range(4) for position in range(6)]
-BACKENDS = ["disk", "memory"]
 
 
-def options(root: Path, *, lq: bool = False, backend: str = "disk", **more: Any) -> PairedImageDataset.Options:
+def options(root: Path, *, lq: bool = False, backend: Backend = "disk", **more: Any) -> PairedImageDataset.Options:
     """Options for the folders root/hr and root/lr, patches of 16."""
     more.setdefault("dataroot_lq", root / "lr" if lq else None)
     more.setdefault("dataroot_gt", root / "hr")
@@ -45,7 +44,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("lq", [True, False])
-def test_whole_images(root: Path, lq: bool, backend: str) -> None:
+def test_whole_images(root: Path, lq: bool, backend: Backend) -> None:
     dataset = PairedImageDataset(options(root, lq=lq, backend=backend), 4, phase="val")
     assert (dataset.name, dataset.phase, len(dataset)) == ("T", "val", 3)
     for index, name in enumerate("abc"):
@@ -142,7 +141,7 @@ def test_every_place_and_symmetry_is_drawn(coordinates: Path) -> None:
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scale=st.integers(1, 5), position=st.integers(0, 50), side=st.integers(1, 3), backend=st.sampled_from(BACKENDS))
 def test_made_patches_are_those_of_the_whole_image(
-    root: Path, scale: int, position: int, side: int, backend: str
+    root: Path, scale: int, position: int, side: int, backend: Backend
 ) -> None:
     """Odd sizes, borders: what lies outside of the patch counts as in the whole image's downscaling."""
     dataset = PairedImageDataset(
@@ -203,7 +202,9 @@ def test_kept_pixels_are_never_changed(root: Path) -> None:
         dataset.read(key.image).lq.zero_()
     for index, (gt, lq) in kept.items():
         assert np.array_equal(dataset._kept[index].gt, gt)
-        assert np.array_equal(dataset._kept[index].lq, lq)
+        kept_lq = dataset._kept[index].lq
+        assert kept_lq is not None
+        assert np.array_equal(kept_lq, lq)
 
 
 def test_memory_reads_each_file_once(tmp_path: Path) -> None:
@@ -219,8 +220,9 @@ def test_memory_reads_each_file_once(tmp_path: Path) -> None:
 def test_lmdb(tmp_path: Path) -> None:
     write_lmdb(tmp_path / "hr.lmdb", ["a", "b"], height=32, width=24)
     write_lmdb(tmp_path / "lr.lmdb", ["a", "b"], height=8, width=6)
-    roots = {"dataroot_gt": tmp_path / "hr.lmdb", "dataroot_lq": tmp_path / "lr.lmdb"}
-    for backend in ("lmdb", "memory"):
+    roots: dict[str, Any] = {"dataroot_gt": tmp_path / "hr.lmdb", "dataroot_lq": tmp_path / "lr.lmdb"}
+    backends: tuple[Backend, ...] = ("lmdb", "memory")
+    for backend in backends:
         sample = PairedImageDataset(options(tmp_path, backend=backend, **roots), 4, phase="test").read(1)
         assert sample.lq.equal(to_tensor(noise(8, 6, 1)))
         assert sample.name == "b"
@@ -267,7 +269,7 @@ def test_sizes_that_do_not_belong_together(tmp_path: Path, phase: Any, small: tu
 def test_patches_larger_than_an_image(tmp_path: Path) -> None:
     write_image(tmp_path / "hr/a.png", noise(15, 64))
     dataset = PairedImageDataset(options(tmp_path), 4)
-    with pytest.raises(InputError, match=r"a\.png: the image is 12 x 64 .*smaller than the patches \(gt_size 16\)"):
+    with pytest.raises(InputError, match=r"a\.png: the image is 15 x 64 .*smaller than the patches \(gt_size 16\)"):
         dataset.sample(KEYS[0])
     tiny = PairedImageDataset(options(tmp_path), 17, phase="test")
     with pytest.raises(InputError, match="smaller than one pixel at x17"):

@@ -7,13 +7,13 @@ import pytest
 from data.dataset_options import IoBackend
 from data.images import to_tensor
 from data.single import SingleImageDataset
-from tests.data.pictures import noise, write_folder
+from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from tests.data.test_sources import write_lmdb
 from utils.errors import InputError
 
 
-@pytest.mark.parametrize("backend", ["disk", "memory"])
-def test_single_images(tmp_path: Path, backend: str) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_single_images(tmp_path: Path, backend: Backend) -> None:
     write_folder(tmp_path, ["a.png", "b.png"])
     options = SingleImageDataset.Options(name="S", dataroot_lq=tmp_path, io_backend=IoBackend(type=backend))
     dataset = SingleImageDataset(options)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from archs import build_network
+from archs.plainusr import PlainUSR, fold
 from data import PairedImageDataset, build_dataset, to_uint8
 from data.single import SingleImageDataset
 from metrics import METRICS
@@ -103,6 +104,23 @@ def test_without_ground_truth_images_are_made_and_nothing_is_scored(tmp_path: Pa
     assert report.scores == {}
     assert len(sizes) == 3
     assert "mean of 3" in report.table()
+
+
+def test_a_train_form_network_is_folded_once(pairs: PairedImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_network({"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}).train()
+    folds: list[nn.Module] = []
+
+    def counted(self: PlainUSR) -> PlainUSR:
+        folds.append(fold(self))
+        return fold(self)
+
+    monkeypatch.setattr(PlainUSR, "for_inference", counted)
+    folded = evaluate(network, pairs, val_options(), device=CPU)
+    assert len(folds) == 1
+    monkeypatch.setattr(PlainUSR, "for_inference", lambda self: self)
+    branches = evaluate(network, pairs, val_options(), device=CPU)
+    assert folded.scores["psnr"] == pytest.approx(branches.scores["psnr"], abs=1e-3)
+    assert network.training
 
 
 def test_a_stop_is_obeyed(pairs: PairedImageDataset) -> None:

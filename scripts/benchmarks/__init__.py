@@ -1,0 +1,1 @@
+"""The comparisons that ``scripts/benchmark.py`` measures, one module per group."""

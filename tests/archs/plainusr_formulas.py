@@ -1,4 +1,4 @@
-"""PlainUSR written down once more, straight from its formulas and a state dict: slow, plain, and nothing shared with archs.
+"""PlainUSR written down once more, straight from its formulas and a state dict: slow, and sharing nothing with archs.
 
 It stands in for recorded outputs where there are none, at every size and form. The checks against the published
 network are in test_golden.py.

@@ -11,13 +11,15 @@ import pytest
 from archs import NETWORKS, build_network, identify, network_class
 from archs.plainusr import PlainUSRGeneral, PlainUSRUltra
 from utils.errors import InputError
+from utils.typed import fields_of
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_name_builds_with_its_defaults_only(name: str) -> None:
     network = build_network({"type": name})
     assert type(network) is network_class(name)
-    assert network.scale == 4
+    fields = fields_of(network_class(name))
+    assert network.scale == fields["scale" if "scale" in fields else "upscale"].default
 
 
 def test_arguments_arrive() -> None:
@@ -62,7 +64,8 @@ def test_bad_options_name_the_mistake(opt: dict[str, object], parts: list[str]) 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_identify_reads_the_configuration_from_the_weights(name: str) -> None:
-    network = build_network({"type": name, "scale": 2})
+    scale = "scale" if "scale" in fields_of(network_class(name)) else "upscale"
+    network = build_network({"type": name, scale: 2})
     found = identify(network.state_dict())
     assert found is not None
     assert found["type"] == name

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from archs import NETWORKS, build_network, network_class
 from archs.layers.size import SizeRule
@@ -23,18 +23,29 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
     "PlainUSR_ultra_inference": {"n_feat": 8, "im_feat": [8, 5], "scale": 2},
     "PlainUSR_general_inference": {"n_feat": 8, "im_feat": [8, 8, 3], "attn_feat": 3, "scale": 3},
     "PlainUSR_large_inference": {"n_feat": 10, "im_feat": [8, 6, 4], "attn_feat": 2, "scale": 2},
+    "HAT": {
+        "depths": [2, 1], "num_heads": [2, 3], "embed_dim": 12, "window_size": 4, "squeeze_factor": 2, "conv_scale": 0.3,
+        "drop_path_rate": 0, "upscale": 3, "mlp_ratio": 2,
+    },
+    "RGT": {
+        "depth": [3, 2], "num_heads": [4, 3], "embed_dim": 96, "split_size": [4, 8], "drop_path_rate": 0, "upscale": 3,
+        "mlp_ratio": 1,
+    },
 }
+Network = Any
+"""A module with the attributes scale, size_rule and receptive_radius."""
+
 SIZES = ((1, 13, 22), (3, 7, 16), (1, 1, 5))
 
 
 @pytest.fixture(params=NETWORKS)
-def network(request: pytest.FixtureRequest) -> nn.Module:
+def network(request: pytest.FixtureRequest) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build_network({"type": request.param, **SMALL[request.param]})
 
 
-def image(network: nn.Module, size: tuple[int, int, int] = (2, 13, 22), dtype: torch.dtype = torch.float32) -> Tensor:
+def image(network: Network, size: tuple[int, int, int] = (2, 13, 22), dtype: torch.dtype = torch.float32) -> Tensor:
     """[B, 3, H, W] of about this size, as the network's size rule allows."""
     batch, height, width = size
     rule = network.size_rule
@@ -54,7 +65,7 @@ def test_arguments_are_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_any_size_and_batch(network: nn.Module, size: tuple[int, int, int]) -> None:
+def test_any_size_and_batch(network: Network, size: tuple[int, int, int]) -> None:
     x = image(network, size)
     before = x.clone()
     y = network(x)
@@ -63,14 +74,14 @@ def test_any_size_and_batch(network: nn.Module, size: tuple[int, int, int]) -> N
     assert y.isfinite().all()
 
 
-def test_images_of_a_batch_do_not_meet(network: nn.Module) -> None:
+def test_images_of_a_batch_do_not_meet(network: Network) -> None:
     x = image(network, (3, 12, 10), torch.float64)
     network.double()
     with torch.no_grad():
-        assert torch.allclose(network(x), torch.cat([network(single) for single in x.split(1)]), rtol=0, atol=1e-12)
+        assert torch.allclose(network(x), torch.cat([network(single) for single in x.chunk(3)]), rtol=0, atol=1e-12)
 
 
-def test_training_and_evaluation_agree(network: nn.Module) -> None:
+def test_training_and_evaluation_agree(network: Network) -> None:
     x = image(network)
     trained = network.train()(x)
     assert network.training
@@ -78,7 +89,7 @@ def test_training_and_evaluation_agree(network: nn.Module) -> None:
     assert not network.training
 
 
-def test_gradients_reach_every_parameter_and_the_input(network: nn.Module) -> None:
+def test_gradients_reach_every_parameter_and_the_input(network: Network) -> None:
     for mode in (True, False):
         x = image(network).requires_grad_()
         network.train(mode).zero_grad()
@@ -90,7 +101,7 @@ def test_gradients_reach_every_parameter_and_the_input(network: nn.Module) -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(network: nn.Module, dtype: torch.dtype) -> None:
+def test_half_precision(network: Network, dtype: torch.dtype) -> None:
     x = image(network)
     full = network(x).detach()
     half = copy.deepcopy(network).to(dtype)
@@ -102,7 +113,7 @@ def test_half_precision(network: nn.Module, dtype: torch.dtype) -> None:
     assert (y - full).abs().max() < 64 * torch.finfo(dtype).eps * full.abs().max() / 16
 
 
-def test_autocast(network: nn.Module) -> None:
+def test_autocast(network: Network) -> None:
     x = image(network)
     full = network(x).detach()
     with torch.autocast("cpu", torch.bfloat16):
@@ -111,7 +122,15 @@ def test_autocast(network: nn.Module) -> None:
     assert (y - full).abs().max() < 0.04 * full.abs().max()
 
 
-def test_channels_last_stays(network: nn.Module) -> None:
+def test_nothing_is_left_on_another_device(network: Network) -> None:
+    # Tensors of the device "meta" meet no others, so this fails where a GPU would.
+    x = image(network)
+    y = network.to("meta")(x.to("meta"))
+    assert y.device.type == "meta"
+    assert y.shape[2:] == (network.scale * x.shape[2], network.scale * x.shape[3])
+
+
+def test_channels_last_stays(network: Network) -> None:
     x = image(network)
     last = x.contiguous(memory_format=torch.channels_last)
     for weights in (torch.contiguous_format, torch.channels_last):
@@ -121,7 +140,7 @@ def test_channels_last_stays(network: nn.Module) -> None:
         y.sum().backward()
 
 
-def test_compiles_as_one_graph(network: nn.Module) -> None:
+def test_compiles_as_one_graph(network: Network) -> None:
     torch.compiler.reset()
     x = image(network)
     # Tracing is what can fail here; generating code would take minutes and test the compiler.
@@ -129,7 +148,7 @@ def test_compiles_as_one_graph(network: nn.Module) -> None:
     assert torch.allclose(compiled(x), network(x), atol=1e-6)
 
 
-def test_save_and_load(network: nn.Module, request: pytest.FixtureRequest) -> None:
+def test_save_and_load(network: Network, request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.params["network"]
     buffer = io.BytesIO()
     torch.save(network.state_dict(), buffer)
@@ -140,7 +159,7 @@ def test_save_and_load(network: nn.Module, request: pytest.FixtureRequest) -> No
     assert torch.equal(other(x), network(x))
 
 
-def test_copies_are_independent(network: nn.Module) -> None:
+def test_copies_are_independent(network: Network) -> None:
     x = image(network)
     with torch.no_grad():
         before = network(x)
@@ -151,7 +170,7 @@ def test_copies_are_independent(network: nn.Module) -> None:
         assert torch.equal(network(x), before)
 
 
-def test_receptive_radius(network: nn.Module) -> None:
+def test_receptive_radius(network: Network) -> None:
     radius = network.receptive_radius
     if radius is None:
         return

@@ -7,7 +7,11 @@ import pytest
 import archs
 from tests.golden import Case, assert_output, assert_state, assert_training, cases
 
-ARCHITECTURES = ("plainusr",)
+ARCHITECTURES = (
+    "plainusr",
+    "hat",
+    "rgt",
+)
 
 
 @pytest.mark.parametrize("case", [case for name in ARCHITECTURES for case in cases(name, "eval")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from archs.plainusr import (
     fold,
     fold_state,
 )
+from archs.plainusr.blocks import Branches, Kernel, fold_branches
 from tests.archs.plainusr_formulas import attend, bottleneck, forward
 from tests.golden import Case, assert_close, assert_output, assert_training, cases
 from utils.errors import InputError
@@ -40,7 +42,8 @@ SIZES = [(20, 23), (7, 7), (6, 9), (1, 1), (3, 40)]
 @pytest.fixture(params=TRAIN_FORMS, ids=["ultra", "general", "large"])
 def network(request: pytest.FixtureRequest) -> PlainUSR:
     kind, arguments = request.param
-    return scattered(kind(**arguments)).double()
+    built: PlainUSR = scattered(kind(**arguments)).double()
+    return built
 
 
 def scattered(module: Module, seed: int = 0) -> Module:
@@ -102,13 +105,13 @@ def test_folding_on_the_fly_ignores_autocast(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_fold_on_the_fly_folds_once_per_forward(monkeypatch: pytest.MonkeyPatch) -> None:
-    from archs.plainusr import network as module
-
     widths: list[int] = []
-    fold_branches = module.fold_branches
-    monkeypatch.setattr(
-        module, "fold_branches", lambda layers, dtype: [widths.append(len(layers)), fold_branches(layers, dtype)][1]
-    )
+
+    def spy(layers: Sequence[Branches], dtype: torch.dtype) -> list[Kernel]:
+        widths.append(len(layers))
+        return fold_branches(layers, dtype)
+
+    monkeypatch.setattr("archs.plainusr.network.fold_branches", spy)
     network = PlainUSRGeneral(8, (8, 6, 6), 2, 2)
     network(picture().float())
     assert sorted(widths) == [4, 6]  # two blocks of width 8, three of width 6, two convolutions in each
@@ -198,7 +201,7 @@ def test_training_moves_a_network_and_not_its_fold() -> None:
     for _ in range(8):
         optimizer.zero_grad()
         loss = F.l1_loss(network(x), target)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]

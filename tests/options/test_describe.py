@@ -18,7 +18,7 @@ VARIANTS = [
     ("train:scheduler={type: CosineAnnealingRestartLR, periods: [5000], eta_min: 1e-7}",),
     ("train:scheduler={type: TrueCosineAnnealingLR, T_max: 5000}", "train:optim_g={type: Rprop, lr: 1}"),
     ("train:scheduler={type: LinearLR}", "train:grad_clip=.inf", "val=~", "tile={tile_size: 64}"),
-    ("name=debug_1", "datasets:train:io_backend:type=lmdb", "path:param_key_g=~", "path:experiments_root=/tmp/a b"),
+    ("name=debug_1", "datasets:train:io_backend:type=lmdb", "path:param_key_g=~", "path:experiments_root=/photos/a b"),
     ("datasets:train:dataroot_gt=[a, ~/b]", "datasets:train:dataroot_lq=[a, c]", "datasets:train:mean=[0.5]"),
     ("val:metrics={s: {type: calculate_ssim, crop_border: 1, test_y_channel: no, better: lower}}",),
 ]

@@ -15,7 +15,10 @@ def test_padded_is_the_smallest_allowed_size(size: int, multiple: int, minimum: 
     assert padded == allowed[0]
 
 
-@pytest.mark.parametrize("name", ["multiple", "minimum", "tile_multiple"])
-def test_sizes_are_positive(name: str) -> None:
-    with pytest.raises(InputError, match=name):
-        SizeRule(**{name: 0})
+def test_sizes_are_positive() -> None:
+    with pytest.raises(InputError, match="multiple must be at least 1, got 0"):
+        SizeRule(multiple=0)
+    with pytest.raises(InputError, match="minimum must be at least 1, got -1"):
+        SizeRule(minimum=-1)
+    with pytest.raises(InputError, match="tile_multiple must be at least 1, got 0"):
+        SizeRule(tile_multiple=0)

@@ -60,10 +60,13 @@ class Case:
         return filled
 
 
-def cases(architecture: str, mode: str | None) -> list[ParameterSet]:
-    """The cases of one mode as parameters of a test, or with None the state-dict contracts.
+def cases(architecture: str, mode: str | None, *, test_model: bool = False) -> list[ParameterSet]:
+    """The cases of one mode as parameters of a test, or with None the state-dict contracts; of our networks only.
 
-    Those of what is no network of ours, and those that ran through a test model, are others' to check.
+    Args:
+        architecture: folder of the cases.
+        mode: "eval", "train" or None.
+        test_model: those that ran through the code around the network, which pads or cuts into tiles.
     """
     shared = os.environ.get("FOCALSR_SHARED")
     if not shared:
@@ -73,7 +76,7 @@ def cases(architecture: str, mode: str | None) -> list[ParameterSet]:
     for path in sorted((Path(shared) / "golden" / architecture).glob("*.json")):
         info = json.loads(path.read_text(encoding="utf-8"))
         wanted = path.name.endswith(STATE_ENDING) if mode is None else info.get("mode") == mode
-        if wanted and info["arch"] in archs.NETWORKS and "test_model" not in info:
+        if wanted and info["arch"] in archs.NETWORKS and ("test_model" in info) is test_model:
             found.append(pytest.param(Case(path, info), marks=pytest.mark.shared, id=path.name.removesuffix(".json")))
     return found
 
@@ -114,7 +117,7 @@ def assert_training(case: Case, network: nn.Module) -> None:
     network.zero_grad()
     output = network(case.x)
     loss = F.l1_loss(output, seeded_input(info["target_name"], info["target_shape"]))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert_close(output.detach(), case.arrays["output"], info["rtol"])
     assert loss.item() == pytest.approx(info["loss"], rel=info["rtol"])
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}

@@ -201,7 +201,7 @@ def test_training_moves_a_network_and_not_its_fold() -> None:
     for _ in range(8):
         optimizer.zero_grad()
         loss = F.l1_loss(network(x), target)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]

@@ -1,0 +1,65 @@
+"""Write a network for other programs: ``python scripts/export.py -w net_g_latest.pth -o PlainUSR_Rep_x4.pth``.
+
+The result is a bare state dict, as published weights are: ``.pth``, or ``.safetensors`` with the configuration in its
+metadata. A PlainUSR in train form is folded into plain convolutions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
+import archs
+from models.checkpoint import load_weights, read_checkpoint, select_weights
+from utils.command import run_command
+from utils.errors import InputError
+from utils.files import atomic_write
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="export.py", description="Write a network as a bare state dict.")
+    parser.add_argument("-w", "--weights", type=Path, required=True, help="checkpoint: .pth or .safetensors")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="file to write: .pth or .safetensors")
+    parser.add_argument(
+        "--key", default="params_ema", help="entry of the checkpoint (default: params_ema, else params)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Read, recognise, fold, write."""
+    typed = parse(argv)
+    if typed.output.suffix not in (".pth", ".safetensors"):
+        raise InputError(f"{typed.output}: expected a name that ends in .pth or .safetensors")
+    if typed.output.exists() and not typed.overwrite:
+        raise InputError(f"{typed.output} exists; choose another name or add --overwrite")
+    configuration = archs.identify(select_weights(read_checkpoint(typed.weights), typed.key, typed.weights))
+    if configuration is None:
+        raise InputError(f"{typed.weights}: its keys belong to no network known here")
+    network = archs.build_network(configuration)
+    load_weights(network, typed.weights, typed.key)
+    if hasattr(network, "for_inference"):
+        network = network.for_inference()
+    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    written = archs.identify(tensors) or configuration
+    with atomic_write(typed.output) as file:
+        if typed.output.suffix == ".safetensors":
+            from safetensors.torch import save
+
+            file.write(save(tensors, metadata={"network_g": json.dumps(written)}))
+        else:
+            torch.save(tensors, file)
+    print(f"{typed.output}: {written}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

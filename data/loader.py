@@ -192,7 +192,7 @@ def _ahead(source: Iterator[Item], depth: int) -> Iterator[Item]:
 
 def _copied_ahead(source: Iterator[PixelBatch], place: _Placement) -> Generator[Batch, None, None]:
     """Batches on a GPU; the next one is copied and converted on a stream of its own while one is being used."""
-    copying = torch.cuda.Stream(place.device)  # type: ignore[no-untyped-call]
+    copying = torch.cuda.Stream(place.device)
 
     def fetch() -> Batch | None:
         pixels = next(source, None)

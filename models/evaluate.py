@@ -16,7 +16,7 @@ from data import EvalDataset, Sample, imresize, to_uint8
 from metrics import Metric
 from models.distributed import World
 from models.inference import upscale
-from models.layout import to_channels_last
+from models.layout import for_inference, to_channels_last
 from options.schema import TileOptions, ValOptions
 from utils.errors import StopRequested
 from utils.progress import Progress
@@ -122,7 +122,9 @@ def evaluate(
         stop: left with StopRequested when it is set.
     """
     world = world or World()
-    prepared = _for_inference(network, channels_last)
+    prepared = for_inference(network)
+    if channels_last:
+        prepared = to_channels_last(prepared)
     mine: list[tuple[int, EvalRow]] = []
     shown = Progress(len(dataset), dataset.name) if options.pbar and world.is_main else None
     for i in range(world.rank, len(dataset), world.size):
@@ -182,12 +184,6 @@ def _score(image: Image, reference: Image | None, metrics: Mapping[str, Metric])
         for name, metric in metrics.items()
         if reference is not None or not metric.needs_reference
     }
-
-
-def _for_inference(network: nn.Module, channels_last: bool) -> nn.Module:
-    convert = getattr(network, "for_inference", None)
-    prepared: nn.Module = network if convert is None else convert()
-    return to_channels_last(prepared) if channels_last else prepared
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -77,7 +77,7 @@ def train_step(
     state.step, state.epoch = step, batch.epoch
     if not bool(torch.isfinite(shared)):  # on all ranks alike, since the mean of anything with NaN or inf is neither
         return _not_finite(state, batch, options, losses, rates)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     clip = options.train.grad_clip
     grad_norm = None
     if clip is not None:

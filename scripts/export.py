@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 
 import archs
 from models.checkpoint import load_weights, read_checkpoint, select_weights
+from models.layout import for_inference
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import atomic_write
@@ -47,9 +48,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"{typed.weights}: its keys belong to no network known here")
     network = archs.build_network(configuration)
     load_weights(network, typed.weights, typed.key)
-    if hasattr(network, "for_inference"):
-        network = network.for_inference()
-    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    tensors = {name: value.contiguous() for name, value in for_inference(network).state_dict().items()}
     written = archs.identify(tensors) or configuration
     with atomic_write(typed.output) as file:
         if typed.output.suffix == ".safetensors":

@@ -29,6 +29,7 @@ import archs
 from data.images import SUFFIXES, decode_image, list_images, read_bytes, to_tensor, to_uint8, write_image
 from models.checkpoint import load_weights, read_checkpoint, select_weights
 from models.inference import aligned_tile, size_rule, upscale
+from models.layout import for_inference
 from options.document import load
 from options.network import read_network
 from utils.command import run_command
@@ -74,8 +75,7 @@ def build(weights: Path, option_file: Path | None, key: str) -> nn.Module:
     """
     network = archs.build_network(configuration(weights, option_file, key))
     load_weights(network, weights, key)
-    convert = getattr(network, "for_inference", None)
-    return network if convert is None else convert()
+    return for_inference(network)
 
 
 def configuration(weights: Path, option_file: Path | None, key: str) -> Mapping[str, Any]:

@@ -39,7 +39,7 @@ def step(network: nn.Module, x: Tensor, scale: int) -> Work:
 
     def work() -> None:
         optimizer.zero_grad()
-        functional.l1_loss(network(x), target).backward()  # type: ignore[no-untyped-call]
+        functional.l1_loss(network(x), target).backward()
         optimizer.step()
 
     return work

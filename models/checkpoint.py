@@ -7,6 +7,7 @@ position in the training and the random generators. Both carry the options and v
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import warnings
@@ -201,8 +202,7 @@ def save_network(path: Path, state: TrainState, options: TrainOptions) -> None:
     if state.ema is not None:
         content["params_ema"] = _cpu_state(state.ema)
     content["focalsr"] = _passport(state, options)
-    with atomic_write(path) as file:
-        torch.save(content, file)
+    _write(path, content)
 
 
 def save(folder: CheckpointFolder, state: TrainState, options: TrainOptions, world: World) -> None:
@@ -232,8 +232,7 @@ def save(folder: CheckpointFolder, state: TrainState, options: TrainOptions, wor
             },
         },
     }
-    with atomic_write(folder.state(state.step)) as file:
-        torch.save(content, file)
+    _write(folder.state(state.step), content)
 
 
 @dataclass(frozen=True)
@@ -312,6 +311,14 @@ def apply_resume(state: TrainState, resume: Resume, options: TrainOptions, world
     randoms = ours.get("random", [])
     if world.rank < len(randoms):
         set_random_state(randoms[world.rank])
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Save atomically; in memory first, because torch hides a full disk behind an error of its own."""
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    with atomic_write(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def _restore(network: nn.Module, content: Mapping[str, Any], key: str, path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
 import re
 import signal
+import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -263,6 +265,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert "the loss is not finite in iteration" in told
     assert "photos_" in told
     assert "Traceback" not in told
+
+
+def test_a_full_disk_stops_the_run_and_spares_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace(tmp_path))
+    synchronise, written = os.fsync, tmp_path / "experiments/tiny/training_states/4.state"
+
+    def full(descriptor: int) -> None:
+        if written.exists() and not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        synchronise(descriptor)
+
+    monkeypatch.setattr("os.fsync", full)
+    assert run_here("train.py", "-opt", "train.yml", "--force_yml", "val=~") == 1
+    told = capsys.readouterr().err
+    assert "the disk is full" in told
+    assert "Traceback" not in told
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert torch.load(written, weights_only=True)["iter"] == 4
+    assert [path.name for path in written.parent.iterdir()] == ["4.state"]
+    assert run_here("train.py", "-opt", "train.yml", "--auto_resume", "--force_yml", "val=~") == 0
 
 
 def test_missing_weights_are_named(

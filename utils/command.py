@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from utils.errors import InputError, StopRequested, StorageError
+from utils.files import DISK_FULL
 from utils.log import get_logger
 from utils.progress import console_line
 
@@ -25,11 +26,19 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
         return _tell(str(stop), stop.exit_code)
     except (StorageError, ArithmeticError, MemoryError) as error:
         return _tell(str(error) or type(error).__name__, 1)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            return _fault()
+        return _tell("the disk is full; free some space and resume", 1)
     except KeyboardInterrupt:
         return _tell("interrupted", 130)
     except Exception:  # noqa: BLE001  the last line of defence: told with its traceback, never swallowed
-        get_logger().exception("this is a fault of the program; please report it with the lines below")
-        return 1
+        return _fault()
+
+
+def _fault() -> int:
+    get_logger().exception("this is a fault of the program; please report it with the lines below")
+    return 1
 
 
 def _tell(message: str, code: int) -> int:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from utils.errors import InputError, StorageError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
 
@@ -37,11 +37,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -93,13 +93,13 @@ def archive_existing(path: Path) -> Path | None:
 
 def storage_error(path: Path, error: OSError) -> InputError | StorageError:
     """``error`` as one sentence that names the file and the remedy; InputError where the path itself is to blame."""
-    if error.errno in _FULL:
-        return StorageError(error.errno, f"the disk is full: {path} could not be written; free some space and resume")
+    if error.errno in DISK_FULL:
+        return StorageError(f"the disk is full: {path} could not be written; free some space and resume")
     if error.errno in _FORBIDDEN:
         return InputError(f"no permission to write {path}; choose another folder or change its rights")
     if error.errno in _NO_FOLDER:
         return InputError(f"{path} cannot be written: a part of this path is a file, not a folder; choose another")
-    return StorageError(error.errno, f"{path} could not be written: {error.strerror or error}")
+    return StorageError(f"{path} could not be written: {error.strerror or error}")
 
 
 def _sync_folder(folder: Path) -> None:

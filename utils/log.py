@@ -30,11 +30,19 @@ def configure_logging(file: Path | None = None, *, rank: int = 0) -> logging.Log
     handlers: list[logging.Handler] = [_ConsoleHandler()]
     if file is not None and rank == 0:
         make_folder(file.parent)
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers.append(_LogFile(file, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT))
         logger.addHandler(handler)
     return logger
+
+
+class _LogFile(logging.FileHandler):
+    """Loses lines where the disk is full: the console has them, and what must not be lost says so itself."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's own name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 class _ConsoleHandler(logging.Handler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -34,6 +35,7 @@ def no_handlers() -> Iterator[None]:
         (ArithmeticError("the loss is not finite"), 1),
         (StopRequested("stopped", 143), 143),
         (KeyboardInterrupt(), 130),
+        (OSError(errno.ENOSPC, "No space left on device"), 1),
     ],
 )
 def test_each_error_has_its_code_and_no_traceback(
@@ -70,6 +72,21 @@ def test_messages_go_to_the_log_once_there_is_one(tmp_path: Path, capsys: pytest
     assert run_command(main, []) == 2
     assert "ERROR: scale: expected 4" in file.read_text()
     assert capsys.readouterr().err.count("expected 4") == 1
+
+
+def test_a_full_disk_loses_log_lines_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = configure_logging(tmp_path / "run.log")
+    handler = logger.handlers[-1]
+    assert isinstance(handler, logging.FileHandler)
+
+    def full(text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(handler.stream, "write", full)
+    logger.info("a line")
+    assert capsys.readouterr().err.endswith("INFO: a line\n")
 
 
 def test_other_ranks_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:

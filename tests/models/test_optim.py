@@ -1,0 +1,42 @@
+"""Optimisers by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from models.optim import build_optimizer
+from options.schema import OPTIMIZERS, Adam, AdamW
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimiser_is_torch_s_and_goes_downhill(name: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+    optimizer = build_optimizer(OPTIMIZERS[name](lr=1e-2), network.parameters())
+    assert type(optimizer) is getattr(torch.optim, name)
+    x = torch.rand(16, 3)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = (network(x) - 1).square().mean()
+        loss.backward()
+        losses.append(loss.item())
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    assert [group["initial_lr"] for group in optimizer.param_groups] == [1e-2]
+
+
+def test_arguments_reach_the_optimiser() -> None:
+    parameters = [nn.Parameter(torch.zeros(1))]
+    adam = build_optimizer(Adam(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1), parameters)
+    assert (adam.defaults["betas"], adam.defaults["weight_decay"]) == ((0.9, 0.99), 0.1)
+    assert build_optimizer(AdamW(lr=1e-3), parameters).defaults["weight_decay"] == 0.01
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    network[0].requires_grad_(False)
+    [group] = build_optimizer(Adam(lr=1e-3), network.parameters()).param_groups
+    assert len(group["params"]) == 2

@@ -33,7 +33,8 @@ class Backend(Generic[Call, Function]):
         name: what ``backend=`` selects.
         run: the implementation.
         refusal: one sentence why the call cannot be served, without the backend's name; None if it can.
-        remark: what speaks for or against it where it could serve; shown by :func:`explain`.
+        remark: what speaks against it where a faster one serves, or for it; shown by :func:`explain`.
+        drawback: one sentence why a slower backend is the better choice for this call; an explicit choice ignores it.
         native: it runs compiled kernels of this project.
     """
 
@@ -41,6 +42,7 @@ class Backend(Generic[Call, Function]):
     run: Function
     refusal: Callable[[Call], str | None]
     remark: str
+    drawback: Callable[[Call], str | None] = lambda call: None
     native: bool = False
 
 
@@ -90,10 +92,10 @@ class Operator(Generic[Call, Function]):
         candidates = native if native_only and native else self.backends
         reasons = []
         for candidate in candidates:
-            reason = candidate.refusal(call)
+            reason = candidate.refusal(call) or candidate.drawback(call)
             if reason is None:
                 return candidate
-            reasons.append(f"{self.name}: backend {candidate.name} cannot be used: {reason}")
+            reasons.append(f"{self.name}: backend {candidate.name} is not used: {reason}")
             if not torch.compiler.is_compiling():
                 _log_once(reasons[-1])
         raise InputError(f"{ENVIRONMENT}={NATIVE}, but " + "; ".join(reasons))
@@ -125,21 +127,31 @@ class Explanation(tuple[Choice, ...]):
 
 def explain(operators: Iterable[Operator[Any, Any]]) -> Explanation:
     """For the examples of each operator: the backend that "auto" takes here, and why not the others."""
+    environment = environment_choice()
     choices = []
     for operator in operators:
         for example, call in operator.examples().items():
             try:
-                chosen: Backend[Any, Any] | None = operator.choose(call)
-            except InputError as error:
-                choices.append(Choice(operator.name, example, "none", {"all": str(error)}))
-                continue
+                chosen = operator.choose(call).name
+            except InputError:  # FOCALSR_OPS=native, and no native kernel serves this call
+                chosen = "none"
             others = {
-                candidate.name: candidate.refusal(call) or candidate.remark
+                candidate.name: candidate.refusal(call)
+                or candidate.drawback(call)
+                or _passed_over(operator, candidate, chosen, environment)
                 for candidate in operator.backends
-                if candidate is not chosen
+                if candidate.name != chosen
             }
-            choices.append(Choice(operator.name, example, chosen.name if chosen else "none", others))
+            choices.append(Choice(operator.name, example, chosen, others))
     return Explanation(choices)
+
+
+def _passed_over(operator: Operator[Any, Any], candidate: Backend[Any, Any], chosen: str, environment: str) -> str:
+    """Why a backend that could serve is not taken: it comes later, or the environment says so."""
+    names = [backend.name for backend in operator.backends]
+    if chosen in names[: names.index(candidate.name)]:
+        return candidate.remark
+    return f"{ENVIRONMENT}={environment}"
 
 
 def environment_choice() -> str:
@@ -152,6 +164,12 @@ def environment_choice() -> str:
     if choice not in (AUTO, NATIVE, REFERENCE):
         raise InputError(f"{ENVIRONMENT}={choice} means nothing; expected {AUTO}, {NATIVE} or {REFERENCE}")
     return choice
+
+
+def exporting() -> bool:
+    """Whether ``torch.export`` traces: its program must run where this project's operators are not known."""
+    # torch 2.6 cannot tell exporting from compiling.
+    return bool(getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)())
 
 
 @functools.cache

@@ -10,15 +10,18 @@ owner, which adds in a fixed order.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ops.registry import exporting
 from utils.errors import InputError
 
 
-class RelativeBias(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class RelativeBias:
     """Bias given as a table and an index.
 
     Attributes:
@@ -42,6 +45,8 @@ class RelativeBias(NamedTuple):
                 f"RelativeBias: the index is {list(self.index.shape)} of {self.index.dtype}, "
                 "expected int32 or int64 [N, M]"
             )
+        if exporting():
+            return self.table.t()[:, self.index]
         return _gather(self.table, self.index)
 
 

@@ -1,0 +1,352 @@
+"""The blocks of HAT, from small to large. All take and give pixels in rows, [B, H, W, C], for any number of windows.
+
+Published attribute names are kept: they are the format of the checkpoints.
+
+Shapes: B images, H W low-resolution pixels, C channels; w side of a window, e of the larger window around it, N = w*w
+and M = e*e pixels in them, n windows of all images together; h heads of width D = C / h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from archs.layers.attention import ChannelAttention
+from archs.layers.drop import DropPath
+from archs.layers.mask import shift_mask
+from archs.layers.mlp import Mlp
+from archs.layers.position import overlapping_position_index, relative_position_index
+from archs.layers.window import overlapping_windows, window_merge, window_partition
+from ops import Memo, RelativeBias, window_attention
+from utils.errors import InputError
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside windows, with a learned bias for each displacement.
+
+    Args:
+        channels: C.
+        num_heads: h.
+        window_size: w.
+        qkv_bias: the projections to queries, keys and values have a bias.
+        qk_scale: of the logits; None or 0 for D ** -0.5.
+        attn_drop: dropout of attention weights.
+        drop: dropout of the result.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        window_size: int,
+        *,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window = (window_size, window_size)
+        self.scale = qk_scale or head_width(channels, num_heads) ** -0.5
+        self.attn_drop = attn_drop
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
+        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = nn.Linear(channels, channels)
+        self.proj_drop = nn.Dropout(drop)
+        self.dense_bias = Memo()
+
+    def bias(self) -> Tensor:
+        """[h, N, N]."""
+        table = self.relative_position_bias_table
+        return self.dense_bias(
+            lambda: RelativeBias(table, relative_position_index(self.window, table.device)).dense(), table
+        )
+
+    def forward(self, windows: Tensor, mask: Tensor | None) -> Tensor:
+        """[n, N, C] and the mask of the windows of an image [n / B, N, N] -> [n, N, C]."""
+        # Each [n, h, N, D]: views of one tensor.
+        q, k, v = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.attn_drop if self.training else 0.0
+        out = window_attention(q, k, v, self.bias(), mask, self.scale, dropout=dropout)
+        return cast("Tensor", self.proj_drop(self.proj(out.transpose(1, 2).flatten(2))))
+
+
+class ChannelAttentionBlock(nn.Module):
+    """Two 3x3 convolutions with few channels between them, then channel attention.
+
+    Args:
+        channels: C.
+        compress_ratio: C divided by the channels between the convolutions.
+        squeeze_factor: of the channel attention.
+    """
+
+    def __init__(self, channels: int, compress_ratio: int = 3, squeeze_factor: int = 30) -> None:
+        super().__init__()
+        if compress_ratio < 1 or channels < compress_ratio:
+            raise InputError(
+                f"compress_ratio: {channels} channels compressed by {compress_ratio} leave none; "
+                f"give a ratio from 1 to {channels}"
+            )
+        inner = channels // compress_ratio
+        self.cab = nn.Sequential(
+            nn.Conv2d(channels, inner, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(inner, channels, 3, padding=1),
+            ChannelAttention(channels, squeeze_factor),
+        )
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, C, H, W] -> features [B, C, H, W] and the gate [B, C, 1, 1] that they are to be multiplied by."""
+        features = self.cab[:-1](x)
+        return features, cast("ChannelAttention", self.cab[-1]).gate(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
+        return cast("Tensor", self.cab(x))
+
+
+class HybridAttentionBlock(nn.Module):
+    """HAB: window attention and, beside it, convolutions with channel attention; then a perceptron.
+
+    The gate of the channel attention is read from the whole image, so the result depends, slightly, on all of it.
+
+    Args:
+        channels: C.
+        num_heads: h, a divisor of C.
+        window_size: w; the image's sides must be multiples of it.
+        shift: by how many pixels the windows are moved, 0 .. w - 1; usually 0 or w // 2.
+        compress_ratio: C divided by the channels between the two convolutions.
+        squeeze_factor: C divided by the channels inside the gate of the channel attention.
+        conv_scale: weight of the convolutions beside the attention.
+        mlp_ratio: hidden channels of the perceptron, divided by C.
+        qkv_bias: the projections to queries, keys and values have a bias.
+        qk_scale: of the logits; None or 0 for D ** -0.5.
+        drop: dropout after projections and in the perceptron.
+        attn_drop: dropout of attention weights.
+        drop_path: rate of stochastic depth for the attention and for the perceptron.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        window_size: int = 16,
+        *,
+        shift: int = 0,
+        compress_ratio: int = 3,
+        squeeze_factor: int = 30,
+        conv_scale: float = 0.01,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= shift < window_size:
+            raise InputError(f"HybridAttentionBlock: the shift must be from 0 to {window_size - 1}, got {shift}")
+        self.window = (window_size, window_size)
+        self.shift = shift
+        self.conv_scale = conv_scale
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WindowAttention(
+            channels, num_heads, window_size, qkv_bias=qkv_bias, qk_scale=qk_scale, attn_drop=attn_drop, drop=drop
+        )
+        self.conv_block = ChannelAttentionBlock(channels, compress_ratio, squeeze_factor)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels, int(channels * mlp_ratio), drop)
+        initialise(self)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Window attention, shifted or not: [B, H, W, C] -> [B, H, W, C]."""
+        size = (x.shape[1], x.shape[2])
+        check_size("HybridAttentionBlock", size, self.window)
+        if not self.shift:
+            return window_merge(self.attn(window_partition(x, self.window), None), self.window, size)
+        mask = shift_mask(size, self.window, (self.shift, self.shift), x.device, mask_dtype(x.dtype))
+        # Rolled before the projection, which has three times the channels.
+        rolled = torch.roll(x, (-self.shift, -self.shift), (1, 2))
+        windows = self.attn(window_partition(rolled, self.window), mask)
+        return torch.roll(window_merge(windows, self.window, size), (self.shift, self.shift), (1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        normal = self.norm1(x)
+        features, gate = (part.permute(0, 2, 3, 1) for part in self.conv_block.parts(normal.permute(0, 3, 1, 2)))
+        x = torch.addcmul(x + self.drop_path(self.attend(normal)), features, gate * self.conv_scale)
+        return x + cast("Tensor", self.drop_path(self.mlp(self.norm2(x))))
+
+
+class OverlappingCrossAttention(nn.Module):
+    """OCAB: each window asks the larger window around it; then a perceptron.
+
+    What lies outside the image takes part with keys and values of zero, as published: at the border it dilutes.
+
+    Args:
+        channels: C.
+        num_heads: h, a divisor of C.
+        window_size: w; the image's sides must be multiples of it.
+        overlap_ratio: e = w + int(w * overlap_ratio), which must be an even number more than w.
+        mlp_ratio: hidden channels of the perceptron, divided by C.
+        qkv_bias: the projections to queries, keys and values have a bias.
+        qk_scale: of the logits; None or 0 for D ** -0.5.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        window_size: int = 16,
+        *,
+        overlap_ratio: float = 0.5,
+        mlp_ratio: float = 2.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        extended = extended_window(window_size, overlap_ratio)
+        self.num_heads = num_heads
+        self.window = (window_size, window_size)
+        self.extended = (extended, extended)
+        self.scale = qk_scale or head_width(channels, num_heads) ** -0.5
+        self.relative_position_bias_table = nn.Parameter(torch.empty((window_size + extended - 1) ** 2, num_heads))
+        self.norm1 = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = nn.Linear(channels, channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels, int(channels * mlp_ratio))
+        self.dense_bias = Memo()
+        initialise(self)
+
+    def bias(self) -> Tensor:
+        """[h, N, M]."""
+        table = self.relative_position_bias_table
+        return self.dense_bias(
+            lambda: RelativeBias(
+                table, overlapping_position_index(self.window, self.extended, table.device)
+            ).dense(),
+            table,
+        )  # fmt: skip
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Attention alone: [B, H, W, C] -> [B, H, W, C]."""
+        size, C = (x.shape[1], x.shape[2]), x.shape[3]
+        check_size("OverlappingCrossAttention", size, self.window)
+        queries, sources = self.qkv(x).split([C, 2 * C], -1)
+        q = window_partition(queries, self.window).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [n, h, N, D]
+        sources = overlapping_windows(sources, self.window, self.extended)  # [n, M, 2C]
+        k, v = sources.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # each [n, h, M, D]
+        out = window_attention(q, k, v, self.bias(), None, self.scale)
+        return window_merge(self.proj(out.transpose(1, 2).flatten(2)), self.window, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        x = x + self.attend(self.norm1(x))
+        return x + cast("Tensor", self.mlp(self.norm2(x)))
+
+
+class AttentionBlocks(nn.Module):
+    """The blocks of a group in their order.
+
+    Args:
+        blocks: HABs.
+        overlap_attn: what follows them.
+        use_checkpoint: keep only the input of each block for the backward pass, and run the block again there.
+    """
+
+    def __init__(
+        self, blocks: Iterable[HybridAttentionBlock], overlap_attn: OverlappingCrossAttention, use_checkpoint: bool
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.overlap_attn = overlap_attn
+        self.use_checkpoint = use_checkpoint
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        for block in (*self.blocks, self.overlap_attn):
+            if self.use_checkpoint and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+class ResidualHybridAttentionGroup(nn.Module):
+    """RHAG: blocks and a convolution, around which the input passes.
+
+    Args:
+        blocks: of the group.
+        channels: C.
+        resi_connection: "1conv" for a 3x3 convolution after the blocks, "identity" for none.
+    """
+
+    def __init__(self, blocks: AttentionBlocks, channels: int, resi_connection: str) -> None:
+        super().__init__()
+        self.residual_group = blocks
+        self.conv = residual_convolution(channels, resi_connection)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        return x + as_rows(self.conv(self.residual_group(x).permute(0, 3, 1, 2)))
+
+
+def as_rows(image: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, H, W, C]; no copy of channels-last images."""
+    return image.permute(0, 2, 3, 1).contiguous()
+
+
+def residual_convolution(channels: int, resi_connection: str) -> nn.Module:
+    """The layer before a residual sum."""
+    return nn.Conv2d(channels, channels, 3, padding=1) if resi_connection == "1conv" else nn.Identity()
+
+
+def head_width(channels: int, num_heads: int) -> int:
+    """D; raises InputError where heads would differ."""
+    if num_heads < 1 or channels % num_heads:
+        raise InputError(f"{channels} channels cannot be shared evenly by {num_heads} heads")
+    return channels // num_heads
+
+
+def extended_window(window_size: int, overlap_ratio: float) -> int:
+    """e; raises InputError where the larger window would not lie centrally around the smaller."""
+    extra = int(window_size * overlap_ratio)
+    if extra < 0 or extra % 2:
+        raise InputError(
+            f"overlap_ratio {overlap_ratio:g}: a window of {window_size} grows by {extra}; "
+            "it must be an even number of pixels, half of them on each side"
+        )
+    return window_size + extra
+
+
+def check_size(name: str, size: tuple[int, int], window: tuple[int, int]) -> None:
+    """Raise InputError unless an image can be cut into windows."""
+    if size[0] % window[0] or size[1] % window[1]:
+        raise InputError(
+            f"{name}: an image of {size[0]} x {size[1]} pixels cannot be cut into windows of "
+            f"{window[0]} x {window[1]}; pad it to multiples, as models.upscale does"
+        )
+
+
+def mask_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Half precision is served by the float32 mask: the softmax is computed in float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def initialise(module: nn.Module) -> None:
+    """Published initial values: linear layers and tables normal (0.02), their biases 0; else the framework's."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("relative_position_bias_table"):
+            nn.init.trunc_normal_(parameter, std=0.02)
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,86 @@
+"""From features to the image: the ways to upsample that published networks name.
+
+Shapes: B images, H W low-resolution pixels, D channels of the network, f channels behind it, c of the image, s scale.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal, cast, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.errors import InputError
+
+Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv"]
+
+HEAD_WIDTH = 64
+"""f; fixed in the published networks."""
+
+
+class PixelShuffleStages(nn.Sequential):
+    """3x3 convolutions, each with a pixel shuffle: one by 3 for a scale of 3, one by 2 for each factor of 2.
+
+    Args:
+        scale: 3 or a power of 2; 1 makes it empty.
+        channels: of input and output.
+    """
+
+    def __init__(self, scale: int, channels: int) -> None:
+        factors = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
+        if scale < 1 or (scale != 3 and scale != 2 ** len(factors)):
+            raise InputError(f"pixelshuffle: the scale must be 3 or a power of 2, got {scale}")
+        stages = (
+            (nn.Conv2d(channels, factor**2 * channels, 3, padding=1), nn.PixelShuffle(factor)) for factor in factors
+        )
+        super().__init__(*itertools.chain.from_iterable(stages))
+
+
+class HeadedNetwork(nn.Module):
+    """A base class of networks whose last layers have no common prefix in the weight files."""
+
+    upsampler: Upsampler
+
+    def add_head(self, upsampler: Upsampler, channels: int, scale: int, image_channels: int) -> None:
+        """Register the layers that make the image; to be called after the rest, for the order of the weights.
+
+        Args:
+            upsampler: "pixelshuffle" upsamples f channels, with a convolution before and one after;
+                "pixelshuffledirect" makes the image in one convolution; "nearest+conv", for a scale of 4, doubles
+                pixels twice, with convolutions between.
+            channels: D.
+            scale: s.
+            image_channels: c.
+        """
+        if upsampler not in get_args(Upsampler):
+            known = ", ".join(get_args(Upsampler))
+            raise InputError(f'{type(self).__name__}: upsampler is "{upsampler}"; it must be one of {known}')
+        if upsampler == "nearest+conv" and scale != 4:
+            raise InputError(f"{type(self).__name__}: nearest+conv is for a scale of 4, got {scale}")
+        self.upsampler = upsampler
+        f = HEAD_WIDTH
+        if upsampler == "pixelshuffledirect":
+            self.upsample = nn.Sequential(
+                nn.Conv2d(channels, image_channels * scale**2, 3, padding=1), nn.PixelShuffle(scale)
+            )
+            return
+        self.conv_before_upsample = nn.Sequential(nn.Conv2d(channels, f, 3, padding=1), nn.LeakyReLU(inplace=True))
+        if upsampler == "pixelshuffle":
+            self.upsample = PixelShuffleStages(scale, f)
+        else:
+            self.conv_up1 = nn.Conv2d(f, f, 3, padding=1)
+            self.conv_up2 = nn.Conv2d(f, f, 3, padding=1)
+            self.conv_hr = nn.Conv2d(f, f, 3, padding=1)
+        self.conv_last = nn.Conv2d(f, image_channels, 3, padding=1)
+
+    def head(self, features: Tensor) -> Tensor:
+        """[B, D, H, W] -> [B, c, s*H, s*W]."""
+        if self.upsampler == "pixelshuffledirect":
+            return cast("Tensor", self.upsample(features))
+        features = self.conv_before_upsample(features)
+        if self.upsampler == "pixelshuffle":
+            return cast("Tensor", self.conv_last(self.upsample(features)))
+        for conv in (self.conv_up1, self.conv_up2):
+            features = F.leaky_relu(conv(F.interpolate(features, scale_factor=2)), 0.2)
+        return cast("Tensor", self.conv_last(F.leaky_relu(self.conv_hr(features), 0.2)))

@@ -1,0 +1,79 @@
+"""An image cut into windows, and put together again.
+
+Shapes: B images, H W pixels, C channels, h w sides of a window, n = (H / h) (W / w) windows of an image; windows, and
+the pixels in them, are in row-major order.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ops.registry import exporting
+
+Pair = tuple[int, int]
+
+
+def window_partition(x: Tensor, window: Pair) -> Tensor:
+    """Cut an image whose sides are multiples of the window's.
+
+    Args:
+        x: [B, H, W, C].
+        window: (h, w).
+
+    Returns:
+        [B*n, h*w, C], image after image.
+    """
+    B, H, W, C = x.shape
+    h, w = window
+    return x.view(B, H // h, h, W // w, w, C).transpose(2, 3).reshape(B * (H // h) * (W // w), h * w, C)
+
+
+def window_merge(windows: Tensor, window: Pair, size: Pair) -> Tensor:
+    """The image that :func:`window_partition` has cut.
+
+    Args:
+        windows: [B*n, h*w, C].
+        window: (h, w).
+        size: (H, W).
+
+    Returns:
+        [B, H, W, C].
+    """
+    (h, w), (H, W) = window, size
+    rows, columns, C = H // h, W // w, windows.shape[-1]
+    B = windows.shape[0] // (rows * columns)
+    if exporting():
+        return windows.reshape(B, H * W, C).index_select(1, _places(window, size, windows.device)).view(B, H, W, C)
+    return windows.view(B, rows, columns, h, w, C).transpose(2, 3).reshape(B, H, W, C)
+
+
+def _places(window: Pair, size: Pair, device: torch.device) -> Tensor:
+    """Where each pixel of an image is among the pixels of its windows, [H*W].
+
+    A graph with free sizes has to be merged by it: whether a view exists of what windows transposed give depends on
+    conditions on the sizes that export cannot prove.
+    """
+    (h, w), (H, W) = window, size
+    row, column = torch.arange(H, device=device)[:, None], torch.arange(W, device=device)
+    return (((row // h) * (W // w) + column // w) * (h * w) + (row % h) * w + column % w).flatten()
+
+
+def overlapping_windows(x: Tensor, window: Pair, extended: Pair) -> Tensor:
+    """The surroundings of each window: as many windows, larger, about the same centres; zeros outside the image.
+
+    Args:
+        x: [B, H, W, C].
+        window: (h, w), how far the windows are apart.
+        extended: (eh, ew), sides of the larger windows; even numbers more than ``window``.
+
+    Returns:
+        [B*n, eh*ew, C].
+    """
+    (h, w), (eh, ew), C = window, extended, x.shape[-1]
+    top, left = (eh - h) // 2, (ew - w) // 2
+    framed = F.pad(x, (0, 0, left, left, top, top))
+    views = framed.unfold(1, eh, h).unfold(2, ew, w)  # [B, H / h, W / w, C, eh, ew]
+    B, rows, columns = views.shape[:3]
+    return views.permute(0, 1, 2, 4, 5, 3).reshape(B * rows * columns, eh * ew, C)

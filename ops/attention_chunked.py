@@ -1,0 +1,226 @@
+"""Window attention for the CPU whose backward pass computes the weights again, a cache-sized chunk at a time.
+
+Shapes as in ops/attention.py. Forward: PyTorch's fused kernel. Backward: five matrix products and a softmax per chunk
+of windows (or of the queries of one window), in float32 at least; the gradient of the bias is summed over the windows
+on the way. Only the inputs are kept between the two. One operator each, so that compiled graphs hold one node instead
+of one per chunk, and the loops may depend on the sizes and on which windows are masked at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+# Logits in one chunk, per thread: 2 MiB of float32, three such buffers. Measured best between 0.2 and 0.5 million for
+# windows of 256 to 1024 tokens.
+_CHUNK = 1 << 19
+
+
+def chunked_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float
+) -> Tensor:
+    """Shapes and meaning as :func:`ops.window_attention`; gradients of q, k, v and bias, once differentiable."""
+    out: Tensor = torch.ops.focalsr.chunked_window_attention(q, k, v, bias, mask, scale)
+    return out
+
+
+@torch.library.custom_op(
+    "focalsr::chunked_window_attention",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? mask, float scale) -> Tensor",
+)
+def _forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float) -> Tensor:
+    out = _token_major(q, v.shape[-1])
+    width = max(q.shape[-1], v.shape[-1])  # the fused kernel wants equal widths
+    for span, additive in _spans(len(q), _cast(bias, q), _cast(mask, q)):
+        few_q, few_k, few_v = (widen(x[span], width) for x in (q, k, v))
+        attn_mask = None if additive is None else additive[None]
+        few = F.scaled_dot_product_attention(few_q, few_k, few_v, attn_mask, scale=scale)
+        out[span] = few[..., : v.shape[-1]]
+    return out
+
+
+@_forward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float) -> Tensor:
+    return _token_major(q, v.shape[-1])
+
+
+def widen(x: Tensor, width: int) -> Tensor:
+    """Zeros after the last dimension, which must be dense for the fused kernels."""
+    if x.shape[-1] != width:
+        return F.pad(x, (0, width - x.shape[-1]))
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+@torch.library.custom_op(
+    "focalsr::chunked_window_attention_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? mask, float scale, bool bias_gradient)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    scale: float,
+    bias_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    windows, heads, queries, _ = q.shape
+    keys = k.shape[2]
+    d_q, d_k, d_v = (_width_major(x, dtype) for x in (q, k, v))
+    d_bias = q.new_zeros((heads, queries, keys) if bias_gradient else 0, dtype=dtype)
+    budget = _CHUNK * torch.get_num_threads()
+    step = max(1, budget // max(1, heads * queries * keys))  # windows in a chunk
+    blocks = max(1, -(-heads * queries * keys // budget))  # of queries; more than one only where a chunk is one window
+    buffers = q.new_empty(3, min(step, windows) * heads, -(-queries // blocks), keys, dtype=dtype)
+    for span, additive in _spans(windows, _cast(bias, d_bias), _cast(mask, d_bias)):
+        for start in range(span.start, span.stop, step):
+            part = slice(start, min(start + step, span.stop))
+            few_q, few_k, few_v, few_grad = (x[part].to(dtype).flatten(0, 1) for x in (q, k, v, grad))
+            inputs = _Inputs(few_q, few_k, few_v, few_grad, additive, scale)
+            by_q, by_k, by_v = (x[part].flatten(0, 1) for x in (d_q, d_k, d_v))  # views
+            _chunk_gradients(inputs, _Outputs(by_q, by_k, by_v, d_bias if bias_gradient else None), buffers)
+    d_bias = d_bias if bias is None else d_bias.to(bias.dtype)
+    return d_q.mT.to(q.dtype), d_k.mT.to(q.dtype), d_v.mT.to(q.dtype), d_bias
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    scale: float,
+    bias_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = torch.promote_types(q.dtype, torch.float32) if bias is None else bias.dtype
+    shape = (q.shape[1], q.shape[2], k.shape[2]) if bias_gradient else (0,)
+    d_q, d_k, d_v = (_width_major(x, q.dtype).mT for x in (q, k, v))
+    return d_q, d_k, d_v, q.new_empty(shape, dtype=dtype)
+
+
+class _Inputs(NamedTuple):
+    """A chunk of c windows, its heads joined."""
+
+    q: Tensor  # [c h, N, D]
+    k: Tensor  # [c h, M, D]
+    v: Tensor  # [c h, M, E]
+    grad: Tensor  # of the result, [c h, N, E]
+    additive: Tensor | None  # bias and mask, [h or 1, N, M]
+    scale: float
+
+
+class _Outputs(NamedTuple):
+    """Where the gradients of a chunk go; widths before tokens."""
+
+    q: Tensor  # [c h, D, N]
+    k: Tensor  # [c h, D, M]
+    v: Tensor  # [c h, E, M]
+    bias: Tensor | None  # [h, N, M], added to
+
+
+def _chunk_gradients(inputs: _Inputs, outputs: _Outputs, buffers: Tensor) -> None:
+    """The gradients of one chunk, with buffers [3, at least c h, rows, M] for so many rows of queries at a time.
+
+    All results have tokens as their last dimension: matrix products whose last dimension is a width of 24 or 30 take up
+    to twice as long.
+    """
+    q, k, v, grad, additive, scale = inputs
+    k_t, v_t = k.mT.contiguous(), v.mT.contiguous()
+    rows = buffers.shape[2]
+    for start in range(0, q.shape[1], rows):
+        some = slice(start, start + rows)
+        few_q, few_grad = q[:, some], grad[:, some]
+        logits, weights, d_logits = buffers[:, : len(q), : few_q.shape[1]]
+        kept = int(start > 0)  # what earlier rows added counts; uninitialised memory does not
+        if additive is not None:
+            shared = additive[:, some]  # [h or 1, rows, M]
+            logits.view(-1, *shared.shape).copy_(shared)
+        logits.baddbmm_(few_q, k_t, beta=0 if additive is None else 1, alpha=scale)
+        torch.softmax(logits, -1, out=weights)
+        outputs.v.baddbmm_(few_grad.mT, weights, beta=kept)
+        d_weights = torch.bmm(few_grad, v_t, out=logits)
+        torch.ops.aten._softmax_backward_data.out(d_weights, weights, -1, weights.dtype, grad_input=d_logits)
+        if outputs.bias is not None:
+            for window in d_logits.split(len(outputs.bias)):
+                outputs.bias[:, some] += window
+        outputs.k.baddbmm_(few_q.mT, d_logits, beta=kept, alpha=scale)
+        outputs.q[..., some].baddbmm_(k_t, d_logits.mT, beta=0, alpha=scale)
+
+
+def _spans(windows: int, bias: Tensor | None, mask: Tensor | None) -> Iterator[tuple[slice, Tensor | None]]:
+    """Runs of windows with what is added to their logits: [h or 1, N, M] or None.
+
+    Where windows are shifted only the last row and column of windows are masked; the others share the bias as it is.
+    """
+    if mask is None:
+        yield slice(0, windows), bias
+        return
+    by_window = mask.flatten(1)  # two passes of amin and amax are vectorised, one of aminmax is not
+    masked = ((by_window.amin(1) != 0) | (by_window.amax(1) != 0)).tolist()
+    for first in range(0, windows, len(mask)):
+        start = 0
+        for i in [*(i for i, is_masked in enumerate(masked) if is_masked), len(mask)]:
+            if start < i:
+                yield slice(first + start, first + i), bias
+            start = i + 1
+    for i, is_masked in enumerate(masked):
+        if is_masked:
+            joined = mask[i : i + 1] if bias is None else bias + mask[i]
+            for window in range(i, windows, len(mask)):
+                yield slice(window, window + 1), joined
+
+
+def _cast(x: Tensor | None, like: Tensor) -> Tensor | None:
+    """Bias and mask as the fused kernel wants them beside ``like``: float32 or float64, and no gradient asked for."""
+    return None if x is None else x.detach().to(torch.promote_types(like.dtype, torch.float32))
+
+
+def _token_major(q: Tensor, width: int) -> Tensor:
+    """An empty [W, h, N, width] laid out as [W, N, h, width]: joining the heads of a token is then free."""
+    windows, heads, tokens, _ = q.shape
+    return q.new_empty(windows, tokens, heads, width).transpose(1, 2)
+
+
+def _width_major(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """An empty transpose of x: [W, h, tokens, width] -> [W, h, width, tokens]."""
+    return x.new_empty(*x.shape[:2], x.shape[3], x.shape[2], dtype=dtype)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, bias, mask = ctx.saved_tensors
+    d_q, d_k, d_v, d_bias = torch.ops.focalsr.chunked_window_attention_backward(
+        grad, q, k, v, bias, mask, ctx.scale, ctx.needs_input_grad[3]
+    )
+    return d_q, d_k, d_v, d_bias if ctx.needs_input_grad[3] else None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup)
+
+
+@register_flop_formula(torch.ops.focalsr.chunked_window_attention)
+def _forward_flops(q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
+    windows, heads, queries, width = q
+    return 2 * windows * heads * queries * k[2] * (width + v[3])
+
+
+@register_flop_formula(torch.ops.focalsr.chunked_window_attention_backward)
+def _backward_flops(grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
+    windows, heads, queries, width = q
+    return 2 * windows * heads * queries * k[2] * (3 * width + 2 * v[3])

@@ -1,0 +1,117 @@
+"""Window attention on ``scaled_dot_product_attention``: the logits never exist as a whole, nor does their gradient.
+
+Shapes as in ops/attention.py. Facts this file is built around (PyTorch 2.6 to 2.13):
+
+- The fused CPU kernel gives no gradient of its mask argument; with a bias that learns, PyTorch silently computes
+  everything with plain matrices, even where no gradient is recorded. So the bias is detached in evaluation, and
+  ops/attention_chunked.py has a backward pass of its own for training.
+- It reads a float32 mask beside float64 queries as garbage. The bias is therefore always cast.
+- It takes four dimensions, so a mask per window and a bias per head can only be joined per window.
+- On CUDA FlashAttention takes no mask at all; cuDNN is reported to misread masks; the memory-efficient kernel takes
+  them, for widths that are multiples of 8, and its backward pass writes the bias gradient of every window before it is
+  summed. Hence the choice of kernels, the padding and the chunks below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ops.attention_chunked import chunked_attention, widen
+from ops.registry import exporting
+
+# Elements of [windows, h, N, M] in one call where joined bias and mask, or the gradient of the bias, take that shape:
+# 128 MiB in float32. Windows times heads in one call: the limit of a CUDA grid in its second and third dimension.
+_CUDA_ELEMENTS = 1 << 25
+_CUDA_GRID = 65535
+
+
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float) -> Tensor:
+    """Shapes and meaning as :func:`ops.window_attention`; the mask gets no gradient."""
+    if exporting():
+        # An exported program must run without this project's operators. A mask costs [n, h, N, M] there.
+        return fused_attention(q, k, v, bias, mask, scale, width_multiple=1)
+    if q.device.type == "cpu":
+        wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias))
+        if mask is None and not wants_gradient:
+            bias = None if bias is None else bias.detach()
+            return fused_attention(q, k, v, bias, None, scale, width_multiple=1)
+        return chunked_attention(q, k, v, bias, mask, scale)
+    return _cuda_attention(q, k, v, bias, mask, scale)
+
+
+def _cuda_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float) -> Tensor:
+    kernels: AbstractContextManager[None] = contextlib.nullcontext()
+    if bias is not None or mask is not None:
+        kernels = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+    per_call = _CUDA_GRID // q.shape[1]
+    if mask is not None or (bias is not None and bias.requires_grad and torch.is_grad_enabled()):
+        images = 1 if mask is None else q.shape[0] // mask.shape[0]
+        per_call = min(per_call, _CUDA_ELEMENTS // max(1, images * q.shape[1] * q.shape[2] * k.shape[2]))
+    with kernels:
+        return fused_attention(q, k, v, bias, mask, scale, width_multiple=8, per_call=max(1, per_call))
+
+
+def fused_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    scale: float,
+    *,
+    width_multiple: int,
+    per_call: int | None = None,
+) -> Tensor:
+    """``scaled_dot_product_attention`` with bias and mask broadcast as far as four dimensions allow.
+
+    Args:
+        q: [W, h, N, D].
+        k: [W, h, M, D].
+        v: [W, h, M, E].
+        bias: [h, N, M] or None.
+        mask: [n, N, M] or None.
+        scale: of the logits.
+        width_multiple: D and E are padded with zeros to a common multiple of this.
+        per_call: so many windows at a time, of each image if there is a mask; None for all.
+
+    Returns:
+        [W, h, N, E].
+    """
+    per_image = q.shape[0] if mask is None else mask.shape[0]
+    images = 1 if mask is None else q.shape[0] // per_image
+    value_width = v.shape[-1]
+    width = -(-max(q.shape[-1], value_width) // width_multiple) * width_multiple
+    q, k, v = (widen(x, width) for x in (q, k, v))
+    q, k, v = (x.view(images, per_image, *x.shape[1:]) for x in (q, k, v))  # [B, n, h, ., width]
+    if per_call is None or per_call >= per_image:
+        out = _one_call(q, k, v, bias, mask, scale)
+    else:
+        parts = [slice(start, start + per_call) for start in range(0, per_image, per_call)]
+        outs = [
+            _one_call(q[:, part], k[:, part], v[:, part], bias, None if mask is None else mask[part], scale)
+            for part in parts
+        ]
+        out = torch.cat(outs, 1)
+    return out.flatten(0, 1)[..., :value_width]
+
+
+def _one_call(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float) -> Tensor:
+    """All at once: [B, n, h, N or M, width] with bias [h, N, M] and mask [n, N, M] -> [B, n, h, N, width]."""
+    if mask is None:
+        additive = None if bias is None else bias[None]
+        q_4d, k_4d, v_4d = (x.flatten(0, 1) for x in (q, k, v))  # [W, h, ., width]
+    else:
+        by_head = mask[:, None] if bias is None else bias + mask[:, None]  # [n, h or 1, N, M]
+        additive = by_head.expand(-1, q.shape[2], -1, -1).flatten(0, 1)[None]
+        q_4d, k_4d, v_4d = (x.flatten(1, 2) for x in (q, k, v))  # [B, n h, ., width]
+    if additive is not None:
+        # The CPU kernel takes float32 beside half precision, which keeps small differences of large biases.
+        additive = additive.to(torch.promote_types(q.dtype, torch.float32) if q.device.type == "cpu" else q.dtype)
+    out = F.scaled_dot_product_attention(q_4d, k_4d, v_4d, additive, scale=scale)
+    return out.view(q.shape)

@@ -1,0 +1,84 @@
+"""Every option file that is shipped passes ``--check``, on small pictures and with a network made shallow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from archs import build_network
+from options import read
+from tests.runs import ROOT, picture, run_here
+
+FILES = sorted(path for path in (ROOT / "options").rglob("*.yml"))
+TRAIN = [path for path in FILES if path.name.startswith("train_")]
+TEST = [path for path in FILES if path.name.startswith("test_")]
+# One block in each of two groups: all kinds of layers, a fraction of the time.
+SHALLOW = {
+    "HAT": ("network_g:depths=[2]", "network_g:num_heads=[6]", "network_g:embed_dim=36"),
+    "RGT": ("network_g:depth=[4]", "network_g:num_heads=[6]", "network_g:embed_dim=36"),
+}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT / "options"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three pictures; their sides divide by every scale."""
+    folder = tmp_path / "HR"
+    folder.mkdir()
+    for i in range(3):
+        cv2.imwrite(str(folder / f"{i}.png"), picture(i, 144, 192))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def stand_in(path: Path, pictures: Path) -> list[str]:
+    """Overrides that put small data in the place of the published sets."""
+    mode = "train" if path in TRAIN else "test"
+    options = read(path, mode=mode)  # type: ignore[call-overload]
+    edits = ["num_gpu=0"]
+    for key, dataset in options.datasets.items():
+        single = dataset.__class__.__qualname__.startswith("Single")
+        edits.append(f"datasets:{key}:io_backend:type=disk")
+        if single:
+            edits.append(f"datasets:{key}:dataroot_lq={pictures}")
+            continue
+        edits += [f"datasets:{key}:dataroot_gt={pictures}", f"datasets:{key}:dataroot_lq=~"]
+        edits += [f"datasets:{key}:meta_info_file=~", f"datasets:{key}:filename_tmpl='{{}}'"]
+    if mode == "train":
+        edits += [
+            "datasets:train:batch_size_per_gpu=1",
+            "datasets:train:num_worker_per_gpu=0",
+            f"datasets:train:gt_size={16 * options.scale}",
+        ]
+    return edits + list(SHALLOW.get(options.network_g.type, ()))
+
+
+@pytest.mark.parametrize("path", TRAIN, ids=name_of)
+def test_training_files_pass_the_check(path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edits = [*stand_in(path, pictures), "path:pretrain_network_g=~"]
+    code = run_here("train.py", "-opt", str(path), "--check", "--force_yml", *edits)
+    told = capsys.readouterr().err
+    assert code == 0, told
+    assert "the check is passed" in told
+
+
+@pytest.mark.parametrize("path", TEST, ids=name_of)
+def test_test_files_pass_the_check(path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edits = stand_in(path, pictures)
+    options = read(path, edits, mode="test")
+    network = build_network(options.network_g.as_mapping())
+    torch.save({"params": network.state_dict(), "params_ema": network.state_dict()}, "weights.pth")
+    bare = options.path.param_key_g is None
+    if bare:
+        torch.save(network.state_dict(), "weights.pth")
+    edits.append("path:pretrain_network_g=weights.pth")
+    code = run_here("test.py", "-opt", str(path), "--check", "--force_yml", *edits)
+    told = capsys.readouterr().err
+    assert code == 0, told
+    assert "the check is passed" in told

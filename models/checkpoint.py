@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import archs
+from archs.layers.constants import constant_keys
 from models.distributed import World
 from models.schedule import scheduler_state
 from models.state import Best, TrainState
@@ -79,6 +80,7 @@ def load_weights(
     tensors = select_weights(read_checkpoint(path), key, path)
     own = network.state_dict()
     shared = own.keys() & tensors.keys()
+    constants = constant_keys(network)  # masks and tables of published files, which the network computes
     reshaped = {
         name: (tuple(tensors[name].shape), tuple(own[name].shape))
         for name in own
@@ -86,12 +88,16 @@ def load_weights(
     }
     report = LoadReport(
         tuple(name for name in own if name not in shared),
-        tuple(name for name in tensors if name not in shared),
+        tuple(name for name in tensors if name not in shared and name not in constants),
         reshaped,
     )
     if report and strict:
         raise InputError(_misfit(path, network, tensors, report))
-    network.load_state_dict({name: tensors[name] for name in shared if name not in reshaped}, strict=False)
+    loaded = {name: value for name, value in tensors.items() if name not in reshaped and name not in report.surplus}
+    try:
+        network.load_state_dict(loaded, strict=False)
+    except RuntimeError as error:  # a stored table that does not follow from the network's arguments
+        raise InputError(f"{path}: {str(error).strip().splitlines()[-1].strip()}") from error
     if report:
         get_logger().warning("%s was loaded in part: %s", path, report)
     return report

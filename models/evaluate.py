@@ -17,6 +17,7 @@ from metrics import Metric
 from models.distributed import World
 from models.inference import upscale
 from models.layout import for_inference, to_channels_last
+from models.tiling import EqualTiles, GrownTiles, Tiling
 from options.schema import TileOptions, ValOptions
 from utils.errors import StopRequested
 from utils.progress import Progress
@@ -115,7 +116,7 @@ def evaluate(
         dataset: its ``read(i)`` gives lq [3,h,w] and, where there is ground truth, gt [3,s*h,s*w].
         options: metrics, whether bicubic is scored too, self-ensemble.
         device: where the network runs.
-        tile: upscale in tiles of this size instead of whole images.
+        tile: upscale in tiles, as HAT's test files ask; ``options.use_chop`` asks for RGT's.
         channels_last: memory layout of the network.
         world: the processes that share the work.
         keep: called with each sample and the 8-bit output [s*h,s*w,3], on the rank that made it.
@@ -125,6 +126,7 @@ def evaluate(
     prepared = for_inference(network)
     if channels_last:
         prepared = to_channels_last(prepared)
+    tiling = tiling_of(options, tile)
     mine: list[tuple[int, EvalRow]] = []
     shown = Progress(len(dataset), dataset.name) if options.pbar and world.is_main else None
     for i in range(world.rank, len(dataset), world.size):
@@ -133,10 +135,7 @@ def evaluate(
         sample = dataset.read(i)
         lq = sample.lq.to(device)
         started = time.perf_counter()
-        output = upscale(
-            prepared, lq, tile=tile.tile_size if tile else None, overlap=tile.tile_pad if tile else 32,
-            self_ensemble=options.self_ensemble,
-        )  # fmt: skip
+        output = upscale(prepared, lq, self_ensemble=options.self_ensemble, tiling=tiling)
         image = to_uint8(output)  # waits for the device
         seconds = time.perf_counter() - started
         mine.append((i, _row(sample, image, options, seconds)))
@@ -148,6 +147,13 @@ def evaluate(
         shown.finish()
     rows = [pair for part in world.gather(mine) for pair in part]
     return EvalReport(dataset.name, tuple(row for _, row in sorted(rows, key=lambda pair: pair[0])))
+
+
+def tiling_of(options: ValOptions, tile: TileOptions | None) -> Tiling | None:
+    """The published way of cutting images that the options ask for; None for whole images."""
+    if tile is not None:
+        return GrownTiles(tile.tile_size, tile.tile_pad)
+    return EqualTiles(options.chop_size, options.chop_pad) if options.use_chop else None
 
 
 def bicubic(sample: Sample, scale: int) -> Image:

@@ -11,28 +11,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from archs.layers.size import SizeRule
-from utils.errors import InputError
-
-
-class Span(NamedTuple):
-    """One tile along one axis, in low-resolution pixels: what is read, and the part of it that is kept."""
-
-    start: int
-    stop: int
-    keep_start: int
-    keep_stop: int
+from models.tiling import OverlappingTiles, Tiling, aligned_tile
 
 
 def upscale(
-    network: nn.Module, lq: Tensor, tile: int | None = None, overlap: int = 32, self_ensemble: bool = False
+    network: nn.Module,
+    lq: Tensor,
+    tile: int | None = None,
+    overlap: int = 32,
+    self_ensemble: bool = False,
+    tiling: Tiling | None = None,
 ) -> Tensor:
-    """Upscale images: [3, h, w] or [B, 3, h, w] -> the same with height and width multiplied by the network's scale.
+    """Upscale images: [3, h, w] or [B, 3, h, w] (1 instead of 3 for grey networks) -> the same with height and width multiplied by the network's scale.
 
     The network runs in evaluation mode, and every module is put back into the mode it was in. Gradients are recorded
     if ``lq.requires_grad`` (attribution maps), and not otherwise.
@@ -46,19 +41,20 @@ def upscale(
             radius is at most half of the overlap; otherwise it approximates it.
         overlap: low-resolution pixels that neighbouring tiles have in common, at least. Seams run through its middle.
         self_ensemble: mean over the eight flips and rotations of the image.
+        tiling: another way of cutting tiles, instead of ``tile`` and ``overlap``.
     """
     _check_input(lq)
     scale = _scale(network)
     rule = size_rule(network)
-    if tile is not None:
-        tile = aligned_tile(tile, overlap, rule)
+    if tile is not None and tiling is None:
+        tiling = OverlappingTiles(aligned_tile(tile, overlap, rule), overlap)
     batch = lq if lq.ndim == 4 else lq[None]
     recording = torch.is_grad_enabled() and lq.requires_grad
     with torch.set_grad_enabled(recording), evaluation_mode(network):
         if self_ensemble:
-            result = _self_ensemble(network, batch, scale, rule, tile, overlap)
+            result = _self_ensemble(network, batch, scale, rule, tiling)
         else:
-            result = _upscale(network, batch, scale, rule, tile, overlap)
+            result = _upscale(network, batch, scale, rule, tiling)
     return result if lq.ndim == 4 else result[0]
 
 
@@ -66,28 +62,6 @@ def size_rule(network: nn.Module) -> SizeRule:
     """What input sizes the network wants; any size, if it does not say."""
     rule = getattr(network, "size_rule", None)
     return rule if isinstance(rule, SizeRule) else SizeRule()
-
-
-def tile_spans(length: int, tile: int, overlap: int, alignment: int = 1) -> list[Span]:
-    """The tiles along an axis of ``length`` pixels, from the first to the last.
-
-    Starts are multiples of ``alignment``, neighbours share at least ``overlap`` pixels, and the kept parts cover the
-    axis without gap or overlap. The last tile ends with the axis; it is as long as alignment allows.
-
-    Args:
-        length: pixels to cover.
-        tile: length of a tile, at most; at least ``overlap + alignment``.
-        overlap: pixels shared by neighbours, at least.
-        alignment: of the starts.
-    """
-    if length <= tile:
-        return [Span(0, length, 0, length)]
-    step = (tile - overlap) // alignment * alignment
-    last = -(-(length - tile) // alignment) * alignment
-    starts = [*range(0, last, step), last]
-    stops = [*(start + tile for start in starts[:-1]), length]
-    seams = [(start + stop) // 2 for start, stop in zip(starts[1:], stops[:-1], strict=True)]
-    return [Span(*item) for item in zip(starts, stops, [0, *seams], [*seams, length], strict=True)]
 
 
 @contextmanager
@@ -102,37 +76,36 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _self_ensemble(
-    network: nn.Module, lq: Tensor, scale: int, rule: SizeRule, tile: int | None, overlap: int
-) -> Tensor:
+def _self_ensemble(network: nn.Module, lq: Tensor, scale: int, rule: SizeRule, tiling: Tiling | None) -> Tensor:
     """Mean over the dihedral group of the square: transform, upscale, transform back."""
     total = None
     for flip in (False, True):
         for turns in range(4):
             view = torch.rot90(lq.flip(-1) if flip else lq, turns, (-2, -1))
-            result = torch.rot90(_upscale(network, view, scale, rule, tile, overlap), -turns, (-2, -1))
+            result = torch.rot90(_upscale(network, view, scale, rule, tiling), -turns, (-2, -1))
             result = result.flip(-1) if flip else result
             total = result if total is None else total + result
     assert total is not None
     return total / 8
 
 
-def _upscale(network: nn.Module, lq: Tensor, scale: int, rule: SizeRule, tile: int | None, overlap: int) -> Tensor:
-    """[B, 3, h, w] -> [B, 3, s*h, s*w], tiled if ``tile`` is given."""
+def _upscale(network: nn.Module, lq: Tensor, scale: int, rule: SizeRule, tiling: Tiling | None) -> Tensor:
+    """[B, 3, h, w] -> [B, 3, s*h, s*w], in tiles if there is a tiling."""
     h, w = lq.shape[-2:]
     padded = pad_to_rule(lq, rule)
     H, W = padded.shape[-2:]
     device = next((parameter.device for parameter in network.parameters()), lq.device)
-    if tile is None or tile >= max(H, W):
+    if tiling is None:
         return _run(network, padded, scale, device).to(lq.device)[..., : scale * h, : scale * w]
     alignment = math.lcm(rule.multiple, rule.tile_multiple)
-    rows, columns = (tile_spans(length, tile, overlap, alignment) for length in (H, W))
+    rows, columns = (tiling.spans(length, alignment) for length in (H, W))
+    padded = _mirrored(_mirrored(padded, -1, tiling.extended(W)), -2, tiling.extended(H))
     bands = []
     for row in rows:
         parts = []
         for column in columns:
             patch = padded[..., row.start : row.stop, column.start : column.stop]
-            part = _run(network, patch, scale, device)[
+            part = _run(network, pad_to_rule(patch, rule), scale, device)[
                 ...,
                 scale * (row.keep_start - row.start) : scale * (row.keep_stop - row.start),
                 scale * (column.keep_start - column.start) : scale * (column.keep_stop - column.start),
@@ -143,14 +116,23 @@ def _upscale(network: nn.Module, lq: Tensor, scale: int, rule: SizeRule, tile: i
     return torch.cat(bands, dim=-2)[..., : scale * h, :]
 
 
+def _mirrored(x: Tensor, dim: int, length: int) -> Tensor:
+    """``x`` extended to ``length`` by its mirror image, edge pixel included."""
+    n = x.shape[dim]
+    if length == n:
+        return x
+    position = torch.arange(length, device=x.device)
+    return x.index_select(dim, torch.where(position < n, position, 2 * n - 1 - position).clamp(min=0))
+
+
 def _run(network: nn.Module, x: Tensor, scale: int, device: torch.device) -> Tensor:
     """The network's output for one tensor, its shape checked."""
     output: Tensor = network(x.to(device))
-    B, _, h, w = x.shape
-    if output.shape != (B, 3, scale * h, scale * w):
+    B, C, h, w = x.shape
+    if output.shape != (B, C, scale * h, scale * w):
         raise ValueError(
             f"{type(network).__name__} made {list(output.shape)} of an input {list(x.shape)}; with scale {scale}, "
-            f"expected {[B, 3, scale * h, scale * w]}"
+            f"expected {[B, C, scale * h, scale * w]}"
         )
     return output
 
@@ -175,8 +157,8 @@ def pad_to_rule(x: Tensor, rule: SizeRule) -> Tensor:
 
 def _check_input(lq: Tensor) -> None:
     shape = list(lq.shape)
-    if lq.ndim not in (3, 4) or shape[-3] != 3:
-        raise ValueError(f"expected an image [3, h, w] or a batch [B, 3, h, w], got shape {shape}")
+    if lq.ndim not in (3, 4) or shape[-3] not in (1, 3):
+        raise ValueError(f"expected an image [3, h, w] or a batch [B, 3, h, w] (or 1 for grey), got shape {shape}")
     if 0 in shape:
         raise ValueError(f"there is nothing to upscale in a tensor of shape {shape}")
     if not lq.is_floating_point():
@@ -191,24 +173,3 @@ def _scale(network: nn.Module) -> int:
             "wrapper such as DistributedDataParallel"
         )
     return scale
-
-
-def aligned_tile(tile: int, overlap: int, rule: SizeRule) -> int:
-    """``tile`` lowered to the network's alignment.
-
-    Raises:
-        InputError: tiles of that size cannot work with this overlap and this network.
-    """
-    if overlap < 0:
-        raise InputError(f"the overlap of tiles must be 0 or more, got {overlap}")
-    alignment = math.lcm(rule.multiple, rule.tile_multiple)
-    aligned = tile // alignment * alignment
-    # The step from tile to tile is a multiple of the alignment too; the shortest tile is the last one.
-    least = max(overlap + alignment, rule.minimum + alignment - 1)
-    least = -(-least // alignment) * alignment
-    if aligned < least:
-        raise InputError(
-            f"tiles of {tile} pixels are too small for this network with an overlap of {overlap}: give at least "
-            f"{least}, or a smaller overlap"
-        )
-    return aligned

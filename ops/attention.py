@@ -135,6 +135,8 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Te
         raise InputError(
             f"window_attention: v is {_shape(v)}, expected [{windows}, {heads}, {keys}, width] beside k {_shape(k)}"
         )
+    if queries == 0 or keys == 0:
+        raise InputError(f"window_attention: windows of {queries} queries and {keys} keys, expected at least one each")
     if bias is not None and bias.shape != (heads, queries, keys):
         raise InputError(
             f"window_attention: the bias is {_shape(bias)}, expected [heads, queries, keys] = "

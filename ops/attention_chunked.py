@@ -8,6 +8,7 @@ of one per chunk, and the loops may depend on the sizes and on which windows are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -81,14 +82,15 @@ def _backward(
     budget = _CHUNK * torch.get_num_threads()
     step = max(1, budget // max(1, heads * queries * keys))  # windows in a chunk
     blocks = max(1, -(-heads * queries * keys // budget))  # of queries; more than one only where a chunk is one window
-    buffers = q.new_empty(3, min(step, windows) * heads, -(-queries // blocks), keys, dtype=dtype)
+    rows = -(-queries // blocks)
+    buffers = q.new_empty(3, min(step, windows) * heads * rows * keys, dtype=dtype)
     for span, additive in _spans(windows, _cast(bias, d_bias), _cast(mask, d_bias)):
         for start in range(span.start, span.stop, step):
             part = slice(start, min(start + step, span.stop))
             few_q, few_k, few_v, few_grad = (x[part].to(dtype).flatten(0, 1) for x in (q, k, v, grad))
             inputs = _Inputs(few_q, few_k, few_v, few_grad, additive, scale)
             by_q, by_k, by_v = (x[part].flatten(0, 1) for x in (d_q, d_k, d_v))  # views
-            _chunk_gradients(inputs, _Outputs(by_q, by_k, by_v, d_bias if bias_gradient else None), buffers)
+            _chunk_gradients(inputs, _Outputs(by_q, by_k, by_v, d_bias if bias_gradient else None), buffers, rows)
     d_bias = d_bias if bias is None else d_bias.to(bias.dtype)
     return d_q.mT.to(q.dtype), d_k.mT.to(q.dtype), d_v.mT.to(q.dtype), d_bias
 
@@ -130,19 +132,20 @@ class _Outputs(NamedTuple):
     bias: Tensor | None  # [h, N, M], added to
 
 
-def _chunk_gradients(inputs: _Inputs, outputs: _Outputs, buffers: Tensor) -> None:
-    """The gradients of one chunk, with buffers [3, at least c h, rows, M] for so many rows of queries at a time.
+def _chunk_gradients(inputs: _Inputs, outputs: _Outputs, buffers: Tensor, rows: int) -> None:
+    """The gradients of one chunk, so many rows of queries at a time, with buffers [3, at least c * h * rows * M].
 
     All results have tokens as their last dimension: matrix products whose last dimension is a width of 24 or 30 take up
     to twice as long.
     """
     q, k, v, grad, additive, scale = inputs
     k_t, v_t = k.mT.contiguous(), v.mT.contiguous()
-    rows = buffers.shape[2]
     for start in range(0, q.shape[1], rows):
         some = slice(start, start + rows)
         few_q, few_grad = q[:, some], grad[:, some]
-        logits, weights, d_logits = buffers[:, : len(q), : few_q.shape[1]]
+        shape = (*few_q.shape[:2], k.shape[1])
+        # Dense also for the last, smaller block: the kernel of softmax's gradient ignores the strides of its output.
+        logits, weights, d_logits = (buffer[: math.prod(shape)].view(shape) for buffer in buffers)
         kept = int(start > 0)  # what earlier rows added counts; uninitialised memory does not
         if additive is not None:
             shared = additive[:, some]  # [h or 1, rows, M]

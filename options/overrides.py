@@ -30,9 +30,14 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
         try:
             document = _apply(document, keys, value.strip() if equals else None)
         except _OverrideError as error:
-            mistake = Mistake(Place(0, f"{FLAG} {keys}"), (), str(error))
+            mistake = Mistake(Place(0, _label(keys)), (), str(error))
             document = dataclasses.replace(document, mistakes=(*document.mistakes, mistake))
     return document
+
+
+def _label(keys: str) -> str:
+    """What messages call an edit; on one line, whatever was typed."""
+    return f"{FLAG} {' '.join(keys.split())}"
 
 
 def _apply(document: Document, path_text: str, value_text: str | None) -> Document:
@@ -40,7 +45,7 @@ def _apply(document: Document, path_text: str, value_text: str | None) -> Docume
     if value_text is None or not all(keys):
         raise _OverrideError("expected key:key=value")
     _check_parents(document, keys)
-    place = Place(0, f"{FLAG} {path_text}", keys)
+    place = Place(0, _label(path_text), keys)
     value, builder = _parse_value(value_text, keys, place)
     kept = {path: known for path, known in document.places.items() if path[: len(keys)] != keys}
     return Document(

@@ -191,16 +191,15 @@ class TrainingOptions:
 class ValOptions:
     """How images are measured and saved."""
 
-    IGNORED: ClassVar[Mapping[str, str]] = {
-        "use_chop": "images are computed whole, or in tiles if the file has a mapping 'tile'",
-    }
-
     val_freq: int | None = option("iterations between validations; required in training", None, minimum=1)
     metrics: Mapping[str, AnyMetric] = option("what to measure: a name of your own -> metric", default_factory=dict)
     save_img: bool = option("save the resulting images", False)
     suffix: str | None = option("end of the names of saved images; null: the name of the experiment", None)
     pbar: bool = option("progress bar", False)
     bicubic: bool = option("measure bicubic upsampling too, for comparison", False)
+    use_chop: bool = option("RGT's tiles: as few equal ones as keep below chop_size, mirrored to be equal", False)
+    chop_size: int = option("use_chop: tiles are shorter than this, low-resolution pixels", 200, minimum=1)
+    chop_pad: int = option("use_chop: pixels read on each side of a tile, low-resolution pixels", 16, minimum=0)
     self_ensemble: bool = option(
         "mean over the eight flips and rotations of each image: slower, a little better", False
     )

@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 import archs
 from data.images import SUFFIXES, decode_image, list_images, read_bytes, to_tensor, to_uint8, write_image
 from models.checkpoint import load_weights, read_checkpoint, select_weights
-from models.inference import aligned_tile, size_rule, upscale
+from models.inference import size_rule, upscale
 from models.layout import for_inference
+from models.tiling import aligned_tile
 from options.document import load
 from options.network import read_network
 from utils.command import run_command

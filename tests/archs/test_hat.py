@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-import models
 from archs import build_network, identify
 from archs.hat import HAT, HybridAttentionBlock, OverlappingCrossAttention
 from archs.hat.blocks import WindowAttention
 from archs.layers.constants import constant_keys, published_state
+from models.inference import upscale
+from models.tiling import GrownTiles
 from tests.golden import Case, assert_close, cases
 from utils.errors import InputError
 
@@ -46,37 +47,19 @@ def count_attentions(network: nn.Module) -> list[None]:
     return calls
 
 
-def in_published_tiles(network: nn.Module, x: Tensor, tile: int, around: int, scale: int) -> Tensor:
-    """Tiles side by side, each computed with its surroundings as far as the image goes."""
-    B, C, H, W = x.shape
-    out = x.new_empty(B, C, scale * H, scale * W)
-    for top in range(0, H, tile):
-        for left in range(0, W, tile):
-            y0, x0 = max(top - around, 0), max(left - around, 0)
-            part = network(x[..., y0 : top + tile + around, x0 : left + tile + around])
-            part = part[..., scale * (top - y0) :, scale * (left - x0) :][..., : scale * tile, : scale * tile]
-            out[..., scale * top : scale * (top + tile), scale * left : scale * (left + tile)] = part
-    return out
-
-
 @pytest.mark.parametrize("case", cases("hat", "eval", test_model=True))
 def test_recorded_test_model(case: Case) -> None:
     network = case.network().eval()
     tile = case.info["test_model"].get("tile")
+    tiling = None if tile is None else GrownTiles(tile["tile_size"], tile["tile_pad"])
     with torch.no_grad():
-        if tile is None:
-            found = models.upscale(network, case.x)
-        else:
-            scale, (h, w) = case.info["config"]["upscale"], case.x.shape[2:]
-            x = models.inference.pad_to_rule(case.x, models.inference.size_rule(network))
-            found = in_published_tiles(network, x, tile["tile_size"], tile["tile_pad"], scale)
-            found = found[..., : scale * h, : scale * w]
+        found = upscale(network, case.x, tiling=tiling)
     assert_close(found, case.arrays["output"], case.info["rtol"])
 
 
 @pytest.mark.parametrize("size", [(1, 3), (5, 61), (70, 2)])
 def test_small_and_elongated_images(size: tuple[int, int]) -> None:
-    y = models.upscale(built(), pixels(1, 3, *size))
+    y = upscale(built(), pixels(1, 3, *size))
     assert y.shape == (1, 3, 2 * size[0], 2 * size[1])
     assert y.isfinite().all()
 

@@ -21,6 +21,8 @@ from archs.rgt import RGT, RectangleWindowAttention, RecursiveGeneralizationAtte
 from archs.rgt.network import Block
 from archs.rgt.position import PositionNetwork, position_tables, relative_offsets
 from archs.rgt.recursion import recursion_bias, recursion_kernel
+from models.inference import upscale
+from models.tiling import EqualTiles
 from tests.golden import Case, assert_close, cases
 from utils.errors import InputError
 
@@ -415,29 +417,10 @@ def test_arguments_that_cannot_work_are_told(changes: dict[str, Any], parts: lis
         assert part in str(caught.value)
 
 
-def in_published_tiles(network: RGT, x: Tensor) -> Tensor:
-    """The published ``use_chop``: equal tiles of at most 200 pixels, each computed with 16 more around it."""
-    (h, w), s = x.shape[2:], network.scale
-    rows, columns = h // 200 + 1, w // 200 + 1
-    tall, wide = -(-h // rows), -(-w // columns)
-    right, below = columns * wide - w, rows * tall - h
-    x = torch.cat([x, x[..., w - right :].flip(-1)], -1)
-    x = torch.cat([x, x[..., h - below :, :].flip(-2)], -2)
-    lines = []
-    for i in range(rows):
-        line = []
-        for j in range(columns):
-            top, left = max(0, i * tall - 16), max(0, j * wide - 16)
-            y = network(x[..., top : (i + 1) * tall + 16, left : (j + 1) * wide + 16])
-            y = y[..., s * (i * tall - top) :, s * (j * wide - left) :]
-            line.append(y[..., : s * tall, : s * wide])
-        lines.append(torch.cat(line, -1))
-    return torch.cat(lines, -2)[..., : s * h, : s * w]
-
-
 @pytest.mark.parametrize("case", cases("rgt", "eval", test_model=True))
 def test_recorded_test_model(case: Case) -> None:
     network = case.network().eval()
     assert isinstance(network, RGT)
     with torch.no_grad():
-        assert_close(in_published_tiles(network, case.x), case.arrays["output"], case.info["rtol"])
+        found = upscale(network, case.x, tiling=EqualTiles())
+    assert_close(found, case.arrays["output"], case.info["rtol"])

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from archs import build_network
+from archs.layers.constants import published_state
 from models import checkpoint
 from models.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from models.distributed import World
@@ -75,6 +76,37 @@ def test_published_weights_load(shared: Path, scale: int) -> None:
     for key in ("params_ema", None):
         assert not load_weights(network, shared / f"weights/PlainUSRU_Rep_x{scale}.pth", key=key)
     assert all(parameter.is_contiguous() for parameter in network.parameters())
+
+
+HAT = {
+    "type": "HAT",
+    "upscale": 2,
+    "window_size": 4,
+    "embed_dim": 12,
+    "depths": [2],
+    "num_heads": [2],
+    "squeeze_factor": 3,
+}
+RGT = {"type": "RGT", "upscale": 2, "embed_dim": 48, "depth": [2], "num_heads": [2], "split_size": [4, 8]}
+
+
+@pytest.mark.parametrize("configuration", [HAT, RGT], ids=["HAT", "RGT"])
+def test_published_files_with_masks_and_tables_load_strictly(tmp_path: Path, configuration: dict[str, object]) -> None:
+    source, target = build_network(configuration), build_network(configuration)
+    published = published_state(source)
+    assert len(published) > len(source.state_dict())
+    torch.save({"params_ema": published}, tmp_path / "published.pth")
+    assert not load_weights(target, tmp_path / "published.pth")
+    assert all(torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())
+
+
+def test_a_table_of_other_arguments_is_refused(tmp_path: Path) -> None:
+    network = build_network(HAT)
+    published = published_state(network)
+    key = next(name for name in published if name not in network.state_dict())
+    torch.save({"params": {**published, key: published[key] + 1}}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other\.pth: .*not what follows from the arguments"):
+        load_weights(build_network(HAT), tmp_path / "other.pth")
 
 
 @pytest.mark.parametrize("form", ["params_ema", "params", "bare", "module", "safetensors"])

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from archs import build_network
 from archs.layers.size import SizeRule
-from models.inference import pad_to_rule, tile_spans, upscale
+from models.inference import pad_to_rule, upscale
+from models.tiling import EqualTiles, GrownTiles, Tiling, tile_spans
 from utils.errors import InputError
 
 
@@ -123,6 +124,28 @@ class TestTiles:
         whole, tiled = (upscale(network, image(h, w, batch=2), tile=side, overlap=overlap) for side in (None, tile))
         torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
         assert all(max(size) <= tile for size in network.seen[1:])
+
+    @given(st.integers(1, 700), st.integers(1, 300), st.integers(0, 40), st.integers(1, 16))
+    def test_published_tilings_cover_everything_once(self, length: int, side: int, around: int, alignment: int) -> None:
+        tilings: tuple[Tiling, ...] = (GrownTiles(side, around), EqualTiles(side, around))
+        for tiling in tilings:
+            spans, end = tiling.spans(length, alignment), tiling.extended(length)
+            assert [span.keep_start for span in spans] == [0, *(span.keep_stop for span in spans[:-1])]
+            assert length <= spans[-1].keep_stop == end
+            for span in spans:
+                assert span.start == max(0, span.start) <= span.keep_start < span.keep_stop <= span.stop <= end
+                assert span.start == 0 or span.keep_start - span.start >= around
+                assert span.stop == end or span.stop - span.keep_stop >= around
+
+    def test_the_published_number_of_equal_tiles(self) -> None:
+        assert [len(EqualTiles().spans(length, 1)) for length in (199, 200, 399, 400)] == [1, 2, 2, 3]
+
+    @pytest.mark.parametrize("tiling", [GrownTiles(9, 8), EqualTiles(12, 8)])
+    def test_published_tilings_equal_the_whole_image_where_the_network_sees_no_further(self, tiling: Tiling) -> None:
+        network = make(scale=2, depth=2, window=1, rule=SizeRule())
+        whole, tiled = (upscale(network, image(31, 26, batch=2), tiling=kind) for kind in (None, tiling))
+        inner = (..., slice(0, -16), slice(0, -16))  # equal tiles see a mirror instead of nothing behind the end
+        torch.testing.assert_close(tiled[inner], whole[inner], rtol=0, atol=1e-12)
 
     def test_published_architecture(self) -> None:
         with torch.random.fork_rng():

@@ -19,7 +19,7 @@ NOTED = {
     "hat_train.yml": ["datasets.train.use_shuffle", "logger.wandb"],
     "hat_test.yml": [],
     "rgt_train.yml": ["datasets.train.task", "datasets.train.use_shuffle", "datasets.val_1.task", "logger.wandb"],
-    "rgt_test.yml": ["datasets.test_1.task", "val.use_chop"],
+    "rgt_test.yml": ["datasets.test_1.task"],
     "pft_train.yml": ["find_unused_parameters", "logger.wandb"],
     "pft_test.yml": ["find_unused_parameters"],
     "esc_train.yml": ["datasets.train.use_shuffle", "train.optim_d", "logger.wandb"],

@@ -1,0 +1,143 @@
+"""The choice of backends, its reasons, and the environment variable."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+import torch
+
+import ops
+from ops import registry
+from ops.registry import Backend, Operator
+from tests.ops.inputs import CASES, make
+from utils.errors import InputError
+from utils.log import get_logger
+
+
+def never(call: int) -> str | None:
+    return None
+
+
+def only_even(call: int) -> str | None:
+    return f"{call} is odd, it takes even numbers" if call % 2 else None
+
+
+def only_small(call: int) -> str | None:
+    return f"{call} is large, plain code is quicker" if call > 9 else None
+
+
+def examples() -> Mapping[str, int]:
+    return {"two": 2, "three": 3, "twelve": 12}
+
+
+REFERENCE = Backend("reference", lambda x: x, never, "slow")
+PLAIN: Operator[int, Callable[[int], int]] = Operator(
+    "halve", (Backend("fast", lambda x: x, only_even, "good", drawback=only_small), REFERENCE), examples
+)
+KERNEL: Operator[int, Callable[[int], int]] = Operator(
+    "halve", (Backend("kernel", lambda x: x, only_even, "best", native=True), REFERENCE), examples
+)
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(registry.ENVIRONMENT, raising=False)
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger, level = get_logger(), get_logger().level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    registry._log_once.cache_clear()
+    yield lines
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def test_auto_takes_the_first_that_serves_and_says_why_once(log: list[str]) -> None:
+    assert PLAIN.choose(2).name == "fast"
+    assert not log
+    assert [PLAIN.choose(call).name for call in (3, 3, 12)] == ["reference"] * 3
+    assert log == [
+        "halve: backend fast is not used: 3 is odd, it takes even numbers",
+        "halve: backend fast is not used: 12 is large, plain code is quicker",
+    ]
+
+
+def test_an_explicit_choice_serves_or_raises() -> None:
+    assert PLAIN.choose(2, "reference").name == "reference"
+    assert PLAIN.choose(12, "fast").name == "fast"  # slower there, but it can
+    with pytest.raises(InputError, match="halve: backend fast cannot be used: 3 is odd, it takes even numbers"):
+        PLAIN.choose(3, "fast")
+    with pytest.raises(InputError, match="no backend 'fats'; expected one of auto, fast, reference"):
+        PLAIN.choose(3, "fats")
+
+
+def test_environment_decides_where_the_call_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(registry.ENVIRONMENT, "reference")
+    assert PLAIN.choose(2).name == "reference"
+    assert PLAIN.choose(2, "fast").name == "fast"
+    monkeypatch.setenv(registry.ENVIRONMENT, "native")
+    assert PLAIN.choose(3).name == "reference"  # an operator without native kernels chooses as ever
+    assert KERNEL.choose(2).name == "kernel"
+    with pytest.raises(InputError, match="FOCALSR_OPS=native, but halve: backend kernel is not used: 3 is odd"):
+        KERNEL.choose(3)
+    monkeypatch.setenv(registry.ENVIRONMENT, "fast")
+    with pytest.raises(InputError, match="FOCALSR_OPS=fast means nothing; expected auto, native or reference"):
+        PLAIN.choose(2)
+
+
+def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = registry.explain([PLAIN])
+    assert [(line.example, line.backend) for line in table] == [
+        ("two", "fast"),
+        ("three", "reference"),
+        ("twelve", "reference"),
+    ]
+    assert table[0].others == {"reference": "slow"}
+    assert table[1].others == {"fast": "3 is odd, it takes even numbers"}
+    lines = str(table).splitlines()
+    assert lines[0].split() == ["operator", "call", "backend", "why", "not", "the", "others"]
+    assert lines[4].split(maxsplit=3) == ["halve", "twelve", "reference", "fast: 12 is large, plain code is quicker"]
+    monkeypatch.setenv(registry.ENVIRONMENT, "reference")
+    assert registry.explain([PLAIN])[0].others == {"fast": "FOCALSR_OPS=reference"}
+    monkeypatch.setenv(registry.ENVIRONMENT, "native")
+    assert registry.explain([KERNEL])[1].backend == "none"
+
+
+def test_explain_covers_every_operator() -> None:
+    table = ops.explain()
+    assert {line.operator for line in table} == {operator.name for operator in ops.OPERATORS} == {"window_attention"}
+    chosen = {line.example: line.backend for line in table}
+    assert chosen["cpu, evaluation and training"] == "sdpa"
+    assert chosen["cpu, dropout"] == chosen["cpu, few keys"] == "reference"
+
+
+def test_every_operator_ends_with_its_reference() -> None:
+    for operator in ops.OPERATORS:
+        assert operator.backends[-1].name == "reference"
+        assert all(operator.backends[-1].refusal(call) is None for call in operator.examples().values())
+        assert callable(getattr(ops, operator.name))
+
+
+def test_environment_reaches_the_public_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    i = make(CASES["bias"], torch.float32)
+    monkeypatch.setenv(registry.ENVIRONMENT, "reference")
+    out = ops.window_attention(i.q, i.k, i.v, i.bias)
+    assert torch.equal(out, ops.window_attention(i.q, i.k, i.v, i.bias, backend="reference"))
+    monkeypatch.setenv(registry.ENVIRONMENT, "never")
+    with pytest.raises(InputError, match="FOCALSR_OPS=never"):
+        ops.window_attention(i.q, i.k, i.v, i.bias)
+
+
+def test_few_keys_go_to_the_reference_unless_told(log: list[str]) -> None:
+    q = torch.randn(2, 1, 4, 8)
+    out = ops.window_attention(q, q, q)
+    assert "no more keys than a head has channels" in log[0]
+    torch.testing.assert_close(ops.window_attention(q, q, q, backend="sdpa"), out)

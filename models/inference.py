@@ -27,13 +27,14 @@ def upscale(
     self_ensemble: bool = False,
     tiling: Tiling | None = None,
 ) -> Tensor:
-    """Upscale images: [3, h, w] or [B, 3, h, w] (1 instead of 3 for grey networks) -> the same with height and width multiplied by the network's scale.
+    """Upscale images: [3, h, w] or [B, 3, h, w] -> the same with height and width multiplied by the network's scale.
 
     The network runs in evaluation mode, and every module is put back into the mode it was in. Gradients are recorded
     if ``lq.requires_grad`` (attribution maps), and not otherwise.
 
     Args:
-        network: has an int ``scale``; its ``size_rule``, if it has one, says what input sizes it wants.
+        network: has an int ``scale``; its ``size_rule``, if it has one, says what input sizes it wants, its
+            ``channels`` that images have another number of channels than 3.
         lq: floats, R G B in [0, 1]. May lie on another device than the network: tiles are sent to the network one at a
             time, and the result lies where ``lq`` does, so an image need not fit into the network's device.
         tile: side of the tiles in low-resolution pixels, overlap included; None for the whole image at once. Lowered
@@ -43,7 +44,7 @@ def upscale(
         self_ensemble: mean over the eight flips and rotations of the image.
         tiling: another way of cutting tiles, instead of ``tile`` and ``overlap``.
     """
-    _check_input(lq)
+    _check_input(lq, getattr(network, "channels", 3))
     scale = _scale(network)
     rule = size_rule(network)
     if tile is not None and tiling is None:
@@ -155,10 +156,10 @@ def pad_to_rule(x: Tensor, rule: SizeRule) -> Tensor:
     return x
 
 
-def _check_input(lq: Tensor) -> None:
+def _check_input(lq: Tensor, channels: int) -> None:
     shape = list(lq.shape)
-    if lq.ndim not in (3, 4) or shape[-3] not in (1, 3):
-        raise ValueError(f"expected an image [3, h, w] or a batch [B, 3, h, w] (or 1 for grey), got shape {shape}")
+    if lq.ndim not in (3, 4) or shape[-3] != channels:
+        raise ValueError(f"expected an image [{channels}, h, w] or a batch [B, {channels}, h, w], got shape {shape}")
     if 0 in shape:
         raise ValueError(f"there is nothing to upscale in a tensor of shape {shape}")
     if not lq.is_floating_point():

@@ -123,6 +123,7 @@ class HAT(PublishedConstants, HeadedNetwork):
         self.extended = extended_window(window_size, overlap_ratio)
         self.size_rule = SizeRule(multiple=window_size, tile_multiple=window_size)
         self.receptive_radius: int | None = None  # the channel attention sees the whole image
+        self.channels = in_chans
         self.register_buffer("mean", image_mean(in_chans), persistent=False)
 
         self.absolute_pos_embed = nn.Parameter(torch.empty(1, math.prod(grid), embed_dim)) if ape else None

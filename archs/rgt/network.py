@@ -208,6 +208,7 @@ class RGT(HeadedNetwork):
         self.use_chk = use_chk
         self.recursions = recursions
         # Whole ten-thousandths: unlike floats they survive .half() and back.
+        self.channels = in_chans
         self.register_buffer("mean_e4", (image_mean(in_chans) * 1e4).round().int(), persistent=False)
 
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)

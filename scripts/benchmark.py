@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
-from scripts.benchmarks import networks, pixels
+from scripts.benchmarks import networks, pixels, windows
 from scripts.benchmarks.measure import Comparison, Row, markdown, measure, own_peak
 from utils.command import run_command
 from utils.env import hardware, versions
@@ -28,7 +28,7 @@ GROUPS = ("networks", "train", "data", "metrics")
 
 def comparisons() -> dict[str, Comparison]:
     """All of them, by key."""
-    return {found.key: found for found in (*networks.comparisons(), *pixels.comparisons())}
+    return {found.key: found for found in (*networks.comparisons(), *windows.comparisons(), *pixels.comparisons())}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

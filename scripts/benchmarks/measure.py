@@ -81,13 +81,13 @@ def measure(comparison: Comparison, repeats: int, seconds: float) -> Row:
 
     Args:
         comparison: what to measure.
-        repeats: turns, at least.
+        repeats: turns, at least; fewer where one takes seconds.
         seconds: further turns until this much time has passed.
     """
     sides = (comparison.baseline.prepare(), comparison.ours.prepare())
     times: tuple[list[float], list[float]] = ([], [])
-    for work in sides:
-        work()  # compiles, fills caches
+    slowest = max(_timed(work) for work in sides)  # compiles, fills caches
+    repeats = repeats if slowest < 1 else min(repeats, 3 if slowest < 5 else 2)
     started = time.perf_counter()
     while len(times[0]) < repeats or time.perf_counter() - started < seconds:
         for work, record in zip(sides, times, strict=True):

@@ -58,7 +58,7 @@ def test_reference_is_the_formula(case: Case, scale: float | None) -> None:
 
 @cases
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["reference", "sdpa"])
 def test_values_and_gradients(case: Case, dtype: torch.dtype, backend: str) -> None:
     inputs = make(case, dtype)
     expected = run(inputs.to(torch.float64), "reference", 0.4)

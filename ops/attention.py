@@ -84,7 +84,6 @@ class AttentionCall(NamedTuple):
     """What the choice of a backend depends on."""
 
     device: str
-    dtype: torch.dtype
     dropout: bool = False
     mask_gradient: bool = False
     few_keys: bool = False
@@ -104,7 +103,6 @@ def _run(
     _check_types(q, k, v, bias, mask)
     call = AttentionCall(
         device=q.device.type,
-        dtype=q.dtype,
         dropout=dropout > 0,
         mask_gradient=mask is not None and mask.requires_grad and torch.is_grad_enabled(),
         # Not asked of a program that is exported for many sizes: it takes one way for all of them.
@@ -206,10 +204,10 @@ def _examples() -> Mapping[str, AttentionCall]:
         f"{device}, {name}": call
         for device in devices
         for name, call in (
-            ("evaluation and training", AttentionCall(device, torch.float32)),
-            ("few keys", AttentionCall(device, torch.float32, few_keys=True)),
-            ("dropout", AttentionCall(device, torch.float32, dropout=True)),
-            ("gradient of the mask", AttentionCall(device, torch.float32, mask_gradient=True)),
+            ("evaluation and training", AttentionCall(device)),
+            ("few keys", AttentionCall(device, few_keys=True)),
+            ("dropout", AttentionCall(device, dropout=True)),
+            ("gradient of the mask", AttentionCall(device, mask_gradient=True)),
         )
     }
 

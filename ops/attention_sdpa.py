@@ -37,6 +37,9 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: T
         # An exported program must run without this project's operators. A mask costs [n, h, N, M] there.
         return fused_attention(q, k, v, bias, mask, scale, width_multiple=1)
     if q.device.type == "cpu":
+        if q.dtype == torch.float16:
+            # Few processors multiply float16; the fused kernel converts on the way and takes three times as long.
+            return sdpa_attention(q.float(), k.float(), v.float(), bias, mask, scale).half()
         wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias))
         if mask is None and not wants_gradient:
             bias = None if bias is None else bias.detach()

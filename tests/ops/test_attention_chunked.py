@@ -19,8 +19,15 @@ def test_opcheck(name: str) -> None:
     torch.library.opcheck(torch.ops.focalsr.chunked_window_attention, (i.q, i.k, i.v, i.bias, i.mask, 0.5))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("name", "bias_gradient"), [("narrow values", True), ("more keys", False), ("plain", False)])
+@pytest.mark.parametrize(
+    ("name", "dtype", "bias_gradient"),
+    [
+        ("narrow values", torch.float32, True),
+        ("narrow values", torch.bfloat16, True),
+        ("more keys", torch.float32, False),
+        ("plain", torch.float32, False),
+    ],
+)
 def test_opcheck_backward(name: str, dtype: torch.dtype, bias_gradient: bool) -> None:
     i = make(CASES[name], dtype)
     q, k, v = (x.detach() for x in (i.q, i.k, i.v))

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from ops import Memo, RelativeBias, window_attention
 
-BACKENDS = ("reference", "sdpa", "auto")
-
 
 class Attention(nn.Module):
     """A small window attention as networks build it: x [B, n, N, C] -> [B, n, N, C]."""
@@ -45,7 +43,7 @@ def fresh_compiler() -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["reference", "sdpa"])
 def test_compiles_without_graph_breaks(backend: str, masked: bool) -> None:
     torch.manual_seed(0)
     network = Attention(backend, masked)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,8 @@ def chosen(groups: Sequence[str]) -> list[Comparison]:
 
 def report(rows: Sequence[Row], quick: bool) -> str:
     """The page ``docs/performance.md``."""
-    facts = "\n".join(f"- {name}: {value}" for name, value in {**hardware(), **versions()}.items())
+    load = f"{os.getloadavg()[1]:.1f} over the last five minutes, this program included"
+    facts = "\n".join(f"- {name}: {value}" for name, value in {**hardware(), **versions(), "load": load}.items())
     kind = " --quick" if quick else ""
     return (
         "# Performance\n\n"

@@ -19,8 +19,9 @@ def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
 
     Averaging a counter or a table means nothing, and leaving buffers out (as BasicSR does) lets them rot.
     """
-    averages = [parameter.data for parameter in ema.parameters()]
-    values = [parameter.data for parameter in network.parameters()]
+    # detach(), not .data: what a network keeps while its parameters stay the same (ops.Memo) sees the change.
+    averages = [parameter.detach() for parameter in ema.parameters()]
+    values = [parameter.detach() for parameter in network.parameters()]
     if averages:
         torch._foreach_lerp_(averages, values, 1.0 - decay)
     for average, value in zip(ema.buffers(), network.buffers(), strict=True):

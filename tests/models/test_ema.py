@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
+from archs import build_network
 from models.ema import make_ema, update_ema
 
 
@@ -29,3 +32,18 @@ def test_the_average_is_not_trained_and_shares_nothing() -> None:
     assert not any(parameter.requires_grad for parameter in ema.parameters())
     assert next(ema.parameters()).data_ptr() != network.weight.data_ptr()
     assert network.weight.requires_grad
+
+
+def test_what_an_evaluated_average_keeps_is_renewed_by_an_update() -> None:
+    network = build_network({
+        "type": "HAT", "upscale": 2, "window_size": 4, "embed_dim": 12, "depths": [2], "num_heads": [2],
+        "squeeze_factor": 3,
+    })  # fmt: skip
+    ema = make_ema(network)
+    x = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        ema(x)  # computes and keeps the dense position bias
+        for parameter in network.parameters():
+            parameter.add_(0.5)
+        update_ema(ema, network, 0.5)
+        torch.testing.assert_close(ema(x), copy.deepcopy(ema)(x))

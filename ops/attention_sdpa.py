@@ -1,6 +1,6 @@
 """Window attention on ``scaled_dot_product_attention``: the logits never exist as a whole, nor does their gradient.
 
-Shapes as in ops/attention.py. Facts this file is built around (PyTorch 2.6 to 2.13):
+Shapes as in ops/attention.py. Facts this file is built around (seen in PyTorch 2.13):
 
 - The fused CPU kernel gives no gradient of its mask argument; with a bias that learns, PyTorch silently computes
   everything with plain matrices, even where no gradient is recorded. So the bias is detached in evaluation, and

@@ -62,20 +62,22 @@ def train(options: TrainOptions, command: Command, world: World) -> TrainState:
         folder = training_folder(options)
         resume = _find_resume(options, command, folder, world)
         options = _settle_seed(options, resume, world)
-        if world.is_main:
-            open_run(folder, "train", options, command, fresh=resume is None)
-        else:
+        if not world.is_main:
             configure_logging(rank=world.rank)
-        world.barrier()
         seed_everything(options.manual_seed)  # the same initial weights, and averages, on every rank
         state = prepare_state(options, world.device(options.num_gpu))
         seed_everything(options.manual_seed + world.rank)
         if resume is not None:
             checkpoint.apply_resume(state, resume, options, world)
-            get_logger().info("resumed from %s at iteration %s", resume.path, f"{state.step:,}")
         dataset = build_dataset(options.train_dataset, scale=options.scale, seed=options.manual_seed, phase="train")
+        validation = validation_sets(options)
+        if world.is_main:  # only now: bad input must not rename an earlier run's folder
+            open_run(folder, "train", options, command, fresh=resume is None)
+        world.barrier()
+        if resume is not None:
+            get_logger().info("resumed from %s at iteration %s", resume.path, f"{state.step:,}")
         run = Run(
-            options, folder, CheckpointFolder(folder.root), validation_sets(options),
+            options, folder, CheckpointFolder(folder.root), validation,
             _open_sinks(options, folder, state) if world.is_main else (), world, stop,
         )  # fmt: skip
         describe_run(options, state.network, dataset, run.validation)

@@ -158,6 +158,14 @@ def test_a_second_run_of_a_name_keeps_the_first(tmp_path: Path, monkeypatch: pyt
     assert names[1].startswith("tiny_archived_20")
 
 
+def test_bad_input_leaves_an_earlier_run_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace(tmp_path))
+    assert run_here("train.py", "-opt", "train.yml", "--force_yml", "train:total_iter=1") == 0
+    assert run_here("train.py", "-opt", "train.yml", "--force_yml", "datasets:val:dataroot_gt=absent") == 2
+    assert [path.name for path in (tmp_path / "experiments").iterdir()] == ["tiny"]
+    assert (tmp_path / "experiments/tiny/models/net_g_1.pth").exists()
+
+
 def test_check_builds_everything_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from utils.command import run_command
 def main(argv: Sequence[str]) -> None:
     """Read the options and evaluate."""
     command = parse_command(argv, "test")
-    options = read(command.option_file, command.overrides, mode="test", debug=command.debug)
+    options = read(command.option_file, command.overrides, mode="test", debug=command.debug, scale=command.scale)
     with world(command.launcher, options.dist_params) as ranks:
         if command.check:
             check_testing(options, ranks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,6 +20,12 @@ NETWORKS: Mapping[str, str] = {
     "PlainUSR_large_inference": "archs.plainusr:PlainUSRLargeInference",
     "HAT": "archs.hat:HAT",
     "RGT": "archs.rgt:RGT",
+    "ESC": "archs.esc:ESC",
+    "ESCFP": "archs.esc:ESCFP",
+    "ESCReal": "archs.esc:ESCReal",
+    "ESCRealM": "archs.esc:ESCRealM",
+    "ESCLTE": "archs.esc:ESCLTE",
+    "PFT": "archs.pft:PFT",
 }
 """The published name, as an option file's ``network_g: type`` says it, and where the class is."""
 
@@ -26,12 +33,24 @@ _RECOGNISERS = (
     "archs.plainusr",
     "archs.hat",
     "archs.rgt",
+    "archs.esc",
+    "archs.pft",
 )
 """Modules whose ``configuration_from_state`` reads a configuration off the names and shapes of the weights."""
 
+BASICSR = "basicsr:"
+"""Before the name of a network of BasicSR: ``type: basicsr:RRDBNet``."""
+
 
 def network_class(name: str) -> type[nn.Module]:
-    """The class of a network by its published name; importing it is all that happens."""
+    """The class of a network by its published name, or by ``basicsr:`` and BasicSR's name; importing is all it does.
+
+    Raises:
+        InputError: there is no such network, or BasicSR is not installed.
+    """
+    if name.startswith(BASICSR):
+        theirs: type[nn.Module] = _bridge().basicsr_class(name.removeprefix(BASICSR))
+        return theirs
     if name not in NETWORKS:
         known = f"; known: {', '.join(NETWORKS)}"
         raise InputError(f'unknown network type "{name}"{near_miss(name, NETWORKS) or known}')
@@ -53,7 +72,10 @@ def build_network(opt: Mapping[str, object]) -> nn.Module:
     report = Report()
     arguments = read_arguments({key: value for key, value in opt.items() if key != "type"}, target, report, what=name)
     report.raise_problems(f"network_g ({name})")
-    return target(**arguments)
+    network = target(**arguments)
+    if name.startswith(BASICSR):
+        _bridge().describe(network, arguments)
+    return network
 
 
 def identify(state: Mapping[str, Tensor]) -> dict[str, object] | None:
@@ -65,3 +87,11 @@ def identify(state: Mapping[str, Tensor]) -> dict[str, object] | None:
             continue
         return found
     return None
+
+
+def _bridge() -> Any:
+    """The module that knows BasicSR, imported when one of its networks is asked for."""
+    try:
+        return importlib.import_module("archs.basicsr_bridge")
+    except ImportError as error:
+        raise InputError(f"networks of BasicSR cannot be used: {error}") from error

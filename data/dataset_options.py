@@ -15,9 +15,10 @@ from utils.typed import option
 class IoBackend:
     """Where the pixels come from."""
 
-    type: Literal["disk", "memory", "lmdb"] = option(
+    type: Literal["disk", "memory", "lmdb", "pack"] = option(
         "disk: read and decode a file whenever it is needed; memory: decode every image once and keep it (8 bit: "
-        "3 bytes per pixel); lmdb: the folders are LMDB data sets, NAME.lmdb",
+        "3 bytes per pixel); lmdb: the folders are LMDB data sets, NAME.lmdb; pack: they are packs, NAME.pack, whose "
+        "crops are read without decoding",
         "disk",
     )
 
@@ -32,7 +33,7 @@ class DatasetOptions:
     }
 
     name: str = option("name of the data set, for logs and result folders")
-    io_backend: IoBackend = option("mapping with the key type: disk, memory or lmdb", default_factory=IoBackend)
+    io_backend: IoBackend = option("mapping with the key type: disk, memory, lmdb or pack", default_factory=IoBackend)
     color: Literal["y"] | None = option("y: luminance (BT.601) instead of R G B; null: R G B", None)
     mean: tuple[float, ...] | None = option("subtracted from each channel of images in [0, 1]; null: 0", None)
     std: tuple[float, ...] | None = option("each channel is divided by it, after mean; null: 1", None)
@@ -71,8 +72,11 @@ def folders(roots: Path | tuple[Path, ...] | None) -> tuple[Path, ...]:
 def check_backend(options: DatasetOptions, roots: tuple[Path, ...]) -> None:
     """Raise InputError unless the names of the folders agree with ``io_backend``."""
     backend = options.io_backend.type
+    kinds = {".lmdb": "lmdb", ".pack": "pack"}
     for folder in roots:
-        if backend == "lmdb" and folder.suffix != ".lmdb":
-            raise InputError(f"{options.name}: io_backend lmdb expects folders NAME.lmdb, got {folder}")
-        if backend == "disk" and folder.suffix == ".lmdb":
-            raise InputError(f"{options.name}: {folder} is an LMDB data set; set io_backend: {{type: lmdb}}")
+        kind = kinds.get(folder.suffix, "disk")
+        if backend in ("lmdb", "pack") and kind != backend:
+            raise InputError(f"{options.name}: io_backend {backend} expects folders NAME.{backend}, got {folder}")
+        if backend == "disk" and kind != "disk":
+            what = "an LMDB data set" if kind == "lmdb" else "a pack"
+            raise InputError(f"{options.name}: {folder} is {what}; set io_backend: {{type: {kind}}}")

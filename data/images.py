@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,18 +32,28 @@ def read_image(path: Path) -> Pixels:
     return decode_image(read_bytes(path), str(path))
 
 
-def decode_image(data: bytes, name: str) -> Pixels:
+def decode_image(data: bytes, name: str, *, keep_grey: bool = False) -> Pixels:
     """The image in the bytes of a file, uint8 [H, W, 3] RGB; ``name`` says in messages where they came from.
+
+    With ``keep_grey``, a grey image is [H, W, 1].
 
     Raises:
         InputError: the bytes are no image, or only the beginning of one.
     """
+    decoded = opencv_pixels(data, name, cv2.IMREAD_ANYCOLOR if keep_grey else cv2.IMREAD_COLOR)
+    if decoded.ndim == 2:
+        return np.asarray(decoded[..., None], dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def opencv_pixels(data: bytes, name: str, mode: int) -> NDArray[Any]:
+    """The bytes of a file as OpenCV decodes them in one of its modes; :func:`decode_image` says what it raises."""
     # Checked before decoding: some decoders fill the missing part with grey and say nothing.
     problem = damage(data)
     if problem:
         raise InputError(f"{name}: the image cannot be read: {problem}; copy it again or remove it")
     try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        decoded: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
     except cv2.error as error:
         raise InputError(f"{name}: the image cannot be read: {error.err or error}") from error
     if decoded is None:
@@ -50,7 +61,21 @@ def decode_image(data: bytes, name: str) -> Pixels:
             f"{name}: the image cannot be read: it is damaged, or of a kind that is not supported"
             f" (known: PNG, JPEG, BMP, TIFF, WebP with 8 or 16 bits per channel)"
         )
-    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return decoded
+
+
+def encode_image(suffix: str, image: NDArray[Any], compression: int | None = None) -> bytes:
+    """The bytes of an image file: [H, W, C] as the kind that ``suffix`` names.
+
+    Args:
+        suffix: such as ".png".
+        image: uint8, or uint16 for PNG files; C is 3 for RGB, 1 for grey, 4 for RGB and opacity.
+        compression: level of PNG files, 0 .. 9, or None for OpenCV's own.
+    """
+    orders = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+    ordered = cv2.cvtColor(image, orders[image.shape[2]]) if image.shape[2] in orders else image
+    flags = [] if compression is None or suffix.lower() != ".png" else [cv2.IMWRITE_PNG_COMPRESSION, compression]
+    return bytes(cv2.imencode(suffix.lower(), ordered, flags)[1])
 
 
 def read_bytes(path: Path) -> bytes:
@@ -78,10 +103,8 @@ def write_image(path: Path, image: Pixels) -> None:
         raise ValueError(f'{path}: "{path.suffix}" is no known kind of image; use one of {", ".join(SUFFIXES)}')
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ValueError(f"{path}: expected an image uint8 [H,W,3] or [H,W,1], got {image.dtype} {list(image.shape)}")
-    ordered = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.shape[2] == 3 else image
-    _, encoded = cv2.imencode(path.suffix.lower(), ordered)
     with atomic_write(path) as file:
-        file.write(encoded.tobytes())
+        file.write(encode_image(path.suffix, image))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -121,8 +144,8 @@ def to_tensor(image: Pixels) -> Tensor:
     return to_unit(planes(image))
 
 
-def planes(image: Pixels) -> Tensor:
-    """uint8 [H, W, C] -> uint8 [C, H, W], a copy."""
+def planes(image: NDArray[Any]) -> Tensor:
+    """[H, W, C] -> [C, H, W] of the same type, a copy."""
     return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from data.images import list_images, read_bytes
-from data.sources import FileImage, ImageSource, lmdb_images
+from data.names import Names
+from data.pack import PackImage, open_pack
+from data.sources import FileImage, ImageSource, LmdbImage, lmdb_images
 from utils.errors import InputError
 
 _SHOWN = 5
@@ -23,13 +29,64 @@ class Pair(NamedTuple):
     lq: ImageSource | None
 
 
+class Listed:
+    """Images of one folder, held as their names (files, LMDB) or numbers (packs).
+
+    Args:
+        folder: where they are; its name tells what it is.
+        names: file names relative to the folder, keys, or numbers.
+    """
+
+    def __init__(self, folder: Path, names: Iterable[str] | NDArray[np.int64]) -> None:
+        self.folder = folder
+        self.names = names if isinstance(names, np.ndarray) else Names(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> ImageSource:
+        name = self.names[index]
+        if not isinstance(name, str):
+            return PackImage(self.folder, int(name))
+        return LmdbImage(self.folder, name) if is_lmdb(self.folder) else FileImage(self.folder / name)
+
+
+class PairList(Sequence[Pair]):
+    """The pairs of a data set, folder after folder; objects are made when they are asked for.
+
+    Args:
+        parts: for each folder the high-resolution images, and as many low-resolution ones or None.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Listed, Listed | None]]) -> None:
+        self.parts = tuple(parts)
+        self.counts = tuple(len(gt) for gt, _ in self.parts)
+        self._starts = tuple(sum(self.counts[:i]) for i in range(len(self.counts)))
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Pair]: ...
+    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        part = bisect_right(self._starts, place) - 1
+        gt, lq = self.parts[part]
+        within = place - self._starts[part]
+        return Pair(gt[within], None if lq is None else lq[within])
+
+
 def list_pairs(
     gt_folders: Sequence[Path], lq_folders: Sequence[Path], meta_files: Sequence[Path], template: str
-) -> list[Pair]:
+) -> PairList:
     """All pairs of a data set, folder after folder.
 
     Args:
-        gt_folders: folders of high-resolution images, or LMDB folders.
+        gt_folders: folders of high-resolution images, LMDB folders or packs.
         lq_folders: one for each of them, or none.
         meta_files: one list of names for each of them, or none: all images of the folders, sorted by name.
         template: name of a low-resolution image without extension; ``{}`` stands for the high-resolution one's.
@@ -37,21 +94,27 @@ def list_pairs(
     Raises:
         InputError: a folder is missing or empty, or the two sides do not pair.
     """
-    pairs: list[Pair] = []
+    parts = []
     for i, gt_folder in enumerate(gt_folders):
         lq_folder = lq_folders[i] if lq_folders else None
-        if is_lmdb(gt_folder) or (lq_folder is not None and is_lmdb(lq_folder)):
-            pairs += _lmdb_pairs(gt_folder, lq_folder, template)
-        elif meta_files:
-            pairs += _listed_pairs(gt_folder, lq_folder, meta_files[i], template)
+        meta_file = meta_files[i] if meta_files else None
+        if is_stored(gt_folder) or (lq_folder is not None and is_stored(lq_folder)):
+            parts.append(_stored_pairs(gt_folder, lq_folder, meta_file, template))
+        elif meta_file is not None:
+            parts.append(_listed_pairs(gt_folder, lq_folder, meta_file, template))
         else:
-            pairs += _folder_pairs(gt_folder, lq_folder, template)
-    return pairs
+            parts.append(_folder_pairs(gt_folder, lq_folder, template))
+    return PairList(parts)
 
 
 def list_singles(folders: Sequence[Path], meta_files: Sequence[Path]) -> list[ImageSource]:
     """All images of a data set without pairs; arguments and errors as :func:`list_pairs`."""
     return [pair.gt for pair in list_pairs(folders, (), meta_files, "{}")]
+
+
+def is_stored(folder: Path) -> bool:
+    """Whether a data set's folder is an LMDB data set or a pack: that is told by its name."""
+    return folder.suffix in (".lmdb", ".pack")
 
 
 def is_lmdb(folder: Path) -> bool:
@@ -75,34 +138,59 @@ def meta_names(path: Path) -> list[str]:
     return names
 
 
-def _lmdb_pairs(gt_folder: Path, lq_folder: Path | None, template: str) -> list[Pair]:
-    gt_images = lmdb_images(gt_folder)
+def _stored_keys(folder: Path) -> dict[str, str | int]:
+    """Key -> what :class:`Listed` calls the image, in the order of the data set."""
+    if folder.suffix == ".pack":
+        return {key: number for number, key in enumerate(open_pack(folder).keys)}
+    if is_lmdb(folder):
+        return {image.key: image.key for image in lmdb_images(folder)}
+    raise InputError(f"{folder} is a folder of files, its partner an LMDB data set or a pack; store both in one way")
+
+
+def _stored_pairs(
+    gt_folder: Path, lq_folder: Path | None, meta_file: Path | None, template: str
+) -> tuple[Listed, Listed | None]:
+    gt_keys = _stored_keys(gt_folder)
+    if meta_file is not None:
+        wanted_keys = [str(PurePosixPath(name).with_suffix("")) for name in meta_names(meta_file)]
+        absent = [f"{gt_folder}: {key}" for key in wanted_keys if key not in gt_keys]
+        if absent:
+            raise InputError(f"{meta_file} lists images that do not exist ({len(absent)}): {_first(absent)}")
+        gt_keys = {key: gt_keys[key] for key in wanted_keys}
     if lq_folder is None:
-        return [Pair(image, None) for image in gt_images]
-    by_key = {image.key: image for image in lmdb_images(lq_folder)}
+        return _listed(gt_folder, gt_keys.values()), None
+    lq_keys = _stored_keys(lq_folder)
     # BasicSR gives both sides the same keys; a template is honoured where its keys exist.
-    wanted = {image.key: image.key if image.key in by_key else template.replace("{}", image.key) for image in gt_images}
-    _check_pairing(gt_folder, lq_folder, wanted, by_key)
-    return [Pair(image, by_key[wanted[image.key]]) for image in gt_images]
+    wanted = {key: key if key in lq_keys else template.replace("{}", key) for key in gt_keys}
+    _check_pairing(gt_folder, lq_folder, wanted, lq_keys, all_used=meta_file is None)
+    return _listed(gt_folder, gt_keys.values()), _listed(lq_folder, (lq_keys[wanted[key]] for key in gt_keys))
 
 
-def _listed_pairs(gt_folder: Path, lq_folder: Path | None, meta_file: Path, template: str) -> list[Pair]:
-    pairs, absent = [], []
-    for name in meta_names(meta_file):
-        # Sub-folders of a name hold for the high-resolution side only, as in BasicSR.
-        gt = gt_folder / name
-        lq = None if lq_folder is None else lq_folder / _partner(PurePosixPath(name), template)
-        absent += [path for path in (gt, lq) if path is not None and not path.is_file()]
-        pairs.append(Pair(FileImage(gt), None if lq is None else FileImage(lq)))
+def _listed(folder: Path, names: Iterable[str | int]) -> Listed:
+    if folder.suffix == ".pack":
+        return Listed(folder, np.fromiter(names, np.int64))
+    return Listed(folder, map(str, names))
+
+
+def _listed_pairs(
+    gt_folder: Path, lq_folder: Path | None, meta_file: Path, template: str
+) -> tuple[Listed, Listed | None]:
+    names = meta_names(meta_file)
+    # Sub-folders of a name hold for the high-resolution side only, as in BasicSR.
+    partners = [_partner(PurePosixPath(name), template) for name in names]
+    wanted = [gt_folder / name for name in names]
+    wanted += [] if lq_folder is None else [lq_folder / name for name in partners]
+    absent = [str(path) for path in wanted if not path.is_file()]
     if absent:
-        raise InputError(f"{meta_file} lists images that do not exist ({len(absent)}): {_first(map(str, absent))}")
-    return pairs
+        raise InputError(f"{meta_file} lists images that do not exist ({len(absent)}): {_first(absent)}")
+    return Listed(gt_folder, names), None if lq_folder is None else Listed(lq_folder, partners)
 
 
-def _folder_pairs(gt_folder: Path, lq_folder: Path | None, template: str) -> list[Pair]:
+def _folder_pairs(gt_folder: Path, lq_folder: Path | None, template: str) -> tuple[Listed, Listed | None]:
     gt_files = list_images(gt_folder)
+    gt = Listed(gt_folder, (path.name for path in gt_files))
     if lq_folder is None:
-        return [Pair(FileImage(path), None) for path in gt_files]
+        return gt, None
     by_name = {path.name: path for path in list_images(lq_folder)}
     by_stem = {path.stem: path.name for path in by_name.values()}
     wanted = {}
@@ -111,7 +199,7 @@ def _folder_pairs(gt_folder: Path, lq_folder: Path | None, template: str) -> lis
         # Another kind of file will do: the photograph may be a JPEG, its small version a PNG.
         wanted[path.name] = exact if exact in by_name else by_stem.get(Path(exact).stem, exact)
     _check_pairing(gt_folder, lq_folder, wanted, by_name)
-    return [Pair(FileImage(path), FileImage(by_name[wanted[path.name]])) for path in gt_files]
+    return gt, Listed(lq_folder, (wanted[path.name] for path in gt_files))
 
 
 def _partner(name: Path | PurePosixPath, template: str) -> str:
@@ -119,10 +207,12 @@ def _partner(name: Path | PurePosixPath, template: str) -> str:
     return template.replace("{}", name.stem) + name.suffix
 
 
-def _check_pairing(gt_folder: Path, lq_folder: Path, wanted: Mapping[str, str], present: Mapping[str, object]) -> None:
+def _check_pairing(
+    gt_folder: Path, lq_folder: Path, wanted: Mapping[str, str], present: Mapping[str, object], all_used: bool = True
+) -> None:
     """``wanted``: high-resolution name -> low-resolution name that belongs to it; ``present``: those that exist."""
     alone = [f"{gt} (expected {lq})" for gt, lq in wanted.items() if lq not in present]
-    surplus = sorted(set(present) - set(wanted.values()))
+    surplus = sorted(set(present) - set(wanted.values())) if all_used else []
     if not alone and not surplus:
         return
     lines = [f"the images of {gt_folder} ({len(wanted)}) and {lq_folder} ({len(present)}) do not pair:"]

@@ -7,27 +7,31 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 import cv2
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data.dataset_options import DatasetOptions
+from data.degradations import PairPool
 from data.sampler import SampleKey, batch_stream
 from data.samples import PixelBatch, TrainDataset
 from utils.env import available_cores
-from utils.errors import InputError
+from utils.errors import InputError, WorkerError
 from utils.log import get_logger
 
 Item = TypeVar("Item")
+_NOTE = 1024  # bytes of what a worker tells about itself
 
 
 @dataclass(frozen=True)
@@ -78,13 +82,22 @@ def train_batches(
 
     Raises:
         InputError: an image cannot be used, now or while iterating; the message names it, wherever it was read.
+        WorkerError: a worker process died; the message names the file that it was reading.
     """
     device = torch.device(device)
     dataset.preload()
-    keys = batch_stream(
-        len(dataset), options.dataset_enlarge_ratio, dataset.seed, options.batch_size_per_gpu,
-        start=start, stop=stop, rank=rank, world_size=world_size,
-    )  # fmt: skip
+    pool = None
+    if dataset.pool_size:
+        pool = PairPool(dataset.pool_size, options.batch_size_per_gpu, dataset.seed, rank, world_size)
+
+    def keys(first: int, last: int) -> Iterator[list[SampleKey]]:
+        return batch_stream(
+            len(dataset), options.dataset_enlarge_ratio, dataset.seed, options.batch_size_per_gpu,
+            start=first, stop=last, rank=rank, world_size=world_size, shares=dataset.shares,
+        )  # fmt: skip
+
+    earlier = [] if pool is None else pool.resume(start)
+    batches = chain(((step, next(keys(step, step + 1))) for step in earlier), enumerate(keys(start, stop), start))
     on_gpu = device.type == "cuda"
     if options.prefetch_mode == "cuda" and not on_gpu:
         get_logger().warning(
@@ -92,30 +105,43 @@ def train_batches(
         )
     workers = min(options.num_worker_per_gpu, available_cores())
     if workers:
-        pixels = _from_workers(dataset, keys, workers, pin=on_gpu and options.pin_memory)
+        pixels = _from_workers(dataset, batches, workers, pin=on_gpu and options.pin_memory)
     else:
-        pixels = (dataset.collect(batch) for batch in keys)
+        pixels = (dataset.collect(batch, step) for step, batch in batches)
     if options.prefetch_mode == "cpu":
         pixels = _ahead(pixels, options.num_prefetch_queue)
-    place = _Placement(dataset, device, channels_last)
+    place = _Placement(dataset, device, channels_last, pool, start)
     if options.prefetch_mode == "cuda" and on_gpu:
         return _copied_ahead(pixels, place)
-    return (place(batch) for batch in pixels)
+    return (batch for batch in map(place, pixels) if batch is not None)
 
 
 class _Placement:
     """Brings a batch to the device and converts it there, as a whole: a quarter of the bytes, one pass."""
 
-    def __init__(self, dataset: TrainDataset, device: torch.device, channels_last: bool) -> None:
-        self.dataset, self.device = dataset, device
+    def __init__(
+        self, dataset: TrainDataset, device: torch.device, channels_last: bool, pool: PairPool | None, start: int
+    ) -> None:
+        self.dataset, self.device, self.pool, self.start = dataset, device, pool, start
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.told: set[str] = set()  # each bad file is named once
 
-    def __call__(self, pixels: PixelBatch) -> Batch:
-        lq, gt = (
-            self.dataset.convert(part.to(self.device, non_blocking=True)).contiguous(memory_format=self.layout)
-            for part in (pixels.lq, pixels.gt)
-        )
-        return Batch(lq, gt, pixels.names, pixels.epoch)
+    def __call__(self, pixels: PixelBatch) -> Batch | None:
+        """The batch; None for one of an earlier run, of which only the pool takes a part."""
+        for message in pixels.skipped:
+            if message not in self.told:
+                self.told.add(message)
+                get_logger().warning("%s: another image takes the place of: %s", self.dataset.name, message)
+        moved = pixels.moved(lambda tensor: tensor.to(self.device, non_blocking=True))
+        lq, gt = self.dataset.finish(moved)
+        names = pixels.names
+        if self.pool is not None:
+            if pixels.step < self.start:
+                self.pool.refill(pixels.step, lq, gt, names)
+                return None
+            lq, gt, names = self.pool.exchange(pixels.step, lq, gt, names)
+        lq, gt = lq.contiguous(memory_format=self.layout), gt.contiguous(memory_format=self.layout)
+        return Batch(lq, gt, names, pixels.epoch)
 
 
 @dataclass(frozen=True)
@@ -126,36 +152,67 @@ class _Failure:
 
 
 class _Collector(Dataset[PixelBatch | _Failure]):
-    """The data set as workers see it: one "index" is the list of keys of a batch."""
+    """The data set as workers see it: one "index" is the number of a batch and its keys."""
 
-    def __init__(self, dataset: TrainDataset) -> None:
+    def __init__(self, dataset: TrainDataset, workers: int) -> None:
         self.dataset = dataset
+        # Written by the workers, read by this process when one of them is gone: "PID file".
+        self.notes = [multiprocessing.RawArray("c", _NOTE) for _ in range(workers)]
 
-    def __getitem__(self, keys: Sequence[SampleKey]) -> PixelBatch | _Failure:
+    def __getitem__(self, batch: tuple[int, Sequence[SampleKey]]) -> PixelBatch | _Failure:
+        step, keys = batch
         try:
-            return self.dataset.collect(keys)
+            return self.dataset.collect(keys, step, self._reading)
         except InputError as error:
             return _Failure(str(error))
 
+    def _reading(self, file: str) -> None:
+        worker = get_worker_info()
+        if worker is not None:
+            self.notes[worker.id].value = f"{os.getpid()} {file}".encode()[: _NOTE - 1]
+
+    def read_by(self, error: str) -> list[str]:
+        """The files that the processes that an error message names were reading."""
+        notes = [note.value.decode(errors="replace").partition(" ") for note in self.notes]
+        numbers = set(re.findall(r"\d+", error))
+        return [file for process, _, file in notes if process in numbers]
+
 
 def _from_workers(
-    dataset: TrainDataset, keys: Iterator[Sequence[SampleKey]], workers: int, *, pin: bool
+    dataset: TrainDataset, batches: Iterable[tuple[int, Sequence[SampleKey]]], workers: int, *, pin: bool
 ) -> Iterator[PixelBatch]:
+    collector = _Collector(dataset, workers)
     loader: DataLoader[PixelBatch | _Failure] = DataLoader(
-        _Collector(dataset), batch_size=None, sampler=keys, num_workers=workers, pin_memory=pin,
+        collector, batch_size=None, sampler=batches, num_workers=workers, pin_memory=pin,
         collate_fn=_as_it_is, worker_init_fn=_start_worker,
         generator=torch.Generator(),  # without one, a number is drawn from the global generator
     )  # fmt: skip
+    # PyTorch raises the death of a worker out of a signal handler, anywhere in the training step. Without the handler
+    # it is found out, and raised, where the next batch is asked for.
+    in_main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
+    handler = signal.getsignal(signal.SIGCHLD) if in_main else None
     # Started here, not by the thread that may ask for the first batch: a process forked from a thread cannot end well.
-    return _checked(iter(loader))
+    results = iter(loader)
+    if in_main:
+        signal.signal(signal.SIGCHLD, handler)
+    return _checked(results, collector)
 
 
-def _checked(results: Iterator[PixelBatch | _Failure]) -> Iterator[PixelBatch]:
+def _checked(results: Iterator[PixelBatch | _Failure], collector: _Collector) -> Iterator[PixelBatch]:
     try:
         for result in results:
             if isinstance(result, _Failure):
                 raise InputError(result.message)
             yield result
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        files = collector.read_by(str(error))
+        raise WorkerError(
+            f"{collector.dataset.name}: a process that prepares batches ended unexpectedly"
+            f"{' while it read ' + ', '.join(files) if files else ''} ({' '.join(str(error).split())}). Out of memory: "
+            "fewer num_worker_per_gpu; the same file again: remove it. The run can be resumed with --auto_resume"
+        ) from error
     finally:
         del results  # which dismisses the workers; an exception's traceback would keep them waiting
 
@@ -195,12 +252,13 @@ def _copied_ahead(source: Iterator[PixelBatch], place: _Placement) -> Generator[
     copying = torch.cuda.Stream(place.device)
 
     def fetch() -> Batch | None:
-        pixels = next(source, None)
-        if pixels is None:
-            return None
-        pinned = pixels._replace(lq=pixels.lq.pin_memory(), gt=pixels.gt.pin_memory())
-        with torch.cuda.stream(copying):
-            return place(pinned)
+        for pixels in source:
+            pinned = pixels.moved(Tensor.pin_memory)
+            with torch.cuda.stream(copying):
+                batch = place(pinned)
+            if batch is not None:
+                return batch
+        return None
 
     batch = fetch()
     while batch is not None:

@@ -6,24 +6,25 @@ Shapes: H W high-resolution and h w low-resolution pixels, s scale, p side of a 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from data import augment
-from data.dataset_options import DatasetOptions, check_backend, folders
-from data.images import Pixels, planes
-from data.imresize import downscale, mod_crop
-from data.listing import Pair, list_pairs
-from data.sampler import SampleKey, epoch_length
-from data.samples import Phase, PixelBatch, Sample, convert
-from data.scan import about, in_threads, scan, size_text
+from data.dataset_options import folders
+from data.images import Pixels
+from data.imresize import downscale, downscale_windows, mod_crop, round_levels, window
+from data.listing import Pair
+from data.patches import OnTheFlyOptions, Patch, PatchDataset
+from data.sampler import SampleKey
+from data.samples import Phase, PixelBatch, Sample
+from data.scan import size_text
 from utils.errors import InputError
 from utils.seed import random_stream
 from utils.typed import option
+
+MARGIN = 2  # low-resolution pixels around a patch that making it from high-resolution ones needs
 
 
 class _PairPixels(NamedTuple):
@@ -31,12 +32,7 @@ class _PairPixels(NamedTuple):
     lq: Pixels | None  # [h, w, 3]; None: to be made from gt where it is needed
 
 
-class _Patch(NamedTuple):
-    gt: Pixels  # [H, W, 3], a view
-    lq: Pixels  # [h, w, 3], a view
-
-
-class PairedImageDataset:
+class PairedImageDataset(PatchDataset):
     """High-resolution images with their low-resolution ones, which are read or made by bicubic downscaling.
 
     Low-resolution images that are made are those of the benchmark sets: the image is cropped to a multiple of the
@@ -53,56 +49,32 @@ class PairedImageDataset:
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Options(DatasetOptions):
+    class Options(OnTheFlyOptions):
         """Pairs of images, for training and for evaluation with ground truth."""
 
-        dataroot_gt: Path | tuple[Path, ...] = option(
-            "folder of high-resolution images; a list of folders is joined in its order"
-        )
         dataroot_lq: Path | tuple[Path, ...] | None = option(
             "folder of low-resolution images, as many as of high-resolution ones; null: made from those by bicubic "
             "downscaling",
             None,
         )
-        meta_info_file: Path | tuple[Path, ...] | None = option(
-            "text file that lists the images to use, one name per line; null: all images of the folder", None
-        )
         filename_tmpl: str = option(
             "name of a low-resolution image, {} standing for the high-resolution one's, without extension", "{}"
         )
-        gt_size: int | None = option(
-            "side of the high-resolution patches, a multiple of scale; required in training", None, minimum=1
-        )
-        use_hflip: bool = option("flip patches left-right at random", True)
-        use_rot: bool = option("flip patches top-bottom, and transpose them, at random", True)
 
         def __post_init__(self) -> None:
             super().__post_init__()
             if "{}" not in self.filename_tmpl:
                 raise InputError(f'filename_tmpl: expected "{{}}" in it, as in "{{}}x4", got "{self.filename_tmpl}"')
             count = len(folders(self.dataroot_gt))
-            for key, roots in (("dataroot_lq", self.dataroot_lq), ("meta_info_file", self.meta_info_file)):
-                if roots is not None and len(folders(roots)) != count:
-                    raise InputError(f"{key}: expected one for each folder of dataroot_gt ({count})")
+            if self.dataroot_lq is not None and len(folders(self.dataroot_lq)) != count:
+                raise InputError(f"dataroot_lq: expected one for each folder of dataroot_gt ({count})")
+            if self.dataroot_lq is not None and self.lr_on == "device":
+                raise InputError("lr_on: device makes low-resolution patches, but dataroot_lq names a folder of them")
 
     def __init__(self, options: Options, scale: int, seed: int = 0, phase: Phase = "train") -> None:
-        self.options, self.scale, self.seed, self.phase = options, scale, seed, phase
-        self.name = options.name
-        gt_folders, lq_folders = folders(options.dataroot_gt), folders(options.dataroot_lq)
-        check_backend(options, (*gt_folders, *lq_folders))
-        self._patch = self._patch_side() if phase == "train" else 0
-        with about(self.name):
-            self.pairs = list_pairs(gt_folders, lq_folders, folders(options.meta_info_file), options.filename_tmpl)
-        self._keeps = options.io_backend.type == "memory"
-        self._kept: dict[int, _PairPixels] = {}
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    @property
-    def epoch_length(self) -> int:
-        """Samples of one epoch."""
-        return epoch_length(len(self), self.options.dataset_enlarge_ratio)
+        self.options = options
+        super().__init__(options, scale, seed, phase, folders(options.dataroot_lq), options.filename_tmpl)
+        self._on_device = phase == "train" and options.lr_on == "device"
 
     def read(self, index: int) -> Sample:
         """The whole pair ``index``: lq [C, h, w], gt [C, s h, s w].
@@ -114,77 +86,36 @@ class PairedImageDataset:
         if lq is None:
             lq = downscale(gt, self.scale)
         height, width = lq.shape[:2]
-        return self._sample(index, _Patch(gt[: height * self.scale, : width * self.scale], lq))
+        return self._whole(index, lq, gt[: height * self.scale, : width * self.scale])
 
-    def sample(self, key: SampleKey) -> Sample:
-        """One training patch: lq [C, p, p], gt [C, s p, s p] with s p = ``gt_size``.
+    def finish(self, batch: PixelBatch) -> tuple[Tensor, Tensor]:
+        """Lq and gt as the network sees them, on the device of the batch."""
+        if batch.lq is not None:
+            return super().finish(batch)
+        lq = round_levels(downscale_windows(batch.gt, self.scale))
+        return self.convert(lq), self.convert(without_margin(batch.gt, self.scale))
 
-        Raises:
-            InputError: an image cannot be read, their sizes do not fit, or they are smaller than a patch.
-        """
-        return self._sample(key.image, self._cut(key))
-
-    def collect(self, keys: Sequence[SampleKey]) -> PixelBatch:
-        """The patches of a batch, 8 bit; errors as :meth:`sample`."""
-        side = self._patch
-        lq = torch.empty((len(keys), 3, side, side), dtype=torch.uint8)
-        gt = torch.empty((len(keys), 3, side * self.scale, side * self.scale), dtype=torch.uint8)
-        lq_pixels, gt_pixels = lq.numpy(), gt.numpy()
-        for i, key in enumerate(keys):
-            patch = self._cut(key)  # views: this is the only copy
-            lq_pixels[i] = patch.lq.transpose(2, 0, 1)
-            gt_pixels[i] = patch.gt.transpose(2, 0, 1)
-        return PixelBatch(lq, gt, tuple(self.pairs[key.image].gt.label for key in keys), keys[0].epoch)
-
-    def convert(self, pixels: Tensor) -> Tensor:
-        """uint8 [..., 3, H, W] -> float32 [..., C, H, W]: in [0, 1], luminance and normalised if asked for."""
-        return convert(pixels, self.options)
-
-    def preload(self) -> None:
-        """With ``io_backend: memory``: decode all images that have not been, by several threads.
-
-        Raises:
-            InputError: an image cannot be used.
-        """
-        missing = [i for i in range(len(self)) if i not in self._kept] if self._keeps else []
-        in_threads(self._load, missing, f"{self.name}: decoding")
-
-    def scan(self) -> tuple[str, ...]:
-        """Read all images; returns what is wrong, an entry for each image that cannot be used."""
-        return scan(self._load, len(self), self.name)
-
-    def _patch_side(self) -> int:
-        """Side of the low-resolution patches."""
-        size = self.options.gt_size
-        if size is None:
-            raise InputError(f"{self.name}: gt_size is missing; expected the side of the high-resolution patches")
-        if size % self.scale:
-            raise InputError(f"{self.name}: gt_size: expected a multiple of the scale {self.scale}, got {size}")
-        return size // self.scale
-
-    def _cut(self, key: SampleKey) -> _Patch:
+    def _cut(self, key: SampleKey) -> Patch:
         gt, lq = self._load(key.image)
         stream = random_stream(self.seed, key.epoch, key.position)
         place = augment.draw_patch(gt.shape[0] // self.scale, gt.shape[1] // self.scale, self._patch, stream)
         flips = augment.draw_flips(self.options.use_hflip, self.options.use_rot, stream)
+        if self._on_device:
+            return Patch(augment.flip(window(gt, place, self.scale), flips), None)
         small = downscale(gt, self.scale, place) if lq is None else augment.cut(lq, place)
-        return _Patch(augment.flip(augment.cut(gt, place, self.scale), flips), augment.flip(small, flips))
-
-    def _sample(self, index: int, patch: _Patch) -> Sample:
-        gt, lq = self.pairs[index]
-        small, large = self.convert(planes(patch.lq)), self.convert(planes(patch.gt))
-        return Sample(small, large, (lq or gt).name, (lq or gt).label, gt.label)
+        return Patch(augment.flip(augment.cut(gt, place, self.scale), flips), augment.flip(small, flips))
 
     def _load(self, index: int) -> _PairPixels:
         """A pair whose sizes are known to fit; without a low-resolution image, gt is a multiple of the scale."""
         if index in self._kept:
-            return self._kept[index]
+            kept: _PairPixels = self._kept[index]
+            return kept
         pair = self.pairs[index]
         gt = whole = pair.gt.read()
         if pair.lq is None:
             gt = mod_crop(whole, self.scale)
             # Where pixels are kept, it is made once; a patch of it is cheaper than the whole.
-            lq = downscale(gt, self.scale) if self._keeps and gt.size else None
+            lq = downscale(gt, self.scale) if self._keeps and not self._on_device and gt.size else None
         else:
             lq = pair.lq.read()
             self._check_sizes(pair, gt, lq)
@@ -208,3 +139,9 @@ class PairedImageDataset:
         if not exact and (self.phase == "train" or not cropped):
             sizes = f"the low-resolution image is {size_text(lq)}, but {pair.gt.label} is {size_text(gt)}"
             raise InputError(f"{pair.lq.label}: {sizes}; expected {scale} times as many rows and columns")
+
+
+def without_margin(windows: Tensor, scale: int) -> Tensor:
+    """The patches inside of windows [..., (h + 4) s, (w + 4) s]: [..., h s, w s], a view."""
+    inner = slice(MARGIN * scale, -MARGIN * scale)
+    return windows[..., inner, inner]

@@ -5,7 +5,7 @@ Shapes: B samples, h w low-resolution pixels, H W high-resolution pixels; C is 3
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.dataset_options import DatasetOptions
 from data.images import to_unit
-from data.sampler import SampleKey
+from data.sampler import SampleKey, Share
 
 Phase = Literal["train", "val", "test"]
 
@@ -36,20 +36,47 @@ class Sample(NamedTuple):
     gt_path: str | None
 
 
-class PixelBatch(NamedTuple):
-    """A training batch as it leaves the workers: 8 bit, a quarter of the bytes.
+class Recipe(NamedTuple):
+    """What is drawn beforehand for degrading the samples of a batch; see :mod:`data.degradations`.
 
     Attributes:
-        lq: uint8 [B, 3, h, w].
-        gt: uint8 [B, 3, H, W].
-        names: the file of each sample.
-        epoch: of the first sample.
+        kernels: float32 [B, 3, k, k]: first blur, second blur, final sinc.
+        draws: float64 [B, n] in [0, 1), one row of numbers for each sample.
+        seeds: of the noise of each sample.
     """
 
-    lq: Tensor
+    kernels: Tensor
+    draws: Tensor
+    seeds: tuple[int, ...]
+
+
+class PixelBatch(NamedTuple):
+    """A training batch as it leaves the workers: 8 bit where possible, a quarter of the bytes.
+
+    Attributes:
+        lq: uint8 or float32 [B, 3, h, w]; None where the device makes it from ``gt``.
+        gt: uint8 or float32 [B, 3, H, W], perhaps with the margin that making ``lq`` needs.
+        names: the file of each sample.
+        epoch: of the first sample.
+        step: number of the batch in the stream, from 0.
+        skipped: what was wrong with images that others have taken the place of.
+        recipe: for data sets that degrade on the device.
+    """
+
+    lq: Tensor | None
     gt: Tensor
     names: tuple[str, ...]
     epoch: int
+    step: int = 0
+    skipped: tuple[str, ...] = ()
+    recipe: Recipe | None = None
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> PixelBatch:
+        """The batch with every tensor put through ``move``."""
+        recipe = self.recipe
+        if recipe is not None:
+            recipe = recipe._replace(kernels=move(recipe.kernels))  # draws are read by the host
+        return self._replace(lq=None if self.lq is None else move(self.lq), gt=move(self.gt), recipe=recipe)
 
 
 class EvalDataset(Protocol):
@@ -82,14 +109,24 @@ class TrainDataset(Protocol):
     def epoch_length(self) -> int:
         """Samples of one epoch."""
 
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """What part of an epoch each folder has; empty where all images count alike."""
+
+    @property
+    def pool_size(self) -> int:
+        """Pairs that are kept and mixed into later batches, for each process; 0: none."""
+
     def sample(self, key: SampleKey) -> Sample:
         """One patch; raises InputError when its image cannot be used."""
 
-    def collect(self, keys: Sequence[SampleKey]) -> PixelBatch:
-        """The patches of a batch, not yet converted."""
+    def collect(
+        self, keys: Sequence[SampleKey], step: int = 0, reading: Callable[[str], None] | None = None
+    ) -> PixelBatch:
+        """The patches of batch ``step``, not yet finished; ``reading`` is told each file before it is read."""
 
-    def convert(self, pixels: Tensor) -> Tensor:
-        """uint8 [..., 3, H, W] -> float32 [..., C, H, W], as the options ask; on the device of ``pixels``."""
+    def finish(self, batch: PixelBatch) -> tuple[Tensor, Tensor]:
+        """Lq and gt as the network sees them, float32 [B, C, h, w] and [B, C, H, W], on the device of the batch."""
 
     def preload(self) -> None:
         """Decode what is to be kept in memory, before worker processes are started."""
@@ -99,8 +136,8 @@ class TrainDataset(Protocol):
 
 
 def convert(pixels: Tensor, options: DatasetOptions) -> Tensor:
-    """uint8 [..., 3, H, W] -> float32 [..., C, H, W]: in [0, 1], then luminance, then normalised, where asked for."""
-    values = to_unit(pixels)
+    """8 bit or in [0, 1], [..., 3, H, W] -> float32 [..., C, H, W]: luminance and normalised where asked for."""
+    values = to_unit(pixels) if pixels.dtype == torch.uint8 else pixels.to(torch.float32)
     if options.color == "y":
         values = luminance(values)
     if options.mean is not None:

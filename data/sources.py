@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
-from data.images import Pixels, decode_image, read_image
+from data.images import Pixels, decode_image, read_bytes, read_image
 from utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ class FileImage:
         """See :class:`ImageSource`."""
         return read_image(self.path)
 
+    def content(self) -> bytes:
+        """The bytes of the file; raises InputError when it cannot be read."""
+        return read_bytes(self.path)
+
 
 @dataclass(frozen=True)
 class LmdbImage:
@@ -76,11 +80,20 @@ class LmdbImage:
 
     def read(self) -> Pixels:
         """See :class:`ImageSource`."""
-        with _environment(self.folder).begin() as transaction:
-            value = transaction.get(self.key.encode())
+        return decode_image(self.content(), self.label)
+
+    def content(self) -> bytes:
+        """The bytes of the image file; raises InputError when there is no such entry or the data set is damaged."""
+        import lmdb
+
+        try:
+            with _environment(self.folder).begin() as transaction:
+                value = transaction.get(self.key.encode())
+        except lmdb.Error as error:
+            raise InputError(f"{self.label}: the LMDB data set is damaged: {error}; copy it again") from error
         if value is None:
             raise InputError(f"{self.folder}: there is no entry {self.key}, although meta_info.txt lists it")
-        return decode_image(bytes(value), self.label)
+        return bytes(value)
 
 
 def lmdb_images(folder: Path) -> list[LmdbImage]:

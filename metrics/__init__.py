@@ -6,15 +6,20 @@ from collections.abc import Mapping
 
 from metrics.metric import Metric
 from metrics.niqe import NIQE, calculate_niqe
+from metrics.perceptual import DISTS, LPIPS
 from metrics.psnr_ssim import PSNR, SSIM, calculate_psnr, calculate_psnr_pt, calculate_ssim, calculate_ssim_pt
 
 METRICS: Mapping[str, type[Metric]] = {
     "calculate_psnr": PSNR,
     "calculate_ssim": SSIM,
     "calculate_niqe": NIQE,
+    "calculate_lpips": LPIPS,
+    "calculate_dists": DISTS,
 }
 
 __all__ = [
+    "DISTS",
+    "LPIPS",
     "METRICS",
     "NIQE",
     "PSNR",

@@ -8,9 +8,11 @@ position in the training and the random generators. Both carry the options and v
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 import archs
-from archs.layers.constants import constant_keys
 from models.distributed import World
+from models.partial import LoadReport, fit
 from models.schedule import scheduler_state
 from models.state import Best, TrainState
 from options import to_dict
@@ -32,34 +34,14 @@ from utils.files import atomic_write
 from utils.log import get_logger
 from utils.seed import random_state, set_random_state
 
-_LISTED = 4  # keys shown of each kind of difference; the count tells the rest
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """How a file's tensors met a network's; empty everywhere after a strict load.
-
-    Attributes:
-        missing: keys of the network that the file lacks.
-        surplus: keys of the file that the network lacks.
-        reshaped: key -> (shape in the file, shape in the network).
-    """
-
-    missing: tuple[str, ...]
-    surplus: tuple[str, ...]
-    reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.surplus or self.reshaped)
-
-    def __str__(self) -> str:
-        shapes = [f"{key} {list(file)} in the file, {list(net)} here" for key, (file, net) in self.reshaped.items()]
-        parts = [("missing in the file", self.missing), ("not in the network", self.surplus), ("other shape", shapes)]
-        return "; ".join(f"{len(keys)} {what}: {_first(keys)}" for what, keys in parts if keys)
-
 
 def load_weights(
-    network: nn.Module, path: Path | str, key: str | None = "params_ema", strict: bool = True
+    network: nn.Module,
+    path: Path | str,
+    key: str | None = "params_ema",
+    strict: bool = True,
+    *,
+    resize_tables: bool = False,
 ) -> LoadReport:
     """Fill a network from a ``.pth`` (BasicSR's forms or a bare state dict) or ``.safetensors`` file.
 
@@ -69,37 +51,27 @@ def load_weights(
         key: entry of the checkpoint; where it is absent, ``params`` serves, and a bare state dict is taken as it is.
             None: the file itself is the state dict.
         strict: every tensor must fit; False leaves out those that do not, and reports them.
+        resize_tables: tables of relative positions of another window are resized, and fit then.
 
     Returns:
-        What was left out (nothing when strict).
+        What was loaded, converted and left out (nothing when strict).
 
     Raises:
         InputError: the file cannot be read, or does not fit; says what would.
     """
     path = Path(path)
     tensors = select_weights(read_checkpoint(path), key, path)
-    own = network.state_dict()
-    shared = own.keys() & tensors.keys()
-    constants = constant_keys(network)  # masks and tables of published files, which the network computes
-    reshaped = {
-        name: (tuple(tensors[name].shape), tuple(own[name].shape))
-        for name in own
-        if name in shared and tensors[name].shape != own[name].shape
-    }
-    report = LoadReport(
-        tuple(name for name in own if name not in shared),
-        tuple(name for name in tensors if name not in shared and name not in constants),
-        reshaped,
-    )
+    taken, report = fit(network, tensors, resize_tables=resize_tables)
     if report and strict:
         raise InputError(_misfit(path, network, tensors, report))
-    loaded = {name: value for name, value in tensors.items() if name not in reshaped and name not in report.surplus}
     try:
-        network.load_state_dict(loaded, strict=False)
+        network.load_state_dict(taken, strict=False)
     except RuntimeError as error:  # a stored table that does not follow from the network's arguments
         raise InputError(f"{path}: {str(error).strip().splitlines()[-1].strip()}") from error
     if report:
-        get_logger().warning("%s was loaded in part: %s", path, report)
+        get_logger().warning("%s was loaded in part: %s", path, report.summary())
+    elif report.converted:
+        get_logger().info("%s: %s", path, report.summary())
     return report
 
 
@@ -141,6 +113,8 @@ def select_weights(content: Mapping[str, Any], key: str | None, path: Path) -> d
     elif key is not None and "params" in content:
         get_logger().info('%s has no "%s"; using "params"', path, key)
         chosen = content["params"]
+    elif isinstance(content.get("model"), Mapping) and "sd" in content["model"]:
+        chosen = content["model"]["sd"]  # the form of LIIF and its successors
     else:
         chosen = content
     tensors = {
@@ -155,7 +129,10 @@ def load_pretrained(network: nn.Module, path: PathOptions) -> LoadReport | None:
     """Fill a network from ``path.pretrain_network_g``, if there is one."""
     if path.pretrain_network_g is None:
         return None
-    return load_weights(network, path.pretrain_network_g, path.param_key_g, path.strict_load_g)
+    return load_weights(
+        network, path.pretrain_network_g, path.param_key_g, path.strict_load_g,
+        resize_tables=path.resize_position_tables,
+    )  # fmt: skip
 
 
 def load_pretrained_ema(ema: nn.Module, path: PathOptions) -> None:
@@ -165,7 +142,9 @@ def load_pretrained_ema(ema: nn.Module, path: PathOptions) -> None:
     """
     if path.pretrain_network_g is None or path.param_key_g is None:
         return
-    load_weights(ema, path.pretrain_network_g, "params_ema", path.strict_load_g)
+    load_weights(
+        ema, path.pretrain_network_g, "params_ema", path.strict_load_g, resize_tables=path.resize_position_tables
+    )
 
 
 @dataclass(frozen=True)
@@ -202,43 +181,90 @@ class CheckpointFolder:
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
 
-def save_network(path: Path, state: TrainState, options: TrainOptions) -> None:
-    """Write ``params`` and ``params_ema`` (atomic)."""
+@dataclass(frozen=True)
+class Snapshot:
+    """A training state as it is written: copies on the CPU, which later iterations do not touch.
+
+    Attributes:
+        step: iterations done.
+        network: content of the network file.
+        state: content of the ``.state`` file.
+    """
+
+    step: int
+    network: Mapping[str, Any]
+    state: Mapping[str, Any]
+
+
+def network_content(state: TrainState, options: TrainOptions) -> dict[str, Any]:
+    """``params``, ``params_ema`` where there is an average, and where they come from."""
     content: dict[str, Any] = {"params": _cpu_state(state.network)}
     if state.ema is not None:
         content["params_ema"] = _cpu_state(state.ema)
     content["focalsr"] = _passport(state, options)
-    _write(path, content)
+    return content
 
 
-def save(folder: CheckpointFolder, state: TrainState, options: TrainOptions, world: World) -> None:
-    """Write the network and then the state of this iteration; a state on the disk implies its network.
-
-    Called by every rank, since each has random generators of its own; rank 0 writes.
-    """
-    randoms = world.gather(random_state())
-    if not world.is_main:
-        return
-    save_network(folder.network(state.step), state, options)
+def snapshot(state: TrainState, options: TrainOptions, randoms: Sequence[Mapping[str, Any]]) -> Snapshot:
+    """Everything that a run needs to continue; ``randoms`` are the random generators of each rank."""
     optimizer = state.optimizer
     bases = [group["initial_lr"] for group in optimizer.param_groups]
     content = {
         "epoch": state.epoch,
         "iter": state.step,
-        "optimizers": [optimizer.state_dict()],
+        "optimizers": [_copied(optimizer.state_dict())],
         "schedulers": [scheduler_state(options.train, bases, state.step)],
         "focalsr": {
             **_passport(state, options),
-            "random": randoms,
+            "random": list(randoms),
             "validated": state.validated,
             "skipped": state.skipped,
-            "best": {
-                dataset: {metric: [best.value, best.step] for metric, best in metrics.items()}
-                for dataset, metrics in state.best.items()
-            },
+            "best": _best(state),
+            **({} if state.scaler is None else {"scaler": state.scaler.state_dict()}),
         },
     }
-    _write(folder.state(state.step), content)
+    return Snapshot(state.step, network_content(state, options), content)
+
+
+def write(folder: CheckpointFolder, taken: Snapshot, *, safetensors: bool = False) -> None:
+    """Write the network and then the state of an iteration; a state on the disk implies its network.
+
+    Raises:
+        StorageError: the disk is full or broken; what was there before is whole.
+    """
+    write_network(folder.network(taken.step), taken.network)
+    if safetensors:
+        _write_safetensors(folder.network(taken.step).with_suffix(".safetensors"), taken.network)
+    _write(folder.state(taken.step), taken.state)
+
+
+def write_network(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a network file (atomic).
+
+    Raises:
+        StorageError: the disk is full or broken.
+    """
+    _write(path, content)
+
+
+def save(folder: CheckpointFolder, state: TrainState, options: TrainOptions, world: World) -> None:
+    """Take a snapshot and write it, now. Called by every rank, since each has random generators of its own."""
+    randoms = world.gather(random_state())
+    if world.is_main:
+        write(folder, snapshot(state, options, randoms))
+
+
+def prune(folder: CheckpointFolder, keep_last: int, keep_every: int | None) -> None:
+    """Remove checkpoints but the newest ones, and those of multiples of ``keep_every``.
+
+    The state goes first: a state on the disk implies its network.
+    """
+    for step in folder.steps()[keep_last:]:
+        if keep_every is not None and step % keep_every == 0:
+            continue
+        folder.state(step).unlink(missing_ok=True)
+        for ending in (".pth", ".safetensors"):
+            folder.network(step).with_suffix(ending).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -274,11 +300,16 @@ def read_resume(path: Path, options: PathOptions) -> Resume:
         InputError: one of them is absent, damaged, or not what its name says.
     """
     content = read_checkpoint(path)
+    _check_sums(path)
     if not {"iter", "optimizers"} <= content.keys():
         raise InputError(f"{path}: not a training state; expected the entries iter and optimizers")
     folder = CheckpointFolder(path.parent.parent)
     ignored = "network_g" in options.ignore_resume_networks
-    network = None if ignored else read_checkpoint(folder.network(int(content["iter"])))
+    network = None
+    if not ignored:
+        weights = folder.network(int(content["iter"]))
+        network = read_checkpoint(weights)
+        _check_sums(weights)
     return Resume(path, content, network)
 
 
@@ -314,6 +345,8 @@ def apply_resume(state: TrainState, resume: Resume, options: TrainOptions, world
     state.validated, state.skipped = ours.get("validated", state.step), ours.get("skipped", 0)
     for dataset, metrics in ours.get("best", {}).items():
         state.best[dataset] = {metric: Best(value, step) for metric, (value, step) in metrics.items()}
+    if state.scaler is not None and "scaler" in ours:
+        state.scaler.load_state_dict(ours["scaler"])
     randoms = ours.get("random", [])
     if world.rank < len(randoms):
         set_random_state(randoms[world.rank])
@@ -325,6 +358,41 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
     torch.save(dict(content), buffer)
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
+
+
+def _write_safetensors(path: Path, content: Mapping[str, Any]) -> None:
+    """The averaged weights if there are some, with the options as metadata."""
+    from safetensors.torch import save
+
+    passport = content["focalsr"]
+    metadata = {key: json.dumps(value) for key, value in passport.items()}
+    metadata["network_g"] = json.dumps(passport["options"]["network_g"])
+    weights = content.get("params_ema", content["params"])
+    with atomic_write(path) as file:
+        file.write(save(weights, {"format": "pt", **metadata}))
+
+
+def _check_sums(path: Path) -> None:
+    """Compare a file with the checksums inside it; torch itself does not look at them.
+
+    Raises:
+        InputError: they differ.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # a form older than the checksums
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise InputError(f"{path}: damaged: the checksum of its part {damaged} is wrong")
+
+
+def _copied(value: Any) -> Any:
+    """Nested lists and mappings with every tensor copied to the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def _restore(network: nn.Module, content: Mapping[str, Any], key: str, path: Path) -> None:
@@ -345,11 +413,20 @@ def _misfit(path: Path, network: nn.Module, tensors: Mapping[str, Tensor], repor
 
 
 def _passport(state: TrainState, options: TrainOptions) -> dict[str, Any]:
-    return {"step": state.step, "options": to_dict(options), "versions": versions()}
+    return {"step": state.step, "options": to_dict(options), "versions": versions(), "metrics": _best(state)}
+
+
+def _best(state: TrainState) -> dict[str, dict[str, list[float]]]:
+    """Data set -> metric -> best value so far and its iteration."""
+    return {
+        dataset: {metric: [best.value, best.step] for metric, best in metrics.items()}
+        for dataset, metrics in state.best.items()
+    }
 
 
 def _cpu_state(network: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    """Copies on the CPU, dense: later iterations do not change what is being written."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in network.state_dict().items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -360,10 +437,6 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         return dict(load_file(path))
     except SafetensorError as error:
         raise InputError(f"{path}: not a readable safetensors file: {error}") from error
-
-
-def _first(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:_LISTED]) + (", ..." if len(keys) > _LISTED else "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import nn
 
 from options.schema import DistOptions
-from utils.errors import InputError
+from utils.errors import InputError, WorkerError
 
 Launcher = Literal["none", "pytorch", "slurm"]
 T = TypeVar("T")
@@ -125,12 +125,36 @@ def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[Wo
             f"--launcher {launcher}: the environment variable {error.args[0]} is not set; "
             "start with `torchrun --nproc-per-node N train.py -opt FILE --launcher pytorch`"
         ) from error
-    backend = options.backend if options else None
-    dist.init_process_group(backend or ("nccl" if torch.cuda.is_available() else "gloo"))
+    backend = (options.backend if options else None) or ("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield World(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
-    finally:
-        dist.destroy_process_group()
+        dist.init_process_group(backend, store=_restarted_store(), rank=rank, world_size=size)
+        try:
+            yield World(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
+        finally:
+            dist.destroy_process_group()
+    except RuntimeError as error:
+        if not _LOST.search(str(error)):
+            raise
+        raise WorkerError(
+            f"rank {rank} has lost the connection to another rank, whose own message says why; "
+            "torchrun --max-restarts N starts all of them again, from the last checkpoint"
+        ) from error
+
+
+_LOST = re.compile(r"gloo.*(Connection|connect|Read error|Timed out)|NCCL.*(remote|connection|timeout)", re.DOTALL)
+"""What torch says when another process is gone."""
+
+
+def _restarted_store() -> Any:
+    """Where ranks that torchrun has started again find each other; None for the way that torch takes by itself.
+
+    Their store still holds the addresses of the ranks before, and gloo would connect to those.
+    """
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if attempt == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    server = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)  # type: ignore[attr-defined]
+    return dist.PrefixStore(f"focalsr/attempt_{attempt}", server)  # type: ignore[attr-defined]
 
 
 def _export_slurm(port: int) -> None:

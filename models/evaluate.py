@@ -19,7 +19,7 @@ from models.inference import upscale
 from models.layout import for_inference, to_channels_last
 from models.tiling import EqualTiles, GrownTiles, Tiling
 from options.schema import TileOptions, ValOptions
-from utils.errors import StopRequested
+from utils.errors import InputError, StopRequested
 from utils.progress import Progress
 from utils.signals import StopFlag
 
@@ -50,10 +50,17 @@ class EvalRow:
 
 @dataclass(frozen=True)
 class EvalReport:
-    """One data set: its rows in the order of the set."""
+    """One data set: its rows in the order of the set.
+
+    Attributes:
+        dataset: its name.
+        rows: one per image.
+        memory: most bytes in use while it was evaluated, on the GPU or by the process; 0 where it was not looked at.
+    """
 
     dataset: str
     rows: tuple[EvalRow, ...]
+    memory: int = 0
 
     @property
     def scores(self) -> dict[str, float]:
@@ -65,9 +72,16 @@ class EvalReport:
         """The same for bicubic upsampling."""
         return _means([row.bicubic for row in self.rows])
 
+    @property
+    def seconds(self) -> float:
+        """Mean time of the network per image."""
+        return math.fsum(row.seconds for row in self.rows) / max(len(self.rows), 1)
+
     def as_json(self) -> dict[str, object]:
         """For ``scores.json``; values that JSON cannot write (infinite PSNR of equal images) become null."""
         return {
+            "seconds_per_image": round(self.seconds, 4),
+            "peak_memory": self.memory,
             "mean": {"scores": _finite(self.scores), "bicubic": _finite(self.bicubic)},
             "images": [
                 {
@@ -126,7 +140,7 @@ def evaluate(
     prepared = for_inference(network)
     if channels_last:
         prepared = to_channels_last(prepared)
-    tiling = tiling_of(options, tile)
+    tiling, multiple = tiling_of(options, tile), _multiple(prepared, options)
     mine: list[tuple[int, EvalRow]] = []
     shown = Progress(len(dataset), dataset.name) if options.pbar and world.is_main else None
     for i in range(world.rank, len(dataset), world.size):
@@ -135,7 +149,7 @@ def evaluate(
         sample = dataset.read(i)
         lq = sample.lq.to(device)
         started = time.perf_counter()
-        output = upscale(prepared, lq, self_ensemble=options.self_ensemble, tiling=tiling)
+        output = upscale(prepared, lq, self_ensemble=options.self_ensemble, tiling=tiling, multiple=multiple)
         image = to_uint8(output)  # waits for the device
         seconds = time.perf_counter() - started
         mine.append((i, _row(sample, image, options, seconds)))
@@ -156,13 +170,26 @@ def tiling_of(options: ValOptions, tile: TileOptions | None) -> Tiling | None:
     return EqualTiles(options.chop_size, options.chop_pad) if options.use_chop else None
 
 
-def bicubic(sample: Sample, scale: int) -> Image:
-    """The input of a sample upscaled by MATLAB's bicubic, 8 bit [s*h,s*w,3]."""
-    return to_uint8(imresize(sample.lq, float(scale)))
+def _multiple(network: nn.Module, options: ValOptions) -> int:
+    """What images are extended to multiples of."""
+    if not options.pad_to_window:
+        return 1
+    window = getattr(network, "window_size", None)
+    if not isinstance(window, int):
+        raise InputError(f"val.pad_to_window: {type(network).__name__} has no window_size; leave the key out")
+    return window
 
 
-def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned, first one left, the others right; a line before the last row, which holds the means."""
+def bicubic(sample: Sample, height: int, width: int) -> Image:
+    """The input of a sample upscaled to this size by MATLAB's bicubic, 8 bit [height, width, 3]."""
+    resized = imresize(sample.lq, height / sample.lq.shape[-2])
+    if resized.shape[-1] < width:  # a scale that is no whole number rounds the two sides apart
+        resized = imresize(sample.lq, width / sample.lq.shape[-1])
+    return to_uint8(resized[..., :height, :width])
+
+
+def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, means: bool = True) -> str:
+    """Columns aligned, first one left, the others right; ``means``: a line before the last row, which holds them."""
     widths = [max(len(line[i]) for line in (heads, *rows)) for i in range(len(heads))]
     text = [
         "  ".join(
@@ -171,15 +198,15 @@ def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for line in (heads, *rows)
     ]
     rule = "-" * len(text[0])
-    return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
+    body = [*text[1:-1], rule, text[-1]] if means else text[1:]
+    return "\n".join([text[0], rule, *body])
 
 
 def _row(sample: Sample, image: Image, options: ValOptions, seconds: float) -> EvalRow:
     height, width = image.shape[:2]
-    scale = height // sample.lq.shape[-2]
     reference = None if sample.gt is None else to_uint8(sample.gt)
     scores = _score(image, reference, options.metrics)
-    base = _score(bicubic(sample, scale), reference, options.metrics) if options.bicubic else {}
+    base = _score(bicubic(sample, height, width), reference, options.metrics) if options.bicubic else {}
     return EvalRow(sample.name, height, width, scores, base, seconds)
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from options import describe
+from options.bases import written
 from options.command import Command
 from options.schema import TestOptions, TrainOptions
 from utils.env import hardware, versions
@@ -64,7 +65,7 @@ def open_run(folder: RunFolder, kind: str, options: TrainOptions | TestOptions, 
         if path is not None:
             logger.info("an earlier run of this name was kept as %s", path)
     head = f"# GENERATE TIME: {datetime.now():%a %b %d %H:%M:%S %Y}\n# CMD:\n# {shlex.join(command.argv)}\n\n"
-    write_text(folder.root / command.option_file.name, head + command.option_file.read_text(encoding="utf-8"))
+    write_text(folder.root / command.option_file.name, head + written(command.option_file))
     facts = {**versions(), **hardware()}
     described = "".join(f"# {name}: {value}\n" for name, value in facts.items())
     write_text(folder.root / "options_as_read.yml", described + describe(options))

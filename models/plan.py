@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from data import EvalDataset, TrainDataset, build_dataset
-from data.loader import train_batches
+from data.loader import Batch, train_batches
 from models.distributed import World
+from models.state import TrainState
 from models.step import train_step
 from models.tester import load_network
-from models.trainer import describe_run, prepare_state, validation_sets
+from models.trainer import describe_run, prepare_state, training_set, validation_sets
 from options import describe
 from options.schema import TestOptions, TrainOptions
+from utils.env import peak_memory
 from utils.errors import InputError
 from utils.log import configure_logging, get_logger
+from utils.progress import clock
 from utils.seed import seed_everything
+
+_MEASURED = 3  # iterations that are timed
 
 
 def check_training(options: TrainOptions, world: World) -> None:
@@ -27,7 +34,7 @@ def check_training(options: TrainOptions, world: World) -> None:
     """
     log = configure_logging(rank=world.rank).info
     _tell_options(options)
-    dataset = build_dataset(options.train_dataset, scale=options.scale, seed=options.manual_seed, phase="train")
+    dataset = training_set(options)
     held_out = validation_sets(options)
     _scan((dataset, *held_out))
     seed_everything(options.manual_seed)
@@ -39,10 +46,38 @@ def check_training(options: TrainOptions, world: World) -> None:
     batch = next(batches)
     log("one batch: lq %s, gt %s", list(batch.lq.shape), list(batch.gt.shape))
     state.network.train()
-    result = train_step(state, batch, options, norm=True)
+    result = train_step(state, batch, options)
     losses = ", ".join(f"{name} {float(value):.4e}" for name, value in result.losses.items())
     log("one iteration: %s, gradient norm %.3e, lr %.3e", losses, float(result.grad_norm or 0.0), result.lr[0])
+    _measure(state, batch, options)
     log("the check is passed; nothing was written")
+
+
+def _measure(state: TrainState, batch: Batch, options: TrainOptions) -> None:
+    """Say what an iteration costs: arithmetic, memory, time, and how long the run would take at that."""
+    log = get_logger().info
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        state.network(batch.lq[:1])
+    pixels = batch.lq.shape[-2] * batch.lq.shape[-1]
+    work = counter.get_total_flops() / 2
+    log("arithmetic: %.3g multiply-adds per patch, %.3g per low-resolution pixel", work, work / pixels)
+    wait = torch.cuda.synchronize if state.device.type == "cuda" else _nothing
+    wait()
+    started = time.perf_counter()
+    for _ in range(_MEASURED):
+        train_step(state, batch, options)
+    wait()
+    seconds = (time.perf_counter() - started) / _MEASURED
+    memory = torch.cuda.max_memory_allocated(state.device) if state.device.type == "cuda" else peak_memory()
+    total = seconds * options.train.total_iter
+    log(
+        "speed: %.3f s per iteration without waiting for data, %.1f images/s, %s for %s iterations; memory so far: "
+        "%.2f GiB", seconds, len(batch.lq) / seconds, clock(total), f"{options.train.total_iter:,}", memory / 2**30,
+    )  # fmt: skip
+
+
+def _nothing() -> None:
+    """The CPU is not waited for."""
 
 
 def check_testing(options: TestOptions, world: World) -> None:
@@ -78,6 +113,8 @@ def check_testing(options: TestOptions, world: World) -> None:
 def _tell_options(options: TrainOptions | TestOptions) -> None:
     for note in options.notes:
         get_logger().info("%s", note)
+    if len(options.files) > 1:
+        get_logger().info("%s is based on %s", options.files[0], ", ".join(options.files[1:]))
     get_logger().info("options, as read:\n%s", describe(options))
 
 

@@ -30,6 +30,7 @@ class TrainState:
         ema: its moving average, or None.
         optimizer: over the network's parameters.
         device: where all of them are.
+        scaler: of the loss, for float16; else None.
         step: iterations done.
         epoch: of the first sample of the last batch.
         validated: the last iteration whose validation is complete (-1: none).
@@ -41,6 +42,7 @@ class TrainState:
     ema: nn.Module | None
     optimizer: torch.optim.Optimizer
     device: torch.device
+    scaler: torch.amp.GradScaler | None = None
     step: int = 0
     epoch: int = 0
     validated: int = -1
@@ -54,7 +56,9 @@ class TrainState:
         if options.channels_last:
             network = to_channels_last(network)
         ema = make_ema(network) if options.train.ema_decay > 0 else None
-        return cls(network, ema, build_optimizer(options.train.optim_g, network.parameters()), device)
+        optimizer = build_optimizer(options.train.optim_g, network, decay_all=options.train.decay_norms_and_biases)
+        scaler = torch.amp.GradScaler(device.type) if options.train.amp == "fp16" else None
+        return cls(network, ema, optimizer, device, scaler)
 
     @property
     def evaluated(self) -> nn.Module:

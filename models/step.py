@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +14,15 @@ from torch import Tensor, nn
 from data.loader import Batch
 from models.distributed import World
 from models.ema import update_ema
+from models.finite import FiniteGuard, NonFiniteLossError, Suspect
 from models.schedule import learning_rate
 from models.state import TrainState
 from options.schema import TrainOptions
 from utils.errors import InputError
+
+__all__ = ["NonFiniteLossError", "StepResult", "autocast", "set_learning_rate", "train_step"]
+
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -24,9 +32,9 @@ class StepResult:
     Attributes:
         step: its number, from 1.
         losses: loss terms by their log names (``l_pix``), scalars on the device.
-        grad_norm: L2 norm of the gradient before clipping; None when it was not asked for.
+        grad_norm: L2 norm of the gradient before clipping; None when the iteration was skipped.
         lr: learning rate of each parameter group.
-        skipped: the loss was not finite and nothing was changed.
+        skipped: loss or gradient was not finite and nothing was changed (a deferred guard tells later).
     """
 
     step: int
@@ -36,10 +44,6 @@ class StepResult:
     skipped: bool = False
 
 
-class NonFiniteLossError(ArithmeticError):
-    """The loss of an iteration is infinite or not a number; the optimiser has not moved."""
-
-
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -47,47 +51,107 @@ def train_step(
     *,
     model: nn.Module | None = None,
     world: World | None = None,
-    norm: bool = False,
+    guard: FiniteGuard | None = None,
 ) -> StepResult:
     """Forward, loss, backward, optimiser, EMA.
 
+    The batch may be computed in pieces (``train.accumulate``): the gradient is that of the whole batch.
+
     Args:
-        state: mutated: weights, average, optimiser, step.
+        state: mutated: weights, average, optimiser, scaler, step.
         batch: lq [B,3,h,w] and gt [B,3,s*h,s*w] on the state's device.
-        options: loss, schedule, clipping, EMA decay.
-        model: the network inside its wrapper for distributed training; default ``state.network``.
+        options: loss, schedule, clipping, precision, EMA decay.
+        model: the network as it is called: compiled, inside its wrapper for distributed training; default
+            ``state.network``.
         world: the processes that train together; the loss reported and checked is their mean.
-        norm: also compute the gradient norm.
+        guard: watches over losses that are not finite; by default one that looks at once.
 
     Raises:
-        NonFiniteLossError: the loss is not finite and ``train.nonfinite`` is ``stop``.
+        NonFiniteLossError: loss or gradient is not finite, ``train.nonfinite`` is ``stop`` and the guard looks at once.
     """
     step = state.step + 1
+    train = options.train
+    guard = guard or FiniteGuard(deferred=False, skip=train.nonfinite == "skip")
     rates = set_learning_rate(state.optimizer, options, step)
     state.optimizer.zero_grad(set_to_none=True)
-    prediction = (model or state.network)(batch.lq)
-    if prediction.shape != batch.gt.shape:
-        raise InputError(
-            f"the network turns {tuple(batch.lq.shape)} into {tuple(prediction.shape)}, "
-            f"but the ground truth is {tuple(batch.gt.shape)}; check scale and network_g"
-        )
-    loss = options.train.pixel_opt(prediction, batch.gt)
-    shared = loss.detach() if world is None else world.mean(loss.detach())
-    losses = {"l_pix": shared}
-    state.step, state.epoch = step, batch.epoch
-    if not bool(torch.isfinite(shared)):  # on all ranks alike, since the mean of anything with NaN or inf is neither
-        return _not_finite(state, batch, options, losses, rates)
-    loss.backward()
-    clip = options.train.grad_clip
-    grad_norm = None
-    if clip is not None:
-        grad_norm = nn.utils.clip_grad_norm_(state.network.parameters(), clip)
-    elif norm:
-        grad_norm = nn.utils.get_total_norm([p.grad for p in state.network.parameters() if p.grad is not None])
-    state.optimizer.step()
+    loss = _backward(state.network if model is None else model, batch, options, state)
+    losses = {"l_pix": loss if world is None else world.mean(loss)}
+    if state.scaler is not None:
+        state.scaler.unscale_(state.optimizer)
+    grad_norm = _clip([p for p in state.network.parameters() if p.grad is not None], train.grad_clip)
+    finite = losses["l_pix"].isfinite()
+    if state.scaler is None:  # which expects overflows now and then, and leaves those steps out by itself
+        finite = finite & grad_norm.isfinite()
+    # On all ranks alike: the mean of anything with NaN or inf is neither finite, and gradients are means too.
+    guard.watch(Suspect(step, ~finite, losses, grad_norm, batch.names))
+    if not guard.deferred and guard.settle():
+        state.step, state.epoch, state.skipped = step, batch.epoch, state.skipped + 1
+        if state.scaler is not None:
+            state.scaler.update()  # forgets the gradients that were unscaled
+        return StepResult(step, losses, None, rates, skipped=True)
+    _move(state, None if not guard.deferred else ~finite)
     if state.ema is not None:
-        update_ema(state.ema, state.network, options.train.ema_decay)
+        update_ema(state.ema, state.network, train.ema_decay)
+    state.step, state.epoch = step, batch.epoch
     return StepResult(step, losses, grad_norm, rates)
+
+
+def _backward(model: nn.Module, batch: Batch, options: TrainOptions, state: TrainState) -> Tensor:
+    """The loss of a batch, detached, after its gradients have been added up piece by piece."""
+    train = options.train
+    pieces = min(train.accumulate, len(batch.lq))
+    total = torch.zeros((), device=state.device)
+    whole = len(batch.lq)
+    for i, (lq, gt) in enumerate(zip(batch.lq.tensor_split(pieces), batch.gt.tensor_split(pieces), strict=True)):
+        # Distributed training exchanges gradients once per batch, after its last piece.
+        last = i == pieces - 1
+        silent = isinstance(model, nn.parallel.DistributedDataParallel) and not last
+        with model.no_sync() if silent else contextlib.nullcontext():  # type: ignore[operator]
+            with autocast(train.amp, state.device):
+                prediction = model(lq)
+            if prediction.shape != gt.shape:
+                raise InputError(
+                    f"the network turns {tuple(lq.shape)} into {tuple(prediction.shape)}, "
+                    f"but the ground truth is {tuple(gt.shape)}; check scale and network_g"
+                )
+            share = len(lq) / whole if train.pixel_opt.reduction == "mean" else 1.0
+            loss = train.pixel_opt(prediction, gt) * share
+            (loss if state.scaler is None else state.scaler.scale(loss)).backward()
+        total += loss.detach()
+    return total
+
+
+def autocast(amp: str | None, device: torch.device) -> AbstractContextManager[Any]:
+    """Automatic mixed precision as ``train.amp`` names it; nothing for None."""
+    return contextlib.nullcontext() if amp is None else torch.autocast(device.type, AMP[amp])
+
+
+def _clip(parameters: Sequence[nn.Parameter], limit: float | None) -> Tensor:
+    """The norm of the gradient, which is scaled down to the limit if there is one."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if limit is not None:
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm
+
+
+def _move(state: TrainState, bad: Tensor | None) -> None:
+    """The optimiser's step; ``bad`` is a flag on the device that leaves it out."""
+    optimizer = state.optimizer
+    if state.scaler is not None:
+        state.scaler.step(optimizer)
+        state.scaler.update()
+        return
+    if bad is None:
+        optimizer.step()
+        return
+    # The way in which a gradient scaler tells torch's fused optimisers.
+    fused: Any = optimizer
+    fused.found_inf, fused.grad_scale = bad.float(), None
+    try:
+        optimizer.step()
+    finally:
+        del fused.found_inf, fused.grad_scale
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, options: TrainOptions, step: int) -> tuple[float, ...]:
@@ -95,18 +159,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, options: TrainOptions, s
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(options.train, group["initial_lr"], step)
     return tuple(group["lr"] for group in optimizer.param_groups)
-
-
-def _not_finite(
-    state: TrainState, batch: Batch, options: TrainOptions, losses: Mapping[str, Tensor], rates: tuple[float, ...]
-) -> StepResult:
-    if options.train.nonfinite == "skip":
-        state.skipped += 1
-        return StepResult(state.step, losses, None, rates, skipped=True)
-    terms = ", ".join(f"{name} = {float(value)}" for name, value in losses.items())
-    failed, state.step = state.step, state.step - 1
-    raise NonFiniteLossError(
-        f"the loss is not finite in iteration {failed}: {terms}; images: {', '.join(batch.names)}. The weights are "
-        "those of the iteration before. Lower the learning rate, set train.grad_clip, look at these images, or set "
-        "train.nonfinite: skip to leave such batches out"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from models import checkpoint
 from models.distributed import World
 from models.evaluate import EvalReport, evaluate
 from models.experiment import open_run, test_folder
+from models.summary import published_scores, summary
 from options import to_dict
 from options.command import Command
 from options.schema import TestOptions, ValOptions
-from utils.env import hardware, versions
+from utils.env import hardware, peak_memory, reset_peak_memory, versions
 from utils.errors import InputError
 from utils.files import write_json
 from utils.log import configure_logging, get_logger
@@ -53,15 +55,18 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
         suffix = val.suffix or options.name
         reports = []
         for dataset in datasets:
+            _reset_peak_memory(device)
             saver = _Saver(folder.pictures / dataset.name, suffix) if val.save_img else None
             report = evaluate(
                 network, dataset, val, device=device, tile=options.tile,
                 channels_last=options.channels_last, world=world, keep=saver.keep if saver else None, stop=stop,
             )  # fmt: skip
-            reports.append(report)
-            get_logger().info(
-                "%s: %d images, %.3f s each\n%s", report.dataset, len(report.rows), seconds_each(report), report.table()
-            )
+            reports.append(dataclasses.replace(report, memory=max(world.gather(_peak_memory(device)))))
+            if command.per_image:
+                get_logger().info("%s, image by image\n%s", report.dataset, report.table())
+            else:
+                get_logger().info("%s: %d images, %.3f s each", report.dataset, len(report.rows), report.seconds)
+        get_logger().info("%s", summary(options, reports))
         if world.is_main:
             write_scores(folder.root / "scores.json", options, reports)
             get_logger().info("scores and images are in %s", folder.root)
@@ -86,15 +91,22 @@ def write_scores(path: Path, options: TestOptions, reports: list[EvalReport]) ->
         "name": options.name,
         "weights": str(options.path.pretrain_network_g),
         "datasets": {report.dataset: report.as_json() for report in reports},
+        "published": published_scores(options),
         "options": to_dict(options),
         "versions": versions(),
         "hardware": hardware(),
     })  # fmt: skip
 
 
-def seconds_each(report: EvalReport) -> float:
-    """Mean time of the network per image."""
-    return sum(row.seconds for row in report.rows) / max(len(report.rows), 1)
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        reset_peak_memory()
+
+
+def _peak_memory(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
 
 class _Saver:

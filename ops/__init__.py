@@ -6,15 +6,31 @@ the choice open; ``FOCALSR_OPS=native`` makes the lack of compiled kernels an er
 
 from __future__ import annotations
 
+from typing import Any
+
 from ops import registry
 from ops.attention import WINDOW_ATTENTION, window_attention
+from ops.focused_attention import FOCUSED_ATTENTION, FocusState, focused_attention
 from ops.memo import Memo
-from ops.registry import Explanation
+from ops.region_mask import RegionMask
+from ops.registry import Explanation, Operator
 from ops.relative_bias import RelativeBias
+from ops.smm import SMM_AMV, SMM_QMK, smm_amv, smm_qmk
 
-__all__ = ["OPERATORS", "Memo", "RelativeBias", "explain", "window_attention"]
+__all__ = [
+    "OPERATORS",
+    "FocusState",
+    "Memo",
+    "RegionMask",
+    "RelativeBias",
+    "explain",
+    "focused_attention",
+    "smm_amv",
+    "smm_qmk",
+    "window_attention",
+]
 
-OPERATORS = (WINDOW_ATTENTION,)
+OPERATORS: tuple[Operator[Any, Any], ...] = (WINDOW_ATTENTION, FOCUSED_ATTENTION, SMM_QMK, SMM_AMV)
 
 
 def explain() -> Explanation:

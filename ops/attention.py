@@ -13,7 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ops import build
+from ops.attention_flex import flex_bias_attention, flex_refusal
+from ops.attention_native import native_attention
 from ops.attention_sdpa import sdpa_attention
+from ops.region_mask import RegionMask, dense_mask, is_regions
 from ops.registry import Backend, Operator, exporting
 from ops.relative_bias import RelativeBias
 from utils.errors import InputError
@@ -24,10 +28,11 @@ def window_attention(
     k: Tensor,
     v: Tensor,
     bias: Tensor | RelativeBias | None = None,
-    mask: Tensor | None = None,
+    mask: Tensor | RegionMask | None = None,
     scale: float | None = None,
     backend: str = "auto",
     dropout: float = 0.0,
+    strict: bool = True,
 ) -> Tensor:
     """``softmax(q k^T * scale + bias + mask) v`` in each window.
 
@@ -39,11 +44,12 @@ def window_attention(
         k: [W, h, M, D], type of ``q``.
         v: [W, h, M, E], type of ``q``.
         bias: [h, N, M], or a table with an index, shared by all windows.
-        mask: [n, N, M], added for all heads; window ``b * n + i`` takes mask ``i``. 0 and -100 (or -inf) where
-            Swin-like networks shift their windows. A row must leave at least one finite logit.
+        mask: [n, N, M], added for all heads; window ``b * n + i`` takes mask ``i``. A row must leave at least one
+            finite logit. Or the regions of the tokens, where Swin-like networks shift their windows.
         scale: of the logits; D ** -0.5 by default.
-        backend: "auto", "sdpa" or "reference" (see :func:`ops.explain`).
+        backend: "auto", "sdpa", "flex" or "reference" (see :func:`ops.explain`).
         dropout: probability to drop an attention weight; the caller passes 0 in evaluation.
+        strict: False makes ``backend`` a preference: where it does not suit, "auto" decides, and that is said once.
 
     Returns:
         [W, h, N, E], type of ``q`` (of autocast, under autocast).
@@ -52,25 +58,30 @@ def window_attention(
         InputError: shapes or types do not fit, or the chosen backend cannot serve this call.
     """
     dense = bias.dense() if isinstance(bias, RelativeBias) else bias
+    if isinstance(mask, RegionMask):
+        mask = _regions(mask)
     device = q.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         q, k, v = (_autocast(x, torch.get_autocast_dtype(device)) for x in (q, k, v))
         with torch.autocast(device, enabled=False):
-            return _run(q, k, v, dense, mask, scale, backend, dropout)
-    return _run(q, k, v, dense, mask, scale, backend, dropout)
+            return _run(q, k, v, dense, mask, scale, backend, dropout, strict)
+    return _run(q, k, v, dense, mask, scale, backend, dropout, strict)
 
 
 def reference_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float, dropout: float = 0.0
 ) -> Tensor:
-    """The definition, step by step; half precision is computed in float32. Shapes as :func:`window_attention`."""
+    """The definition, step by step; half precision is computed in float32.
+
+    Shapes as :func:`window_attention`; for the backends a mask is [n, N, M] floating-point or regions [n, N] uint8.
+    """
     dtype = torch.promote_types(q.dtype, torch.float32)
     logits = (q.to(dtype) * scale) @ k.to(dtype).transpose(-2, -1)  # [W, h, N, M]
     if bias is not None:
         logits = logits + bias.to(dtype)
     if mask is not None:
         by_image = logits.view(-1, mask.shape[0], *logits.shape[1:])  # [B, n, h, N, M]
-        logits = (by_image + mask.to(dtype)[:, None]).flatten(0, 1)
+        logits = (by_image + dense_mask(mask, dtype)[:, None]).flatten(0, 1)
     weights = logits.softmax(-1)
     if dropout > 0:
         weights = F.dropout(weights, dropout)
@@ -87,6 +98,9 @@ class AttentionCall(NamedTuple):
     dropout: bool = False
     mask_gradient: bool = False
     few_keys: bool = False
+    masked: bool = False
+    gradient: bool = False
+    width: int = 32
 
 
 def _run(
@@ -98,6 +112,7 @@ def _run(
     scale: float | None,
     backend: str,
     dropout: float,
+    strict: bool,
 ) -> Tensor:
     _check_shapes(q, k, v, bias, mask)
     _check_types(q, k, v, bias, mask)
@@ -107,9 +122,22 @@ def _run(
         mask_gradient=mask is not None and mask.requires_grad and torch.is_grad_enabled(),
         # Not asked of a program that is exported for many sizes: it takes one way for all of them.
         few_keys=not exporting() and k.shape[2] <= max(k.shape[3], v.shape[3]),
+        masked=mask is not None,
+        gradient=torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias)),
+        width=min(k.shape[3], v.shape[3]),
     )
-    chosen = WINDOW_ATTENTION.choose(call, backend)
+    chosen = WINDOW_ATTENTION.choose(call, backend, strict=strict)
     return chosen.run(q, k, v, bias, mask, q.shape[-1] ** -0.5 if scale is None else scale, dropout)
+
+
+def _regions(mask: RegionMask) -> Tensor:
+    """The regions [n, N] of a mask, which stand in the place of a floating-point mask from here on."""
+    if mask.regions.ndim != 2 or not is_regions(mask.regions):
+        raise InputError(
+            f"RegionMask: the regions are {_shape(mask.regions)} of {mask.regions.dtype}, expected uint8 [windows of "
+            "an image, tokens]"
+        )
+    return mask.regions
 
 
 def _autocast(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -142,7 +170,13 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Te
         )
     if mask is None:
         return
-    if mask.ndim != 3 or mask.shape[1:] != (queries, keys):
+    if is_regions(mask):
+        if queries != keys or mask.shape[1] != queries:
+            raise InputError(
+                f"window_attention: the regions are {_shape(mask)}, expected [windows of an image, tokens] with "
+                f"{queries} queries and {keys} keys being the same tokens"
+            )
+    elif mask.ndim != 3 or mask.shape[1:] != (queries, keys):
         raise InputError(
             f"window_attention: the mask is {_shape(mask)}, expected [windows of an image, queries, keys] = "
             f"[windows, {queries}, {keys}]"
@@ -164,7 +198,7 @@ def _check_types(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Ten
             continue
         if tensor.device != q.device:
             raise InputError(f"window_attention: {name} is on {tensor.device}, expected {q.device}, where q is")
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() and not (tensor is mask and is_regions(mask)):
             raise InputError(
                 f"window_attention: {name} is {tensor.dtype}, expected floating-point numbers that are added to the "
                 "logits (0 where attention is allowed, -inf or -100 where not)"
@@ -175,20 +209,39 @@ def _shape(x: Tensor) -> str:
     return str(list(x.shape))
 
 
-def _sdpa_refusal(call: AttentionCall) -> str | None:
+def _native_refusal(call: AttentionCall) -> str | None:
+    if call.device != "cpu":
+        return f"its kernels are for the CPU, and the tensors are on {call.device}"
+    if exporting():
+        return "an exported program must run without this project's kernels"
+    return _fused_refusal(call) or build.cpu_extension("window")
+
+
+def _fused_refusal(call: AttentionCall) -> str | None:
     if call.dropout:
         return "attention weights are to be dropped, and it never holds them; use the reference or no dropout"
     if call.mask_gradient:
         return "the mask needs a gradient; detach it, or give it as a bias"
+    return None
+
+
+def _sdpa_refusal(call: AttentionCall) -> str | None:
     if call.device not in ("cpu", "cuda"):
         return f"it is tried on cpu and cuda only, and the tensors are on {call.device}"
-    return None
+    return _fused_refusal(call)
 
 
 def _sdpa_drawback(call: AttentionCall) -> str | None:
     if call.few_keys and call.device == "cpu":
         return "a window has no more keys than a head has channels, so the logits are small and plain products faster"
     return None
+
+
+def _native(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float, dropout: float
+) -> Tensor:
+    assert not dropout
+    return native_attention(q, k, v, bias, mask, scale)
 
 
 def _sdpa(
@@ -198,13 +251,34 @@ def _sdpa(
     return sdpa_attention(q, k, v, bias, mask, scale)
 
 
+def _flex_refusal(call: AttentionCall) -> str | None:
+    return flex_refusal(
+        call.device, call.width, gradient=call.gradient, masked=call.masked, dropout=call.dropout
+    )  # fmt: skip
+
+
+def _flex_drawback(call: AttentionCall) -> str | None:
+    if call.device == "cpu":
+        return "it compiles for half a minute at its first call, and is no faster on the CPU"
+    return None
+
+
+def _flex(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float, dropout: float
+) -> Tensor:
+    assert mask is None
+    assert not dropout
+    return flex_bias_attention(q, k, v, bias, scale)
+
+
 def _examples() -> Mapping[str, AttentionCall]:
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     return {
         f"{device}, {name}": call
         for device in devices
         for name, call in (
-            ("evaluation and training", AttentionCall(device)),
+            ("evaluation", AttentionCall(device)),
+            ("training", AttentionCall(device, gradient=True)),
             ("few keys", AttentionCall(device, few_keys=True)),
             ("dropout", AttentionCall(device, dropout=True)),
             ("gradient of the mask", AttentionCall(device, mask_gradient=True)),
@@ -216,11 +290,25 @@ WINDOW_ATTENTION: Operator[AttentionCall, AttentionFunction] = Operator(
     name="window_attention",
     backends=(
         Backend(
+            "native",
+            _native,
+            refusal=_native_refusal,
+            remark="compiled kernels of this project; a block of logits at a time, in the cache",
+            native=True,
+        ),
+        Backend(
             "sdpa",
             _sdpa,
             refusal=_sdpa_refusal,
             remark="PyTorch's fused attention; the logits are never stored",
             drawback=_sdpa_drawback,
+        ),
+        Backend(
+            "flex",
+            _flex,
+            refusal=_flex_refusal,
+            remark="compiled for the bias, whose gradient it sums in an order that differs from run to run",
+            drawback=_flex_drawback,
         ),
         Backend(
             "reference",

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ops.region_mask import dense_mask, is_regions
+
 # Logits in one chunk, per thread: 2 MiB of float32, three such buffers. Measured best between 0.2 and 0.5 million for
 # windows of 256 to 1024 tokens.
 _CHUNK = 1 << 19
@@ -38,7 +40,7 @@ def chunked_attention(
 def _forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float) -> Tensor:
     out = _token_major(q, v.shape[-1])
     width = max(q.shape[-1], v.shape[-1])  # the fused kernel wants equal widths
-    for span, additive in _spans(len(q), _cast(bias, q), _cast(mask, q)):
+    for span, additive in _spans(len(q), _cast(bias, q), mask, q.dtype):
         few_q, few_k, few_v = (widen(x[span], width) for x in (q, k, v))
         attn_mask = None if additive is None else additive[None]
         few = F.scaled_dot_product_attention(few_q, few_k, few_v, attn_mask, scale=scale)
@@ -84,13 +86,20 @@ def _backward(
     blocks = max(1, -(-heads * queries * keys // budget))  # of queries; more than one only where a chunk is one window
     rows = -(-queries // blocks)
     buffers = q.new_empty(3, min(step, windows) * heads * rows * keys, dtype=dtype)
-    for span, additive in _spans(windows, _cast(bias, d_bias), _cast(mask, d_bias)):
-        for start in range(span.start, span.stop, step):
-            part = slice(start, min(start + step, span.stop))
+    for span, additive in _spans(windows, _cast(bias, d_bias), mask, dtype):
+        for start in range(span.start, span.stop, step * span.step):
+            part = slice(start, min(start + step * span.step, span.stop), span.step)
             few_q, few_k, few_v, few_grad = (x[part].to(dtype).flatten(0, 1) for x in (q, k, v, grad))
             inputs = _Inputs(few_q, few_k, few_v, few_grad, additive, scale)
-            by_q, by_k, by_v = (x[part].flatten(0, 1) for x in (d_q, d_k, d_v))  # views
+            parts = [x[part] for x in (d_q, d_k, d_v)]  # views
+            # Windows that are not neighbours cannot be joined with their heads.
+            by_q, by_k, by_v = joined = [
+                x.flatten(0, 1) if part.step == 1 else x.new_empty(len(x) * x.shape[1], *x.shape[2:]) for x in parts
+            ]
             _chunk_gradients(inputs, _Outputs(by_q, by_k, by_v, d_bias if bias_gradient else None), buffers, rows)
+            if part.step != 1:
+                for x, result in zip(parts, joined, strict=True):
+                    x.copy_(result.view(x.shape))
     d_bias = d_bias if bias is None else d_bias.to(bias.dtype)
     return d_q.mT.to(q.dtype), d_k.mT.to(q.dtype), d_v.mT.to(q.dtype), d_bias
 
@@ -162,31 +171,56 @@ def _chunk_gradients(inputs: _Inputs, outputs: _Outputs, buffers: Tensor, rows: 
         outputs.q[..., some].baddbmm_(k_t, d_logits.mT, beta=0, alpha=scale)
 
 
-def _spans(windows: int, bias: Tensor | None, mask: Tensor | None) -> Iterator[tuple[slice, Tensor | None]]:
-    """Runs of windows with what is added to their logits: [h or 1, N, M] or None.
+def _spans(
+    windows: int, bias: Tensor | None, mask: Tensor | None, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor | None]]:
+    """Runs of windows with what is added to their logits of this type, float32 at least: [h or 1, N, M] or None.
 
-    Where windows are shifted only the last row and column of windows are masked; the others share the bias as it is.
+    Where windows are shifted only the last row and column of windows are masked; the others share the bias as it is,
+    and windows of the same regions share their mask.
     """
     if mask is None:
-        yield slice(0, windows), bias
+        yield slice(0, windows, 1), bias
         return
-    by_window = mask.flatten(1)  # two passes of amin and amax are vectorised, one of aminmax is not
-    masked = ((by_window.amin(1) != 0) | (by_window.amax(1) != 0)).tolist()
-    for first in range(0, windows, len(mask)):
-        start = 0
-        for i in [*(i for i, is_masked in enumerate(masked) if is_masked), len(mask)]:
-            if start < i:
-                yield slice(first + start, first + i), bias
-            start = i + 1
-    for i, is_masked in enumerate(masked):
-        if is_masked:
-            joined = mask[i : i + 1] if bias is None else bias + mask[i]
-            for window in range(i, windows, len(mask)):
-                yield slice(window, window + 1), joined
+    for kind in _kinds(mask):
+        only = mask[kind[0] : kind[0] + 1]
+        hides = bool((only != only[:, :1]).any() if is_regions(mask) else only.any())
+        joined = bias
+        if hides:
+            dense = dense_mask(only, torch.promote_types(dtype, torch.float32))  # [1, N, M]
+            joined = dense if bias is None else bias + dense
+        for first in range(0, windows, len(mask)):
+            for start, stop, step in _progressions(kind):
+                yield slice(first + start, first + stop, step), joined
+
+
+def _kinds(mask: Tensor) -> list[list[int]]:
+    """The windows of an image by their masks: numbers of windows that have the same one, ascending."""
+    if not is_regions(mask):
+        masked = ((mask.flatten(1).amin(1) != 0) | (mask.flatten(1).amax(1) != 0)).tolist()
+        free = [i for i, is_masked in enumerate(masked) if not is_masked]
+        # Whether two large masks are equal is more work than it saves.
+        return [*([free] if free else []), *([i] for i, is_masked in enumerate(masked) if is_masked)]
+    kinds: dict[bytes, list[int]] = {}
+    for i, window in enumerate(mask.numpy()):
+        kinds.setdefault(window.tobytes(), []).append(i)
+    return list(kinds.values())
+
+
+def _progressions(numbers: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Ascending numbers as few ranges (start, stop, step), in order."""
+    start = 0
+    while start < len(numbers):
+        step = numbers[start + 1] - numbers[start] if start + 1 < len(numbers) else 1
+        stop = start + 1
+        while stop < len(numbers) and numbers[stop] - numbers[stop - 1] == step:
+            stop += 1
+        yield numbers[start], numbers[stop - 1] + 1, step
+        start = stop
 
 
 def _cast(x: Tensor | None, like: Tensor) -> Tensor | None:
-    """Bias and mask as the fused kernel wants them beside ``like``: float32 or float64, and no gradient asked for."""
+    """The bias as the fused kernel wants it beside ``like``: float32 or float64, and no gradient asked for."""
     return None if x is None else x.detach().to(torch.promote_types(like.dtype, torch.float32))
 
 
@@ -217,13 +251,17 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _forward.register_autograd(_differentiate, setup_context=_setup)
 
 
-@register_flop_formula(torch.ops.focalsr.chunked_window_attention)
-def _forward_flops(q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
+def forward_flops(q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
+    """Of the two products, as PyTorch counts: two for a multiplication and an addition."""
     windows, heads, queries, width = q
     return 2 * windows * heads * queries * k[2] * (width + v[3])
 
 
-@register_flop_formula(torch.ops.focalsr.chunked_window_attention_backward)
-def _backward_flops(grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
+def backward_flops(grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
+    """Of the five products of a backward pass that computes the logits again."""
     windows, heads, queries, width = q
     return 2 * windows * heads * queries * k[2] * (3 * width + 2 * v[3])
+
+
+register_flop_formula(torch.ops.focalsr.chunked_window_attention)(forward_flops)
+register_flop_formula(torch.ops.focalsr.chunked_window_attention_backward)(backward_flops)

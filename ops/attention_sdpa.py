@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ops.attention_chunked import chunked_attention, widen
+from ops.region_mask import dense_mask
 from ops.registry import exporting
 
 # Elements of [windows, h, N, M] in one call where joined bias and mask, or the gradient of the bias, take that shape:
@@ -78,7 +79,7 @@ def fused_attention(
         k: [W, h, M, D].
         v: [W, h, M, E].
         bias: [h, N, M] or None.
-        mask: [n, N, M] or None.
+        mask: [n, N, M], regions [n, N] or None.
         scale: of the logits.
         width_multiple: D and E are padded with zeros to a common multiple of this.
         per_call: so many windows at a time, of each image if there is a mask; None for all.
@@ -110,6 +111,7 @@ def _one_call(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor
         additive = None if bias is None else bias[None]
         q_4d, k_4d, v_4d = (x.flatten(0, 1) for x in (q, k, v))  # [W, h, ., width]
     else:
+        mask = dense_mask(mask, torch.promote_types(q.dtype, torch.float32))
         by_head = mask[:, None] if bias is None else bias + mask[:, None]  # [n, h or 1, N, M]
         additive = by_head.expand(-1, q.shape[2], -1, -1).flatten(0, 1)[None]
         q_4d, k_4d, v_4d = (x.flatten(1, 2) for x in (q, k, v))  # [B, n h, ., width]

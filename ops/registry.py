@@ -60,7 +60,7 @@ class Operator(Generic[Call, Function]):
     backends: tuple[Backend[Call, Function], ...]
     examples: Callable[[], Mapping[str, Call]]
 
-    def choose(self, call: Call, backend: str = AUTO) -> Backend[Call, Function]:
+    def choose(self, call: Call, backend: str = AUTO, *, strict: bool = True) -> Backend[Call, Function]:
         """The backend for a call.
 
         ``FOCALSR_OPS`` decides what "auto" means; a backend chosen by name stays chosen. In a compiled graph the
@@ -69,24 +69,32 @@ class Operator(Generic[Call, Function]):
         Args:
             call: what the refusals look at.
             backend: "auto" or the name of a backend.
+            strict: False makes the name a preference: a backend that refuses the call, or has a drawback for it, gives
+                way to the choice of "auto", and the reason is logged once.
 
         Raises:
             InputError: no such backend, or it refuses the call.
         """
+        asked = f"backend={backend}"
         if backend == AUTO:
             backend = environment_choice()
+            asked = f"{ENVIRONMENT}={backend}"
         if backend in (AUTO, NATIVE):
-            return self._first(call, native_only=backend == NATIVE)
+            return self._first(call, native_only=backend == NATIVE, asked=asked)
         for candidate in self.backends:
             if candidate.name == backend:
                 reason = candidate.refusal(call)
+                if not strict and (reason := reason or candidate.drawback(call)) is not None:
+                    if not torch.compiler.is_compiling():
+                        _say_once(f"{self.name}: backend {backend} is preferred, but not used: {reason}")
+                    return self.choose(call)
                 if reason is not None:
                     raise InputError(f"{self.name}: backend {backend} cannot be used: {reason}")
                 return candidate
         names = ", ".join([AUTO, *(candidate.name for candidate in self.backends)])
         raise InputError(f"{self.name}: there is no backend {backend!r}; expected one of {names}")
 
-    def _first(self, call: Call, *, native_only: bool) -> Backend[Call, Function]:
+    def _first(self, call: Call, *, native_only: bool, asked: str) -> Backend[Call, Function]:
         """The first backend that does not refuse; ``native_only`` matters to operators that have native kernels."""
         native = [candidate for candidate in self.backends if candidate.native]
         candidates = native if native_only and native else self.backends
@@ -98,7 +106,7 @@ class Operator(Generic[Call, Function]):
             reasons.append(f"{self.name}: backend {candidate.name} is not used: {reason}")
             if not torch.compiler.is_compiling():
                 _log_once(reasons[-1])
-        raise InputError(f"{ENVIRONMENT}={NATIVE}, but " + "; ".join(reasons))
+        raise InputError(f"{asked}, but " + "; ".join(reasons))
 
 
 class Choice(NamedTuple):
@@ -170,6 +178,11 @@ def exporting() -> bool:
     """Whether ``torch.export`` traces: its program must run where this project's operators are not known."""
     # torch 2.6 cannot tell exporting from compiling.
     return bool(getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)())
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    get_logger().info(message)
 
 
 @functools.cache

@@ -6,10 +6,13 @@ does not hide them and every problem points at the line that causes it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from data import DegradationOptions
 from options.document import Document
+from options.published import variants
 from options.schema import SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
 from utils.errors import InputError
 from utils.typed import INVALID, KeyPath, Report, near_miss, read
@@ -17,14 +20,20 @@ from utils.typed import INVALID, KeyPath, Report, near_miss, read
 Mode = Literal["train", "test"]
 
 # All of them mean: pixel loss in training; pad, compute, crop in testing. What to pad to, the network knows.
-MODEL_TYPES = ("SRModel", "SwinIRModel", "HATModel", "RGTModel", "PFTModel", "ESRModel")
+MODEL_TYPES = (
+    "SRModel",
+    "SwinIRModel",
+    "HATModel",
+    "RGTModel",
+    "PFTModel",
+    "ESRModel",
+    "RealHATMSEModel",
+    "RealESRNetModel",
+)
 
 _ADVERSARIAL = "adversarial training is not supported"
-_REAL = "training on degradations made on the fly is not supported"
 UNSUPPORTED_MODEL_TYPES = {
-    "RealHATMSEModel": _REAL,
     "RealHATGANModel": _ADVERSARIAL,
-    "RealESRNetModel": _REAL,
     "RealESRGANModel": _ADVERSARIAL,
     "ESRGANModel": _ADVERSARIAL,
     "SRGANModel": _ADVERSARIAL,
@@ -40,7 +49,7 @@ UNSUPPORTED_KEYS: Mapping[KeyPath, str] = {
     ("train", "mesa_opt"): "the loss between network and average is not supported; train with pixel_opt",
     ("train", "reset_momentum_iter"): "resetting the optimiser is not supported",
     ("train", "gradient_clip"): "the largest norm of the gradient is called grad_clip here",
-    ("use_amp",): "mixed precision is not supported",
+    ("use_amp",): 'mixed precision is asked for by "train: amp: fp16" (or bf16) here',
     ("use_ema",): 'choose the averaged weights by "path: param_key_g: params_ema"',
 }
 
@@ -73,10 +82,17 @@ def check(document: Document, mode: Mode, report: Report) -> None:
         _check_training_data(document, report)
         _check_validation(document, report)
         _check_schedule(document, report)
+        if is_set(document.get(("published",))):
+            report.note(("published",), "has no effect here: it is for test files")
         if _value(document, ("train", "pixel_opt", "reduction"), str) == "none":
             report.problem(("train", "pixel_opt", "reduction"), "expected mean or sum to train with, got none")
-    elif document.get(("datasets",)) == {}:
-        report.problem(("datasets",), "expected at least one data set, as in 'test_1: ...'")
+    else:
+        if document.get(("datasets",)) == {}:
+            report.problem(("datasets",), "expected at least one data set, as in 'test_1: ...'")
+        variant = _value(document, ("published",), str | None)
+        if variant is not None and variant not in variants():
+            guess = near_miss(variant, variants()) or f"; known: {', '.join(variants())}"
+            report.problem(("published",), f'no scores of "{variant}" are known{guess}')
 
 
 def _datasets(document: Document) -> Mapping[str, Any]:
@@ -140,6 +156,11 @@ def _check_training_data(document: Document, report: Report) -> None:
             guess = near_miss(name, ("train", "val"))
             expected = f"a training file has the data sets train, val, val_2, ..., not {name}"
             report.problem(("datasets", name), f"{expected}{guess}")
+    kind = datasets["train"].get("type") if isinstance(datasets.get("train"), Mapping) else None
+    if kind != "RealESRGANDataset":
+        for field in dataclasses.fields(DegradationOptions):
+            if document.get((field.name,)) is not None:
+                report.note((field.name,), "has no effect here: it is for datasets.train.type RealESRGANDataset")
     if "train" not in datasets and datasets is document.get(("datasets",)):
         report.problem(("datasets",), 'the key "train" is missing; expected the data to train on')
     elif isinstance(datasets.get("train"), Mapping):

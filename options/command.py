@@ -21,6 +21,8 @@ class Command:
         debug: the short run that BasicSR's ``--debug`` makes.
         check: build everything, read the data, print the plan and stop.
         argv: the whole line, for the record.
+        scale: takes the place of the file's factor; for tests.
+        per_image: show the scores of each image; for tests.
     """
 
     option_file: Path
@@ -30,6 +32,8 @@ class Command:
     debug: bool
     check: bool
     argv: tuple[str, ...]
+    scale: float | None = None
+    per_image: bool = False
 
 
 def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Command:
@@ -45,6 +49,11 @@ def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Comman
     parser.add_argument(
         "--force_yml", nargs="+", default=(), metavar="A:B=VALUE", help="change options, e.g. train:optim_g:lr=1e-4"
     )
+    if mode == "test":
+        parser.add_argument(
+            "--scale", type=number, metavar="S", help="super-resolution factor in place of the file's, such as 3.7"
+        )
+        parser.add_argument("--per_image", action="store_true", help="show the scores of each image too")
     # torch's old launcher passes one or the other spelling; torchrun tells the rank in the environment instead.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     typed = parser.parse_args(argv)
@@ -56,4 +65,18 @@ def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Comman
         debug=typed.debug,
         check=typed.check,
         argv=(program, *argv),
+        scale=getattr(typed, "scale", None),
+        per_image=getattr(typed, "per_image", False),
     )
+
+
+def number(text: str) -> float:
+    """A factor as typed; whole ones stay whole.
+
+    Raises:
+        ValueError: it is no number from 1 on.
+    """
+    value = float(text)
+    if not 1 <= value < float("inf"):
+        raise ValueError(text)
+    return int(value) if value == int(value) else value

@@ -10,13 +10,18 @@ from typing import Any, get_args
 
 import yaml
 
-from options.schema import NetworkOptions, Options
+from data import DegradationOptions
+from options.schema import NetworkOptions, Options, TrainOptions
 from utils.typed import OneOf, PlainText, plain_value
 
 
 def to_dict(options: Options) -> dict[str, Any]:
     """The options as nested dicts and lists of texts and numbers, with the keys of an option file."""
     result: dict[str, Any] = to_plain(options, type(options))
+    if isinstance(options, TrainOptions) and options.degradations is None:  # these keys are about something else
+        for field in dataclasses.fields(DegradationOptions):
+            if getattr(options, field.name) == field.default:
+                del result[field.name]
     return result
 
 

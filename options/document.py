@@ -75,12 +75,14 @@ class Document:
         value: key -> text, number, list or mapping.
         places: path of keys -> where that key was given.
         mistakes: what is wrong with the writing itself (keys given twice, ...).
+        files: the file and those that it is based on.
     """
 
     source: str
     value: Mapping[str, Any]
     places: Mapping[KeyPath, Place]
     mistakes: tuple[Mistake, ...] = ()
+    files: tuple[str, ...] = ()
 
     def place(self, path: KeyPath) -> Place:
         """The place of a key, or of the nearest mapping around it that was written."""
@@ -101,11 +103,6 @@ class Document:
     def mistake(self, path: KeyPath, message: str) -> Mistake:
         """A mistake at a key of this document."""
         return Mistake(self.place(path), path, message)
-
-
-def load(path: str | Path) -> Document:
-    """Read a YAML file; text that is not YAML, or not a mapping, is an InputError that names the line."""
-    return parse(_file_text(Path(path)), str(path))
 
 
 def parse(text: str, source: str) -> Document:
@@ -294,7 +291,12 @@ def _hint(problem: str) -> str:
     return next((f" ({hint})" for start, hint in _HINTS.items() if start in problem), "")
 
 
-def _file_text(path: Path) -> str:
+def file_text(path: Path) -> str:
+    """The text of an option file.
+
+    Raises:
+        InputError: it is absent, cannot be read, or holds no text.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from archs import NETWORKS, network_class
+from options.bases import KEY as BASE
 from options.checks import MODEL_TYPES, UNSUPPORTED_KEYS, UNSUPPORTED_MODEL_TYPES
 from options.describe import markers, to_plain
 from options.schema import NetworkOptions, Options, TestOptions, TrainOptions
@@ -32,11 +33,21 @@ with [options.schema.json](options.schema.json).
 - `~` at the start of a path is the home folder. Other relative paths start from the current folder.
 - Anchors (`&name`, `*name`) and merging (`<<: *name`) work. Nothing in a file or on the command line is evaluated.
 
+`base: common/hat.yml`, or a list of files, names files that say what this one does not; their paths start from the
+folder of the file that names them, and they may have bases of their own. Mappings are merged key by key, lists and
+texts are replaced, the including file wins, and of several bases the later one. A mapping that names another `type`
+replaces the base's as a whole. `--check` prints the result with all defaults; the copy that a run keeps is merged.
+
 On the command line, `--force_yml train:optim_g:lr=1e-4 name=trial` changes keys: all but the last have to exist, and
 the value is read as it would be in the file; lists, mappings and quoted texts are YAML
 (`train:optim_g:betas=[0.9, 0.99]`). A name that holds `debug`, or the flag `--debug`, makes a short trial run:
 validation and checkpoints every 8 iterations, a log line for each, no TensorBoard.
 """
+
+_BASE_SCHEMA = {
+    "description": "option files, as seen from this one, that say what this one does not; of several, the later wins",
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+}
 
 
 class Section(NamedTuple):
@@ -63,7 +74,29 @@ def json_schema() -> dict[str, Any]:
     schema["properties"]["model_type"]["enum"] = list(MODEL_TYPES)
     schema["properties"]["num_gpu"] = {"anyOf": [{"const": "auto"}, schema["properties"]["num_gpu"]]}
     schema["required"] = [key for key in schema["required"] if key not in ("train", *Options.FILLED_IN)]
-    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Option file of FocalSR", **schema}
+    partial = _without_required(schema)
+    partial["properties"] = {BASE: _BASE_SCHEMA, **partial["properties"]}
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Option file of FocalSR",
+        "if": {"required": [BASE]},
+        "then": partial,
+        "else": schema,
+    }
+
+
+def _without_required(schema: Any) -> Any:
+    """A copy that accepts mappings with keys missing, since a base may hold them."""
+    if isinstance(schema, list):
+        return [_without_required(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    # "required" also is a condition, under "if": which class a mapping describes.
+    return {
+        key: value if key == "if" else _without_required(value)
+        for key, value in schema.items()
+        if key != "required" or not isinstance(value, list)
+    }
 
 
 def sections() -> Iterator[Section]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from archs import network_class
+from archs import NETWORKS, network_class
 from options.document import Document
 from options.schema import NetworkOptions
 from utils.errors import InputError
@@ -36,11 +36,21 @@ def read_network(document: Document, report: Report) -> Any:
     return NetworkOptions(name, values)
 
 
+def scale_edits(document: Document, scale: float) -> list[str]:
+    """The edits that set the factor of a file and of its network."""
+    section = document.value.get("network_g")
+    given = [key for key in SCALE_KEYS if isinstance(section, Mapping) and key in section]
+    name = read(section.get("type"), str, Report()) if isinstance(section, Mapping) else None
+    known = fields_of(network_class(name)) if isinstance(name, str) and name in NETWORKS else {}
+    keys = given or [key for key in SCALE_KEYS if key in known]
+    return [f"scale={scale}", *(f"network_g:{key}={scale}" for key in keys)]
+
+
 def _check_scale(document: Document, name: str, network: type, values: Mapping[str, Any], report: Report) -> None:
     """The network and the file have to agree on the factor."""
     fields = fields_of(network)
     key = next((key for key in SCALE_KEYS if key in fields), None)
-    wanted = read(document.value.get("scale", 1), int, Report())
+    wanted = read(document.value.get("scale", 1), int | float, Report())
     if key is None or wanted is INVALID:
         return
     given = values.get(key, fields[key].default)

@@ -48,11 +48,11 @@ def _apply(document: Document, path_text: str, value_text: str | None) -> Docume
     place = Place(0, _label(path_text), keys)
     value, builder = _parse_value(value_text, keys, place)
     kept = {path: known for path, known in document.places.items() if path[: len(keys)] != keys}
-    return Document(
-        document.source,
-        _replaced(document.value, keys, value),
-        {**kept, **builder.places, keys: place},
-        (*document.mistakes, *builder.mistakes),
+    return dataclasses.replace(
+        document,
+        value=_replaced(document.value, keys, value),
+        places={**kept, **builder.places, keys: place},
+        mistakes=(*document.mistakes, *builder.mistakes),
     )
 
 

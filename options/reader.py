@@ -10,9 +10,10 @@ from typing import Any, Literal, TypeVar, overload
 
 import torch
 
+from options.bases import load
 from options.checks import UNSUPPORTED_KEYS, Mode, check, check_kind
-from options.document import Document, Mistake, load
-from options.network import read_network
+from options.document import Document, Mistake
+from options.network import read_network, scale_edits
 from options.overrides import apply_overrides
 from options.schema import Options, TestOptions, TrainOptions
 from utils.errors import InputError
@@ -39,9 +40,21 @@ def read(
 ) -> TrainOptions: ...
 @overload
 def read(
-    path: str | Path, overrides: Sequence[str] = (), *, mode: Literal["test"], debug: bool = False
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    mode: Literal["test"],
+    debug: bool = False,
+    scale: float | None = None,
 ) -> TestOptions: ...
-def read(path: str | Path, overrides: Sequence[str] = (), *, mode: Mode, debug: bool = False) -> Options:
+def read(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    mode: Mode,
+    debug: bool = False,
+    scale: float | None = None,
+) -> Options:
     """The options of a run.
 
     Args:
@@ -49,19 +62,41 @@ def read(path: str | Path, overrides: Sequence[str] = (), *, mode: Mode, debug: 
         overrides: edits as ``train:optim_g:lr=1e-4``, made in their order.
         mode: which kind of file is wanted.
         debug: a short trial run: the name gets the prefix ``debug_``.
+        scale: a factor that takes the place of the file's and of its network's.
 
     Raises:
         InputError: the file cannot be read or used; the message lists every mistake as ``file:line: key: what``.
     """
-    document = apply_overrides(load(path), overrides)
+    kind: type[TrainOptions] | type[TestOptions] = TrainOptions if mode == "train" else TestOptions
+    return interpret(load(path), kind, overrides, debug=debug, scale=scale)
+
+
+def interpret(
+    document: Document,
+    kind: type[AnyOptions],
+    overrides: Sequence[str] = (),
+    *,
+    debug: bool = False,
+    scale: float | None = None,
+) -> AnyOptions:
+    """The options that a document holds; :func:`read` says what the arguments mean.
+
+    Raises:
+        InputError: see :func:`read`.
+    """
+    mode: Mode = "train" if issubclass(kind, TrainOptions) else "test"
+    if scale is not None:
+        document = apply_overrides(document, scale_edits(document, scale))
+    document = apply_overrides(document, overrides)
     check_kind(document, mode)
     report = Report()
-    options = _read_document(document, TrainOptions if mode == "train" else TestOptions, report)
+    options = _read_document(document, kind, report)
     check(document, mode, report)
     _raise_mistakes(document, report)
     options = _in_order(_debugged(options, debug))
-    # Not an argument of the frozen class, because arguments are keys of the file.
+    # Not arguments of the frozen class, because arguments are keys of the file.
     object.__setattr__(options, "notes", tuple(str(document.mistake(*note)) for note in dict.fromkeys(report.notes)))
+    object.__setattr__(options, "files", document.files)
     return options
 
 
@@ -106,15 +141,20 @@ def _seed(value: Any) -> Any:
 
 
 def _raise_mistakes(document: Document, report: Report) -> None:
-    """One InputError for all mistakes, in the order of the lines, edits from the command line last."""
+    """One InputError for all mistakes: line by line, then those of bases, then edits from the command line."""
     written = {mistake.path for mistake in document.mistakes}
     found = [
         document.mistake(*problem) for problem in report.problems if problem.path not in written or not problem.path
     ]
     mistakes: list[Mistake] = list(dict.fromkeys([*document.mistakes, *found]))
     if mistakes:
-        mistakes.sort(key=lambda mistake: (mistake.place.line == 0, mistake.place))
+        mistakes.sort(key=lambda mistake: _order(mistake, document.source))
         raise InputError("\n".join(str(mistake) for mistake in mistakes))
+
+
+def _order(mistake: Mistake, source: str) -> tuple[bool, bool, str, int]:
+    place = mistake.place
+    return place.line == 0, place.source != source, place.source, place.line
 
 
 def _debugged(options: AnyOptions, debug: bool) -> AnyOptions:

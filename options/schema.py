@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from data import DATASETS, DatasetOptions
+from data import DATASETS, DatasetOptions, DegradationOptions, RealESRGANDataset
 from losses import LOSSES, PixelLoss
 from metrics import METRICS, Metric
 from utils.typed import OneOf, option
 
-_DEGRADATIONS = "low-resolution images are not degraded on the fly here"
+_DEGRADATIONS = "low-resolution images are only degraded on the fly in training"
 _DISCRIMINATOR = "no discriminator is trained here"
 
 
@@ -183,7 +183,28 @@ class TrainingOptions:
     )
     grad_clip: float | None = option("largest norm of the gradient; null: no clipping", None, minimum=0)
     nonfinite: Literal["stop", "skip"] = option(
-        "when a loss is not finite: stop before the weights change, or skip the batch and count it", "stop"
+        "when a loss or gradient is not finite: stop before the weights change, or skip the batch and count it", "stop"
+    )
+    amp: Literal["bf16", "fp16"] | None = option(
+        "automatic mixed precision: bf16, or fp16 with a scaled loss; null: float32 throughout", None
+    )
+    compile: bool = option("compile the network with torch.compile: minutes at the start, faster from then on", False)
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = option(
+        "of torch.compile; reduce-overhead records CUDA graphs", "default"
+    )
+    tf32: bool = option("GPUs multiply float32 with 10 bits of mantissa: faster, less exact", False)
+    accumulate: int = option(
+        "compute each batch in so many pieces, whose gradients are added up: the same training in less memory",
+        1,
+        minimum=1,
+    )
+    checkpoint_activations: bool = option(
+        "keep only the input of each block for the backward pass and compute the rest again: slower, in much less "
+        "memory; sets use_checkpoint of the network",
+        False,
+    )
+    decay_norms_and_biases: bool = option(
+        "weight decay acts on all parameters, as published; false: not on norms and biases", True
     )
 
 
@@ -200,6 +221,11 @@ class ValOptions:
     use_chop: bool = option("RGT's tiles: as few equal ones as keep below chop_size, mirrored to be equal", False)
     chop_size: int = option("use_chop: tiles are shorter than this, low-resolution pixels", 200, minimum=1)
     chop_pad: int = option("use_chop: pixels read on each side of a tile, low-resolution pixels", 16, minimum=0)
+    pad_to_window: bool = option(
+        "extend images by reflection to multiples of the network's window_size before it sees them, and crop the "
+        "result: how the published scores of ESC were measured",
+        False,
+    )
     self_ensemble: bool = option(
         "mean over the eight flips and rotations of each image: slower, a little better", False
     )
@@ -223,6 +249,10 @@ class PathOptions:
         "params",
     )
     strict_load_g: bool = option("false: tensors that are missing, surplus or of another shape are left out", True)
+    resize_position_tables: bool = option(
+        "tables of relative positions of a network with other windows are resized (bicubic), instead of not fitting",
+        False,
+    )
     resume_state: Path | None = option("training state (ITER.state) to continue from", None)
     ignore_resume_networks: tuple[str, ...] = option(
         "networks not taken from the resumed run: [network_g]", default_factory=tuple
@@ -232,16 +262,25 @@ class PathOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WandbOptions:
+    """Weights & Biases."""
+
+    project: str | None = option("name of the project there; null: do not log there", None)
+    resume_id: str | None = option("id of the run there to continue", None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LoggerOptions:
     """What is logged and saved how often."""
 
-    IGNORED: ClassVar[Mapping[str, str]] = {
-        "wandb": "logs stay on this machine: console, log file, metrics.jsonl, TensorBoard"
-    }
-
     print_freq: int = option("iterations between log lines", 100, minimum=1)
     save_checkpoint_freq: int = option("iterations between checkpoints", 5000, minimum=1)
+    keep_last: int | None = option("keep only so many of the newest checkpoints; null: all", None, minimum=1)
+    keep_every: int | None = option("keep_last: but never remove those of multiples of this iteration", None, minimum=1)
+    keep_best: bool = option("keep the best weights as net_g_best.pth, by the first metric on the first data set", True)
+    save_safetensors: bool = option("write the weights as net_g_ITER.safetensors too", False)
     use_tb_logger: bool = option("write TensorBoard logs to tb_logger/NAME", False)
+    wandb: WandbOptions | None = option("log to Weights & Biases too, which must be installed", None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -280,28 +319,17 @@ class Options:
     """Keys that the reader fills in when they are absent, and with what."""
     IGNORED: ClassVar[Mapping[str, str]] = {
         "find_unused_parameters": "every parameter of these networks gets a gradient",
-        **dict.fromkeys(("gt_usm", "l1_gt_usm", "percep_gt_usm", "gan_gt_usm"), _DEGRADATIONS),
-        **dict.fromkeys(("queue_size", "high_order_degradation", "gt_size", "second_blur_prob"), _DEGRADATIONS),
-        **{
-            f"{key}{suffix}": _DEGRADATIONS
-            for suffix in ("", "2")
-            for key in (
-                "resize_prob",
-                "resize_range",
-                "gaussian_noise_prob",
-                "noise_range",
-                "poisson_scale_range",
-                "gray_noise_prob",
-                "jpeg_range",
-            )
-        },
+        **dict.fromkeys(("l1_gt_usm", "percep_gt_usm", "gan_gt_usm"), _DISCRIMINATOR),
+        "gt_size": "the data set's own gt_size counts",
     }
 
     name: str = option("name of the run: names its folders; one that holds 'debug' makes a short trial run")
     model_type: str = option(
         "kind of model: SRModel, HATModel, RGTModel, PFTModel, ESRModel, SwinIRModel; all mean the same here"
     )
-    scale: int = option("super-resolution factor", 1, minimum=1)
+    scale: int | float = option(
+        "super-resolution factor; in a test file of a network for any scale, any number", 1, minimum=1
+    )
     num_gpu: int = option("GPUs of this machine to use; 0: the CPU; auto: all there are", minimum=0)
     manual_seed: int = option("seed of all random numbers", minimum=0)
     network_g: NetworkOptions = option("the network: type and the arguments of its constructor")
@@ -312,15 +340,22 @@ class Options:
     val: ValOptions | None = option("how images are measured and saved; null: not at all", None)
     dist_params: DistOptions = option("several processes", default_factory=DistOptions)
     tile: TileOptions | None = option("compute large images in parts; null: whole", None)
+    published: str | None = option(
+        "in test files: variant whose published scores are shown beside the measured ones, such as HAT or ESC-light",
+        None,
+    )
     channels_last: bool = option("keep images channels-last in memory: often faster for convolutions", False)
     notes: tuple[str, ...] = dataclasses.field(init=False, default=(), compare=False, repr=False)
     """What the reader wants the user to know, one line each; said once by the commands."""
+    files: tuple[str, ...] = dataclasses.field(init=False, default=(), compare=False, repr=False)
+    """The option file and those that it is based on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainOptions(Options):
+class TrainOptions(DegradationOptions, Options):
     """A training file."""
 
+    scale: int = option("super-resolution factor", 1, minimum=1)
     train: TrainingOptions = option("loss, optimiser, schedule")
     logger: LoggerOptions = option("what is logged and saved how often", default_factory=LoggerOptions)
 
@@ -328,6 +363,14 @@ class TrainOptions(Options):
     def train_dataset(self) -> DatasetOptions:
         """The data that is trained on."""
         return self.datasets["train"]
+
+    @property
+    def degradations(self) -> DegradationOptions | None:
+        """How training images are degraded; None where the data set does not do that."""
+        if not isinstance(self.train_dataset, RealESRGANDataset.Options):
+            return None
+        names = [field.name for field in dataclasses.fields(DegradationOptions)]
+        return DegradationOptions(**{name: getattr(self, name) for name in names})
 
     @property
     def val_datasets(self) -> dict[str, DatasetOptions]:
@@ -340,4 +383,8 @@ class TestOptions(Options):
     """A test file."""
 
     __test__: ClassVar[bool] = False  # not a test class, whatever pytest makes of the name
-    IGNORED: ClassVar[Mapping[str, str]] = {**Options.IGNORED, "logger": "testing logs to the console and a log file"}
+    IGNORED: ClassVar[Mapping[str, str]] = {
+        **Options.IGNORED,
+        "logger": "testing logs to the console and a log file",
+        **{field.name: _DEGRADATIONS for field in dataclasses.fields(DegradationOptions)},
+    }

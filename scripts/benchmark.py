@@ -1,7 +1,7 @@
 """Measure what is claimed to be fast: ``python scripts/benchmark.py [GROUP ...] [--quick] [--json F] [--markdown F]``.
 
 Each row does the same work in two ways, in turns, within this run; the ratio is what counts. Groups: networks, train,
-data, metrics. ``--compare OLD.json`` shows how the ratios have moved since an earlier run.
+ops, data, metrics. ``--compare OLD.json`` shows how the ratios have moved since an earlier run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
-from scripts.benchmarks import networks, pixels, windows
+import torch
+
+from scripts.benchmarks import data, networks, operators, pixels, windows
 from scripts.benchmarks.measure import Comparison, Row, markdown, measure, own_peak
 from utils.command import run_command
 from utils.env import hardware, versions
@@ -24,12 +26,13 @@ from utils.errors import InputError
 from utils.files import write_json, write_text
 from utils.progress import Progress
 
-GROUPS = ("networks", "train", "data", "metrics")
+GROUPS = ("networks", "train", "ops", "data", "metrics")
 
 
 def comparisons() -> dict[str, Comparison]:
     """All of them, by key."""
-    return {found.key: found for found in (*networks.comparisons(), *windows.comparisons(), *pixels.comparisons())}
+    groups = (networks, windows, operators, data, pixels)
+    return {found.key: found for group in groups for found in group.comparisons()}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -37,6 +40,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmark.py", description="Measure ratios of speed and memory.")
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(GROUPS)}, or keys; default: all")
     parser.add_argument("--quick", action="store_true", help="few repeats: under two minutes on two cores")
+    parser.add_argument("--repeats", type=int, metavar="N", help="each side so many times (default 7, quick 3)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of torch; default: all cores")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table, with hardware and versions")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="an earlier --json: show how ratios have moved")
@@ -84,11 +89,18 @@ def main(argv: Sequence[str]) -> None:
         key, side = typed.memory_of
         print(json.dumps(own_peak(getattr(comparisons()[key], side).prepare())))
         return
+    if any(value is not None and value < 1 for value in (typed.repeats, typed.threads)):
+        raise InputError("--repeats, --threads: expected numbers of at least 1")
+    if typed.threads:
+        torch.set_num_threads(typed.threads)
+    repeats, seconds = (3, 0.0) if typed.quick else (7, 3.0)
+    if typed.repeats:
+        repeats, seconds = typed.repeats, 0.0
     todo = [found for found in chosen(typed.groups) if found.quick or not typed.quick]
     rows = []
     with Progress(len(todo), "benchmark", unit="rows", plain=print) as bar:
         for comparison in todo:
-            rows.append(measure(comparison, *((3, 0.0) if typed.quick else (7, 3.0))))
+            rows.append(measure(comparison, repeats, seconds))
             bar.advance(note=comparison.key)
     print(markdown(rows))
     if typed.json:

@@ -1,4 +1,4 @@
-"""Write docs/options.md and docs/options.schema.json from the option dataclasses.
+"""Write docs/options.md and docs/options.schema.json from the option dataclasses, and the published scores.
 
 python scripts/make_docs.py            write the files
 python scripts/make_docs.py --check    change nothing; leave with 1 if a file is stale
@@ -15,7 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from options.documentation import json_schema, markdown  # noqa: E402  the root has to be on the path first
+from options import published  # noqa: E402  the root has to be on the path first
+from options.documentation import json_schema, markdown  # noqa: E402
+
+REPRODUCING = Path("docs/reproducing.md")
+BEGIN, END = "<!-- published scores, from options/published.py -->\n", "<!-- end of the published scores -->\n"
 
 
 def pages() -> dict[Path, str]:
@@ -23,7 +27,15 @@ def pages() -> dict[Path, str]:
     return {
         Path("docs/options.md"): markdown(),
         Path("docs/options.schema.json"): json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
+        REPRODUCING: _with_scores((ROOT / REPRODUCING).read_text(encoding="utf-8")),
     }
+
+
+def _with_scores(text: str) -> str:
+    """The page about reproducing with the published tables between their marks."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{published.markdown()}\n{END}{after}"
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:

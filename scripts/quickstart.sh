@@ -27,7 +27,7 @@ if [ -d "$set5/HR" ] && [ -d "$set5/LR" ]; then
 else
     say "evaluating on the held-out photographs"
 fi
-"$VENV_PYTHON" test.py -opt options/demo/test_plainusr_x4.yml "$@"
+"$VENV_PYTHON" test.py -opt options/demo/test_plainusr_x4.yml --per_image "$@"
 
 say "drawing LR, bicubic, ours and HR side by side"
 "$VENV_PYTHON" scripts/visualise.py comparison --sr "$results/visualization/demo" --gt datasets/demo/val/HR \

@@ -1,10 +1,11 @@
-"""Upscale pictures: ``python scripts/upscale.py -i FILE_OR_FOLDER -o OUT -w WEIGHTS``.
+"""Upscale pictures and films: ``python scripts/upscale.py -i FILE_FOLDER_OR_PATTERN -o OUT -w WEIGHTS``.
 
 The network is taken from the weight file (its own options, or its keys), or from ``network_g`` of an option file given
-with ``-opt``. Results are PNG files unless OUT names another kind of file. A picture that cannot be read is named, and
-the others are done.
+with ``-opt``. Results are PNG files unless OUT names another kind of file; depth, grey, transparency, colour profile
+and EXIF block are kept. Films go through ffmpeg. A file that cannot be done is named, and the others are done.
+docs/upscaling.md tells more.
 
-Exit codes: 0 done, 1 a picture failed, 2 bad input, 130 Ctrl-C.
+Exit codes: 0 done, 1 a file failed, 2 bad input, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,38 +13,30 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
-import archs
-from data.images import SUFFIXES, decode_image, list_images, read_bytes, to_tensor, to_uint8, write_image
-from models.checkpoint import load_weights, read_checkpoint, select_weights
-from models.inference import size_rule, upscale
-from models.layout import for_inference
-from models.tiling import aligned_tile
-from options.document import load
-from options.network import read_network
+from data.images import Pixels
+from data.photo import Photo, picture_size, read_photo, write_photo
+from models.upscale_plan import Job, plan_jobs
+from models.upscaling import TileChoice, Upscaler, upscale_photo
+from models.video import inspect_film, upscale_film
+from models.weights import network_from_weights
+from options.command import number
 from utils.command import run_command
 from utils.errors import InputError
 from utils.progress import Progress, console_line
-from utils.typed import Report
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="upscale.py", description="Upscale pictures.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="upscale.py", description="Upscale pictures and films.", allow_abbrev=False)
     parser.add_argument(
-        "-i", "--input", type=Path, required=True, metavar="PATH", help="a picture, or a folder of them"
+        "-i", "--input", nargs="+", required=True, metavar="PATH", help="files, folders, patterns such as 'a/**/*.png'"
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder, or file for one picture"
@@ -54,146 +47,117 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--key", default="params_ema", help="entry of the weight file (default: params_ema, else params)"
     )
     parser.add_argument(
-        "--tile", type=int, default=0, metavar="N", help="work in tiles of N x N input pixels; 0: whole"
-    )
+        "--tile", default="auto", metavar="N",
+        help="work in tiles of N x N input pixels; 0: whole; auto: as large as the memory allows (default)",
+    )  # fmt: skip
     parser.add_argument(
         "--overlap", type=int, default=32, metavar="N", help="input pixels that tiles share (default: 32)"
     )
     parser.add_argument(
         "--self_ensemble", action="store_true", help="mean over eight flips and rotations; eight times slower"
     )
+    parser.add_argument("--half", action="store_true", help="compute in float16: half the memory, faster on GPUs")
+    parser.add_argument("--scale", type=number, metavar="S", help="factor, for networks that take any, such as 3.7")
     parser.add_argument("--suffix", default="", help="added to the names of the results, before .png")
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist instead of leaving them")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     return parser.parse_args(argv)
 
 
-def build(weights: Path, option_file: Path | None, key: str) -> nn.Module:
-    """The network with its weights, in the form in which it runs fastest.
+def tile_choice(text: str) -> TileChoice:
+    """What ``--tile`` says.
 
     Raises:
-        InputError: the files cannot be read, do not fit, or do not say which network this is.
+        InputError: it is none of the three.
     """
-    network = archs.build_network(configuration(weights, option_file, key))
-    load_weights(network, weights, key)
-    return for_inference(network)
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise InputError(f"--tile must be auto, 0 (whole pictures) or a number of pixels, got {text}")
+    return int(text) or None
 
 
-def configuration(weights: Path, option_file: Path | None, key: str) -> Mapping[str, Any]:
-    """``network_g``: of the option file if there is one, else as the weight file tells."""
-    if option_file is not None:
-        return network_of_options(option_file)
-    content = read_checkpoint(weights)
-    told = content.get("focalsr", {}).get("options", {}).get("network_g")
-    found: Mapping[str, Any] | None = told or archs.identify(select_weights(content, key, weights))
-    if not found:
-        raise InputError(f"{weights} does not say which network it belongs to; give an option file with -opt")
-    return found
+class Bar:
+    """Progress over all pictures in thousands of input pixels, so that the ETA knows how large they are."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        sizes = {job: picture_size(job.source) for job in jobs if not job.is_video}
+        self.weights = {job: size[0] * size[1] / 1000 for job, size in sizes.items() if size is not None}
+        self.progress = Progress(max(1, round(sum(self.weights.values()))), "upscale", unit="kpixels")
+        self.done = 0.0
+
+    def advance(self, job: Job, share: float) -> None:
+        """A share of the work on one picture is done."""
+        self.done += share * self.weights.get(job, 0.0)
+        self.progress.advance(done=round(self.done), note=job.source.name)
 
 
-def network_of_options(path: Path) -> Mapping[str, Any]:
-    """``network_g`` of an option file; the rest of it may be about data that is not here."""
-    document, report = load(path), Report()
-    network = read_network(document, report)
-    if network is None:
-        raise InputError(f'{path}: has no section "network_g"')
-    mistakes = [str(document.mistake(*problem)) for problem in report.problems]
-    if mistakes:
-        raise InputError("\n".join(mistakes))
-    found: Mapping[str, Any] = network.as_mapping()
-    return found
-
-
-def plan(source: Path, output: Path, suffix: str) -> list[tuple[Path, Path]]:
-    """Which picture becomes which file.
-
-    Raises:
-        InputError: there are no pictures, or a result would take the place of a picture.
-    """
-    one = source.is_file()
-    if not one and not source.exists():
-        raise InputError(f"{source}: there is no such file or folder (relative paths start at {Path.cwd()})")
-    if output.suffix and not output.is_dir():
-        if not one:
-            raise InputError(f"-o {output}: name a folder, since {source} is one")
-        if output.suffix.lower() not in SUFFIXES:
-            raise InputError(f"-o {output}: name a folder, or a file that ends in one of {', '.join(SUFFIXES)}")
-        pairs = [(source, output)]
-    else:
-        files = [source] if one else list_images(source)
-        stems = Counter(path.stem for path in files)
-        # Of "a.png" and "a.jpg" neither may take the other's name.
-        names = [path.stem if stems[path.stem] == 1 else path.name for path in files]
-        pairs = [(path, output / f"{name}{suffix}.png") for path, name in zip(files, names, strict=True)]
-    inputs = {path.resolve() for path, _ in pairs}
-    lost = [target for _, target in pairs if target.resolve() in inputs]
-    if lost:
-        raise InputError(
-            f"{lost[0]} is a picture to be upscaled and would be replaced; choose another -o, or a --suffix"
-        )
-    return pairs
-
-
-def upscale_file(path: Path, target: Path, network: nn.Module, typed: argparse.Namespace) -> str:
+def upscale_picture(job: Job, upscaler: Upscaler, bar: Bar) -> str:
     """Upscale one picture; returns what to say about it.
 
     Raises:
-        InputError: the picture cannot be read.
+        InputError: the picture cannot be read, or is too large for the memory.
     """
-    data = read_bytes(path)
-    image = decode_image(data, str(path))
+    photo = read_photo(job.source)
     started = time.perf_counter()
-    output = upscale(
-        network, to_tensor(image), tile=typed.tile or None, overlap=typed.overlap, self_ensemble=typed.self_ensemble
-    )
-    result = to_uint8(output)
+    result = upscale_photo(photo, upscaler, lambda share: bar.advance(job, share))
     seconds = time.perf_counter() - started
-    write_image(target, result)
-    sizes = [f"{item.shape[1]} x {item.shape[0]}" for item in (image, result)]
-    return f"{target}: {sizes[0]} -> {sizes[1]}, {seconds:.2f} s{remarks(data)}"
+    dropped = write_photo(job.target, result)
+    note = f" ({', '.join(dropped)} dropped: {job.target.suffix} files hold none)" if dropped else ""
+    return f"{job.target}: {_size(photo.pixels.shape)} -> {_size(result.pixels.shape)}, {seconds:.2f} s{note}"
 
 
-def remarks(data: bytes) -> str:
-    """What of a picture is not carried over, or nothing."""
-    decoded: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None:
-        return ""
-    notes = []
-    opaque = 65535 if decoded.dtype == np.uint16 else 255
-    if decoded.ndim == 3 and decoded.shape[2] == 4 and decoded[..., 3].min() < opaque:
-        notes.append("transparency dropped")
-    if decoded.dtype == np.uint16:
-        notes.append("16 bits reduced to 8")
-    return f" ({', '.join(notes)})" if notes else ""
+def upscale_video(job: Job, upscaler: Upscaler) -> str:
+    """Upscale one film; returns what to say about it.
+
+    Raises:
+        InputError: ffmpeg is not installed, or cannot read or write it.
+    """
+    film = inspect_film(job.source)
+    started = time.perf_counter()
+    with Progress(max(1, film.frames), job.source.name, unit="frames") as progress:
+
+        def frame(pixels: Pixels) -> Pixels:
+            result = upscale_photo(Photo(pixels), upscaler).pixels
+            progress.advance()
+            return result  # type: ignore[return-value]  # of 8 bits, as the frame
+
+        count = upscale_film(job.source, job.target, film, frame)
+    return f"{job.target}: {count} frames, {time.perf_counter() - started:.2f} s"
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[1]} x {shape[0]}"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Upscale what the command line names; 1 if any picture failed."""
+    """Upscale what the command line names; 1 if any file failed."""
     typed = parse(argv)
-    if typed.tile < 0:
-        raise InputError(f"--tile must be 0 (whole pictures) or more, got {typed.tile}")
-    pairs = plan(typed.input, typed.output, typed.suffix)
-    network = build(typed.weights, typed.opt, typed.key)
-    if typed.tile:
-        aligned_tile(typed.tile, typed.overlap, size_rule(network))  # before the first picture, not at it
-    network = network.to("cuda" if torch.cuda.is_available() and not typed.cpu else "cpu")
-    kept = failed = 0
-    with Progress(len(pairs), "upscale") as progress:
-        for path, target in pairs:
-            if target.exists() and not typed.overwrite:
-                kept += 1
-                console_line(f"{target} exists and is left as it is (--overwrite replaces it)", sys.stdout)
-            else:
-                try:
-                    console_line(upscale_file(path, target, network, typed), sys.stdout)
-                except InputError as error:
-                    failed += 1
-                    console_line(f"failed: {error}", sys.stderr)
-                except torch.OutOfMemoryError:
-                    failed += 1
-                    console_line(f"failed: {path}: too large for the device's memory; use --tile, say 256", sys.stderr)
-            progress.advance()
-    print(f"{len(pairs) - kept - failed} upscaled, {kept} left as they were, {failed} failed")
+    tile = tile_choice(typed.tile)
+    planned = plan_jobs(typed.input, typed.output, typed.suffix)
+    network = network_from_weights(typed.weights, typed.opt, typed.key, typed.scale)
+    network = network.to(
+        device="cuda" if torch.cuda.is_available() and not typed.cpu else "cpu",
+        dtype=torch.float16 if typed.half else None,
+    )
+    upscaler = Upscaler(network, tile, typed.overlap, typed.self_ensemble)
+    jobs = [job for job in planned if typed.overwrite or not job.target.exists()]
+    for job in planned:
+        if job not in jobs:
+            console_line(f"{job.target} exists and is left as it is (--overwrite replaces it)", sys.stdout)
+    failed = 0
+    bar = Bar(jobs)
+    with bar.progress:
+        for job in jobs:
+            try:
+                said = upscale_video(job, upscaler) if job.is_video else upscale_picture(job, upscaler, bar)
+                console_line(said, sys.stdout)
+            except InputError as error:
+                failed += 1
+                message = str(error)
+                named = message if str(job.source) in message else f"{job.source}: {message}"
+                console_line(f"failed: {named}", sys.stderr)
+    print(f"{len(jobs) - failed} upscaled, {len(planned) - len(jobs)} left as they were, {failed} failed")
     return 1 if failed else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,18 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.fail(f"FOCALSR_SHARED names {path}, which is no folder")
     return path
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """The messages that are logged during a test."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = get_logger()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

@@ -54,10 +54,19 @@ class Case:
         return seeded_input(self.info["input_name"], self.info["input_shape"])
 
     def network(self, arch: str = "arch") -> nn.Module:
-        """The network that ``info[arch]`` names, float64, filled with the weights of its parameters' names."""
-        network = archs.build_network({"type": self.info[arch], **self.info["config"]}).double()
-        filled: nn.Module = seeded().fill(network)
-        return filled
+        """The network that ``info[arch]`` names, float64, filled with the weights of its parameters' names.
+
+        With ``load_from`` a network of that configuration is filled, and this one loads its weights.
+        """
+        configuration = {"type": self.info[arch], **self.info["config"]}
+        filled: nn.Module = seeded().fill(
+            archs.build_network({**configuration, **self.info.get("load_from", {})}).double()
+        )
+        if "load_from" not in self.info:
+            return filled
+        network = archs.build_network(configuration).double()
+        network.load_state_dict(filled.state_dict())
+        return network
 
 
 def cases(architecture: str, mode: str | None, *, test_model: bool = False) -> list[ParameterSet]:
@@ -106,9 +115,10 @@ def assert_close(found: Tensor, expected: Tensor, rtol: float) -> None:
 
 
 def assert_output(case: Case, network: nn.Module) -> None:
-    """The network gives the recorded output."""
+    """The network gives the recorded output, of the recorded size where it is free."""
+    size = [case.info["output_size"]] if "output_size" in case.info else []
     with torch.no_grad():
-        assert_close(network(case.x), case.arrays["output"], case.info["rtol"])
+        assert_close(network(case.x, *size), case.arrays["output"], case.info["rtol"])
 
 
 def assert_training(case: Case, network: nn.Module) -> None:

@@ -12,13 +12,23 @@ from archs import build_network
 from options import read
 from tests.runs import ROOT, picture, run_here
 
-FILES = sorted(path for path in (ROOT / "options").rglob("*.yml"))
+FILES = sorted(
+    path
+    for path in (ROOT / "options").rglob("*.yml")
+    if path.name.startswith(("train_", "test_")) and path.parent.name != "common"  # parts of others
+)
 TRAIN = [path for path in FILES if path.name.startswith("train_")]
 TEST = [path for path in FILES if path.name.startswith("test_")]
 # One block in each of two groups: all kinds of layers, a fraction of the time.
+_ESC = tuple(
+    f"network_g:{edit}" for edit in ("dim=16", "pdim=4", "n_blocks=1", "conv_blocks=1", "window_size=8", "num_heads=2")
+)
 SHALLOW = {
+    **dict.fromkeys(("ESC", "ESCFP", "ESCReal"), _ESC),
+    "ESCLTE": (*_ESC, "network_g:hidden_dim=16", "network_g:hidden_list=[16]"),
     "HAT": ("network_g:depths=[2]", "network_g:num_heads=[6]", "network_g:embed_dim=36"),
     "RGT": ("network_g:depth=[4]", "network_g:num_heads=[6]", "network_g:embed_dim=36"),
+    "PFT": ("network_g:depths=[2]", "network_g:embed_dim=12", "network_g:num_topk=[64,16]", "network_g:window_size=8"),
 }
 
 
@@ -48,8 +58,9 @@ def stand_in(path: Path, pictures: Path) -> list[str]:
         if single:
             edits.append(f"datasets:{key}:dataroot_lq={pictures}")
             continue
-        edits += [f"datasets:{key}:dataroot_gt={pictures}", f"datasets:{key}:dataroot_lq=~"]
-        edits += [f"datasets:{key}:meta_info_file=~", f"datasets:{key}:filename_tmpl='{{}}'"]
+        edits += [f"datasets:{key}:dataroot_gt={pictures}", f"datasets:{key}:meta_info_file=~"]
+        if dataset.__class__.__qualname__.startswith("Paired"):
+            edits += [f"datasets:{key}:dataroot_lq=~", f"datasets:{key}:filename_tmpl='{{}}'"]
     if mode == "train":
         edits += [
             "datasets:train:batch_size_per_gpu=1",
@@ -82,3 +93,11 @@ def test_test_files_pass_the_check(path: Path, pictures: Path, capsys: pytest.Ca
     told = capsys.readouterr().err
     assert code == 0, told
     assert "the check is passed" in told
+
+
+@pytest.mark.parametrize("name", ["plainusr", "hat", "rgt", "esc", "pft"])
+def test_demo_files_test_what_they_train(name: str) -> None:
+    trained = read(ROOT / f"options/demo/train_{name}_x4.yml", mode="train")
+    tested = read(ROOT / f"options/demo/test_{name}_x4.yml", mode="test")
+    assert tested.network_g == trained.network_g
+    assert str(tested.path.pretrain_network_g) == f"experiments/{trained.name}/models/net_g_latest.pth"

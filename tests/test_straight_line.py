@@ -39,7 +39,7 @@ def scores(folder: Path) -> list[tuple[int, dict[str, float]]]:
     return [(record["step"], record["scores"]) for record in records if record["kind"] == "val"]
 
 
-def assert_same_run(one: Path, two: Path) -> None:
+def assert_same_run(one: Path, two: Path, last: int = 12) -> None:
     """Two experiment folders hold the same weights, averages, optimiser and logs."""
     mine, theirs = (weights(folder / "models/net_g_latest.pth") for folder in (one, two))
     assert mine.keys() == theirs.keys()
@@ -47,7 +47,7 @@ def assert_same_run(one: Path, two: Path) -> None:
         assert torch.equal(value, theirs[key]), key
     assert losses(one) == losses(two)
     assert scores(one) == scores(two)
-    states = [torch.load(folder / "training_states/12.state", weights_only=True) for folder in (one, two)]
+    states = [torch.load(folder / f"training_states/{last}.state", weights_only=True) for folder in (one, two)]
     for moments in zip(*(state["optimizers"][0]["state"].values() for state in states), strict=True):
         assert all(torch.equal(moments[0][key], moments[1][key]) for key in moments[0])
     assert states[0]["focalsr"]["best"] == states[1]["focalsr"]["best"]
@@ -68,6 +68,7 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
         "net_g_12.pth",
         "net_g_4.pth",
         "net_g_8.pth",
+        "net_g_best.pth",
         "net_g_latest.pth",
     ]
     assert sorted(path.name for path in (root / "training_states").iterdir()) == ["12.state", "4.state", "8.state"]
@@ -133,7 +134,7 @@ def test_workers_change_nothing(trained: Path, tmp_path: Path) -> None:
 
 
 def test_testing_scores_and_saves(trained: Path) -> None:
-    done = run(trained, "test.py", "-opt", "test.yml")
+    done = run(trained, "test.py", "-opt", "test.yml", "--per_image")
     assert done.returncode == 0, done.stderr
     result = json.loads((trained / "results/tiny_test/scores.json").read_text())
     held_out = result["datasets"]["HeldOut"]
@@ -147,6 +148,7 @@ def test_testing_scores_and_saves(trained: Path) -> None:
     saved = sorted(path.name for path in (trained / "results/tiny_test/visualization/HeldOut").iterdir())
     assert saved == ["held_out_0_tiny_test.png", "held_out_1_tiny_test.png"]
     assert "mean of 2" in done.stderr
+    assert re.search(r"HeldOut +2 +\d+\.\d{4}( +\d+\.\d{4}){3} +\d\.\d{3} s +\d+ MB", done.stderr)
 
 
 def test_a_second_run_of_a_name_keeps_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from utils.errors import InputError, StopRequested, StorageError
+from utils.env import use_huge_pages
+from utils.errors import InputError, StopRequested, StorageError, WorkerError
 from utils.files import DISK_FULL
 from utils.log import get_logger
 from utils.progress import console_line
@@ -18,13 +19,14 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
     What the user can mend is told in one message without a traceback; anything else is a fault of the program and
     shows where it happened.
     """
+    use_huge_pages()
     try:
         return main(sys.argv[1:] if argv is None else argv) or 0
     except InputError as error:
         return _tell(str(error), 2)
     except StopRequested as stop:
         return _tell(str(stop), stop.exit_code)
-    except (StorageError, ArithmeticError, MemoryError) as error:
+    except (StorageError, WorkerError, ArithmeticError, MemoryError) as error:
         return _tell(str(error) or type(error).__name__, 1)
     except OSError as error:
         if error.errno not in DISK_FULL:

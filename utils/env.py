@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from pathlib import Path
@@ -9,6 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+
+# Containers are stopped when they exceed these, whatever the machine has left (control groups 2 and 1).
+_CONTAINER_LIMITS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 
 
 def versions() -> dict[str, str]:
@@ -38,6 +45,41 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def use_huge_pages() -> None:
+    """Ask torch to take large CPU tensors in huge pages; of use before the first tensor is made.
+
+    Activations come and go with every layer, and having the system hand out their memory in pages of 4 KB takes a
+    tenth to a quarter of an evaluation. A value of THP_MEM_ALLOC_ENABLE that is set already stays.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def peak_memory() -> int:
+    """Most bytes of memory that this process has had; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def available_memory() -> int | None:
+    """Bytes of main memory that this process may still take, or None where the system does not tell."""
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    for limit, used in _CONTAINER_LIMITS:
+        if Path(limit).exists() and Path(used).exists():
+            text = Path(limit).read_text().strip()
+            if text.isdecimal():  # "max": no limit
+                found.append(max(0, int(text) - int(Path(used).read_text())))
+    return min(found, default=None)
+
+
+def reset_peak_memory() -> None:
+    """Let :func:`peak_memory` count from now on, where the system allows it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _processor() -> str:

@@ -18,6 +18,13 @@ class StorageError(OSError):
     """
 
 
+class WorkerError(RuntimeError):
+    """A process that prepares batches died, for instance because memory ran out.
+
+    The commands print the message without a traceback and leave with exit code 1.
+    """
+
+
 class StopRequested(Exception):  # noqa: N818  not an error: the run was asked to leave
     """A signal asked a run to stop; its state is saved.
 

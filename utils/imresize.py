@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -66,19 +66,33 @@ def along(x: Tensor, axis: int, taps: Taps) -> Tensor:
 
 
 @functools.lru_cache(maxsize=256)
-def taps_of(n: int, scale: float, antialiasing: bool, kind: torch.dtype, device: str) -> Taps:
-    """The taps of an axis of ``n`` pixels; positions and weights are found in float64."""
+def taps_of(
+    n: int,
+    scale: float,
+    antialiasing: bool,
+    kind: torch.dtype,
+    device: str,
+    border: Literal["mirror", "repeat"] = "mirror",
+) -> Taps:
+    """The taps of an axis of ``n`` pixels; positions and weights are found in float64.
+
+    What lies beyond the border is mirrored, or repeats the last pixel.
+    """
     m = math.ceil(n * scale)
     shrink = scale if scale < 1 and antialiasing else 1.0
     width = 4 / shrink
     centre = np.arange(1, m + 1) / scale + 0.5 * (1 - 1 / scale)  # [m] in input pixels counted from 1
     offsets = np.arange(math.ceil(width) + 2)
     position = np.floor(centre - width / 2)[:, None] + offsets  # [m, T]
-    weight = shrink * _cubic(shrink * (centre[:, None] - position))
+    weight = shrink * cubic(shrink * (centre[:, None] - position))
     weight /= weight.sum(axis=1, keepdims=True)
     used = (weight != 0).any(axis=0)
-    mirrored = (position[:, used].astype(np.int64) - 1) % (2 * n)  # ..3 2 1 | 1 2 3 .. n | n n-1 .., any distance away
-    index = np.where(mirrored < n, mirrored, 2 * n - 1 - mirrored)
+    index = position[:, used].astype(np.int64) - 1
+    if border == "repeat":
+        index = index.clip(0, n - 1)
+    else:
+        mirrored = index % (2 * n)  # ..3 2 1 | 1 2 3 .. n | n n-1 .., any distance away
+        index = np.where(mirrored < n, mirrored, 2 * n - 1 - mirrored)
     with torch.inference_mode(False):  # cached: a later call may need gradients
         return Taps(torch.from_numpy(index).to(device), torch.from_numpy(weight[:, used]).to(device, kind))
 
@@ -91,7 +105,7 @@ def _resize(x: Tensor, scale: float, antialiasing: bool, *, rows: int, columns: 
     return result.to(x.dtype).contiguous()
 
 
-def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Cubic convolution with a = -0.5 (Keys 1981)."""
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1

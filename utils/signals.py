@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that long work answers at its next safe point."""
+"""Ctrl-C, SIGTERM and SIGUSR1 as a request that long work answers at its next safe point."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+EXIT_CODES = {
+    getattr(signal, name): code
+    for name, code in {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}.items()
+    if hasattr(signal, name)  # Windows has two of them
+}
+"""128 + the number of the signal, as shells report it; SIGUSR1 is how SLURM announces the end of a job's time."""
 
 
 class StopFlag:
@@ -28,7 +33,7 @@ class StopFlag:
 
 @contextmanager
 def catch_signals() -> Iterator[StopFlag]:
-    """A flag that the first SIGINT or SIGTERM sets; a second one interrupts at once.
+    """A flag that the first of the signals sets; a second one interrupts at once.
 
     Outside the main thread, where Python allows no handlers, the flag stays unset.
     """

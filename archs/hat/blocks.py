@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from archs.layers.attention import ChannelAttention
+from archs.layers.conv import as_rows
 from archs.layers.drop import DropPath
-from archs.layers.mask import shift_mask
+from archs.layers.mask import shift_regions
 from archs.layers.mlp import Mlp
 from archs.layers.position import overlapping_position_index, relative_position_index
 from archs.layers.window import overlapping_windows, window_merge, window_partition
-from ops import Memo, RelativeBias, window_attention
+from ops import Memo, RegionMask, RelativeBias, window_attention
 from utils.errors import InputError
 
 
@@ -67,8 +68,8 @@ class WindowAttention(nn.Module):
             lambda: RelativeBias(table, relative_position_index(self.window, table.device)).dense(), table
         )
 
-    def forward(self, windows: Tensor, mask: Tensor | None) -> Tensor:
-        """[n, N, C] and the mask of the windows of an image [n / B, N, N] -> [n, N, C]."""
+    def forward(self, windows: Tensor, mask: RegionMask | None) -> Tensor:
+        """[n, N, C] and the mask of the n / B windows of an image -> [n, N, C]."""
         # Each [n, h, N, D]: views of one tensor.
         q, k, v = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         dropout = self.attn_drop if self.training else 0.0
@@ -170,7 +171,7 @@ class HybridAttentionBlock(nn.Module):
         check_size("HybridAttentionBlock", size, self.window)
         if not self.shift:
             return window_merge(self.attn(window_partition(x, self.window), None), self.window, size)
-        mask = shift_mask(size, self.window, (self.shift, self.shift), x.device, mask_dtype(x.dtype))
+        mask = RegionMask(shift_regions(size, self.window, (self.shift, self.shift), x.device))
         # Rolled before the projection, which has three times the channels.
         rolled = torch.roll(x, (-self.shift, -self.shift), (1, 2))
         windows = self.attn(window_partition(rolled, self.window), mask)
@@ -298,11 +299,6 @@ class ResidualHybridAttentionGroup(nn.Module):
         return x + as_rows(self.conv(self.residual_group(x).permute(0, 3, 1, 2)))
 
 
-def as_rows(image: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, H, W, C]; no copy of channels-last images."""
-    return image.permute(0, 2, 3, 1).contiguous()
-
-
 def residual_convolution(channels: int, resi_connection: str) -> nn.Module:
     """The layer before a residual sum."""
     return nn.Conv2d(channels, channels, 3, padding=1) if resi_connection == "1conv" else nn.Identity()
@@ -333,11 +329,6 @@ def check_size(name: str, size: tuple[int, int], window: tuple[int, int]) -> Non
             f"{name}: an image of {size[0]} x {size[1]} pixels cannot be cut into windows of "
             f"{window[0]} x {window[1]}; pad it to multiples, as models.upscale does"
         )
-
-
-def mask_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Half precision is served by the float32 mask: the softmax is computed in float32."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 def initialise(module: nn.Module) -> None:

@@ -18,12 +18,12 @@ from archs.hat.blocks import (
     HybridAttentionBlock,
     OverlappingCrossAttention,
     ResidualHybridAttentionGroup,
-    as_rows,
     check_size,
     extended_window,
     residual_convolution,
 )
 from archs.layers.constants import PublishedConstants
+from archs.layers.conv import as_rows
 from archs.layers.drop import drop_path_rates
 from archs.layers.image import image_mean
 from archs.layers.position import published_overlapping_index, relative_position_index

@@ -1,6 +1,6 @@
 """Which row of a table of position biases belongs to a query and a key of a window.
 
-Shapes: h w sides of the window of the queries, eh ew of the keys where they reach further.
+Shapes: h w sides of the window of the queries, eh ew of the keys where they reach further; n heads.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archs.layers.cache import cached_constant
 from archs.layers.window import Pair
+from ops.cache import cached_constant
 
 
 @cached_constant(64)
@@ -53,6 +53,26 @@ def overlapping_position_index(window: Pair, extended: Pair, device: torch.devic
     """:func:`published_overlapping_index` as rows that count from 0; each row belongs to one displacement."""
     (h, w), (eh, ew) = window, extended
     return published_overlapping_index(window, extended, device) % ((h + eh - 1) * (w + ew - 1))
+
+
+def bias_by_displacement(table: Tensor, window: Pair) -> Tensor:
+    """The bias of each query-key pair of a window from a table over the displacements, key minus query.
+
+    No index: the rows that a query takes are a window of the table, so the bias is the table's own windows, last one
+    first, and the gradient of the table adds them up again.
+
+    Args:
+        table: [n, (2h - 1) (2w - 1)], row-major in the displacement.
+        window: (h, w).
+
+    Returns:
+        [n, h*w, h*w], float32 at least, differentiable with respect to the table.
+    """
+    h, w = window
+    # The gradient sums up to h * w terms: too many for half precision.
+    by_side = table.to(torch.promote_types(table.dtype, torch.float32)).view(-1, 2 * h - 1, 2 * w - 1)
+    # [n, h, w, h, w]: key (y, x) of query (i, j) is at row h - 1 - i + y, column w - 1 - j + x.
+    return by_side.unfold(1, h, 1).unfold(2, w, 1).flip(1, 2).reshape(-1, h * w, h * w)
 
 
 def _differences(queries: int, keys: int, device: torch.device) -> Tensor:

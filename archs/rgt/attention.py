@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archs.layers.constants import PublishedConstants
-from archs.layers.mask import shift_mask
+from archs.layers.conv import convolve
+from archs.layers.mask import shift_mask, shift_regions
 from archs.layers.position import relative_position_index
 from archs.layers.window import Pair, window_merge, window_partition
 from archs.rgt.position import PositionNetwork, relative_offsets
 from archs.rgt.recursion import STRIDE, recursion_bias, recursion_count, recursion_kernel
-from ops import Memo, RelativeBias, window_attention
+from ops import Memo, RegionMask, RelativeBias, window_attention
 from ops.registry import exporting
 from utils.errors import InputError
 
@@ -31,11 +32,6 @@ PUBLISHED_MASK_SIZE = (64, 64)
 JOINED = 2
 """Recursions that evaluation does in one convolution: all there are below 1024 pixels. What comes after sees 1/256 of
 the pixels, while the kernel would grow sixteenfold with each."""
-
-
-def convolve(layer: nn.Module, x: Tensor) -> Tensor:
-    """A convolution of an image that has its channels last: [B, H, W, C] -> [B, H, W, C']."""
-    return cast("Tensor", layer(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
 
 class WindowBranch(PublishedConstants):
@@ -86,8 +82,7 @@ class WindowBranch(PublishedConstants):
         mask = None
         if shifted:
             qkv = qkv.roll((-down, -right), (1, 2))
-            dtype = torch.promote_types(qkv.dtype, torch.float32)
-            mask = shift_mask(size, self.window, self.shift, qkv.device, dtype)
+            mask = RegionMask(shift_regions(size, self.window, self.shift, qkv.device))
         windows = window_partition(qkv, self.window).unflatten(-1, (3, self.heads, -1))  # [B*n, T, 3, heads, width]
         q, k, v = windows.transpose(1, 3).unbind(2)  # each [B*n, heads, T, width]
         dropout = self.dropout if self.training else 0.0
@@ -165,7 +160,7 @@ class RectangleWindowAttention(PublishedConstants):
             return {}
         device = torch.device("cpu")
         return {
-            f"attn_mask_{i}": shift_mask(PUBLISHED_MASK_SIZE, branch.window, branch.shift, device, torch.float32)
+            f"attn_mask_{i}": shift_mask(PUBLISHED_MASK_SIZE, branch.window, branch.shift, device)
             for i, branch in enumerate(self.branches)
         }
 

@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from archs.layers.conv import convolve
 from archs.layers.drop import DropPath, drop_path_rates
 from archs.layers.image import image_mean
 from archs.layers.size import SizeRule
 from archs.layers.upsample import HeadedNetwork
-from archs.rgt.attention import RectangleWindowAttention, RecursiveGeneralizationAttention, convolve
+from archs.rgt.attention import RectangleWindowAttention, RecursiveGeneralizationAttention
 from archs.rgt.position import position_tables
 from archs.rgt.recursion import STRIDE, recursion_count
 from utils.errors import InputError

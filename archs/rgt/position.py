@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archs.layers.autocast import without_autocast
-from archs.layers.cache import cached_constant
 from archs.layers.window import Pair
+from ops.cache import cached_constant
 
 
 @cached_constant(64)

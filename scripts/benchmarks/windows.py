@@ -20,11 +20,23 @@ RGT_S: Mapping[str, object] = {
     "type": "RGT", "upscale": 4, "depth": [6] * 6, "embed_dim": 180, "num_heads": [6] * 6, "mlp_ratio": 2,
     "split_size": [8, 32], "c_ratio": 0.5,
 }  # fmt: skip
+PFT_LIGHT: Mapping[str, object] = {
+    "type": "PFT", "upscale": 4, "embed_dim": 52, "depths": [2, 4, 6, 6, 6], "num_heads": 4, "window_size": 32,
+    "num_topk": [*[1024] * 2, *[256] * 4, *[128] * 6, *[64] * 6, *[32] * 6], "convffn_kernel_size": 7, "mlp_ratio": 1,
+    "upsampler": "pixelshuffledirect",
+}  # fmt: skip
+ESC: Mapping[str, object] = {
+    "type": "ESC", "dim": 64, "pdim": 16, "kernel_size": 13, "n_blocks": 5, "conv_blocks": 5, "window_size": 32,
+    "num_heads": 4, "exp_ratio": 1.25, "upscaling_factor": 4,
+}  # fmt: skip
 
 
 def comparisons() -> list[Comparison]:
-    """HAT-S and RGT-S; the baseline's masks are cached as ours are, which published code does not do."""
-    found = []
+    """HAT-S, RGT-S, ESC and PFT-light.
+
+    The baseline of HAT and RGT keeps masks and biases as ours does, which published code does not do.
+    """
+    found = _esc() + _pft()
     for name, configuration in (("hat_s", HAT_S), ("rgt_s", RGT_S)):
         label = name.upper().replace("_", "-")
         for height, width in ((64, 64), (128, 160)):
@@ -47,6 +59,47 @@ def comparisons() -> list[Comparison]:
             )
         )
     return found
+
+
+def _esc() -> list[Comparison]:
+    """ESC by what its option ``attn_type`` asks for."""
+    naive = {**ESC, "attn_type": "Naive"}
+    return [
+        Comparison(
+            "networks/esc_forward_180x320",
+            "ESC x4, 1 x 3 x 180 x 320, float32",
+            Side("Naive", lambda: forward(build_network(naive), torch.rand(1, 3, 180, 320))),
+            Side("auto", lambda: forward(build_network(ESC), torch.rand(1, 3, 180, 320))),
+            quick=False,
+        ),
+        Comparison(
+            "train/esc",
+            "ESC x4, step, 4 x 3 x 64 x 64, float32",
+            Side("Naive", lambda: step(build_network(naive), torch.rand(4, 3, 64, 64), 4)),
+            Side("auto", lambda: step(build_network(ESC), torch.rand(4, 3, 64, 64), 4)),
+            quick=False,
+        ),
+    ]
+
+
+def _pft() -> list[Comparison]:
+    """PFT-light by the published formulas, and by what "auto" takes."""
+    return [
+        Comparison(
+            "networks/pft_light_forward_64x64",
+            "PFT-light x4, 1 x 3 x 64 x 64, float32",
+            Side("published formulas", _forward(PFT_LIGHT, 64, 64, "reference")),
+            Side("auto", _forward(PFT_LIGHT, 64, 64, "auto")),
+            quick=False,
+        ),
+        Comparison(
+            "train/pft_light",
+            "PFT-light x4, step, 1 x 3 x 64 x 64, float32",
+            Side("published formulas", _step(PFT_LIGHT, "reference", (1, 3, 64, 64))),
+            Side("auto", _step(PFT_LIGHT, "auto", (1, 3, 64, 64))),
+            quick=False,
+        ),
+    ]
 
 
 def _with_backend(work: Work, backend: str) -> Work:
@@ -73,8 +126,10 @@ def _forward(configuration: Mapping[str, object], height: int, width: int, backe
     return prepare
 
 
-def _step(configuration: Mapping[str, object], backend: str) -> Callable[[], Work]:
+def _step(
+    configuration: Mapping[str, object], backend: str, shape: tuple[int, ...] = (2, 3, 48, 48)
+) -> Callable[[], Work]:
     def prepare() -> Work:
-        return _with_backend(step(build_network(configuration), torch.rand(2, 3, 48, 48), 4), backend)
+        return _with_backend(step(build_network(configuration), torch.rand(shape), 4), backend)
 
     return prepare

@@ -43,6 +43,27 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "upscale": 3,
         "mlp_ratio": 1,
     },
+    "PFT": {
+        "depths": [2, 3],
+        "num_heads": 2,
+        "num_topk": [16, 16, 6, 6, 3],
+        "embed_dim": 10,
+        "window_size": 4,
+        "convffn_kernel_size": 3,
+        "upscale": 3,
+    },
+}
+ESC_SMALL: Mapping[str, Any] = {
+    "dim": 24, "pdim": 6, "kernel_size": 5, "n_blocks": 2, "conv_blocks": 2, "window_size": 4, "num_heads": 3,
+    "exp_ratio": 1.3,
+}  # fmt: skip
+SMALL = {
+    **SMALL,
+    "ESC": {**ESC_SMALL, "upscaling_factor": 3, "use_ln": True},
+    "ESCFP": {**ESC_SMALL, "upscaling_factor": 2},
+    "ESCReal": {**ESC_SMALL, "upscaling_factor": 3, "use_dysample": True},
+    "ESCRealM": {**ESC_SMALL, "upscaling_factor": 2, "upsampler": "pixelshuffle", "mid_dim": 8},
+    "ESCLTE": {**ESC_SMALL, "upscaling_factor": 2, "hidden_dim": 12, "hidden_list": [10, 8]},
 }
 Network = Any
 """A module with the attributes scale, size_rule and receptive_radius."""
@@ -54,7 +75,11 @@ SIZES = ((1, 13, 22), (3, 7, 16), (1, 1, 5))
 def network(request: pytest.FixtureRequest) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build_network({"type": request.param, **SMALL[request.param]})
+        network = build_network({"type": request.param, **SMALL[request.param]})
+        for parameter in network.parameters():
+            if parameter.ndim > 1 and not parameter.any():  # it would hide the layers before it from gradients
+                torch.nn.init.normal_(parameter, std=0.05)
+        return network
 
 
 def image(network: Network, size: tuple[int, int, int] = (2, 13, 22), dtype: torch.dtype = torch.float32) -> Tensor:

@@ -11,6 +11,8 @@ ARCHITECTURES = (
     "plainusr",
     "hat",
     "rgt",
+    "esc",
+    "pft",
 )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.images import Pixels, write_image
 
-Backend = Literal["disk", "memory", "lmdb"]
+Backend = Literal["disk", "memory", "lmdb", "pack"]
 BACKENDS: tuple[Backend, ...] = ("disk", "memory")
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.imresize import Region, downscale, imresize, mod_crop
+from data.imresize import Region, Rule, downscale, imresize, mod_crop
 from tests.data.pictures import noise
 
 SIDES = st.integers(1, 24)
@@ -171,14 +171,15 @@ def test_mod_crop(height: int, width: int, scale: int) -> None:
     assert np.array_equal(cropped, image[: cropped.shape[0], : cropped.shape[1]])
 
 
+@pytest.mark.parametrize("rule", ["double", "published"])
 @given(data=st.data(), scale=st.integers(1, 7), seed=st.integers(0, 999))
-def test_a_region_is_that_of_the_whole(data: st.DataObject, scale: int, seed: int) -> None:
+def test_a_region_is_that_of_the_whole(data: st.DataObject, scale: int, seed: int, rule: Rule) -> None:
     height, width = data.draw(st.integers(1, 14)), data.draw(st.integers(1, 14))
     top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     region = Region(top, left, data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left)))
     image = noise(height * scale, width * scale, seed)
-    whole = downscale(image, scale)
-    part = downscale(image, scale, region)
+    whole = downscale(image, scale, rule=rule)
+    part = downscale(image, scale, region, rule)
     assert np.array_equal(part, whole[top : top + region.height, left : left + region.width])
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from tests.data.pictures import write_folder
 from utils.errors import InputError
 
 
-def names(pairs: list[Pair]) -> list[tuple[str, str | None]]:
+def names(pairs: Sequence[Pair]) -> list[tuple[str, str | None]]:
     return [(Path(gt.label).name, None if lq is None else Path(lq.label).name) for gt, lq in pairs]
 
 

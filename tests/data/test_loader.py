@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import multiprocessing
+import os
 import signal
 import subprocess
 import time
@@ -18,8 +19,11 @@ from data.dataset_options import IoBackend
 from data.images import write_image
 from data.loader import Batch, _start_worker, train_batches
 from data.paired import PairedImageDataset
+from data.prepare.lmdb_writer import write_lmdb
+from data.prepare.pack_writer import write_pack
+from data.sampler import SampleKey
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
-from utils.errors import InputError
+from utils.errors import InputError, WorkerError
 
 # More workers than cores are asked for on purpose; from Python 3.12 on, forking beside threads is frowned upon.
 pytestmark = [
@@ -211,3 +215,145 @@ def test_batches_on_a_gpu_are_the_same(reference: list[Batch], folder: Path, wor
         torch.randn(2000, 2000, device="cuda") @ torch.randn(2000, 2000, device="cuda")  # keeps the GPU busy
         result.append(dataclasses.replace(batch, lq=batch.lq.clone(), gt=batch.gt.clone()))
     assert_equal([dataclasses.replace(b, lq=b.lq.cpu(), gt=b.gt.cpu()) for b in result], reference)
+
+
+def write_bad(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bad_images_are_replaced_where_asked(
+    tmp_path: Path, workers: int, backend: Backend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("focalsr"), "propagate", True)
+    paths = write_folder(tmp_path, [f"{i}.png" for i in range(5)])
+    whole = run(dataset_of(tmp_path, io_backend=IoBackend(type="disk")), stop=9)
+    write_bad(paths[3])
+    setting: dict[str, Any] = {"on_error": "skip", "num_worker_per_gpu": workers, "io_backend": IoBackend(type=backend)}
+    batches = run(dataset_of(tmp_path, **setting), stop=9)
+    assert_equal(run(dataset_of(tmp_path, **{**setting, "num_worker_per_gpu": 1}), stop=9), batches)
+    assert_equal(run(dataset_of(tmp_path, **setting), start=4, stop=9), batches[4:])
+    assert caplog.text.count(str(paths[3])) == 3  # once in each run
+    replaced = 0
+    for batch, before in zip(batches, whole, strict=True):
+        for i, name in enumerate(before.names):
+            assert batch.names[i] != str(paths[3])
+            if name == str(paths[3]):
+                replaced += 1
+            else:
+                assert batch.names[i] == name
+                assert batch.gt[i].equal(before.gt[i])
+    assert replaced >= 5
+
+
+def test_nothing_but_bad_images_is_no_data_set(tmp_path: Path) -> None:
+    for path in write_folder(tmp_path, ["a.png", "b.png"]):
+        write_bad(path)
+    with pytest.raises(InputError, match=r"100 images drawn one after another cannot be used; the last: .*cut short"):
+        run(dataset_of(tmp_path, on_error="skip", io_backend=IoBackend(type="disk")), stop=1)
+
+
+class _Deadly(PairedImageDataset):
+    """Its third image kills the process that reads it."""
+
+    def _cut(self, key: SampleKey) -> Any:
+        if key.image == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._cut(key)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9")
+def test_dead_workers_are_reported_with_their_file(folder: Path) -> None:
+    options = dataset_of(folder, num_worker_per_gpu=2, prefetch_mode="cpu").options
+    dataset = _Deadly(options, 2)
+    batches = train_batches(dataset, options, stop=9)
+    with pytest.raises(WorkerError) as caught:
+        list(batches)
+    message = str(caught.value)
+    assert message.startswith("T: a process that prepares batches ended unexpectedly while it read ")
+    assert str(folder / "3.png") in message
+    assert "--auto_resume" in message
+    assert not multiprocessing.active_children()
+
+
+def test_the_death_of_a_worker_does_not_interrupt_the_step(folder: Path) -> None:
+    """PyTorch's handler would raise out of whatever the main process is doing."""
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = train_batches(dataset_of(folder), dataset_of(folder, num_worker_per_gpu=1).options, stop=100)
+    assert signal.getsignal(signal.SIGCHLD) == before
+    batches.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_folders_have_weights(tmp_path: Path, workers: int) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    write_folder(one, [f"{i}.png" for i in range(4)])
+    write_folder(two, [f"{i}.png" for i in range(8)])
+    dataset = dataset_of(
+        tmp_path, dataroot_gt=(one, two), dataroot_weights=(3.0, 0.25), num_worker_per_gpu=workers, batch_size_per_gpu=2
+    )
+    assert dataset.epoch_length == 14
+    batches = run(dataset, stop=28)  # four epochs
+    for epoch in range(4):
+        seen = Counter(name for batch in batches[epoch * 7 : epoch * 7 + 7] for name in batch.names)
+        assert sum(seen[str(two / f"{i}.png")] for i in range(8)) == 2
+        assert all(seen[str(one / f"{i}.png")] == 3 for i in range(4))
+    everything = Counter(name for batch in batches for name in batch.names)
+    assert {everything[str(two / f"{i}.png")] for i in range(8)} == {1}
+    assert_equal(run(dataset, start=9, stop=28), batches[9:])
+
+
+def test_low_resolution_made_on_the_device_is_the_same(reference: list[Batch], folder: Path) -> None:
+    for workers in (0, 2):
+        assert_equal(run(dataset_of(folder, lr_on="device", num_worker_per_gpu=workers), stop=9), reference)
+    assert_equal(run(dataset_of(folder, lr_on="device", prefetch_mode="cpu"), start=2, stop=9), reference[2:])
+
+
+def anonymous_kib(process: int | None) -> int:
+    """Memory that belongs to a process alone: no files, nothing shared."""
+    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Private_Dirty:"):
+            return int(line.split()[1])
+    raise AssertionError("the system does not tell")
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells")
+@pytest.mark.parametrize("backend", ["disk", "pack"])
+def test_the_memory_of_a_worker_does_not_grow(tmp_path: Path, backend: Backend) -> None:
+    write_folder(tmp_path / "hr", [f"{i}.png" for i in range(40)], 96, 96)
+    root = tmp_path / "hr"
+    if backend == "pack":
+        root = tmp_path / "hr.pack"
+        write_pack(tmp_path / "hr", root)
+    dataset = dataset_of(root, io_backend=IoBackend(type=backend), num_worker_per_gpu=1, batch_size_per_gpu=8)
+    batches = train_batches(dataset, dataset.options, stop=5 * 14)
+    held = []
+    for number, _ in enumerate(batches):
+        if number % 5 == 4 and number < 5 * 13:  # at the end of each epoch
+            (worker,) = multiprocessing.active_children()
+            held.append(anonymous_kib(worker.pid))
+    assert len(held) == 13
+    assert min(held[-3:]) - max(held[2:5]) < 1024  # the heap breathes by about as much
+
+
+@pytest.mark.parametrize("backend", ["lmdb", "pack"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_storage_changes_nothing(
+    reference: list[Batch], folder: Path, tmp_path: Path, backend: Backend, workers: int
+) -> None:
+    root = tmp_path / f"hr.{backend}"
+    (write_pack if backend == "pack" else write_lmdb)(folder, root)
+    setting: dict[str, Any] = {"io_backend": IoBackend(type=backend), "num_worker_per_gpu": workers}
+    for ours, theirs in zip(run(dataset_of(root, **setting), start=2, stop=9), reference[2:], strict=True):
+        assert ours.lq.equal(theirs.lq)
+        assert ours.gt.equal(theirs.gt)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("mode", [None, "cuda"])
+def test_low_resolution_made_on_a_gpu_is_the_same(reference: list[Batch], folder: Path, mode: str | None) -> None:
+    dataset = dataset_of(folder, prefetch_mode=mode, pin_memory=True, num_worker_per_gpu=2, lr_on="device")
+    batches = train_batches(dataset, dataset.options, stop=9, device="cuda")
+    assert_equal([dataclasses.replace(b, lq=b.lq.cpu(), gt=b.gt.cpu()) for b in batches], reference)

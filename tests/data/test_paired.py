@@ -165,6 +165,7 @@ def test_made_patches_are_those_of_the_whole_image(
 def test_batches_hold_the_samples(root: Path) -> None:
     dataset = PairedImageDataset(options(root), 4, seed=5)
     pixels = dataset.collect(KEYS)
+    assert pixels.lq is not None
     assert pixels.lq.shape == (len(KEYS), 3, 4, 4)
     assert pixels.gt.dtype == torch.uint8
     assert pixels.names == tuple(str(root / "hr" / f"{'abc'[key.image]}.png") for key in KEYS)

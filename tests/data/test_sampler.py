@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.sampler import SampleKey, batch_stream, epoch_length, epoch_order, sample_stream
+from data.sampler import SampleKey, batch_stream, epoch_length, epoch_order, sample_stream, shares_of
 
 IMAGES, RATIOS = st.integers(1, 30), st.integers(1, 5)
 
@@ -37,9 +37,13 @@ def test_stream_is_the_same_wherever_it_begins(
     images: int, ratio: float, seed: int, batch: int, ranks: int, start: int, count: int
 ) -> None:
     for rank in range(ranks):
-        place = {"rank": rank, "world_size": ranks}
-        whole = list(batch_stream(images, ratio, seed, batch, start=0, stop=start + count, **place))
-        assert list(batch_stream(images, ratio, seed, batch, start=start, stop=start + count, **place)) == whole[start:]
+
+        def stream(first: int, place: int = rank) -> list[list[SampleKey]]:
+            return list(
+                batch_stream(images, ratio, seed, batch, start=first, stop=start + count, rank=place, world_size=ranks)
+            )
+
+        assert stream(start) == stream(0)[start:]
 
 
 @given(images=IMAGES, batch=st.integers(1, 5), ranks=st.integers(1, 4), steps=st.integers(1, 10))
@@ -98,3 +102,33 @@ def test_a_run_with_seed_zero_sees_the_recorded_samples(shared: Path) -> None:
         start = case["epoch"] * case["len"]
         batches = batch_stream(n, q, 0, 1, start=start, stop=start + case["len"], rank=case["rank"], world_size=ranks)
         assert [keys[0].image for keys in batches] == case["indices"]
+
+
+@given(
+    counts=st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    weights=st.lists(st.sampled_from([0.3, 1, 2, 2.5]), min_size=4),
+    ratio=st.sampled_from([1, 2]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_weights_say_how_often_images_are_seen(
+    counts: list[int], weights: list[float], ratio: float, seed: int
+) -> None:
+    weights = weights[: len(counts)]
+    shares = shares_of(counts, weights, ratio)
+    length = epoch_length(sum(counts), ratio, shares)
+    epochs = 12
+    keys = list(islice(sample_stream(sum(counts), ratio, seed, shares=shares), epochs * length))
+    assert [key.epoch for key in keys] == [epoch for epoch in range(epochs) for _ in range(length)]
+    seen = Counter(key.image for key in keys)
+    first = 0
+    for count, share in zip(counts, shares, strict=True):
+        times = [seen[image] for image in range(first, first + count)]
+        assert sum(times) == epochs * share.samples
+        assert max(times) - min(times) <= 1
+        first += count
+
+
+def test_whole_weights_take_each_image_in_each_epoch() -> None:
+    shares = shares_of([3, 2], [2.0, 1.0], 1)
+    for epoch in range(3):
+        keys = islice(sample_stream(5, 1, 4, epoch * 8, shares=shares), 8)
+        assert Counter(key.image for key in keys) == {0: 2, 1: 2, 2: 2, 3: 1, 4: 1}

@@ -21,7 +21,7 @@ from models.checkpoint import load_weights
 from models.evaluate import EvalReport, EvalRow, evaluate, format_table
 from options.schema import TileOptions, ValOptions
 from tests.runs import workplace
-from utils.errors import StopRequested
+from utils.errors import InputError, StopRequested
 from utils.signals import StopFlag
 
 CPU = torch.device("cpu")
@@ -91,6 +91,38 @@ def test_tiles_give_the_same_scores(pairs: PairedImageDataset) -> None:
     whole = evaluate(Nearest(2), pairs, val_options(), device=CPU)
     tiled = evaluate(Nearest(2), pairs, val_options(), device=CPU, tile=TileOptions(tile_size=16, tile_pad=4))
     assert whole.scores == tiled.scores
+
+
+class Sized(Nearest):
+    """Remembers the sizes that it was given."""
+
+    window_size = 16
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.sizes = [*getattr(self, "sizes", []), tuple(x.shape[2:])]
+        return super().forward(x)
+
+
+def test_images_can_be_extended_to_whole_windows(pairs: PairedImageDataset) -> None:
+    network, plain = Sized(2), Sized(2)
+    extended = evaluate(network, pairs, val_options(pad_to_window=True), device=CPU)
+    assert network.sizes == [(32, 32), (32, 32)]
+    assert extended.scores == evaluate(plain, pairs, val_options(), device=CPU).scores
+    assert plain.sizes == [(20, 24), (22, 24)]
+    with pytest.raises(InputError, match=r"val.pad_to_window: Nearest has no window_size"):
+        evaluate(Nearest(2), pairs, val_options(pad_to_window=True), device=CPU)
+
+
+def test_any_scale_is_scored_beside_bicubic(tmp_path: Path) -> None:
+    workplace(tmp_path)
+    options = PairedImageDataset.Options(name="HeldOut", dataroot_gt=tmp_path / "held_out/HR")
+    dataset = build_dataset(options, scale=2.3, phase="test")
+    small = {"dim": 8, "pdim": 2, "kernel_size": 3, "n_blocks": 1, "conv_blocks": 1, "window_size": 4, "num_heads": 2}
+    network = build_network({"type": "ESCLTE", **small, "hidden_dim": 4, "hidden_list": [], "upscaling_factor": 2.3})
+    report = evaluate(network, dataset, val_options(bicubic=True), device=CPU)
+    assert [(row.height, row.width) for row in report.rows] == [(39, 46), (44, 46)]
+    assert report.bicubic["psnr"] > 10
+    assert report.bicubic.keys() == report.scores.keys()
 
 
 def test_without_ground_truth_images_are_made_and_nothing_is_scored(tmp_path: Path) -> None:

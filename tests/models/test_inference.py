@@ -263,5 +263,5 @@ class TestMisuse:
             upscale(make(), torch.zeros(3, 4, 4, dtype=torch.uint8))
 
     def test_network_without_scale(self) -> None:
-        with pytest.raises(ValueError, match="no whole number `scale`"):
+        with pytest.raises(ValueError, match="no number `scale`"):
             upscale(nn.Conv2d(3, 3, 1), torch.zeros(3, 4, 4))

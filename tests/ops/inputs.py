@@ -6,11 +6,12 @@ Shapes: B images of n windows, W = B n, h heads, N queries, M keys, D and E widt
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ops import window_attention
+from ops import RegionMask, window_attention
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Case:
     value_width: int = 6
     bias: bool = True
     mask: bool = False
+    regions: bool = False
 
 
 CASES = {
@@ -37,6 +39,8 @@ CASES = {
     "one window per image": Case(windows=1, mask=True),
     "wide values": Case(value_width=9),
     "narrow values": Case(value_width=3, mask=True),
+    "regions": Case(mask=True, regions=True),
+    "regions without bias": Case(mask=True, regions=True, bias=False, windows=6),
 }
 
 
@@ -48,7 +52,7 @@ class Inputs:
     k: Tensor
     v: Tensor
     bias: Tensor | None
-    mask: Tensor | None
+    mask: Any  # Tensor | RegionMask | None
     grad: Tensor
 
     def to(self, dtype: torch.dtype) -> Inputs:
@@ -56,7 +60,7 @@ class Inputs:
         wide = torch.promote_types(dtype, torch.float32)
         q, k, v, grad = (x.detach().to(dtype) for x in (self.q, self.k, self.v, self.grad))
         bias = None if self.bias is None else self.bias.detach().to(wide).requires_grad_()
-        mask = None if self.mask is None else self.mask.to(wide)
+        mask = self.mask.to(wide) if isinstance(self.mask, Tensor) else self.mask
         return replace(
             self, q=q.requires_grad_(), k=k.requires_grad_(), v=v.requires_grad_(), bias=bias, mask=mask, grad=grad
         )
@@ -78,7 +82,9 @@ def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0) -> Input
     v = random(total, case.keys, case.heads, case.value_width).transpose(1, 2)
     grad = random(total, case.queries, case.heads, case.value_width).transpose(1, 2)
     bias = random(case.heads, case.queries, case.keys) if case.bias else None
-    mask = shift_mask(case) if case.mask else None
+    mask: Tensor | RegionMask | None = shift_mask(case) if case.mask else None
+    if case.regions:
+        mask = RegionMask((shift_mask(case)[:, 0] != 0).byte())
     return Inputs(q, k, v, bias, mask, grad).to(dtype)
 
 

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ops import RelativeBias, attention_chunked, attention_sdpa, window_attention
+from ops import RegionMask, RelativeBias, attention_chunked, attention_sdpa, window_attention
 from tests.ops.inputs import CASES, Case, make, run
 from utils.errors import InputError
 
-BACKENDS = ("reference", "sdpa", "auto")
+BACKENDS = ("reference", "sdpa", "native", "auto")
+FUSED = ("sdpa", "native")
 # Relative to the largest value. Half precision rounds the result once; the inputs are the same numbers for both.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -31,8 +32,12 @@ def assert_close(got: list[Tensor], expected: list[Tensor], tolerance: float) ->
         torch.testing.assert_close(ours.to(theirs), theirs, rtol=0, atol=tolerance * max(1.0, largest))
 
 
-def formula(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float) -> Tensor:
+def formula(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | RegionMask | None, scale: float
+) -> Tensor:
     """One window and head at a time, from the definition."""
+    if isinstance(mask, RegionMask):
+        mask = mask.dense(q.dtype)
     out = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype)
     for window in range(q.shape[0]):
         for head in range(q.shape[1]):
@@ -58,7 +63,7 @@ def test_reference_is_the_formula(case: Case, scale: float | None) -> None:
 
 @cases
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+@pytest.mark.parametrize("backend", BACKENDS[:3])
 def test_values_and_gradients(case: Case, dtype: torch.dtype, backend: str) -> None:
     inputs = make(case, dtype)
     expected = run(inputs.to(torch.float64), "reference", 0.4)
@@ -90,7 +95,9 @@ def test_values_and_gradients_on_cuda(case: Case, dtype: torch.dtype) -> None:
     inputs = make(case, dtype)
     expected = run(inputs.to(torch.float64), "reference")
     moved = [None if x is None else x.detach().cuda() for x in (inputs.q, inputs.k, inputs.v, inputs.bias)]
-    mask = None if inputs.mask is None else inputs.mask.cuda()
+    mask = (
+        RegionMask(inputs.mask.regions.cuda()) if case.regions else None if inputs.mask is None else inputs.mask.cuda()
+    )
     leaves = [x.requires_grad_() for x in moved if x is not None]
     q, k, v, bias = moved
     assert q is not None and k is not None and v is not None
@@ -118,8 +125,10 @@ def test_values_and_gradients_on_cuda(case: Case, dtype: torch.dtype) -> None:
 )
 def test_any_shape_in_any_chunks(case: Case, chunk: int) -> None:
     inputs = make(case)
+    expected = run(inputs, "reference")
     with mock.patch.object(attention_chunked, "_CHUNK", chunk):
-        assert_close(run(inputs, "sdpa"), run(inputs, "reference"), 1e-12)
+        assert_close(run(inputs, "sdpa"), expected, 1e-12)
+    assert_close(run(inputs, "native"), expected, 1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -144,6 +153,20 @@ def test_a_table_with_an_index_is_its_dense_bias(backend: str) -> None:
     torch.testing.assert_close(out, expected)
     (got,), (wanted,) = (torch.autograd.grad(x, table, i.grad) for x in (out, expected))
     torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_regions_are_their_dense_mask(dtype: torch.dtype, backend: str) -> None:
+    i = make(Case(images=2, windows=6, bias=False), dtype)
+    regions = torch.zeros(6, 12, dtype=torch.uint8)
+    for window in (2, 4, 5):  # two windows of one kind between free ones, and one of another
+        regions[window, 5:] = 1
+    regions[5, 9:] = 4
+    apart = regions[:, :, None] != regions[:, None]
+    mask = torch.where(apart, -100.0, 0.0).to(dtype)
+    expected = run(replace(i, mask=mask), "reference")
+    assert_close(run(replace(i, mask=RegionMask(regions)), backend), expected, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -179,7 +202,7 @@ def test_no_images(case: Case, backend: str) -> None:
 
 
 @pytest.mark.parametrize("case", [CASES["bias and mask"], CASES["more keys"]], ids=["mask", "more keys"])
-@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+@pytest.mark.parametrize("backend", BACKENDS[:3])
 def test_gradcheck(case: Case, backend: str) -> None:
     i = make(replace(case, images=1, windows=2, heads=2, queries=3, keys=min(case.keys, 4), width=2, value_width=2))
     mask = None if i.mask is None else i.mask.clamp(min=-2)  # a weight of e^-100 has no finite difference
@@ -229,8 +252,9 @@ def test_dropout_is_the_references() -> None:
     assert not torch.equal(*draws)
     many = torch.stack([window_attention(i.q, i.k, i.v, i.bias, dropout=0.3) for _ in range(800)]).mean(0)
     torch.testing.assert_close(many, window_attention(i.q, i.k, i.v, i.bias), atol=0.2, rtol=0)
-    with pytest.raises(InputError, match="window_attention: backend sdpa cannot be used: attention weights are to be"):
-        window_attention(i.q, i.k, i.v, i.bias, backend="sdpa", dropout=0.3)
+    for backend in FUSED:
+        with pytest.raises(InputError, match=f"backend {backend} .* used: attention weights are to be dropped"):
+            window_attention(i.q, i.k, i.v, i.bias, backend=backend, dropout=0.3)
 
 
 def test_a_mask_that_learns_goes_to_the_reference() -> None:
@@ -239,8 +263,9 @@ def test_a_mask_that_learns_goes_to_the_reference() -> None:
     mask = i.mask.clone().requires_grad_()
     out = window_attention(i.q, i.k, i.v, i.bias, mask)
     assert torch.autograd.grad(out.sum(), mask)[0].shape == mask.shape
-    with pytest.raises(InputError, match=r"sdpa cannot be used: the mask needs a gradient; detach it"):
-        window_attention(i.q, i.k, i.v, i.bias, mask, backend="sdpa")
+    for backend in FUSED:
+        with pytest.raises(InputError, match=rf"backend {backend} .* used: the mask needs a gradient; detach it"):
+            window_attention(i.q, i.k, i.v, i.bias, mask, backend=backend)
 
 
 def zeros(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tensor:
@@ -268,11 +293,16 @@ Q, K = zeros(6, 2, 5, 4), zeros(6, 2, 7, 4)
         ),
         ((Q.long(), K.long(), K.long()), "q, k, v are torch.int64, torch.int64, torch.int64, expected one"),
         ((Q, K, K, None, zeros(1, 5, 7, dtype=torch.bool)), "the mask is torch.bool, expected floating-point numbers"),
+        ((Q, Q, Q, None, RegionMask(zeros(2, 5))), "RegionMask: the regions are [2, 5] of torch.float32, expected ui"),
+        (
+            (Q, K, K, None, RegionMask(zeros(2, 5, dtype=torch.uint8))),
+            "the regions are [2, 5], expected [windows of an image, tokens] with 5 queries and 7 keys being",
+        ),
         ((Q, K, K, zeros(2, 5, 7, device="meta")), "the bias is on meta, expected cpu, where q is"),
     ],
 )
 def test_what_does_not_fit_is_named(arguments: tuple[Any, ...], message: str) -> None:
-    with pytest.raises(InputError, match=re.escape(f"window_attention: {message}")):
+    with pytest.raises(InputError, match=re.escape(message)):
         window_attention(*arguments)
 
 
@@ -281,3 +311,5 @@ def test_other_devices_take_the_reference() -> None:
     assert window_attention(q, q, q).shape == q.shape
     with pytest.raises(InputError, match=r"sdpa cannot be used: it is tried on cpu and cuda only, and .* are on meta"):
         window_attention(q, q, q, backend="sdpa")
+    with pytest.raises(InputError, match=r"native .* used: its kernels are for the CPU, and the tensors are on meta"):
+        window_attention(q, q, q, backend="native")

@@ -43,7 +43,7 @@ def fresh_compiler() -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
-@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+@pytest.mark.parametrize("backend", ["reference", "sdpa", "native"])
 def test_compiles_without_graph_breaks(backend: str, masked: bool) -> None:
     torch.manual_seed(0)
     network = Attention(backend, masked)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ops
-from ops import registry
+from ops import build, registry
 from ops.registry import Backend, Operator
 from tests.ops.inputs import CASES, make
 from utils.errors import InputError
@@ -113,10 +113,20 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_explain_covers_every_operator() -> None:
     table = ops.explain()
-    assert {line.operator for line in table} == {operator.name for operator in ops.OPERATORS} == {"window_attention"}
+    assert {line.operator for line in table} == {operator.name for operator in ops.OPERATORS}
+    assert {line.operator for line in table} >= {"window_attention", "smm_qmk", "smm_amv"}
+    chosen = {line.example: line.backend for line in table if line.operator == "window_attention"}
+    assert chosen["cpu, training"] == ("sdpa" if build.cpu_extension() else "native")
+    assert chosen["cpu, dropout"] == "reference"
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "cpu_extension", lambda *_, **__: "there is no C++ compiler")
+    table = [line for line in ops.explain() if line.operator == "window_attention"]
     chosen = {line.example: line.backend for line in table}
-    assert chosen["cpu, evaluation and training"] == "sdpa"
+    assert chosen["cpu, evaluation"] == chosen["cpu, training"] == "sdpa"
     assert chosen["cpu, dropout"] == chosen["cpu, few keys"] == "reference"
+    assert table[0].others["native"] == "there is no C++ compiler"
 
 
 def test_every_operator_ends_with_its_reference() -> None:
@@ -136,8 +146,9 @@ def test_environment_reaches_the_public_function(monkeypatch: pytest.MonkeyPatch
         ops.window_attention(i.q, i.k, i.v, i.bias)
 
 
-def test_few_keys_go_to_the_reference_unless_told(log: list[str]) -> None:
+def test_few_keys_go_to_the_reference_unless_told(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "cpu_extension", lambda *_, **__: "there is no C++ compiler")
     q = torch.randn(2, 1, 4, 8)
     out = ops.window_attention(q, q, q)
-    assert "no more keys than a head has channels" in log[0]
+    assert any("no more keys than a head has channels" in line for line in log)
     torch.testing.assert_close(ops.window_attention(q, q, q, backend="sdpa"), out)

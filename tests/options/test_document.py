@@ -11,7 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from options.document import Document, load, parse
+from options.bases import load
+from options.document import Document, parse
 from utils.errors import InputError
 from utils.typed import PlainText, plain_value
 

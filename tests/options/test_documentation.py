@@ -19,7 +19,7 @@ from tests.options.files import TEST, TRAIN, write
 from utils.typed import fields_of
 
 
-@pytest.mark.parametrize("page", ["docs/options.md", "docs/options.schema.json"])
+@pytest.mark.parametrize("page", ["docs/options.md", "docs/options.schema.json", "docs/reproducing.md"])
 def test_pages_are_current(page: str) -> None:
     assert (ROOT / page).read_text(encoding="utf-8") == pages()[Path(page)], "run: python scripts/make_docs.py"
 
@@ -84,10 +84,19 @@ def test_schema_sees_mistakes(old: str, new: str, where: str) -> None:
     assert where in violations(yaml.safe_load(text))
 
 
+def test_schema_of_a_file_with_a_base() -> None:
+    """What a base may hold can be missing; what is there is checked as ever."""
+    assert violations({"base": "common.yml", "network_g": {"upscale": 4}, "datasets": {"train": {"gt_size": 64}}}) == []
+    assert violations({"base": ["a.yml", "b.yml"], "train": {"optim_g": {"lr": 0.1}}}) == []
+    assert violations({"base": 3}) == ["base"]
+    assert violations({"base": "a.yml", "scale": "two"}) == ["scale"]
+    assert violations({"base": "a.yml", "network_g": {"type": "HAT", "upscle": 4}}) == ["network_g.upscle"]
+
+
 WORDS = {
     *("$schema", "title", "description", "default"),
     *("type", "enum", "const", "minimum", "maximum", "items", "minItems", "maxItems"),
-    *("properties", "required", "additionalProperties", "anyOf", "allOf", "if", "then"),
+    *("properties", "required", "additionalProperties", "anyOf", "allOf", "if", "then", "else"),
 }
 
 
@@ -95,6 +104,8 @@ def violations(value: Any, schema: dict[str, Any] | None = None, path: str = "")
     """Where a value breaks a schema, for the few words of JSON Schema that ours uses."""
     schema = json.loads(json.dumps(json_schema())) if schema is None else schema
     assert schema.keys() <= WORDS
+    if "else" in schema:
+        return violations(value, schema["else" if _mapping_violations(value, schema["if"], "") else "then"], path)
     kinds: dict[str, Any] = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int}
     kinds["number"] = (int, float)
     value = int(value) if isinstance(value, float) and value.is_integer() else value  # 5000.0 is an integer there

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 import options
+from options.bases import load
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "options").rglob("*.yml"))
+RUNS = [path for path in (ROOT / "options").rglob("*.yml") if path.parent.name not in ("common", "recipes")]
+FILES = sorted(path.relative_to(ROOT) for path in RUNS)
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)
@@ -20,3 +22,8 @@ def test_option_file(file: Path) -> None:
         assert file.name.startswith("test"), "the name of an option file starts with train or test"
         found = options.read(ROOT / file, mode="test")
     assert found.notes == (), "a file of ours holds nothing without effect"
+
+
+def test_every_common_file_is_the_base_of_some() -> None:
+    based_on = {Path(read).resolve() for file in FILES for read in load(ROOT / file).files}
+    assert set((ROOT / "options/common").glob("*.yml")) <= based_on

@@ -6,19 +6,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import archs
 from data.images import read_image, to_tensor, to_uint8, write_image
+from data.photo import Photo, read_photo, write_photo
+from models import inference
 from models.inference import upscale
 from scripts.upscale import main
 from utils.command import run_command
 
 NETWORK = {"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}
+PROFILE = bytes(16) + b"RGB " + bytes(108)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -106,6 +110,18 @@ def test_a_bad_picture_does_not_stop_the_others(
     assert "2 upscaled, 0 left as they were, 2 failed" in written.out
 
 
+def test_any_scale(run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"dim": 8, "pdim": 2, "kernel_size": 3, "n_blocks": 1, "conv_blocks": 1, "window_size": 4, "num_heads": 2}
+    network = archs.build_network({"type": "ESCLTE", **small, "hidden_dim": 4, "hidden_list": [4]})
+    weights = tmp_path / "any.pth"
+    torch.save(network.state_dict(), weights)
+    assert run(folder / "a.png", "--scale", "2.3", weights=weights) == 0
+    assert read_image(tmp_path / "out/a.png").shape == (46, 60, 3)
+    assert run(folder / "a.png", "--scale", "2.3") == 2  # a network for one scale
+    assert "this PlainUSR_ultra upscales by 2; only networks such as ESCLTE take any" in capsys.readouterr().err
+    assert run(folder / "a.png", "--scale", "2", "--overwrite") == 0
+
+
 def test_equal_names_of_different_kinds(run: Callable[..., int], folder: Path, tmp_path: Path) -> None:
     picture(folder / "a.jpg")
     assert run(folder, "--suffix", "_x2") == 0
@@ -124,18 +140,84 @@ def test_tiles_and_self_ensemble(
         assert np.abs(result.astype(int) - expected.astype(int)).max() <= 1
 
 
-def test_what_is_dropped_is_said(run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "in"
-    folder.mkdir()
+def test_what_pictures_carry_is_kept(run: Callable[..., int], tmp_path: Path, network: torch.nn.Module) -> None:
     rng = np.random.default_rng(0)
-    cv2.imwrite(str(folder / "alpha.png"), rng.integers(0, 256, (9, 9, 4), dtype=np.uint8))
-    cv2.imwrite(str(folder / "deep.png"), rng.integers(0, 65536, (9, 9, 3), dtype=np.uint16))
-    picture(folder / "plain.png")
-    assert run(folder) == 0
-    lines = {Path(line.split(":")[0]).name: line for line in capsys.readouterr().out.splitlines()}
-    assert lines["alpha.png"].endswith("(transparency dropped)")
-    assert lines["deep.png"].endswith("(16 bits reduced to 8)")
-    assert lines["plain.png"].endswith(" s")
+    photo = Photo(
+        rng.integers(0, 65536, (9, 12, 3), dtype=np.uint16),
+        rng.integers(0, 65536, (9, 12, 1), dtype=np.uint16),
+        PROFILE,
+    )
+    write_photo(tmp_path / "in/deep.png", photo)
+    turned = Image.fromarray(rng.integers(0, 256, (9, 12), dtype=np.uint8))
+    exif = turned.getexif()
+    exif[0x0112], exif[0x010F] = 6, "Maker"
+    turned.save(tmp_path / "in/turned.tif", exif=exif)
+    turned.save(tmp_path / "in/turned.jpg", exif=exif)
+    assert run(tmp_path / "in") == 0
+    deep = read_photo(tmp_path / "out/deep.png")
+    assert (deep.pixels.shape, str(deep.pixels.dtype), deep.profile) == ((18, 24, 3), "uint16", PROFILE)
+    assert deep.alpha is not None
+    assert deep.alpha.shape == (18, 24, 1)
+    output = upscale(network, torch.from_numpy((photo.pixels / 65535).transpose(2, 0, 1)).float())
+    expected = (output.clamp(0, 1) * 65535).round().permute(1, 2, 0).numpy()
+    assert np.abs(deep.pixels - expected).max() <= 2  # of 65535: nothing was rounded to 8 bits on the way
+    for name in ("turned.jpg.png", "turned.tif.png"):
+        with Image.open(tmp_path / "out" / name) as result:
+            assert (result.size, result.mode) == ((18, 24), "L")  # upright, and grey
+            assert result.getexif().get(0x0112, 1) == 1
+            assert result.getexif().get(0x010F) == ("Maker" if "jpg" in name else None)
+
+
+def test_what_a_kind_of_file_cannot_hold_is_said(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    photo = Photo(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8), rng.integers(0, 256, (9, 9, 1), dtype=np.uint8))
+    write_photo(tmp_path / "alpha.png", photo)
+    assert run(tmp_path / "alpha.png", output=tmp_path / "alpha.jpg") == 0
+    assert "(transparency dropped: .jpg files hold none)" in capsys.readouterr().out
+
+
+def test_patterns_and_several_inputs(run: Callable[..., int], folder: Path, tmp_path: Path) -> None:
+    picture(folder / "deeper/a.png")
+    picture(folder / "deeper/z.jpg")
+    assert run(folder / "**/[az].*", "-i", str(folder / "c.png"), str(folder / "deeper/*.jpg")) == 0
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.png")) == ["c.png", "z.png"]
+    assert run(folder / "**/a.*") == 0
+    assert read_image(tmp_path / "out/deeper/a.png").shape == read_image(tmp_path / "out/a.png").shape
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_tiles_that_fit_the_memory(
+    run: Callable[..., int], folder: Path, tmp_path: Path, network: torch.nn.Module, half: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    large = picture(folder / "large.png", 130, 110)
+    sizes: list[torch.Size] = []
+    run_once = inference._run
+
+    def noted(network: torch.nn.Module, x: torch.Tensor, scale: float) -> torch.Tensor:
+        sizes.append(x.shape[-2:])
+        return run_once(network, x, scale)
+
+    monkeypatch.setattr(inference, "_run", noted)
+    monkeypatch.setattr("models.upscaling.free_memory", lambda device: 1_000_000)
+    assert run(large, *(["--half"] if half else []), "--cpu") == 0
+    assert max(max(size) for size in sizes) < 110
+    expected = to_uint8(upscale(network, to_tensor(read_image(large))))
+    result = read_image(tmp_path / "out/large.png")
+    assert np.abs(result.astype(int) - expected.astype(int)).max() <= (2 if half else 1)
+
+
+def test_films(
+    run: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (folder / "film.mp4").write_bytes(b"film")
+    monkeypatch.setattr("models.video.shutil.which", lambda name: None)
+    assert run(folder) == 1
+    written = capsys.readouterr()
+    assert "film.mp4: films need the programs ffmpeg and ffprobe, and ffprobe is not installed" in written.err
+    assert "3 upscaled, 0 left as they were, 1 failed" in written.out
 
 
 class TestNetwork:
@@ -194,7 +276,7 @@ class TestNetwork:
         ({"source": "in/a.png", "output": "out.gif"}, "a file that ends in one of .png"),
         ({"output": "in"}, "a.png is a picture to be upscaled and would be replaced"),
         ({"more": ["--tile", "16"]}, "tiles of 16 pixels are too small"),
-        ({"more": ["--tile", "-4"]}, "--tile must be 0"),
+        ({"more": ["--tile", "-4"]}, "--tile must be auto, 0"),
     ],
 )
 def test_bad_input(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from archs.layers.mask import HIDDEN, shift_mask
+from archs.layers.mask import shift_mask, shift_regions
 from archs.layers.window import window_partition
 
 CPU = torch.device("cpu")
@@ -28,15 +28,12 @@ def test_hides_what_was_not_next_to_each_other(
     before = window_partition(place[None].roll((-shift[0], -shift[1]), (1, 2)), window)  # [n, h*w, 2]
     inside = window_partition(place[None] % torch.tensor(window), window)
     apart = before[:, :, None] - before[:, None] != inside[:, :, None] - inside[:, None]
-    expected = torch.where(apart.any(-1), HIDDEN, 0.0)
-    found = shift_mask(size, window, shift, CPU, torch.float32)
-    assert torch.equal(found, expected)
-    assert shift_mask(size, window, shift, CPU, torch.float32) is found
+    expected = torch.where(apart.any(-1), -100.0, 0.0)
+    assert torch.equal(shift_mask(size, window, shift, CPU), expected)
+    regions = shift_regions(size, window, shift, CPU)
+    assert regions.dtype is torch.uint8  # one byte for each pixel
+    assert shift_regions(size, window, shift, CPU) is regions
 
 
 def test_without_shift_nothing_is_hidden() -> None:
-    assert not shift_mask((8, 12), (4, 4), (0, 0), CPU, torch.float64).any()
-
-
-def test_dtype() -> None:
-    assert shift_mask((8, 8), (4, 4), (2, 2), CPU, torch.float64).dtype is torch.float64
+    assert not shift_mask((8, 12), (4, 4), (0, 0), CPU).any()

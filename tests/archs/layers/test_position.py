@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from archs.layers.position import overlapping_position_index, published_overlapping_index, relative_position_index
+from archs.layers.position import (
+    bias_by_displacement,
+    overlapping_position_index,
+    published_overlapping_index,
+    relative_position_index,
+)
 
 CPU = torch.device("cpu")
 
@@ -53,3 +58,18 @@ def test_extended_window(window: tuple[int, int], extended: tuple[int, int]) -> 
 
 def test_are_kept() -> None:
     assert relative_position_index((4, 4), CPU) is relative_position_index((4, 4), CPU)
+
+
+@pytest.mark.parametrize("window", [(4, 4), (2, 5), (1, 3)])
+def test_bias_by_displacement_is_the_table_at_each_pair(window: tuple[int, int]) -> None:
+    h, w = window
+    rows = (2 * h - 1) * (2 * w - 1)
+    table = torch.randn(3, rows, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    # The index is of query minus key; a table turned round is one of key minus query.
+    index = rows - 1 - relative_position_index(window, CPU)
+    found, expected = bias_by_displacement(table, window), table[:, index]
+    assert torch.equal(found, expected)
+    weight = torch.randn(found.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    first, second = (torch.autograd.grad((bias * weight).sum(), table)[0] for bias in (found, expected))
+    assert torch.allclose(first, second)
+    assert bias_by_displacement(table.bfloat16(), window).dtype is torch.float32

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from archs.layers.cache import cached_constant
+from ops.cache import cached_constant
 
 calls: list[int] = []
 

@@ -1,0 +1,80 @@
+"""The large kernel that all layers of an ESC share, and the small ones that it is joined with.
+
+Shapes: B images, H W pixels, p channels that are filtered, k side of the large kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ops.registry import exporting
+
+DYNAMIC_SIDE = 3
+"""Side of the kernels that are generated from the image."""
+
+
+def symmetric_kernel(weight: Tensor) -> Tensor:
+    """The mean of a kernel over the eight symmetries of the square: [..., k, k] -> [..., k, k].
+
+    A projection: applied twice it changes nothing, so that kernels stored before or after it give the same.
+    """
+    weight = weight + weight.flip(-1)
+    weight = weight + weight.flip(-2)
+    return (weight + weight.mT) / 8
+
+
+def initial_kernel(channels: int, side: int) -> Tensor:
+    """[p, p, k, k] with orthonormal rows: what the shared kernel starts from; trainings are unstable without."""
+    return nn.init.orthogonal_(torch.empty(channels, channels * side * side)).view(channels, channels, side, side)
+
+
+def padded_to(kernel: Tensor, side: int) -> Tensor:
+    """A kernel [..., j, j] with zeros around it: [..., side, side]."""
+    around = (side - kernel.shape[-1]) // 2
+    return F.pad(kernel, (around, around, around, around))
+
+
+def convolve_symmetric(x: Tensor, kernel: Tensor) -> Tensor:
+    """A convolution with a kernel that is its own mirror image top to bottom.
+
+    Rows at the same distance above and below have the same weights, so on the CPU they are added first: half of the
+    products, for a few additions.
+
+    Args:
+        x: [B, H, W, p].
+        kernel: [p', p, k, k], symmetric, k odd.
+
+    Returns:
+        [B, H, W, p'].
+    """
+    half, H = kernel.shape[-1] // 2, x.shape[1]
+    if exporting() or x.device.type != "cpu" or half == 0:
+        return F.conv2d(x.permute(0, 3, 1, 2), kernel, padding=half).permute(0, 2, 3, 1)
+    framed = F.pad(x, (0, 0, 0, 0, half, half))
+    pairs = [framed[:, half + d : half + d + H] + framed[:, half - d : half - d + H] for d in range(1, half + 1)]
+    rows = torch.cat([x, *pairs], -1)  # [B, H, W, (half + 1) * p]
+    weight = torch.cat(
+        [kernel[:, :, half + d : half + d + 1] for d in range(half + 1)], 1
+    )  # [p', (half + 1) * p, 1, k]
+    return F.conv2d(rows.permute(0, 3, 1, 2), weight, padding=(0, half)).permute(0, 2, 3, 1)
+
+
+def depthwise_by_image(x: Tensor, kernels: Tensor) -> Tensor:
+    """Each channel of each image convolved with a kernel of its own.
+
+    Args:
+        x: [B, H, W, p].
+        kernels: [B, p, k, k], k odd.
+
+    Returns:
+        [B, H, W, p].
+    """
+    B, _, _, p = x.shape
+    side = kernels.shape[-1]
+    # One image whose channels are those of all images, with its channels last: depthwise kernels are fastest on that.
+    joined = x.permute(1, 2, 0, 3).flatten(2).permute(2, 0, 1)[None]
+    out = F.conv2d(joined, kernels.reshape(B * p, 1, side, side), padding=side // 2, groups=B * p)
+    by_image: Tensor = out[0].unflatten(0, (B, p))
+    return by_image.permute(0, 2, 3, 1)

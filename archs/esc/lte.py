@@ -1,0 +1,234 @@
+"""ESC for any real scale: its encoder, and a decoder that is asked for the colour at a position.
+
+The decoder is LTE (Lee and Jin, Local Texture Estimator for Implicit Representation Function, CVPR 2022, arXiv
+2111.08918). On the grid of an image all that depends on positions is a product of rows and columns, so nothing of the
+size of all queries is made before the perceptron, which works through the rows in bands.
+
+Published attribute names are kept: they are the format of the checkpoints.
+
+Shapes: B images, H W low-resolution pixels, C channels, n hidden channels; Y X pixels of the result.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from archs.esc.blocks import AttentionType, BlockSettings
+from archs.esc.network import IMAGE_CHANNELS, Encoder
+from archs.layers.conv import convolve
+from archs.layers.size import SizeRule
+from archs.layers.window import Pair
+from ops.registry import exporting
+from utils.errors import InputError
+from utils.scale import scaled_length
+
+LARGEST_TRAINED = 4.0
+"""The published network was trained with scales up to this; beyond, it is told of larger pixels."""
+
+BAND = 30_000
+"""Output pixels that the perceptron takes at a time, of each image."""
+
+
+class ESCEncoder(Encoder):
+    """ESC without what makes the image.
+
+    Args:
+        settings: of the blocks.
+        n_blocks: how many there are.
+        kernel_size: side of the large kernel, odd.
+    """
+
+    def __init__(self, settings: BlockSettings, n_blocks: int, kernel_size: int) -> None:
+        super().__init__(settings, n_blocks, kernel_size)
+        self.add_large_kernel(kernel_size)
+        self.proj = nn.Conv2d(IMAGE_CHANNELS, settings.dim, 3, padding=1)
+        self.add_blocks(n_blocks)
+        self.last = nn.Conv2d(settings.dim, settings.dim, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, H, W, C]."""
+        return self.features(x)
+
+
+class Perceptron(nn.Module):
+    """Linear layers with ReLU between them.
+
+    Args:
+        widths: of the input, of what is between, and of the output.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for first, second in itertools.pairwise(widths):
+            layers += [nn.Linear(first, second), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., first width] -> [..., last width]."""
+        return cast("Tensor", self.layers(x))
+
+
+class Axis(NamedTuple):
+    """One of the two neighbours along an axis, for each of the m output pixels.
+
+    Attributes:
+        pixel: [m] int64, the low-resolution pixel.
+        offset: [m] float64, where the output pixel lies, seen from it; in low-resolution pixels times two.
+    """
+
+    pixel: Tensor
+    offset: Tensor
+
+
+class ESCLTE(nn.Module):
+    """ESC with the decoder LTE; the output may have any size.
+
+    Args:
+        dim: channels C.
+        pdim: p of them are filtered by the convolutional attentions.
+        kernel_size: side of the large kernel, odd.
+        n_blocks: blocks of one window attention and several convolutional ones.
+        conv_blocks: convolutional attentions of a block.
+        window_size: side of the windows; images are reflected to fill them.
+        num_heads: heads of the window attention, a divisor of dim.
+        exp_ratio: hidden channels of the perceptrons between the attentions, divided by dim.
+        hidden_dim: channels n of the decoder, even.
+        hidden_list: widths inside the decoder's perceptron.
+        out_dim: channels of the image.
+        upscaling_factor: the scale, any number from 1 on.
+        attn_type: which implementation of window attention is preferred: Naive, SDPA, Flex, or auto for the best.
+        use_ln: normalise before each of those perceptrons, as ESC-XL does.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        pdim: int,
+        kernel_size: int,
+        n_blocks: int,
+        conv_blocks: int,
+        window_size: int,
+        num_heads: int,
+        exp_ratio: float = 1.25,
+        hidden_dim: int = 256,
+        hidden_list: Sequence[int] = (256, 256, 256),
+        out_dim: int = 3,
+        upscaling_factor: float = 4,
+        attn_type: AttentionType = "auto",
+        use_ln: bool = False,
+    ) -> None:
+        super().__init__()
+        settings = BlockSettings(
+            dim, pdim, conv_blocks, window_size, num_heads, first=2 * dim, inner=int(dim * exp_ratio), norms=use_ln,
+            decomposed=False, attn_type=attn_type,
+        )  # fmt: skip
+        if hidden_dim < 2 or hidden_dim % 2 or min([1, *hidden_list]) < 1:
+            raise InputError(
+                f"ESCLTE: hidden_dim must be even and at least 2, hidden_list hold numbers of at least 1; got "
+                f"{hidden_dim} and {list(hidden_list)}"
+            )
+        if out_dim != IMAGE_CHANNELS:
+            raise InputError(f"ESCLTE: out_dim must be {IMAGE_CHANNELS}, the channels of the image, got {out_dim}")
+        if not (upscaling_factor >= 1 and math.isfinite(upscaling_factor)):
+            raise InputError(f"ESCLTE: upscaling_factor must be a number of at least 1, got {upscaling_factor}")
+        self.scale = int(upscaling_factor) if upscaling_factor == int(upscaling_factor) else upscaling_factor
+        self.window_size = window_size
+        self.size_rule = SizeRule(tile_multiple=window_size)
+        self.receptive_radius: int | None = None
+        self.encoder = ESCEncoder(settings, n_blocks, kernel_size)
+        self.coef = nn.Conv2d(dim, hidden_dim, 3, padding=1)
+        self.freq = nn.Conv2d(dim, hidden_dim, 3, padding=1)
+        self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
+        self.imnet = Perceptron([hidden_dim, *hidden_list, out_dim])
+
+    def forward(self, x: Tensor, output_size: Pair | None = None) -> Tensor:
+        """Upscale images.
+
+        Args:
+            x: [B, 3, H, W] in [0, 1].
+            output_size: (Y, X) of the result; by default the sides of x times the scale, rounded.
+
+        Returns:
+            [B, 3, Y, X], not clamped.
+        """
+        size = output_size or (scaled_length(x.shape[2], self.scale), scaled_length(x.shape[3], self.scale))
+        x = x.contiguous(memory_format=torch.channels_last)
+        normal = 2 * x - 1
+        # A whole scale stays a number in graphs with free sizes.
+        scale = self.scale if output_size is None and isinstance(self.scale, int) else size[0] / x.shape[2]
+        image = self.decode(self.encoder(normal), size, scale)
+        image = image + F.interpolate(normal, size=size, mode="bilinear")
+        return image / 2 + 0.5
+
+    def decode(self, features: Tensor, size: Pair, scale: float) -> Tensor:
+        """[B, H, W, C], (Y, X) and Y / H -> [B, 3, Y, X], channels last."""
+        coefficients, frequencies = convolve(self.coef, features), convolve(self.freq, features)
+        _, H, W, _ = features.shape
+        # Positions and phases need float32: half precision would be off by pixels.
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        larger = max(scale / LARGEST_TRAINED, 1.0)
+        # The size of an output pixel, in low-resolution pixels times two.
+        cell = (2 * H / size[0] * larger, 2 * W / size[1] * larger)
+        down, right = self.phase.weight.to(dtype).unbind(1)
+        phase = down * cell[0] + right * cell[1]  # [n / 2]
+        rows, columns = _neighbours(H, size[0], features.device), _neighbours(W, size[1], features.device)
+        total = _areas(rows, columns).sum(0).to(dtype)  # [Y, X]
+        parts = [slice(None)]  # a graph for free sizes cannot count bands
+        if not exporting():
+            band = max(1, BAND // size[1])
+            parts = [slice(start, start + band) for start in range(0, size[0], band)]
+        bands = []
+        for part in parts:
+            few = [Axis(pixel[part], offset[part]) for pixel, offset in rows]
+            bands.append(self._band(coefficients, frequencies, phase, few, columns) / total[part, :, None])
+        image = bands[0] if len(bands) == 1 else torch.cat(bands, 1)
+        return image.to(features.dtype).permute(0, 3, 1, 2)
+
+    def _band(
+        self, coefficients: Tensor, frequencies: Tensor, phase: Tensor, rows: list[Axis], columns: list[Axis]
+    ) -> Tensor:
+        """[B, H, W, n] twice, [n / 2], two neighbours of m rows and of X columns -> [B, m, X, 3], times the areas."""
+        dtype = phase.dtype
+        # The weight of a neighbour is the area towards the opposite one.
+        areas = _areas(rows, columns).flip(0).to(dtype)  # [4, m, X]
+        total: Tensor | None = None
+        for corner, (row, column) in enumerate((row, column) for row in rows for column in columns):
+            a = coefficients.index_select(1, row.pixel).index_select(2, column.pixel)  # [B, m, X, n]
+            q = frequencies.index_select(1, row.pixel).index_select(2, column.pixel).to(dtype)
+            along = row.offset.to(dtype)[:, None, None] * q[..., 0::2] + column.offset.to(dtype)[:, None] * q[..., 1::2]
+            angle = math.pi * (along + phase)
+            t = torch.cat([angle.cos(), angle.sin()], -1).to(a.dtype) * a
+            colour = self.imnet(t).to(dtype) * areas[corner, ..., None]
+            total = colour if total is None else total + colour
+        assert total is not None
+        return total
+
+
+def _neighbours(length: int, wanted: int, device: torch.device) -> list[Axis]:
+    """The nearest low-resolution pixels of positions half a pixel before and after, of an axis of ``wanted`` pixels.
+
+    Positions run from -1 to 1 over the axis. The small numbers are the published ones.
+    """
+    centre = (2 * torch.arange(wanted, device=device, dtype=torch.float64) + 1) / wanted - 1
+    found = []
+    for side in (-1, 1):
+        moved = (centre + side / length + 1e-6).clamp(-1 + 1e-6, 1 - 1e-6)
+        index = (((moved + 1) * length - 1) / 2).round().clamp(0, length - 1)
+        offset = (centre - ((2 * index + 1) / length - 1)) * length
+        found.append(Axis(index.long(), offset))
+    return found
+
+
+def _areas(rows: list[Axis], columns: list[Axis]) -> Tensor:
+    """Of the rectangles between output pixels and their four neighbours, [4, m, X] float64."""
+    down = torch.stack([row.offset for row in rows])  # [2, m]
+    right = torch.stack([column.offset for column in columns])
+    return (down[:, None, :, None] * right[:, None, :]).abs().flatten(0, 1) + 1e-9

@@ -1,0 +1,26 @@
+"""Convolutions of images that have their channels last, and 1x1 convolutions as the matrix products that they are.
+
+Shapes: B images, H W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def convolve(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer that takes channels first, applied to [B, H, W, C] -> [B, H, W, C']; no copies."""
+    return cast("Tensor", layer(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+
+def pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1x1 convolution of [..., C] -> [..., C']."""
+    return F.linear(x, layer.weight.flatten(1), layer.bias)
+
+
+def as_rows(image: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, H, W, C]; no copy of channels-last images."""
+    return image.permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,230 @@
+"""Focused attention as a module, beside it a depthwise convolution of the values. Pixels in rows, [B, H, W, C].
+
+Published attribute names are kept: they are the format of the checkpoints.
+
+Shapes: B images, H W low-resolution pixels, C channels; w side of a window, N = w*w pixels in it, n windows of an
+image, h heads of width D = C / h.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from archs.layers.mask import shift_regions
+from archs.layers.recompute import recomputed
+from archs.layers.window import Pair, window_merge, window_partition
+from archs.pft.bands import FocusBands, Surroundings, cut, give_memory_back
+from ops import FocusState, focused_attention
+from utils.errors import InputError
+
+SHARED_TABLE_WIDTH = 100
+"""Networks of up to so many channels have one bias table for all heads, as published."""
+
+
+class DepthwiseConvolution(nn.Module):
+    """A convolution of each channel by itself, and GELU.
+
+    Args:
+        channels: C.
+        kernel_size: side of the kernel, odd.
+    """
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.radius = kernel_size // 2
+        conv = nn.Conv2d(channels, channels, kernel_size, padding=self.radius, groups=channels)
+        self.depthwise_conv = nn.Sequential(conv, nn.GELU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        return cast("Tensor", self.depthwise_conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+
+class WindowParameters(nn.Module):
+    """The bias table and the projection after the attention, under their published names."""
+
+    def __init__(self, channels: int, num_heads: int, window_size: int, table_per_head: bool) -> None:
+        super().__init__()
+        columns = num_heads if table_per_head else 1
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, columns))
+        self.proj = nn.Linear(channels, channels)
+
+
+class FocusedAttentionBase(nn.Module):
+    """A base class of modules that hold the parameters of focused attention among others.
+
+    The layers of the network have them in between, and the order is part of the checkpoint format.
+    """
+
+    def add_attention(
+        self,
+        channels: int,
+        num_heads: int,
+        window_size: int,
+        topk: int,
+        shift: int,
+        kernel_size: int,
+        qkv_bias: bool,
+        table_per_head: bool | None,
+    ) -> None:
+        """Register the layers of :class:`ProgressiveFocusedAttention`, whose arguments these are."""
+        name = type(self).__name__
+        if num_heads < 1 or channels < 1 or channels % num_heads:
+            raise InputError(f"{name}: {channels} channels cannot be shared evenly by {num_heads} heads")
+        if window_size < 1 or not 0 <= shift < window_size:
+            raise InputError(f"{name}: a window of {window_size} cannot be shifted by {shift}")
+        if topk < 1 or kernel_size < 1 or kernel_size % 2 == 0:
+            raise InputError(
+                f"{name}: topk must be at least 1 and kernel_size an odd number, got {topk} and {kernel_size}"
+            )
+        if table_per_head is None:
+            table_per_head = channels > SHARED_TABLE_WIDTH
+        self.num_heads = num_heads
+        self.window = (window_size, window_size)
+        self.topk = topk
+        self.shift = shift
+        self.wqkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
+        self.v_LePE = DepthwiseConvolution(channels, kernel_size)
+        self.attn_win = WindowParameters(channels, num_heads, window_size, table_per_head)
+
+    def initialise_attention(self) -> None:
+        """Published initial values; convolutions have the framework's."""
+        nn.init.trunc_normal_(self.attn_win.relative_position_bias_table, std=0.02)
+        for layer in (self.wqkv, self.attn_win.proj):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def attend(self, x: Tensor, state: FocusState | None, norm: nn.Module | None = None) -> tuple[Tensor, FocusState]:
+        """Attention inside windows plus the convolution of the values, projected.
+
+        Args:
+            x: [B, H, W, C].
+            state: of the layer before.
+            norm: what x goes through first.
+
+        Returns:
+            [B, H, W, C] and the state for the next layer.
+        """
+        size, shift = (x.shape[1], x.shape[2]), (self.shift, self.shift)
+        qkv = recomputed(self.wqkv if norm is None else lambda x: self.wqkv(norm(x)), x)  # [B, H, W, 3C]
+        if self.shift:
+            qkv = torch.roll(qkv, (-self.shift, -self.shift), (1, 2))
+        windows = window_partition(qkv, self.window)  # [B*n, N, 3C]
+        del qkv  # three times the features
+        regions = shift_regions(size, self.window, shift, x.device) if self.shift else None
+        out, state = self._focus(windows, state, regions)
+        # The convolution starts from the windows, so that the image they were cut from need not be kept.
+        local = recomputed(lambda windows: self.v_LePE(self._image(windows.chunk(3, -1)[2], size)), windows)
+        return self.attn_win.proj(self._image(out, size) + local), state
+
+    def _focus(self, windows: Tensor, state: FocusState | None, regions: Tensor | None) -> tuple[Tensor, FocusState]:
+        """Queries, keys and values of windows [B*n, N, 3C] -> [B*n, N, C] and the new state."""
+        # Each [B*n, h, N, D]: views.
+        q, k, v = windows.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        table = self.attn_win.relative_position_bias_table
+        out, state = focused_attention(
+            q, k, v, table, state, window=self.window[0], topk=self.topk, regions=regions
+        )  # fmt: skip
+        return out.transpose(1, 2).flatten(2), state
+
+    def attend_in_bands(self, x: Tensor, states: FocusBands, norm: nn.Module) -> None:
+        """Add to x what :meth:`attend` returns, a few rows of windows at a time.
+
+        Args:
+            x: [B, H, W, C], overwritten.
+            states: of the layer before, used up; then of this one.
+            norm: what x goes through first.
+        """
+        H, W = x.shape[1:3]
+        w, shift = self.window[0], self.shift
+        regions = shift_regions((H, W), self.window, (shift, shift), x.device) if shift else None
+        bands, in_row = cut(H, W, w), W // w
+        # Where shifted windows reach around the border a band has two pieces, at the bottom and at the top.
+        edges = {0, H, *((row + shift) % H for band in bands for row in band)}
+        radius = self.v_LePE.radius
+        for number, image in enumerate(x):
+            around = Surroundings(image, edges, radius)
+            for start, stop in bands:
+                pieces = [(start + shift, min(stop + shift, H)), (0, max(0, stop + shift - H))]
+                pieces = [piece for piece in pieces if piece[0] < piece[1]]
+                qkv = self.wqkv(norm(torch.cat([image[slice(*piece)] for piece in pieces])))  # [rows, W, 3C]
+                lengths = [end - begin for begin, end in pieces]
+                local = torch.cat([
+                    self._local(around.above(begin), values, around.below(end), norm)
+                    for (begin, end), values in zip(pieces, qkv.chunk(3, -1)[2].split(lengths), strict=True)
+                ])  # fmt: skip
+                windows = window_partition(qkv.roll(-shift, 1)[None], self.window)
+                del qkv
+                first = start // w * in_row
+                some = None if regions is None else regions[first : stop // w * in_row]
+                place = number * (H // w * in_row) + first
+                out, state = self._focus(windows, states.take(place), some)
+                states.put(place, state)
+                out = window_merge(out, self.window, (stop - start, W))[0].roll(shift, 1)
+                for piece, added in zip(pieces, self.attn_win.proj(out + local).split(lengths), strict=True):
+                    image[slice(*piece)] += added
+                del local, windows, out, state, added
+                give_memory_back(x)
+
+    def _local(self, above: Tensor, values: Tensor, below: Tensor, norm: nn.Module) -> Tensor:
+        """The convolution of values [rows, W, C], whose neighbours come from rows of the image above and below."""
+        C = values.shape[-1]
+        bias = cast("Tensor | None", self.wqkv.bias)
+        weight, bias = self.wqkv.weight[2 * C :], None if bias is None else bias[2 * C :]
+        beyond = F.linear(norm(torch.cat([above, below])), weight, bias)
+        whole = torch.cat([beyond[: len(above)], values, beyond[len(above) :]])
+        return cast("Tensor", self.v_LePE(whole[None]))[0, len(above) : len(above) + len(values)]
+
+    def _image(self, windows: Tensor, size: Pair) -> Tensor:
+        """[B*n, N, C] -> [B, H, W, C], where the pixels were before windows were cut."""
+        image = window_merge(windows, self.window, size)
+        return torch.roll(image, (self.shift, self.shift), (1, 2)) if self.shift else image
+
+
+class ProgressiveFocusedAttention(FocusedAttentionBase):
+    """Self-attention in windows that goes on where an earlier layer's has looked: a drop-in for window attention.
+
+    Several of them in a row pass a state along. The first gets None; those with the same ``shift`` form a chain, and
+    each attends to what all before it found important. ``topk`` may fall along the chain.
+
+    Args:
+        channels: C.
+        num_heads: h, a divisor of C.
+        window_size: w; the image's sides must be multiples of it.
+        topk: keys that each query keeps for this and later modules; w * w or more for all.
+        shift: by how many pixels the windows are moved, 0 .. w - 1; usually 0 or w // 2.
+        kernel_size: side of the depthwise convolution of the values beside the attention, odd.
+        qkv_bias: the projections to queries, keys and values have a bias.
+        table_per_head: each head has its own position bias; None for the published rule, more than 100 channels.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        window_size: int = 16,
+        topk: int = 64,
+        *,
+        shift: int = 0,
+        kernel_size: int = 7,
+        qkv_bias: bool = True,
+        table_per_head: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.add_attention(channels, num_heads, window_size, topk, shift, kernel_size, qkv_bias, table_per_head)
+        self.initialise_attention()
+
+    def forward(self, x: Tensor, state: FocusState | None = None) -> tuple[Tensor, FocusState]:
+        """[B, H, W, C] and the state of the module before, or None -> [B, H, W, C] and the state for the next."""
+        w = self.window[0]
+        if x.shape[1] % w or x.shape[2] % w:
+            raise InputError(
+                f"ProgressiveFocusedAttention: an image of {x.shape[1]} x {x.shape[2]} pixels cannot be cut into "
+                f"windows of {w} x {w}; pad it to multiples"
+            )
+        return self.attend(x, state)

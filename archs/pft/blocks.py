@@ -1,0 +1,152 @@
+"""Layers and groups of PFT. Pixels in rows, [B, H, W, C].
+
+Published attribute names are kept: they are the format of the checkpoints.
+
+Shapes: B images, H W low-resolution pixels, C channels, M hidden channels of the perceptron.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from archs.layers.recompute import recomputed
+from archs.pft.attention import DepthwiseConvolution, FocusedAttentionBase
+from archs.pft.bands import FocusBands, add_local, in_bands
+from ops import FocusState
+
+Residual = Literal["1conv", "3conv"]
+
+
+class ConvFFN(nn.Module):
+    """A perceptron with a depthwise convolution of its hidden channels.
+
+    Args:
+        channels: C.
+        hidden: M.
+        kernel_size: of the convolution, odd.
+    """
+
+    def __init__(self, channels: int, hidden: int, kernel_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.dwconv = DepthwiseConvolution(hidden, kernel_size)
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """[B, H, W, C], which goes through ``norm`` first -> [B, H, W, C]."""
+        hidden = recomputed(self.fc1 if norm is None else lambda x: self.fc1(norm(x)), x)
+        return recomputed(self._after, hidden)
+
+    def _after(self, hidden: Tensor) -> Tensor:
+        """[B, H, W, M] -> [B, H, W, C]."""
+        hidden = F.gelu(hidden)
+        return cast("Tensor", self.fc2(hidden + self.dwconv(hidden)))
+
+
+class AttentionTransformerLayer(FocusedAttentionBase):
+    """Focused attention and a perceptron, each with a normalisation before it and a residual connection around both.
+
+    Args:
+        channels: C.
+        num_heads: divisor of C.
+        window_size: side of the windows.
+        topk: keys that each query keeps.
+        shift: by how many pixels the windows are moved.
+        kernel_size: of both depthwise convolutions.
+        mlp_ratio: M / C.
+        qkv_bias: the projections to queries, keys and values have a bias.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        window_size: int,
+        topk: int,
+        *,
+        shift: int,
+        kernel_size: int,
+        mlp_ratio: float,
+        qkv_bias: bool,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.add_attention(channels, num_heads, window_size, topk, shift, kernel_size, qkv_bias, None)
+        self.convffn = ConvFFN(channels, int(channels * mlp_ratio), kernel_size)
+        self.initialise_attention()
+        for layer in (self.convffn.fc1, self.convffn.fc2):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, state: FocusState | FocusBands | None) -> tuple[Tensor, FocusState | FocusBands]:
+        """[B, H, W, C] and the state of the layer before with the same shift -> [B, H, W, C] and the new state.
+
+        Nothing is written to, unless the state is given in bands: x and the state are then overwritten, and returned.
+        """
+        if isinstance(state, FocusBands):
+            self.attend_in_bands(x, state, self.norm1)
+            add_local(x, lambda x: self.convffn(x, self.norm2), x, self.convffn.dwconv.radius)
+            return x, state
+        attended, state = self.attend(x, state, self.norm1)
+        x = x + attended
+        return x + self.convffn(x, self.norm2), state
+
+
+class LayerList(nn.Module):
+    """The layers of a group in their order, under their published name.
+
+    Args:
+        layers: every other one with shifted windows, the first without.
+    """
+
+    def __init__(self, layers: Iterable[AttentionTransformerLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+
+class ResidualGroup(nn.Module):
+    """Layers and a convolution, around which the input passes; :meth:`PFT.body` runs them.
+
+    Args:
+        channels: C.
+        layers: of the group.
+        resi_connection: see :func:`residual_convolution`.
+    """
+
+    def __init__(self, channels: int, layers: Iterable[AttentionTransformerLayer], resi_connection: Residual) -> None:
+        super().__init__()
+        self.residual_group = LayerList(layers)
+        self.conv = residual_convolution(channels, resi_connection)
+
+    def add_convolved(self, x: Tensor, y: Tensor) -> Tensor:
+        """X + conv(y), all [B, H, W, C]; large images in evaluation overwrite x."""
+
+        def convolved(y: Tensor) -> Tensor:
+            return cast("Tensor", self.conv(y.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+        if not in_bands(x):
+            return x + convolved(y)
+        add_local(x, convolved, y, 2)  # two convolutions of 3x3 at most
+        return x
+
+    @property
+    def attention_layers(self) -> list[AttentionTransformerLayer]:
+        """The layers."""
+        return [cast("AttentionTransformerLayer", layer) for layer in self.residual_group.layers]
+
+
+def residual_convolution(channels: int, resi_connection: Residual) -> nn.Module:
+    """One 3x3 convolution, or three that are narrow in the middle; [B, C, H, W] -> [B, C, H, W]."""
+    if resi_connection == "1conv":
+        return nn.Conv2d(channels, channels, 3, padding=1)
+    narrow = channels // 4
+    return nn.Sequential(
+        nn.Conv2d(channels, narrow, 3, padding=1), nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(narrow, narrow, 1), nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(narrow, channels, 3, padding=1),
+    )  # fmt: skip

@@ -1,0 +1,360 @@
+"""The network PFT, and what its weights tell about it.
+
+Shapes: B images, c image channels, H W low-resolution pixels, C channels of the network, s scale.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from archs.layers.constants import PublishedConstants
+from archs.layers.image import image_mean
+from archs.layers.position import relative_position_index
+from archs.layers.size import SizeRule
+from archs.layers.upsample import HEAD_WIDTH, HeadedNetwork
+from archs.pft.bands import FocusBands, in_bands
+from archs.pft.blocks import AttentionTransformerLayer, Residual, ResidualGroup, residual_convolution
+from ops import FocusState
+from ops.registry import exporting
+from utils.errors import InputError
+
+Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv", ""]
+PUBLISHED_TOPK = (*[256] * 2, *[128] * 4, *[64] * 6, *[32] * 6, *[16] * 6)
+
+
+class PatchEmbedding(nn.Module):
+    """The normalisation of the first features, under its published name."""
+
+    def __init__(self, channels: int, patch_norm: bool) -> None:
+        super().__init__()
+        self.norm: nn.Module = nn.LayerNorm(channels) if patch_norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        return cast("Tensor", self.norm(x))
+
+
+class PFT(PublishedConstants, HeadedNetwork):
+    """Progressive focused transformer.
+
+    Two defaults are not the published ones, with which no network works: num_heads (a list) and upsampler ('').
+
+    Args:
+        upscale: scale s.
+        in_chans: channels c of input and output.
+        img_size: side of the padded images; matters to absolute positions alone.
+        patch_size: must be 1.
+        embed_dim: channels C inside.
+        depths: layers of each group.
+        num_heads: heads of every layer, a divisor of embed_dim; a list must hold equal numbers.
+        num_topk: for each layer of the network, how many keys a query keeps; as many as a window has pixels, or more,
+            for all. A number above that of an earlier layer has no effect.
+        window_size: side of the windows; images are padded to multiples of it, by mirroring.
+        convffn_kernel_size: side of the depthwise convolutions.
+        mlp_ratio: hidden channels of the perceptrons, divided by embed_dim.
+        qkv_bias: the projections to queries, keys and values have a bias.
+        norm_layer: kind of the normalisations.
+        ape: add learned absolute positions; padded images must then have as many pixels as img_size says.
+        patch_norm: normalise the first features.
+        use_checkpoint: save memory in training by computing each layer twice.
+        img_range: factor on the image inside the network.
+        upsampler: how the image is made; '' for a network that restores images without a change of size.
+        resi_connection: the convolutions at the end of each group and of the body.
+    """
+
+    mean: Tensor
+
+    def __init__(
+        self,
+        upscale: int = 2,
+        in_chans: int = 3,
+        img_size: int = 64,
+        patch_size: int = 1,
+        embed_dim: int = 90,
+        depths: Sequence[int] = (6, 6, 6, 6),
+        num_heads: int | Sequence[int] = 6,
+        num_topk: Sequence[int] = PUBLISHED_TOPK,
+        window_size: int = 8,
+        convffn_kernel_size: int = 5,
+        mlp_ratio: float = 2.0,
+        qkv_bias: bool = True,
+        norm_layer: Literal["LayerNorm"] = "LayerNorm",
+        ape: bool = False,
+        patch_norm: bool = True,
+        use_checkpoint: bool = False,
+        img_range: float = 1.0,
+        upsampler: Upsampler = "pixelshuffle",
+        resi_connection: Residual = "1conv",
+    ) -> None:
+        super().__init__()
+        heads = _heads(num_heads)
+        problems = _problems(depths, heads, num_topk, embed_dim, window_size, convffn_kernel_size, mlp_ratio)
+        problems += _choice_problems(upscale, patch_size, norm_layer, upsampler, resi_connection)
+        if problems:
+            raise InputError("PFT: " + "; ".join(problems))
+        self.scale = upscale
+        self.img_range = img_range
+        self.use_checkpoint = use_checkpoint
+        self.window_size = window_size
+        self.size_rule = SizeRule(tile_multiple=window_size)
+        self.receptive_radius: int | None = None
+        self.channels = in_chans
+        self.register_buffer("mean", image_mean(in_chans), persistent=False)
+
+        self.absolute_pos_embed = nn.Parameter(torch.empty(1, img_size**2, embed_dim)) if ape else None
+        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
+        self.patch_embed = PatchEmbedding(embed_dim, patch_norm)
+        kept = iter(num_topk)
+        self.layers = nn.ModuleList()
+        for depth in depths:
+            layers = [
+                AttentionTransformerLayer(
+                    embed_dim, heads, window_size, next(kept), shift=number % 2 * (window_size // 2),
+                    kernel_size=convffn_kernel_size, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
+                )
+                for number in range(depth)
+            ]  # fmt: skip
+            self.layers.append(ResidualGroup(embed_dim, layers, resi_connection))
+        self.norm = nn.LayerNorm(embed_dim)
+        self.conv_after_body = residual_convolution(embed_dim, resi_connection)
+        self.upscales = upsampler != ""
+        if upsampler == "":
+            self.conv_last = nn.Conv2d(embed_dim, in_chans, 3, padding=1)
+        else:
+            self.add_head(upsampler, embed_dim, upscale, in_chans)
+        if self.absolute_pos_embed is not None:
+            nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+
+    def published_constants(self) -> Mapping[str, Tensor]:
+        """The index table of the position biases."""
+        window = (self.window_size, self.window_size)
+        return {"relative_position_index_SA": relative_position_index(window, torch.device("cpu"))}
+
+    def focused_layers(self) -> list[AttentionTransformerLayer]:
+        """All layers in the order in which num_topk counts them."""
+        return [layer for group in self.layers for layer in cast("ResidualGroup", group).attention_layers]
+
+    def body(self, x: Tensor) -> Tensor:
+        """The first features [B, C, H, W] -> those after all groups, [B, C, H, W]."""
+        x = self.patch_embed(x.permute(0, 2, 3, 1).contiguous())
+        if self.absolute_pos_embed is not None:
+            pixels = self.absolute_pos_embed.shape[1]
+            if x.shape[1] * x.shape[2] != pixels:
+                raise InputError(
+                    f"PFT: an image of {x.shape[1]} x {x.shape[2]} pixels, padded to multiples of {self.window_size}, "
+                    f"cannot take the {pixels} absolute positions (ape); give images of the size img_size"
+                )
+            x = x + self.absolute_pos_embed.view(1, *x.shape[1:])
+        # Of layers with windows as they are, and with shifted ones. The only references to the states are here, so that
+        # each is gone when the next one has come.
+        states: list[FocusState | FocusBands | None] = [None, None]
+        large = in_bands(x)
+        if large:
+            x = x.clone()  # overwritten, and without a normalisation it is the caller's
+            states = [FocusBands(), FocusBands()]
+        for group in (cast("ResidualGroup", group) for group in self.layers):
+            y = x.clone() if large else x
+            for number, layer in enumerate(group.attention_layers):
+                y, states[number % 2] = self._run(layer, y, states[number % 2])
+            x = group.add_convolved(x, y)
+        return cast("Tensor", self.norm(x)).permute(0, 3, 1, 2)
+
+    def _run(
+        self, layer: AttentionTransformerLayer, x: Tensor, state: FocusState | FocusBands | None
+    ) -> tuple[Tensor, FocusState | FocusBands]:
+        """A layer; with use_checkpoint only its arguments are kept for the backward pass, which runs it again."""
+        found: tuple[Tensor, FocusState | FocusBands]
+        if self.use_checkpoint and torch.is_grad_enabled():
+            found = checkpoint(layer, x, state, use_reentrant=False, preserve_rng_state=False)
+        else:
+            found = layer(x, state)
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c, H, W] in [0, 1] -> [B, c, s*H, s*W], not clamped."""
+        height, width = x.shape[2:]
+        x = mirrored(x, self.window_size)
+        x = ((x - self.mean) * self.img_range).contiguous(memory_format=torch.channels_last)
+        if in_bands(x.permute(0, 2, 3, 1)):
+            # A second convolution costs next to nothing, and features of a large image much memory.
+            features = self.conv_after_body(self.body(self.conv_first(x))) + self.conv_first(x)
+        else:
+            first = self.conv_first(x)
+            features = self.conv_after_body(self.body(first)) + first
+        y = self.head(features) if self.upscales else x + self.conv_last(features)
+        return cropped(y, self.scale * height, self.scale * width) / self.img_range + self.mean
+
+
+def mirrored(x: Tensor, multiple: int) -> Tensor:
+    """Pad at the right and bottom to multiples: the image, then its mirror image, and so on, edges twice.
+
+    Args:
+        x: [B, c, H, W].
+        multiple: of both sides of the result.
+
+    Returns:
+        [B, c, H', W'].
+    """
+    for dim in (2, 3):
+        size = x.shape[dim]
+        padded = (size + multiple - 1) // multiple * multiple
+        if exporting() or padded != size:  # one program for all sizes always pads
+            x = x.index_select(dim, mirror_index(size, padded, x.device))
+    return x
+
+
+def cropped(x: Tensor, height: int, width: int) -> Tensor:
+    """The top left of an image, [B, c, height, width]."""
+    if exporting():  # whether a slice ends within a side is a question that a program for all sizes cannot answer
+        rows, columns = (torch.arange(size, device=x.device) for size in (height, width))
+        return x.index_select(2, rows).index_select(3, columns)
+    return x[:, :, :height, :width]
+
+
+def mirror_index(size: int, padded: int, device: torch.device) -> Tensor:
+    """Where each pixel of a padded side comes from: 0 .. size-1, size-1 .. 0, 0 .. size-1, ..., [padded]."""
+    place = torch.arange(padded, device=device) % (2 * size)
+    return torch.minimum(place, 2 * size - 1 - place)
+
+
+def _heads(num_heads: int | Sequence[int]) -> int:
+    if isinstance(num_heads, int):
+        return num_heads
+    if not num_heads or len(set(num_heads)) > 1:
+        raise InputError(f"PFT: all layers have the same num_heads; give one number instead of {list(num_heads)}")
+    return num_heads[0]
+
+
+def _problems(
+    depths: Sequence[int],
+    heads: int,
+    num_topk: Sequence[int],
+    embed_dim: int,
+    window_size: int,
+    kernel_size: int,
+    mlp_ratio: float,
+) -> list[str]:
+    """What is wrong with the sizes, all of it."""
+    problems = []
+    if not depths or min(depths) < 1:
+        problems.append(f"depths must hold a number of at least 1 for each group, got {list(depths)}")
+    elif len(num_topk) < sum(depths):
+        problems.append(
+            f"num_topk has {len(num_topk)} numbers for {sum(depths)} layers (the sum of depths); give one for each"
+        )
+    if any(count < 1 for count in num_topk):
+        problems.append(f"num_topk must hold numbers of at least 1, got {min(num_topk)}")
+    if embed_dim < 1 or heads < 1 or embed_dim % heads:
+        problems.append(f"num_heads: {heads} heads cannot share embed_dim {embed_dim} evenly")
+    if window_size < 1:
+        problems.append(f"window_size must be at least 1, got {window_size}")
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        problems.append(f"convffn_kernel_size must be an odd number, got {kernel_size}")
+    if int(embed_dim * mlp_ratio) < 1:
+        problems.append(f"mlp_ratio {mlp_ratio:g} leaves no hidden channel of embed_dim {embed_dim}")
+    return problems
+
+
+def _choice_problems(upscale: int, patch_size: int, norm_layer: str, upsampler: str, resi_connection: str) -> list[str]:
+    """What is wrong with the other arguments, all of it."""
+    problems = []
+    if patch_size != 1:
+        problems.append(f"patch_size must be 1, got {patch_size}")
+    if upscale < 1:
+        problems.append(f"upscale must be at least 1, got {upscale}")
+    if norm_layer != "LayerNorm":
+        problems.append(f'norm_layer must be LayerNorm, got "{norm_layer}"')
+    if upsampler not in get_args(Upsampler):
+        known = ", ".join(name or "''" for name in get_args(Upsampler))
+        problems.append(f'upsampler must be one of {known}, got "{upsampler}"')
+    if upsampler == "" and upscale != 1:
+        problems.append(
+            f"upscale is {upscale}, but without an upsampler it must be 1; choose pixelshuffle, for example"
+        )
+    if resi_connection not in get_args(Residual):
+        problems.append(f'resi_connection must be 1conv or 3conv, got "{resi_connection}"')
+    return problems
+
+
+def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The ``network_g`` mapping of the published PFT that a state dict belongs to, read off its keys and shapes.
+
+    How many keys the layers keep leaves no trace, so only networks of published width and depths are known. What else
+    leaves none, ``img_range``, has its default.
+
+    Raises:
+        InputError: the keys are not those of a PFT, or of one that has not been published.
+    """
+    layer = "layers.{}.residual_group.layers.{}."
+    try:
+        table = state[layer.format(0, 0) + "attn_win.relative_position_bias_table"]
+        embed_dim, in_chans = state["conv_first.weight"].shape[:2]
+        kernel_size = state[layer.format(0, 0) + "v_LePE.depthwise_conv.0.weight"].shape[-1]
+        hidden = state[layer.format(0, 0) + "convffn.fc1.weight"].shape[0]
+        groups = _count(state, r"layers\.(\d+)\.residual_group\.")
+        depths = [_count(state, rf"layers\.{group}\.residual_group\.layers\.(\d+)\.") for group in range(groups)]
+        upsampler, upscale = _head(state, in_chans)
+    except KeyError as error:
+        raise InputError(f"these weights are not a PFT's: the key {error} is missing") from None
+    window = (math.isqrt(table.shape[0]) + 1) // 2
+    published = PUBLISHED.get((embed_dim, *depths))
+    if published is None:
+        raise InputError(
+            f"these are a PFT's weights with embed_dim {embed_dim} and depths {depths}; how many keys its layers keep "
+            "(num_topk) cannot be told from them; give the network in an option file"
+        )
+    heads, topk = published
+    found: dict[str, Any] = {
+        "type": "PFT",
+        "upscale": upscale,
+        "in_chans": in_chans,
+        "embed_dim": embed_dim,
+        "depths": depths,
+        "num_heads": heads,
+        "num_topk": list(topk),
+        "window_size": window,
+        "convffn_kernel_size": kernel_size,
+        "mlp_ratio": hidden / embed_dim,
+        "upsampler": upsampler,
+        "resi_connection": "3conv" if "conv_after_body.0.weight" in state else "1conv",
+    }
+    if layer.format(0, 0) + "wqkv.bias" not in state:
+        found["qkv_bias"] = False
+    if "patch_embed.norm.weight" not in state:
+        found["patch_norm"] = False
+    if "absolute_pos_embed" in state:
+        found |= {"ape": True, "img_size": math.isqrt(state["absolute_pos_embed"].shape[1])}
+    return found
+
+
+PUBLISHED: Mapping[tuple[int, ...], tuple[int, Sequence[int]]] = {
+    (240, 4, 4, 4, 6, 6, 6): (6, (*[1024] * 4, *[256] * 4, *[128] * 4, *[64] * 6, *[32] * 6, *[16] * 6)),
+    (52, 2, 4, 6, 6, 6): (4, (*[1024] * 2, *[256] * 4, *[128] * 6, *[64] * 6, *[32] * 6)),
+}
+"""Width and depths of PFT and PFT-light -> num_heads and num_topk, which their files do not tell."""
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    """One more than the largest number that a key has at the group of the pattern; the numbers start from 0."""
+    found = [int(match[1]) for match in (re.match(pattern, key) for key in state) if match]
+    return max(found, default=-1) + 1
+
+
+def _head(state: Mapping[str, Tensor], in_chans: int) -> tuple[str, int]:
+    """Upsampler and scale."""
+    if "conv_up1.weight" in state:
+        return "nearest+conv", 4
+    stages = _count(state, r"upsample\.(\d+)\.weight")  # 0, 1, 3, 5: each second one is a pixel shuffle
+    if "conv_before_upsample.0.weight" in state:
+        by_three = stages == 1 and state["upsample.0.weight"].shape[0] == 9 * HEAD_WIDTH
+        return "pixelshuffle", 3 if by_three else 2 ** ((stages + 1) // 2)
+    if stages:
+        return "pixelshuffledirect", math.isqrt(state["upsample.0.weight"].shape[0] // in_chans)
+    return "", 1

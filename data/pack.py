@@ -1,0 +1,164 @@
+"""The pack format: decoded images in large memory-mapped files, of which crops are read without decoding anything.
+
+A folder ``NAME.pack``:
+
+    index.json       {"format", "version", "images", "shards": [bytes, ...], "crc32": {"entries.npy", "keys.txt"}}
+    entries.npy      one ENTRY for each image: where its pixels are, its size, their checksum
+    keys.txt         the name of each image without extension, UTF-8, one in a line
+    shard-00000.bin  pixels, 8 bit R G B [H, W, 3] or grey [H, W, 1], row after row; each image starts at a multiple of
+                     64 bytes
+
+The index is written last: a folder that has one is whole. Checksums are CRC-32 and are compared by
+``scripts/prepare_dataset.py check``; reading a crop looks at its bytes alone.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.images import Pixels
+from data.names import Names
+from utils.errors import InputError
+
+FORMAT, VERSION = "focalsr pack", 1
+ALIGNMENT = 64
+ENTRY = np.dtype(
+    [
+        ("offset", "<u8"),
+        ("shard", "<u4"),
+        ("height", "<u4"),
+        ("width", "<u4"),
+        ("crc32", "<u4"),
+        ("channels", "<u4"),
+        ("reserved", "<u4"),
+    ]
+)
+INDEX, ENTRIES, KEYS = "index.json", "entries.npy", "keys.txt"
+
+# Opened once per process and folder; a mapping that was made before a fork serves the child as well.
+_opened: dict[Path, Pack] = {}
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard."""
+    return f"shard-{number:05d}.bin"
+
+
+class Pack:
+    """A pack, opened; nothing but its index is read until pixels are asked for.
+
+    Args:
+        folder: ``NAME.pack``.
+
+    Raises:
+        InputError: it is no pack, of another version, unfinished, damaged, or a shard is missing or short.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        header = _header(folder)
+        self.keys = Names(_checked(folder, header, KEYS).decode().split("\n")[:-1])
+        _checked(folder, header, ENTRIES)
+        self.entries: NDArray[Any] = np.load(folder / ENTRIES, mmap_mode="r", allow_pickle=False)
+        if self.entries.dtype != ENTRY or {len(self.entries), len(self.keys)} != {header["images"]}:
+            raise InputError(f"{folder}: the index does not fit together; {_AGAIN}")
+        self._shards = [_map_shard(folder, number, size) for number, size in enumerate(header["shards"])]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def pixels(self, number: int) -> Pixels:
+        """The image as it is stored, uint8 [H, W, 3] or [H, W, 1]; a view of the file that cannot be written to."""
+        entry = self.entries[number]
+        shape = (int(entry["height"]), int(entry["width"]), int(entry["channels"]))
+        start, size = int(entry["offset"]), shape[0] * shape[1] * shape[2]
+        data = self._shards[int(entry["shard"])][start : start + size]
+        if data.size != size:
+            raise InputError(f"{self.folder}: the pixels of {self.keys[number]} lie outside of its shard; {_AGAIN}")
+        return data.reshape(shape)
+
+    def damaged(self, number: int) -> bool:
+        """Whether the pixels of an image differ from what was packed; reads all of them."""
+        return zlib.crc32(self.pixels(number).data) != int(self.entries[number]["crc32"])
+
+
+_AGAIN = "pack the images again (scripts/prepare_dataset.py pack)"
+
+
+def open_pack(folder: Path) -> Pack:
+    """The pack of a folder, opened when first asked for; errors as :class:`Pack`."""
+    place = folder.resolve()
+    if place not in _opened:
+        _opened[place] = Pack(folder)
+    return _opened[place]
+
+
+@dataclass(frozen=True)
+class PackImage:
+    """An image of a pack."""
+
+    folder: Path
+    number: int
+
+    @property
+    def key(self) -> str:
+        """Its name in the pack."""
+        return open_pack(self.folder).keys[self.number]
+
+    @property
+    def name(self) -> str:
+        """See :class:`data.sources.ImageSource`."""
+        return PurePosixPath(self.key).name
+
+    @property
+    def label(self) -> str:
+        """See :class:`data.sources.ImageSource`."""
+        return f"{self.folder}: {self.key}"
+
+    def read(self) -> Pixels:
+        """uint8 [H, W, 3], a view of the file: only the pixels that are looked at are read."""
+        pixels = open_pack(self.folder).pixels(self.number)
+        return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
+def _header(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    if not path.is_file():
+        state = "is no pack, or its packing was not finished" if folder.is_dir() else "does not exist"
+        raise InputError(f"{folder} {state}: expected a folder NAME.pack with {INDEX}")
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: the index is damaged ({error}); {_AGAIN}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise InputError(f"{path}: this is no index of a pack")
+    if header.get("version") != VERSION:
+        raise InputError(f"{folder}: a pack of version {header.get('version')}, but {VERSION} is read here; {_AGAIN}")
+    return header
+
+
+def _checked(folder: Path, header: dict[str, Any], name: str) -> bytes:
+    try:
+        content = (folder / name).read_bytes()
+    except OSError as error:
+        raise InputError(f"{folder / name}: a part of the pack cannot be read ({error.strerror}); {_AGAIN}") from error
+    if zlib.crc32(content) != header["crc32"][name]:
+        raise InputError(f"{folder / name}: a part of the pack is damaged (checksum); {_AGAIN}")
+    return content
+
+
+def _map_shard(folder: Path, number: int, size: int) -> NDArray[np.uint8]:
+    path = folder / shard_name(number)
+    found = path.stat().st_size if path.is_file() else None
+    if found != size:
+        problem = "is missing" if found is None else f"is cut short ({found:,} of {size:,} bytes)"
+        raise InputError(f"{path} {problem}; copy it again, or {_AGAIN}")
+    # Not np.memmap: its views carry an object each, and cost microseconds.
+    return np.asarray(np.memmap(path, np.uint8, mode="r")) if size else np.empty(0, np.uint8)

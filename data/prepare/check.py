@@ -1,0 +1,156 @@
+"""What is wrong with a data set: images that cannot be read, are too small, come twice, or have no partner."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.listing import Pair, list_pairs
+from data.pack import PackImage, open_pack
+from data.prepare.common import Picture, pictures
+from data.scan import in_threads
+from utils.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """The report of :func:`check_images`; each entry is one line for people.
+
+    Attributes:
+        images: how many were looked at.
+        unreadable: missing, truncated, damaged.
+        sizes: smaller than wanted, or not ``scale`` times their partner.
+        duplicates: images with the same pixels.
+        unpaired: what the two sides do not have in common.
+        grey: grey images among coloured ones; they are read as coloured, so this is no problem.
+    """
+
+    images: int
+    unreadable: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()
+    duplicates: tuple[str, ...] = ()
+    unpaired: tuple[str, ...] = ()
+    grey: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """All but the grey ones."""
+        return (*self.unreadable, *self.sizes, *self.duplicates, *self.unpaired)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Look:
+    label: str
+    key: str
+    height: int = 0
+    width: int = 0
+    channels: int = 0
+    digest: bytes = b""
+    problem: str | None = None
+
+
+def check_images(
+    folder: Path,
+    *,
+    meta_file: Path | None = None,
+    least: int = 1,
+    lq_folder: Path | None = None,
+    scale: int = 1,
+    template: str = "{}",
+) -> Findings:
+    """Read every image of a data set; nothing is changed.
+
+    Args:
+        folder: of files, ``NAME.lmdb`` or ``NAME.pack``.
+        meta_file: list of the images to look at; None: all.
+        least: smallest side that is accepted, such as the size of training patches.
+        lq_folder: of low-resolution partners, checked as well.
+        scale: high-resolution size / low-resolution size.
+        template: name of a low-resolution image, ``{}`` standing for the high-resolution one's.
+
+    Raises:
+        InputError: the folder itself cannot be read.
+    """
+    looks = _look_at(pictures(folder, meta_file), f"{folder.name}: checking")
+    findings = Findings(
+        images=len(looks),
+        unreadable=tuple(look.problem for look in looks if look.problem),
+        sizes=tuple(
+            f"{look.label}: {look.height} x {look.width} (height x width), smaller than {least}"
+            for look in looks
+            if not look.problem and min(look.height, look.width) < least
+        ),
+        duplicates=_duplicates(looks),
+        grey=_grey(looks),
+    )
+    if lq_folder is None:
+        return findings
+    try:
+        pairs = list_pairs([folder], [lq_folder], [] if meta_file is None else [meta_file], template)
+    except InputError as error:
+        return dataclasses.replace(findings, unpaired=(str(error),))
+    partners = [pair.lq for pair in pairs]
+    others = _look_at([Picture(lq, "") for lq in partners if lq is not None], f"{lq_folder.name}: checking")
+    return dataclasses.replace(
+        findings,
+        images=len(looks) + len(others),
+        unreadable=(*findings.unreadable, *(other.problem for other in others if other.problem)),
+        sizes=(*findings.sizes, *_sizes_of_pairs({look.label: look for look in looks}, others, pairs, scale)),
+        grey=(*findings.grey, *_grey(others)),
+    )
+
+
+def _sizes_of_pairs(looks: dict[str, _Look], others: list[_Look], pairs: Sequence[Pair], scale: int) -> list[str]:
+    found = []
+    for pair, small in zip(pairs, others, strict=True):
+        large = looks[pair.gt.label]
+        if large.problem or small.problem:
+            continue
+        if (large.height, large.width) != (small.height * scale, small.width * scale):
+            found.append(
+                f"{small.label}: {small.height} x {small.width}, but {large.label} is {large.height} x {large.width}; "
+                f"expected {scale} times as many rows and columns"
+            )
+        if large.channels != small.channels:
+            found.append(f"{small.label} and {large.label}: one is grey, the other coloured")
+    return found
+
+
+def _look_at(listed: list[Picture], what: str) -> list[_Look]:
+    def look(index: int) -> _Look:
+        picture = listed[index]
+        label = picture.source.label
+        try:
+            pixels = picture.stored()
+            source = picture.source
+            if isinstance(source, PackImage) and open_pack(source.folder).damaged(source.number):
+                raise InputError(f"{label}: the pixels are damaged (checksum); pack the images again")
+        except InputError as error:
+            return _Look(label, picture.key, problem=str(error))
+        height, width, channels = pixels.shape
+        digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=b"%d" % width).digest()
+        return _Look(label, picture.key, height, width, channels, digest)
+
+    return in_threads(look, range(len(listed)), what)
+
+
+def _duplicates(looks: list[_Look]) -> tuple[str, ...]:
+    first: dict[bytes, _Look] = {}
+    found = []
+    for look in looks:
+        if look.problem:
+            continue
+        if look.digest in first:
+            found.append(f"{look.label}: the same pixels as {first[look.digest].label}")
+        first.setdefault(look.digest, look)
+    return tuple(found)
+
+
+def _grey(looks: list[_Look]) -> tuple[str, ...]:
+    usable = [look for look in looks if not look.problem]
+    grey = [look for look in usable if look.channels == 1]
+    if not grey or len(grey) == len(usable):
+        return ()
+    return tuple(look.label for look in grey)

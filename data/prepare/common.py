@@ -1,0 +1,172 @@
+"""What all ways of preparing a data set share: what is prepared, and files that are never seen half-written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from data.images import Pixels, decode_image, encode_image
+from data.listing import list_singles
+from data.pack import PackImage, open_pack
+from data.sources import FileImage, ImageSource, LmdbImage
+from utils.env import available_cores
+from utils.errors import InputError
+from utils.files import make_folder, storage_error
+from utils.log import get_logger
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+UNFINISHED = ".part"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image to prepare.
+
+    Attributes:
+        source: where it is.
+        key: its name in what is made of it, without extension; may hold folders.
+    """
+
+    source: ImageSource
+    key: str
+
+    def stored(self) -> Pixels:
+        """uint8 [H, W, 3] RGB, or [H, W, 1] where the file is grey; raises InputError when it cannot be read."""
+        if isinstance(self.source, PackImage):
+            return open_pack(self.source.folder).pixels(self.source.number)
+        assert isinstance(self.source, FileImage | LmdbImage)
+        return decode_image(self.source.content(), self.source.label, keep_grey=True)
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Size and time of change of the file; tells a resumed command that it is still the same."""
+        if not isinstance(self.source, FileImage):
+            return 0, 0
+        found = self.source.path.stat()
+        return found.st_size, found.st_mtime_ns
+
+
+def pictures(folder: Path, meta_file: Path | None = None) -> list[Picture]:
+    """The images of a folder, an LMDB data set or a pack, in its order, each with a name of its own.
+
+    Raises:
+        InputError: the folder cannot be read, or two of its images have the same name without extension.
+    """
+    found: dict[str, Picture] = {}
+    for source in list_singles([folder], [] if meta_file is None else [meta_file]):
+        if isinstance(source, FileImage):
+            key = source.path.relative_to(folder).with_suffix("").as_posix()
+        else:
+            assert isinstance(source, LmdbImage | PackImage)
+            key = source.key
+        if key in found:
+            raise InputError(
+                f"{source.label} and {found[key].source.label} have the same name without extension; rename one"
+            )
+        found[key] = Picture(source, key)
+    return list(found.values())
+
+
+def in_order(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """``function`` of each item, in order, by as many threads as there are cores; few results wait at any time."""
+    rest = iter(items)
+    with ThreadPoolExecutor(available_cores()) as pool:
+        waiting: list[Future[Result]] = [pool.submit(function, item) for item in islice(rest, 4 * available_cores())]
+        try:
+            while waiting:
+                result = waiting.pop(0).result()
+                waiting += [pool.submit(function, item) for item in islice(rest, 1)]
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under another name, then rename it: whoever looks sees all of it or nothing.
+
+    Unlike ``utils.files.atomic_write`` it does not wait for the disk, which would take longer than the work on the
+    hundred thousands of small files that are written here; :func:`settled` waits once for all of them.
+
+    Raises:
+        StorageError: the disk is full or broken.
+        InputError: the folder cannot be written.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise storage_error(path, error) from error
+
+
+def write_picture(path: Path, image: Pixels, compression: int | None = None) -> None:
+    """:func:`write_whole` of an image as the kind that the suffix names."""
+    write_whole(path, encode_image(path.suffix, image, compression))
+
+
+@contextmanager
+def settled(folder: Path) -> Iterator[None]:
+    """Around the writing of many files: at the end they are on the disk, and what a killed run left half is gone."""
+    yield
+    if hasattr(os, "sync"):
+        os.sync()
+    for leftover in folder.glob(f".*{UNFINISHED}"):
+        leftover.unlink(missing_ok=True)
+
+
+def is_done(targets: Sequence[Path], source: Path) -> bool:
+    """Whether all files that are made of ``source`` are there, and none is older."""
+    changed = source.stat().st_mtime_ns
+    try:
+        return all(target.stat().st_mtime_ns >= changed for target in targets)
+    except FileNotFoundError:
+        return False
+
+
+def check_target(target: Path, suffix: str) -> None:
+    """Refuse a target that would not be known as a data set of its kind, or that is there already.
+
+    Raises:
+        InputError: it has another suffix, or it exists.
+    """
+    if target.suffix != suffix:
+        raise InputError(f"{target}: expected a name NAME{suffix}, by which data sets of this kind are known")
+    if target.exists():
+        raise InputError(f"{target} exists already; remove it or choose another name")
+
+
+class Skipper:
+    """Stops at images that cannot be used, or names them and goes on.
+
+    Args:
+        skip: go on.
+    """
+
+    def __init__(self, skip: bool) -> None:
+        self.skip = skip
+        self.messages: list[str] = []
+
+    def usable(self, function: Callable[[Item], Result]) -> Callable[[Item], Result | None]:
+        """``function``, returning None for what cannot be used where that is to be skipped."""
+
+        def guarded(item: Item) -> Result | None:
+            try:
+                return function(item)
+            except InputError as error:
+                if not self.skip:
+                    raise
+                get_logger().warning("left out: %s", error)
+                self.messages.append(str(error))
+                return None
+
+        return guarded

@@ -1,0 +1,174 @@
+"""LMDB data sets in BasicSR's layout: ``NAME.lmdb`` with data.mdb, lock.mdb and meta_info.txt.
+
+The data set is made in ``NAME.lmdb.part``, which takes the final name at the end. Every commit is durable, so that a
+run that was killed goes on after its last one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from data.images import decode_image
+from data.integrity import damage
+from data.prepare.common import UNFINISHED, Picture, Skipper, check_target, in_order, pictures
+from data.prepare.meta import shape_of
+from data.sources import FileImage, LmdbImage
+from utils.errors import InputError, StorageError
+from utils.files import make_folder, storage_error, write_text
+from utils.log import get_logger
+from utils.progress import Progress
+
+if TYPE_CHECKING:
+    import lmdb
+
+_FIRST_MAP = 1 << 28  # grows as it fills
+_PLAN = "plan.json"
+
+
+def write_lmdb(
+    source: Path,
+    target: Path,
+    *,
+    meta_file: Path | None = None,
+    compression: int = 1,
+    copy: bool = False,
+    commit_every: int = 1000,
+    skip_bad: bool = False,
+) -> tuple[int, Sequence[str]]:
+    """Write the images of a folder (or pack, or another LMDB data set) as an LMDB data set.
+
+    Args:
+        source: left as it is.
+        target: ``NAME.lmdb``; must not exist.
+        meta_file: list of the images to take; None: all.
+        compression: level of the PNG files inside.
+        copy: take the bytes of the files as they are instead of encoding the pixels again as PNG.
+        commit_every: images between two commits.
+        skip_bad: leave out images that cannot be read.
+
+    Returns:
+        Number of images, and what was left out.
+
+    Raises:
+        InputError: an image cannot be used, or the target exists or has another suffix.
+        StorageError: the disk is full.
+    """
+    check_target(target, ".lmdb")
+    listed = pictures(source, meta_file)
+    _check_keys(listed)
+    part = target.with_name(target.name + UNFINISHED)
+    _begin(part, {"source": str(source.resolve()), "compression": compression, "copy": copy})
+    skipper = Skipper(skip_bad)
+
+    def encode(picture: Picture) -> tuple[Picture, bytes] | None:
+        value = _value(picture, compression, copy)
+        return picture, value
+
+    guarded = skipper.usable(encode)
+    try:
+        import lmdb
+    except ImportError as error:
+        raise InputError(f"{target}: LMDB data sets need the package lmdb: pip install lmdb") from error
+    try:
+        environment = lmdb.open(str(part), map_size=_FIRST_MAP, readahead=False, meminit=False)
+        try:
+            with environment.begin() as transaction:
+                have = {bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)}
+            todo = [picture for picture in listed if picture.key.encode() not in have]
+            with Progress(
+                len(listed), "writing LMDB", done=len(listed) - len(todo), plain=get_logger().info
+            ) as progress:
+                waiting: list[tuple[bytes, bytes]] = []
+                for result in in_order(guarded, todo):
+                    progress.advance()
+                    if result is not None:
+                        waiting.append((result[0].key.encode(), result[1]))
+                    if len(waiting) == commit_every:
+                        _commit(environment, waiting)
+                        waiting = []
+                _commit(environment, waiting)
+            lines = _meta_lines(environment, listed, compression)
+        finally:
+            environment.close()
+    except lmdb.Error as error:
+        raise _lmdb_problem(target, error) from error
+    write_text(part / "meta_info.txt", "".join(lines))
+    (part / _PLAN).unlink()
+    part.rename(target)
+    return len(lines), skipper.messages
+
+
+def _check_keys(listed: Sequence[Picture]) -> None:
+    for picture in listed:
+        if len(picture.key.encode()) > 511:  # LMDB's own limit
+            raise InputError(f"{picture.source.label}: the name is longer than the 511 bytes that LMDB allows")
+
+
+def _begin(part: Path, plan: dict[str, object]) -> None:
+    """Make the unfinished folder, or go on with one that was begun in the same way."""
+    path = part / _PLAN
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != plan:
+        raise InputError(f"{part} was begun from another source or with other settings; remove it to begin anew")
+    make_folder(part)
+    write_text(path, json.dumps(plan))
+
+
+def _value(picture: Picture, compression: int, copy: bool) -> bytes:
+    source = picture.source
+    if not isinstance(source, FileImage | LmdbImage):
+        pixels = picture.stored()
+    else:
+        content = source.content()
+        if copy:
+            problem = damage(content)
+            if problem:
+                raise InputError(f"{source.label}: the image cannot be read: {problem}")
+            return content
+        # As BasicSR reads them: with the bits and channels of the file.
+        problem = damage(content)
+        decoded = None if problem else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if decoded is None:
+            decode_image(content, source.label)  # which says what is wrong
+            raise InputError(f"{source.label}: the image cannot be read")
+        return bytes(cv2.imencode(".png", decoded, [cv2.IMWRITE_PNG_COMPRESSION, compression])[1])
+    ordered = pixels if pixels.shape[2] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    return bytes(cv2.imencode(".png", ordered, [cv2.IMWRITE_PNG_COMPRESSION, compression])[1])
+
+
+def _commit(environment: lmdb.Environment, items: Sequence[tuple[bytes, bytes]]) -> None:
+    """Write all of ``items`` or none."""
+    import lmdb
+
+    while True:
+        try:
+            with environment.begin(write=True) as transaction:
+                for key, value in items:
+                    transaction.put(key, value)
+            return
+        except lmdb.MapFullError:
+            environment.set_mapsize(2 * environment.info()["map_size"])
+
+
+def _meta_lines(environment: lmdb.Environment, listed: Sequence[Picture], compression: int) -> list[str]:
+    lines = []
+    with environment.begin() as transaction:
+        for picture in listed:
+            value = transaction.get(picture.key.encode())
+            if value is not None:  # else it was left out
+                height, width, channels = shape_of(bytes(value), picture.key)
+                lines.append(f"{picture.key}.png ({height},{width},{channels}) {compression}\n")
+    return lines
+
+
+def _lmdb_problem(target: Path, error: lmdb.Error) -> InputError | StorageError:
+    if "space" in str(error).lower():
+        return StorageError(f"the disk is full: {target} could not be written; free some space and start again")
+    if isinstance(error.__cause__, OSError):
+        return storage_error(target, error.__cause__)
+    return StorageError(f"{target} could not be written: {error}")

@@ -1,0 +1,115 @@
+"""LPIPS and DISTS, measured by the library pyiqa where it is installed; lower is better.
+
+Both compare features of networks trained on photographs (Zhang et al., CVPR 2018; Ding et al., TPAMI 2020). The
+library fetches their weights the first time, so that a machine without a connection needs them in its cache.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metrics.arrays import as_hwc, crop
+from metrics.color import Image
+from metrics.metric import Metric, require
+from utils.errors import InputError
+from utils.typed import option
+
+LIBRARY = "pyiqa"
+
+Judge = Callable[[Tensor, Tensor], Tensor]
+_BORDER = "pixels of the high-resolution image dropped on each side; usually 0 for this metric"
+
+
+def perceptual_distance(name: str, img: Image, img2: Image, crop_border: int = 0, device: str = "auto") -> float:
+    """The distance of two images by one of the library's metrics.
+
+    Args:
+        name: as the library calls it: "lpips" (AlexNet), "lpips-vgg", "dists".
+        img: uint8 [H, W, 3] R G B.
+        img2: the true image, of the same shape.
+        crop_border: pixels dropped on each side.
+        device: where the metric's network runs; "auto": a GPU if there is one.
+
+    Raises:
+        InputError: the library is not installed, or nothing is left after dropping the border.
+    """
+    if img.shape != img2.shape:
+        raise ValueError(f"the images must have one shape, got {list(img.shape)} and {list(img2.shape)}")
+    pair = [crop(as_hwc(image, "HWC"), crop_border) for image in (img, img2)]
+    if not pair[0].size:
+        raise InputError(f"an image of {list(img.shape)} (H, W, C) is too small for crop_border {crop_border}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    judge = _judge(name, device)
+    with torch.no_grad():
+        return float(judge(*(_tensor(image, device) for image in pair)).item())
+
+
+def check_library(name: str) -> None:
+    """Raise InputError where the library that measures ``name`` is not installed."""
+    if importlib.util.find_spec(LIBRARY) is None:
+        raise InputError(f"{name} is measured by the library {LIBRARY}; pip install {LIBRARY}, or leave the metric out")
+
+
+def _tensor(image: Image, device: str) -> Tensor:
+    """uint8 [H, W, 1 or 3] -> float32 [1, 3, H, W] in [0, 1]."""
+    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+    return planes.to(device, torch.float32).div(255).expand(1, 3, -1, -1)
+
+
+@functools.lru_cache(maxsize=4)
+def _judge(name: str, device: str) -> Judge:
+    """The metric's network, loaded once."""
+    check_library(name)
+    library: Any = importlib.import_module(LIBRARY)
+    judge: Judge = library.create_metric(name, device=torch.device(device))
+    return judge
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LPIPS(Metric):
+    """Distance of deep features (LPIPS); needs pyiqa."""
+
+    better: Literal["higher", "lower"] = option("which direction counts as better when the best is recorded", "lower")
+    crop_border: int = option(_BORDER, 0, minimum=0)
+    net: Literal["alex", "vgg"] = option("whose features: AlexNet's or VGG's", "alex")
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "where the metric's network runs; auto: a GPU if there is one", "auto"
+    )
+
+    def __post_init__(self) -> None:
+        """Look for the library now: its absence should show before the training, not at its first validation."""
+        check_library("LPIPS")
+
+    def __call__(self, image: Image, reference: Image | None = None) -> float:
+        """LPIPS of uint8 [H, W, 3] R G B against its true image."""
+        name = "lpips" if self.net == "alex" else "lpips-vgg"
+        return perceptual_distance(name, image, require(reference), self.crop_border, self.device)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DISTS(Metric):
+    """Similarity of structure and texture in deep features (DISTS); needs pyiqa."""
+
+    better: Literal["higher", "lower"] = option("which direction counts as better when the best is recorded", "lower")
+    crop_border: int = option(_BORDER, 0, minimum=0)
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "where the metric's network runs; auto: a GPU if there is one", "auto"
+    )
+
+    def __post_init__(self) -> None:
+        """Look for the library now: its absence should show before the training, not at its first validation."""
+        check_library("DISTS")
+
+    def __call__(self, image: Image, reference: Image | None = None) -> float:
+        """DISTS of uint8 [H, W, 3] R G B against its true image."""
+        return perceptual_distance("dists", image, require(reference), self.crop_border, self.device)

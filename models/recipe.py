@@ -1,0 +1,191 @@
+"""Running a recipe: a plan first, then stage after stage; what an interrupted run has done is not done again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import archs
+from models.checkpoint import CheckpointFolder, find_resume, read_checkpoint
+from models.distributed import World
+from models.evaluate import format_table
+from models.experiment import training_folder
+from models.partial import fit
+from models.plan import check_training
+from models.trainer import train
+from options import to_dict
+from options.command import Command
+from options.recipe import Recipe, Stage
+from utils.errors import InputError
+from utils.files import archive_existing
+from utils.log import configure_logging, get_logger
+
+# A run under a stage's name whose options differ in one of these is another training.
+_IDENTITY = ("scale", "network_g", "path.pretrain_network_g")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is.
+
+    Attributes:
+        done: iterations.
+        total: of the stage.
+        finished: whether its last weights are written.
+    """
+
+    done: int
+    total: int
+    finished: bool
+
+    def __str__(self) -> str:
+        if self.finished:
+            return "done"
+        return f"at {self.done:,}" if self.done else "to do"
+
+
+def run_recipe(recipe: Recipe, command: Command, world: World, *, restart: str | None = None) -> None:
+    """Run every stage that is not done yet, each from where it was left.
+
+    Args:
+        recipe: its stages, in order.
+        command: what was typed; ``auto_resume`` and the option file are set for each stage.
+        world: the processes, of all stages.
+        restart: this stage, and those that start from it, begin anew; what they had done is kept under another name.
+
+    Raises:
+        InputError: a stage cannot be run as it stands; found before the first one starts, where it can be.
+        StopRequested: SIGINT or SIGTERM came; running the recipe again goes on from there.
+    """
+    configure_logging(rank=world.rank)
+    if restart is not None:
+        _set_aside(recipe.after(restart), world)
+    states = _progress(recipe, world)
+    get_logger().info("recipe %s\n%s", recipe.name, plan(recipe, states))
+    check_chain(recipe, states)
+    for stage, state in zip(recipe.stages, states, strict=True):
+        if state.finished:
+            continue
+        configure_logging(rank=world.rank)
+        get_logger().info("recipe %s: stage %s", recipe.name, stage.name)
+        here = dataclasses.replace(command, option_file=stage.option_file, auto_resume=True)
+        train(stage.options, here, world)
+    configure_logging(rank=world.rank)
+    weights = [str(_folder(stage).network("latest")) for stage in recipe.stages]
+    get_logger().info("recipe %s is done; its weights are\n%s", recipe.name, "\n".join(weights))
+
+
+def check_recipe(recipe: Recipe, world: World) -> None:
+    """The plan, and all that ``train.py --check`` does, for each stage; nothing is written.
+
+    Raises:
+        InputError: something cannot be used.
+    """
+    configure_logging(rank=world.rank)
+    states = _progress(recipe, world)
+    get_logger().info("recipe %s\n%s", recipe.name, plan(recipe, states))
+    check_chain(recipe, states)
+    for stage in recipe.stages:
+        options, start = stage.options, stage.options.path.pretrain_network_g
+        if stage.start_from is not None and start is not None and not start.is_file():
+            options = dataclasses.replace(options, path=dataclasses.replace(options.path, pretrain_network_g=None))
+        get_logger().info("stage %s", stage.name)
+        check_training(options, world)
+
+
+def plan(recipe: Recipe, states: Sequence[Progress]) -> str:
+    """The stages as a table: what is trained on what, from what, how far it is."""
+    rows = []
+    for stage, state in zip(recipe.stages, states, strict=True):
+        options = stage.options
+        start = stage.start_from or (options.path.pretrain_network_g and str(options.path.pretrain_network_g))
+        rows.append([
+            stage.name,
+            f"{options.network_g.type} x{options.scale}",
+            options.train_dataset.name,
+            f"{state.total:,}",
+            start or "scratch",
+            options.name,
+            str(state),
+        ])  # fmt: skip
+    return format_table(["stage", "network", "data", "iterations", "starts from", "run", "state"], rows, means=False)
+
+
+def check_chain(recipe: Recipe, states: Sequence[Progress]) -> None:
+    """Tell how the weights of each stage will fit the next, before days are spent on the first.
+
+    Raises:
+        InputError: they will not, and the option file wants all of them.
+    """
+    for stage, state in zip(recipe.stages, states, strict=True):
+        if stage.start_from is None or state.done:
+            continue
+        source = archs.build_network(recipe.stage(stage.start_from).options.network_g.as_mapping())
+        target = archs.build_network(stage.options.network_g.as_mapping())
+        path = stage.options.path
+        _, report = fit(target, source.state_dict(), resize_tables=path.resize_position_tables)
+        if report and path.strict_load_g:
+            raise InputError(
+                f"stage {stage.name}: the weights of {stage.start_from} will not fit its network: {report}; to leave "
+                'out what does not fit, set "path: strict_load_g: false"'
+            )
+        get_logger().info("stage %s from %s: %s", stage.name, stage.start_from, report.summary())
+
+
+def _progress(recipe: Recipe, world: World) -> list[Progress]:
+    """As the main process sees it, so that all agree."""
+    return world.from_main([_state_of(stage) for stage in recipe.stages] if world.is_main else [])
+
+
+def _state_of(stage: Stage) -> Progress:
+    """How far a stage is.
+
+    Raises:
+        InputError: its folder holds another training.
+    """
+    total, folder = stage.options.train.total_iter, _folder(stage)
+    latest = folder.network("latest")
+    if latest.is_file():
+        passport = read_checkpoint(latest).get("focalsr", {})
+        _check_identity(stage, passport.get("options", {}))
+        done = int(passport.get("step", 0))
+        if done >= total:
+            return Progress(done, total, finished=True)
+    resume = find_resume(folder, stage.options.path)
+    if resume is None:
+        return Progress(0, total, finished=False)
+    _check_identity(stage, resume.content.get("focalsr", {}).get("options", {}))
+    return Progress(resume.step, total, finished=False)
+
+
+def _check_identity(stage: Stage, recorded: dict[str, Any]) -> None:
+    wanted = to_dict(stage.options)
+    for key in _IDENTITY:
+        had, want = _at(recorded, key), _at(wanted, key)
+        if recorded and had != want:
+            raise InputError(
+                f"stage {stage.name}: {_folder(stage).root} holds another training, whose {key} is {had}, not {want}; "
+                f"give the stage another name, move the folder away, or begin it anew with --restart {stage.name}"
+            )
+
+
+def _at(mapping: dict[str, Any], key: str) -> Any:
+    value: Any = mapping
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _set_aside(stages: Sequence[Stage], world: World) -> None:
+    if world.is_main:
+        for stage in stages:
+            kept = archive_existing(_folder(stage).root)
+            if kept is not None:
+                get_logger().info("stage %s begins anew; what it had done is kept as %s", stage.name, kept)
+    world.barrier()
+
+
+def _folder(stage: Stage) -> CheckpointFolder:
+    return CheckpointFolder(training_folder(stage.options).root)

@@ -1,0 +1,88 @@
+"""Window attention on PyTorch's FlexAttention: a kernel compiled for this bias, for CUDA.
+
+The kernel adds the dense bias to each logit as it goes, so the logits and, other than in the memory-efficient kernel,
+their gradient are never stored. Its backward pass sums the gradient of the bias by atomic additions, in an order that
+differs from run to run: the last bits of trained weights do too. The bias is given dense, not as a table read by
+displacement: additions then meet at one address once per window instead of once per window and pair of tokens.
+
+Shapes as in ops/attention.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
+
+from ops.registry import exporting
+
+LEAST_WIDTH = 16
+"""Width of heads below which the kernel does not exist on CUDA."""
+
+Flex = Callable[..., Tensor]
+
+
+def flex_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Shapes and meaning as :func:`ops.window_attention`; no mask."""
+    if q.device.type == "cpu":  # it asks whether gradients could be wanted, not whether they are
+        q, k, v, bias = q.detach(), k.detach(), v.detach(), None if bias is None else bias.detach()
+    score = None
+    if bias is not None:
+        # Made at each call from the bias of this call: what a network's copies and loaded weights hold counts, never
+        # a parameter caught earlier. One compiled kernel serves them all.
+        def score(logit: Tensor, window: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return logit + bias[head, query, key]
+
+    # A graph that is being compiled takes the operator in as it is.
+    run = cast("Flex", flex_attention) if torch.compiler.is_compiling() else _compiled()
+    return run(q, k, v, score_mod=score, scale=scale)
+
+
+def flex_refusal(device: str, width: int, *, gradient: bool, masked: bool, dropout: bool) -> str | None:
+    """One sentence why FlexAttention cannot serve a call, or None.
+
+    Args:
+        device: type of the device.
+        width: of the heads, the smaller of those of keys and values.
+        gradient: one is wanted.
+        masked: there is a mask.
+        dropout: attention weights are to be dropped.
+    """
+    if dropout:
+        return "attention weights are to be dropped, and it never holds them; use the reference or no dropout"
+    if masked:
+        return "it is written for a bias, and there is a mask"
+    if device not in ("cpu", "cuda"):
+        return f"it exists on cpu and cuda only, and the tensors are on {device}"
+    if device == "cpu" and gradient:
+        return "PyTorch has no backward pass of it on the CPU"
+    if device == "cuda" and width < LEAST_WIDTH:
+        return f"heads of width {width} are narrower than {LEAST_WIDTH}, the least that it takes on CUDA"
+    if exporting():
+        return "an exported program has to run where nothing is compiled"
+    # A graph that is being compiled is proof enough of a compiler, and cannot ask.
+    return None if torch.compiler.is_compiling() else _missing_compiler(device)
+
+
+@functools.cache
+def _missing_compiler(device: str) -> str | None:
+    """Why nothing can be compiled for a device, or None."""
+    if device == "cuda":
+        return None if importlib.util.find_spec("triton") else "it is compiled with Triton, which is not installed"
+    names = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
+    if any(name and shutil.which(name) for name in names):
+        return None
+    return "it is compiled at its first call, and there is no C++ compiler"
+
+
+@functools.cache
+def _compiled() -> Flex:
+    # Free sizes: one kernel for all numbers of windows.
+    return cast("Flex", torch.compile(flex_attention, dynamic=True, fullgraph=True))

@@ -1,0 +1,409 @@
+"""Compiles the kernels in ops/csrc on first use and loads them; nothing happens on import.
+
+A build lives in a folder of the cache (``FOCALSR_CACHE``, or ``focalsr`` in the user's cache folder) named by a hash of
+everything that decides about it: sources, commands, versions of torch and CUDA, compiler, processor. It is made in a
+folder of its own and renamed when complete, so a build is there or not, whatever is killed in between. A file lock
+makes other processes wait instead of compiling the same; the system drops it with the process that holds it. A failed
+build leaves its messages in the cache and is not tried again until something in the hash changes, or
+``FOCALSR_OPS=native`` asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ops.registry import ENVIRONMENT, NATIVE, environment_choice
+from utils.env import available_cores
+from utils.errors import InputError, StorageError
+from utils.files import make_folder, write_text
+from utils.log import get_logger
+
+CACHE = "FOCALSR_CACHE"
+SOURCES = Path(__file__).resolve().parent / "csrc"
+_LIBRARY = "kernels.so"
+_FAILURE = "failed.txt"
+_TIME_LIMIT = 1800.0  # of a compiler, and of waiting for another process: something hangs
+_ABANDONED = 86400.0  # a working folder that old belongs to a process that was killed
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one library is made.
+
+    Attributes:
+        name: of the kernels, for people: "CPU smm", "CUDA smm".
+        seconds: what compiling takes, roughly.
+        steps: one command per source file, run in the folder of the sources; its object file is appended after ``-o``.
+        link: the command that joins them; ``-o``, the library and the objects are inserted after its first word.
+        facts: what else decides about the result: versions, processor, contents of the sources.
+    """
+
+    name: str
+    seconds: int
+    steps: tuple[tuple[str, ...], ...]
+    link: tuple[str, ...]
+    facts: tuple[str, ...]
+
+    def key(self) -> str:
+        """The hash in the name of the folder."""
+        digest = hashlib.sha256()
+        for words in (*self.steps, self.link, self.facts):
+            digest.update("\0".join(words).encode() + b"\1")
+        return digest.hexdigest()[:20]
+
+
+class Unusable(Exception):  # noqa: N818  an answer to "why not", no failure of the program
+    """One sentence why there are no compiled kernels."""
+
+
+class _Interrupted(Unusable):
+    """The build ended for a reason that need not come again: the compiler was killed, the disk is full."""
+
+
+def cpu_extension(part: str | None = None) -> str | None:
+    """Load CPU kernels, compiled on the first call ever; None, or one sentence why they cannot be used.
+
+    Args:
+        part: NAME of ops/csrc/NAME_cpu.cpp; all by default.
+    """
+    return _outcome("CPU", cpu_recipes, part)
+
+
+def cuda_extension(part: str | None = None) -> str | None:
+    """Load CUDA kernels, compiled on the first call ever; None, or one sentence why they cannot be used.
+
+    Args:
+        part: NAME of ops/csrc/NAME_cuda.cu; all by default.
+    """
+    return _outcome("CUDA", cuda_recipes, part)
+
+
+# The answer is part of a traced graph; how it is found is not.
+torch.compiler.assume_constant_result(cpu_extension)
+torch.compiler.assume_constant_result(cuda_extension)
+
+_outcomes: dict[str, str | None] = {}
+_retried: set[str] = set()
+_warned: set[str] = set()
+_guard = threading.Lock()
+
+
+def _outcome(kind: str, recipes: Callable[[str | None], Sequence[Recipe]], part: str | None) -> str | None:
+    """What loading gave in this process; a reason is warned of once, and tried once more if the user insists."""
+    name = f"{kind} {part}" if part else kind
+    insists = environment_choice() == NATIVE
+    with _guard:
+        if name in _outcomes and (_outcomes[name] is None or not insists or name in _retried):
+            return _outcomes[name]
+        try:
+            for path in libraries(recipes(part), retry=insists):
+                torch.ops.load_library(str(path))
+            _outcomes[name] = None
+        except (Unusable, InputError, StorageError, OSError) as error:
+            _outcomes[name] = str(error)
+            if not insists and str(error) not in _warned:
+                _warned.add(str(error))
+                get_logger().warning(
+                    "%s kernels are not used: %s. PyTorch's own operators serve, several times slower and with more "
+                    "memory; %s=reference silences this",
+                    name,
+                    error,
+                    ENVIRONMENT,
+                )
+        if insists:
+            _retried.add(name)
+        return _outcomes[name]
+
+
+def cache_folder() -> Path:
+    """Where builds are kept."""
+    chosen = os.environ.get(CACHE)
+    if chosen:
+        return Path(chosen).expanduser() / "ops"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "focalsr" / "ops"
+
+
+def libraries(recipes: Sequence[Recipe], *, retry: bool = False) -> list[Path]:
+    """:func:`library` of each, compiled side by side."""
+    with ThreadPoolExecutor(max(1, min(len(recipes), available_cores()))) as pool:
+        return list(pool.map(functools.partial(library, retry=retry), recipes))
+
+
+def library(recipe: Recipe, *, retry: bool = False) -> Path:
+    """The compiled library of a recipe, built if it is not in the cache.
+
+    Args:
+        recipe: what to build.
+        retry: build again where an earlier build failed.
+
+    Raises:
+        Unusable: it cannot be built, now or in an earlier try.
+        InputError, StorageError: the cache cannot be written.
+    """
+    cache = cache_folder()
+    folder = cache / f"{recipe.name.lower().replace(' ', '-')}-{recipe.key()}"
+    if not (folder / _LIBRARY).exists():
+        make_folder(cache)
+        if not retry:
+            _recall_failure(folder)
+        with _exclusive(cache / f"{folder.name}.lock"):
+            if not (folder / _LIBRARY).exists():  # another process may have made it meanwhile
+                if retry:
+                    (folder / _FAILURE).unlink(missing_ok=True)
+                else:
+                    _recall_failure(folder)
+                _build(recipe, folder)
+    return folder / _LIBRARY
+
+
+def _recall_failure(folder: Path) -> None:
+    failure = folder / _FAILURE
+    if failure.exists():
+        reason = failure.read_text(encoding="utf-8").partition("\n")[0]
+        raise Unusable(
+            f"compiling them failed before: {reason} (all of it in {failure}; {ENVIRONMENT}={NATIVE} retries)"
+        )
+
+
+def _build(recipe: Recipe, folder: Path) -> None:
+    """Compile in a folder of its own, then give it its name; a failure leaves its messages there instead."""
+    _sweep(folder.parent)
+    get_logger().info("compiling the %s kernels, once, about %d s, into %s", recipe.name, recipe.seconds, folder)
+    started = time.monotonic()
+    work = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
+    try:
+        objects = [work / f"{number}.o" for number in range(len(recipe.steps))]
+        commands = [[*step, "-o", str(target)] for step, target in zip(recipe.steps, objects, strict=True)]
+        with ThreadPoolExecutor(max(1, min(len(commands), available_cores()))) as pool:
+            list(pool.map(_command, commands))
+        compiler, *options = recipe.link
+        _command([compiler, "-o", str(work / _LIBRARY), *map(str, objects), *options])
+        for target in objects:
+            target.unlink()
+        if not (folder / _LIBRARY).exists():  # else a process that got no lock was faster
+            shutil.rmtree(folder, ignore_errors=True)  # what a failure left
+            work.rename(folder)
+    except _Interrupted:
+        raise
+    except Unusable as error:
+        make_folder(folder)
+        write_text(folder / _FAILURE, str(error))
+        raise Unusable(
+            f"compiling them failed: {str(error).partition(chr(10))[0]} (all of it in {folder / _FAILURE})"
+        ) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    get_logger().info("compiled the %s kernels in %.0f s", recipe.name, time.monotonic() - started)
+
+
+def _command(command: list[str]) -> None:
+    """Run a compiler; its messages become the exception, the first error in front."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=SOURCES,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIME_LIMIT,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _Interrupted(f"{command[0]} did not end within {_TIME_LIMIT:.0f} s") from None
+    except OSError as error:
+        raise _Interrupted(f"{command[0]} could not be run: {error.strerror}") from None
+    if done.returncode == 0:
+        return
+    messages = (done.stderr + done.stdout).strip()
+    first = next((line for line in messages.splitlines() if "error" in line.lower()), messages.partition("\n")[0])
+    if done.returncode < 0 or "No space left on device" in messages or "Killed" in messages:
+        raise _Interrupted(f"{command[0]} was stopped: {first or f'signal {-done.returncode}'}")
+    raise Unusable(f"{first}\n\n{' '.join(command)}\n\n{messages}\n")
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock of a file. It only saves work: where it cannot be had, both processes build and one build stays."""
+    import fcntl  # not on Windows, where no recipe comes this far
+
+    with path.open("wb") as file:  # not inherited by compilers: they may outlive this process
+        waits_until = time.monotonic() + _TIME_LIMIT
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    get_logger().info("another process compiles; waiting for it (%s)", path)
+                    told = True
+                if time.monotonic() > waits_until:
+                    break
+                time.sleep(0.2)
+            except OSError:  # a file system without locks
+                break
+        yield
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what processes left that were killed while they compiled."""
+    for folder in cache.glob("building-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(folder)
+
+
+def cpu_recipes(part: str | None = None) -> list[Recipe]:
+    """How the CPU kernels are compiled here: one library for each NAME_cpu.cpp, or that of one part.
+
+    Raises:
+        Unusable: there is no compiler, or none that is supported.
+    """
+    compiler = _compiler()
+    flags = (*_torch_flags(), "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+        flags = (*flags, "-DCPU_CAPABILITY=AVX2", "-DCPU_CAPABILITY_AVX2")  # what ATen's vectors ask for
+    torch_lib = Path(torch.__file__).resolve().parent / "lib"
+    # torch's own OpenMP runtime: a second one would have threads of its own.
+    runtime = [str(path) for path in sorted(torch_lib.glob("libgomp*.so*"))[:1]] or ["-fopenmp"]
+    link = (compiler, "-shared", f"-L{torch_lib}", "-ltorch_cpu", "-lc10", *runtime)
+    facts = (*_facts(compiler), _processor(), *_contents("*.h"))
+    return [
+        Recipe(f"CPU {name}", 20, ((compiler, "-c", source, *flags),), link, (*facts, *_contents(source)))
+        for name, source in _parts("_cpu.cpp", part)
+    ]
+
+
+def cuda_recipes(part: str | None = None) -> list[Recipe]:
+    """How the CUDA kernels are compiled for the GPUs of this machine: one library for each NAME_cuda.cu, or of a part.
+
+    Raises:
+        Unusable: there is no GPU, no nvcc of torch's CUDA version, or no compiler.
+    """
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        raise Unusable("there is no CUDA device, or torch is built without CUDA")
+    compiler = _compiler()
+    home = _cuda_home()
+    architectures = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
+    targets = [f"-gencode=arch=compute_{a}{b},code=sm_{a}{b}" for a, b in architectures]
+    nvcc = (str(home / "bin" / "nvcc"), "-c", "-ccbin", compiler, *NVCC_FLAGS, *targets)
+    host = (compiler, "-c", *_torch_flags(), "-O2", f"-I{home / 'include'}")
+    folders = [Path(torch.__file__).resolve().parent / "lib", home / "lib64"]
+    link = (compiler, "-shared", *(f"-L{folder}" for folder in folders))
+    link = (*link, "-ltorch_cuda", "-ltorch_cpu", "-lc10_cuda", "-lc10", "-lcudart")
+    facts = (*_facts(compiler), torch.version.cuda, _file_facts(home / "bin" / "nvcc"), *_contents("*.h"))
+    return [
+        Recipe(
+            f"CUDA {name}",
+            60,
+            ((*nvcc, source), (*host, f"{name}_bindings.cpp")),
+            link,
+            (*facts, *_contents(source, f"{name}_bindings.cpp")),
+        )
+        for name, source in _parts("_cuda.cu", part)
+    ]
+
+
+NVCC_FLAGS = ("-O3", "-std=c++17", "-Xcompiler", "-fPIC")
+
+
+def _torch_flags() -> tuple[str, ...]:
+    """What code that includes torch's headers needs; from torch itself, whose helper module needs setuptools."""
+    include = Path(torch.__file__).resolve().parent / "include"
+    return (
+        "-std=c++20",
+        "-fPIC",
+        "-fvisibility=hidden",
+        f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+        f"-I{include}",
+        f"-I{include / 'torch' / 'csrc' / 'api' / 'include'}",
+    )
+
+
+def _compiler() -> str:
+    if sys.platform != "linux":
+        raise Unusable(f"they are compiled on Linux only, and this is {sys.platform}")
+    wanted = os.environ.get("CXX")
+    for name in [wanted] if wanted else ["g++", "clang++", "c++"]:
+        found = shutil.which(name)
+        if found is not None:
+            return found
+    if wanted:
+        raise Unusable(f"CXX={wanted} names no program")
+    raise Unusable("there is no C++ compiler; install g++ or set CXX")
+
+
+def _cuda_home() -> Path:
+    """The folder of the CUDA compiler; its major version must be that of torch."""
+    wanted = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    on_path = shutil.which("nvcc")
+    guesses = [Path(wanted)] if wanted else []
+    guesses += [Path(on_path).resolve().parents[1]] if on_path else []
+    guesses += [Path("/usr/local/cuda")]
+    home = next((guess for guess in guesses if (guess / "bin" / "nvcc").exists()), None)
+    if home is None:
+        raise Unusable("there is no CUDA compiler; install CUDA's nvcc or set CUDA_HOME")
+    told = subprocess.run([str(home / "bin" / "nvcc"), "--version"], capture_output=True, text=True, check=False).stdout
+    version = told.partition("release ")[2].partition(",")[0]
+    if version.partition(".")[0] != str(torch.version.cuda).partition(".")[0]:
+        raise Unusable(f"{home} is CUDA {version or 'of unknown version'}, and torch is built for {torch.version.cuda}")
+    return home
+
+
+def _facts(compiler: str) -> tuple[str, ...]:
+    return (str(torch.__version__), str(torch.version.git_version), _file_facts(Path(compiler)), platform.machine())
+
+
+def _file_facts(path: Path) -> str:
+    """Tells one version of a program from another without running it."""
+    real = path.resolve()
+    status = real.stat()
+    return f"{real} {status.st_size} {status.st_mtime_ns}"
+
+
+@functools.cache
+def _processor() -> str:
+    """What -march=native looks at."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    wanted = ("model name", "flags", "Features", "CPU part")
+    first = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in reversed(lines)}
+    return " ".join(first.get(name, "") for name in wanted) or platform.processor()
+
+
+def _contents(*patterns: str) -> tuple[str, ...]:
+    """Names and hashes of source files."""
+    names = sorted({path.name for pattern in patterns for path in SOURCES.glob(pattern)})
+    return tuple(f"{name} {hashlib.sha256((SOURCES / name).read_bytes()).hexdigest()}" for name in names)
+
+
+def _parts(ending: str, part: str | None) -> list[tuple[str, str]]:
+    """Names of libraries and of their main source files.
+
+    Compilers run in the folder of the sources, so that the place of the repository is not part of a key.
+    """
+    found = [(path.name.removesuffix(ending), path.name) for path in sorted(SOURCES.glob(f"*{ending}"))]
+    if part is None:
+        return found
+    if not any(name == part for name, _ in found):
+        raise Unusable(f"there are none: no file {part}{ending}")
+    return [(name, source) for name, source in found if name == part]

@@ -1,0 +1,307 @@
+// smm_qmk and smm_amv for the CPU: forward and backward as three products over listed rows.
+//
+// Shapes: B batch items, N queries, M keys, K slots per query, C channels; index [B, N, K] with entries in [0, M).
+// Keys and values are packed into padded rows (M x C of one batch item fit the second-level cache). Rows of the result
+// belong to one thread each; where results are summed over queries, a thread owns a range of keys and walks all queries
+// in order, so the sums do not depend on the number of threads.
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/aminmax.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <atomic>
+#include <tuple>
+
+#include "common.h"
+
+namespace focalsr {
+namespace {
+
+using at::Tensor;
+
+// One operand [B, rows, columns] of any layout.
+template <class T>
+struct View {
+  const T* data;
+  int64_t batch_step, row_step, step;
+
+  explicit View(const Tensor& x)
+      : data(x.const_data_ptr<T>()), batch_step(x.stride(0)), row_step(x.stride(1)), step(x.stride(2)) {}
+  const T* item(int64_t b) const { return data + b * batch_step; }
+  const T* row(int64_t b, int64_t n) const { return item(b) + n * row_step; }
+};
+
+// The lists of all queries, checked while they are read.
+class Lists {
+ public:
+  explicit Lists(const Tensor& index, int64_t keys) : index_(index), keys_(keys) {}
+
+  // K entries of one query.
+  void read(int64_t b, int64_t n, int32_t* to) const {
+    const int64_t at = b * index_.stride(0) + n * index_.stride(1);
+    bool good = true;
+    switch (index_.scalar_type()) {
+      case at::kShort: good = decode(index_.const_data_ptr<int16_t>() + at, to); break;
+      case at::kInt: good = decode(index_.const_data_ptr<int32_t>() + at, to); break;
+      default: good = decode(index_.const_data_ptr<int64_t>() + at, to);
+    }
+    if (!good) outside_.store(true, std::memory_order_relaxed);
+  }
+
+  // After all threads are done.
+  void check() const {
+    if (!outside_.load()) return;
+    const auto [low, high] = at::aminmax(index_);
+    TORCH_CHECK_INDEX(false, "index holds ", low.item<int64_t>(), " to ", high.item<int64_t>(), ", expected 0 to ",
+                      keys_ - 1, " for ", keys_, " keys");
+  }
+
+ private:
+  template <class I>
+  bool decode(const I* from, int32_t* to) const {
+    return decode_index(from, index_.stride(2), index_.size(2), keys_, to);
+  }
+
+  const Tensor& index_;
+  const int64_t keys_;
+  mutable std::atomic<bool> outside_{false};
+};
+
+// Rows of keys or values as the products want them: packed, or in place where they are that already.
+template <class A, class T>
+class Rows {
+ public:
+  Rows(const View<T>& from, int64_t rows, int64_t channels)
+      : from_(from), rows_(rows), channels_(channels), direct_(in_place(from, channels)),
+        packed_(direct_ ? 0 : rows * padded<A>(channels)) {}
+
+  // The rows of a batch item; valid until the next call.
+  const A* item(int64_t b) {
+    if constexpr (std::is_same_v<A, T>)
+      if (direct_) return from_.item(b);
+    if (b != held_) pack_rows(from_.item(b), from_.row_step, from_.step, rows_, channels_, packed_.get());
+    held_ = b;
+    return packed_.get();
+  }
+  int64_t stride() const { return direct_ ? from_.row_step : padded<A>(channels_); }
+
+ private:
+  static bool in_place(const View<T>& from, int64_t channels) {
+    return std::is_same_v<A, T> && from.step == 1 && channels % kLanes<A> == 0;
+  }
+
+  const View<T>& from_;
+  const int64_t rows_, channels_;
+  const bool direct_;
+  Buffer<A> packed_;
+  int64_t held_ = -1;
+};
+
+// One row of a few numbers as A: where it lies, or in a buffer, padded with zeros.
+template <class A, class T>
+const A* row_of(const T* from, int64_t step, int64_t count, int64_t width, A* buffer) {
+  if constexpr (std::is_same_v<A, T>)
+    if (step == 1 && count == width) return from;
+  for (int64_t i = 0; i < count; ++i) buffer[i] = static_cast<A>(from[i * step]);
+  for (int64_t i = count; i < width; ++i) buffer[i] = A(0);
+  return buffer;
+}
+
+// f(b, n) for rows first to last of all batch items.
+template <class F>
+void for_rows(int64_t first, int64_t last, int64_t rows, F&& f) {
+  for (int64_t at = first; at < last; ++at) f(at / rows, at % rows);
+}
+
+// Rows that are worth a thread of their own.
+int64_t grain(int64_t slots, int64_t channels) { return 1 + 65536 / (1 + slots * channels); }
+
+// x [B, N, C], y [B, M, C] -> [B, N, K]: products with listed rows.
+template <class A, class T>
+Tensor dot(const Tensor& x, const Tensor& y, const Tensor& index) {
+  const int64_t N = x.size(1), C = x.size(2), M = y.size(1), K = index.size(2), width = padded<A>(C);
+  Tensor out = at::empty(index.sizes(), x.options());
+  const View<T> queries(x), keys(y);
+  const Lists lists(index, M);
+  T* const to = out.mutable_data_ptr<T>();
+  at::parallel_for(0, x.size(0) * N, grain(K, C), [&](int64_t first, int64_t last) {
+    Rows<A, T> rows(keys, M, C);
+    Buffer<A> query(width), product(K);
+    Buffer<int32_t> list(K);
+    for_rows(first, last, N, [&](int64_t b, int64_t n) {
+      lists.read(b, n, list.get());
+      const A* q = row_of<A>(queries.row(b, n), queries.step, C, width, query.get());
+      T* const target = to + (b * N + n) * K;
+      A* result = product.get();
+      if constexpr (std::is_same_v<A, T>) result = target;
+      gather_dot(q, rows.item(b), rows.stride(), vectors_of<A>(C), list.get(), K, result);
+      if constexpr (!std::is_same_v<A, T>)
+        for (int64_t k = 0; k < K; ++k) target[k] = static_cast<T>(result[k]);
+    });
+  });
+  lists.check();
+  return out;
+}
+
+// w [B, N, K], y [B, M, C] -> [B, N, C]: weighted sums of listed rows.
+template <class A, class T>
+Tensor sum(const Tensor& w, const Tensor& y, const Tensor& index) {
+  const int64_t N = w.size(1), K = w.size(2), M = y.size(1), C = y.size(2);
+  Tensor out = at::empty({w.size(0), N, C}, w.options());
+  const View<T> weights(w), values(y);
+  const Lists lists(index, M);
+  T* const to = out.mutable_data_ptr<T>();
+  at::parallel_for(0, w.size(0) * N, grain(K, C), [&](int64_t first, int64_t last) {
+    Rows<A, T> rows(values, M, C);
+    Buffer<A> weight(K), total(padded<A>(C));
+    Buffer<int32_t> list(K);
+    for_rows(first, last, N, [&](int64_t b, int64_t n) {
+      lists.read(b, n, list.get());
+      const A* factors = row_of<A>(weights.row(b, n), weights.step, K, K, weight.get());
+      gather_sum(factors, rows.item(b), rows.stride(), vectors_of<A>(C), list.get(), K, total.get());
+      unpack_rows(total.get(), 1, C, to + (b * N + n) * C);
+    });
+  });
+  lists.check();
+  return out;
+}
+
+// Keeps the slots of keys first to last of a list, counted from first; returns how many.
+template <class A>
+int64_t keep_range(const A* weight, int32_t first, int32_t last, int64_t slots, int32_t* list, A* kept) {
+  int64_t count = 0;
+  for (int64_t k = 0; k < slots; ++k) {
+    const uint32_t key = static_cast<uint32_t>(list[k] - first);
+    const A w = weight[k];
+    list[count] = static_cast<int32_t>(key);
+    kept[count] = w;
+    count += key < static_cast<uint32_t>(last - first);
+  }
+  return count;
+}
+
+// w [B, N, K], x [B, N, C] -> [B, M, C]: row m is the sum of w[n, k] x[n] over all slots that list m, in their order.
+template <class A, class T>
+Tensor scatter(const Tensor& w, const Tensor& x, const Tensor& index, int64_t M) {
+  const int64_t B = w.size(0), N = w.size(1), K = w.size(2), C = x.size(2), width = padded<A>(C);
+  Tensor out = at::empty({B, M, C}, w.options());
+  const View<T> weights(w), queries(x);
+  const Lists lists(index, M);
+  T* const to = out.mutable_data_ptr<T>();
+  // Ranges of keys per batch item: one if there are items enough for all threads, else some, each reading all lists.
+  const int64_t threads = at::get_num_threads();
+  const int64_t wanted = threads == 1 ? 1 : (4 * threads + B - 1) / std::max<int64_t>(B, 1);
+  const int64_t ranges = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, M / 16));
+  const int64_t size = (M + ranges - 1) / ranges;
+  at::parallel_for(0, B * ranges, 1, [&](int64_t begin, int64_t end) {
+    Buffer<A> sums(size * width), query(width), weight(K), kept(K);
+    Buffer<int32_t> list(K);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t b = task / ranges, first = std::min(M, task % ranges * size), last = std::min(M, first + size);
+      std::fill_n(sums.get(), (last - first) * width, A(0));
+      for (int64_t n = 0; n < N && first < last; ++n) {
+        lists.read(b, n, list.get());
+        const A* factors = row_of<A>(weights.row(b, n), weights.step, K, K, weight.get());
+        const A* q = row_of<A>(queries.row(b, n), queries.step, C, width, query.get());
+        int64_t count = K;
+        if (ranges > 1) {
+          count = keep_range(factors, first, last, K, list.get(), kept.get());
+          factors = kept.get();
+        }
+        scatter_outer(factors, q, sums.get(), width, vectors_of<A>(C), list.get(), count);
+      }
+      unpack_rows(sums.get(), last - first, C, to + (b * M + first) * C);
+    }
+  });
+  lists.check();
+  return out;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Checks that keep every access in bounds; the messages for people are in ops/smm.py
+
+void check(const Tensor& narrow, const Tensor& rows, const Tensor& index, int64_t N, int64_t M) {
+  TORCH_CHECK_VALUE(narrow.dim() == 3 && rows.dim() == 3 && index.dim() == 3, "expected three dimensions each");
+  TORCH_CHECK_VALUE(narrow.size(0) == index.size(0) && rows.size(0) == index.size(0) && index.size(1) == N,
+                    "batch sizes or numbers of queries differ");
+  TORCH_CHECK_VALUE(narrow.scalar_type() == rows.scalar_type(), "operands of two types");
+  TORCH_CHECK_VALUE(index.scalar_type() == at::kShort || index.scalar_type() == at::kInt || index.scalar_type() == at::kLong,
+                    "index must be int16, int32 or int64");
+  TORCH_CHECK_VALUE(narrow.is_cpu() && rows.is_cpu() && index.is_cpu(), "expected tensors on the CPU");
+  TORCH_CHECK_VALUE(M < (int64_t{1} << 31), "too many keys");
+  TORCH_CHECK_INDEX(M > 0 || index.numel() == 0, "there are no keys to list");
+}
+
+// f(type of accumulation, type of storage), each as a null pointer of the type.
+template <class F>
+auto by_type(const Tensor& x, F&& f) {
+  switch (x.scalar_type()) {
+    case at::kDouble: return f((double*)nullptr, (double*)nullptr);
+    case at::kFloat: return f((float*)nullptr, (float*)nullptr);
+    case at::kBFloat16: return f((float*)nullptr, (at::BFloat16*)nullptr);
+    case at::kHalf: return f((float*)nullptr, (at::Half*)nullptr);
+    default: TORCH_CHECK_VALUE(false, "type ", x.scalar_type(), " is not supported");
+  }
+}
+
+#define FOCALSR_TYPES(accumulation, storage)                   \
+  using A = std::remove_pointer_t<decltype(accumulation)>;     \
+  using T = std::remove_pointer_t<decltype(storage)>
+
+Tensor qmk(const Tensor& q, const Tensor& k_t, const Tensor& index) {
+  check(q, k_t, index, q.dim() == 3 ? q.size(1) : 0, k_t.size(-1));
+  TORCH_CHECK_VALUE(q.size(2) == k_t.size(1), "widths differ");
+  return by_type(q, [&](auto* a, auto* t) {
+    FOCALSR_TYPES(a, t);
+    return dot<A, T>(q, k_t.transpose(1, 2), index);
+  });
+}
+
+Tensor amv(const Tensor& attn, const Tensor& v, const Tensor& index) {
+  check(attn, v, index, attn.dim() == 3 ? attn.size(1) : 0, v.dim() == 3 ? v.size(1) : 0);
+  TORCH_CHECK_VALUE(attn.size(2) == index.size(2), "weights and list differ in length");
+  return by_type(attn, [&](auto* a, auto* t) {
+    FOCALSR_TYPES(a, t);
+    return sum<A, T>(attn, v, index);
+  });
+}
+
+std::tuple<Tensor, Tensor> qmk_backward(
+    const Tensor& grad, const Tensor& q, const Tensor& k_t, const Tensor& index, bool q_wanted, bool k_wanted) {
+  check(q, k_t, index, q.dim() == 3 ? q.size(1) : 0, k_t.size(-1));
+  TORCH_CHECK_VALUE(q.size(2) == k_t.size(1), "widths differ");
+  TORCH_CHECK_VALUE(grad.sizes() == index.sizes() && grad.scalar_type() == q.scalar_type(), "the gradient does not fit");
+  return by_type(q, [&](auto* a, auto* t) {
+    FOCALSR_TYPES(a, t);
+    const Tensor none = at::empty({0}, q.options());
+    return std::make_tuple(q_wanted ? sum<A, T>(grad, k_t.transpose(1, 2), index) : none,
+                           k_wanted ? scatter<A, T>(grad, q, index, k_t.size(2)).transpose(1, 2) : none.clone());
+  });
+}
+
+std::tuple<Tensor, Tensor> amv_backward(
+    const Tensor& grad, const Tensor& attn, const Tensor& v, const Tensor& index, bool attn_wanted, bool v_wanted) {
+  check(attn, v, index, attn.dim() == 3 ? attn.size(1) : 0, v.dim() == 3 ? v.size(1) : 0);
+  check(grad, v, index, attn.size(1), v.size(1));
+  TORCH_CHECK_VALUE(attn.size(2) == index.size(2), "weights and list differ in length");
+  TORCH_CHECK_VALUE(grad.size(1) == attn.size(1) && grad.size(2) == v.size(2), "the gradient does not fit");
+  return by_type(attn, [&](auto* a, auto* t) {
+    FOCALSR_TYPES(a, t);
+    const Tensor none = at::empty({0}, attn.options());
+    return std::make_tuple(attn_wanted ? dot<A, T>(grad, v, index) : none,
+                           v_wanted ? scatter<A, T>(attn, grad, index, v.size(1)) : none.clone());
+  });
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(focalsr, CPU, m) {
+  m.impl("smm_qmk", qmk);
+  m.impl("smm_amv", amv);
+  m.impl("smm_qmk_backward", qmk_backward);
+  m.impl("smm_amv_backward", amv_backward);
+}
+
+}  // namespace focalsr

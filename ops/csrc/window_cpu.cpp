@@ -1,0 +1,458 @@
+// Attention inside windows on the CPU: softmax(scale q k^T + bias + mask) v and its gradients. A block of logits, some
+// rows of queries by all keys, lives in the cache; the logits of a window never exist as a whole.
+//
+// Shapes: W windows, h heads, N queries, M keys, D width of queries and keys, E width of values, n masks of an image.
+// T is the type in memory, A that of all arithmetic (float for half precision).
+//
+// One task owns whatever it writes: no result depends on the number of threads.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "tiles.h"
+
+namespace focalsr {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+constexpr int64_t kBlockBytes = 96 * 1024;          // of one block of logits
+constexpr int64_t kRowsInTask = 1024;               // of queries, in the forward pass
+constexpr int64_t kTasks = 64;                      // of the backward pass, if there are so many windows and heads
+constexpr int64_t kPartialBytes = 64 * 1024 * 1024;  // of the partial sums of the bias gradient
+constexpr double kHidden = -100.0;                  // between regions, as ops/region_mask.py
+
+// [W, h, tokens, width] of any strides.
+template <class T>
+struct View {
+  explicit View(const Tensor& x)
+      : data(const_cast<T*>(x.const_data_ptr<T>())),
+        window(x.stride(0)), head(x.stride(1)), token(x.stride(2)), channel(x.stride(3)) {}
+  T* at(int64_t w, int64_t h, int64_t t) const { return data + w * window + h * head + t * token; }
+  T* data;
+  int64_t window, head, token, channel;
+};
+
+struct Sizes {
+  int64_t windows, heads, queries, keys, width, value_width;
+  int64_t padded_keys;
+  int64_t step;  // from one row of logits, or one channel of the transposed keys, to the next
+  int64_t rows;  // of queries in a block
+};
+
+template <class A>
+Sizes sizes_of(const Tensor& q, const Tensor& k, const Tensor& v) {
+  Sizes s{q.size(0), q.size(1), q.size(2), k.size(2), q.size(3), v.size(3), 0, 0, 0};
+  constexpr int64_t kSize = sizeof(A);
+  s.padded_keys = padded<A>(s.keys);
+  // Rows that start 1024 bytes apart, or a multiple, compete for the same few places of the cache.
+  s.step = s.padded_keys + (s.padded_keys * kSize % 512 == 0 ? 64 / kSize : 0);
+  const int64_t fitting = kBlockBytes / (s.step * kSize);
+  s.rows = std::min(std::max<int64_t>(fitting / 6 * 6, 6), (s.queries + 5) / 6 * 6);
+  return s;
+}
+
+// Bias [h, N, M] of A and mask, [n, N, M] of A or regions [n, N], dense or absent.
+template <class A>
+struct Additive {
+  Additive(const OptionalTensor& bias, const OptionalTensor& mask, const Sizes& s) : s(s) {
+    if (bias) {
+      bias_ = bias->const_data_ptr<A>();
+      const int64_t pairs = s.queries * s.keys;
+      largest_.resize(s.heads);
+      for (int64_t head = 0; head < s.heads; ++head) {
+        const auto [low, high] = std::minmax_element(bias_ + head * pairs, bias_ + (head + 1) * pairs);
+        largest_[head] = std::max(std::abs(*low), std::abs(*high));
+      }
+    }
+    if (!mask) return;
+    images_windows_ = mask->size(0);
+    if (mask->scalar_type() == at::kByte) {
+      regions_ = mask->const_data_ptr<uint8_t>();
+      mixed_.resize(images_windows_);
+      for (int64_t w = 0; w < images_windows_; ++w) {
+        const uint8_t* row = regions_ + w * s.queries;
+        mixed_[w] = std::any_of(row, row + s.queries, [&](uint8_t region) { return region != row[0]; });
+      }
+    } else {
+      mask_ = mask->const_data_ptr<A>();
+    }
+  }
+
+  // Whether nothing but the bias is added in a window.
+  bool unmasked(int64_t window) const {
+    return images_windows_ == 0 || (mask_ == nullptr && !mixed_[window % images_windows_]);
+  }
+
+  // Whether all logits of a window are small, given a bound of the products.
+  bool near(int64_t window, int64_t head, A products) const {
+    if (s.keys != s.padded_keys || !unmasked(window)) return false;
+    return products + (bias_ == nullptr ? A(0) : largest_[head]) <= A(kNearLimit);  // false if not a number
+  }
+
+  // The bias of a query with each key, or null.
+  const A* bias_row(int64_t head, int64_t query) const {
+    return bias_ == nullptr ? nullptr : bias_ + (head * s.queries + query) * s.keys;
+  }
+
+  // Starts a row of logits; false if there is nothing to add.
+  bool start(int64_t window, int64_t head, int64_t query, A* row) const {
+    const bool has_bias = bias_ != nullptr;
+    if (has_bias) std::copy_n(bias_ + (head * s.queries + query) * s.keys, s.keys, row);
+    if (images_windows_ == 0) return has_bias;
+    const int64_t w = window % images_windows_;
+    if (mask_ != nullptr) {
+      const A* mask = mask_ + (w * s.queries + query) * s.keys;
+      for (int64_t m = 0; m < s.keys; ++m) row[m] = has_bias ? row[m] + mask[m] : mask[m];
+      return true;
+    }
+    if (!mixed_[w]) return has_bias;
+    const uint8_t* regions = regions_ + w * s.queries;
+    const uint8_t own = regions[query];
+    if (!has_bias) std::fill_n(row, s.keys, A(0));
+    for (int64_t m = 0; m < s.keys; ++m) row[m] += regions[m] == own ? A(0) : A(kHidden);
+    return true;
+  }
+
+  const Sizes& s;
+  const A* bias_ = nullptr;
+  const A* mask_ = nullptr;
+  const uint8_t* regions_ = nullptr;
+  std::vector<char> mixed_;
+  std::vector<A> largest_;
+  int64_t images_windows_ = 0;
+};
+
+// Values of any layout -> [width, stride], zeros where there is no token.
+template <class A, class T>
+void pack_columns(
+    const T* from, int64_t token_step, int64_t channel_step, int64_t tokens, int64_t width, A* to, int64_t stride) {
+  constexpr int64_t kBlock = 16;
+  for (int64_t start = 0; start < tokens; start += kBlock) {
+    const int64_t stop = std::min(tokens, start + kBlock);
+    for (int64_t c = 0; c < width; ++c)
+      for (int64_t t = start; t < stop; ++t) to[c * stride + t] = static_cast<A>(from[t * token_step + c * channel_step]);
+  }
+  for (int64_t c = 0; c < width; ++c) std::fill(to + c * stride + tokens, to + (c + 1) * stride, A(0));
+}
+
+// Rows of logits [rows, step] of the queries from `first` on: scaled products, bias and mask; -inf after the last key.
+template <class A>
+void logits_of(
+    const Additive<A>& additive, int64_t window, int64_t head, int64_t first, int64_t rows, const A* q, int64_t q_step,
+    const A* k_columns, A* logits) {
+  const Sizes& s = additive.s;
+  if (s.keys == s.padded_keys && additive.unmasked(window)) {  // the bias as it is starts the sums
+    const A* bias = additive.bias_row(head, first);
+    return product(q, q_step, 1, k_columns, s.step, logits, s.step, rows, s.keys, s.width, bias, s.keys);
+  }
+  const auto end_rows_with = [&](A value) {
+    for (int64_t r = 0; s.keys < s.padded_keys && r < rows; ++r)
+      std::fill(logits + r * s.step + s.keys, logits + r * s.step + s.padded_keys, value);
+  };
+  bool add = false;
+  for (int64_t r = 0; r < rows; ++r) add = additive.start(window, head, first + r, logits + r * s.step);
+  if (add) end_rows_with(A(0));
+  product(q, q_step, 1, k_columns, s.step, logits, s.step, rows, s.padded_keys, s.width, add ? logits : nullptr, s.step);
+  end_rows_with(-std::numeric_limits<A>::infinity());
+}
+
+// The largest length of the first `count` padded rows.
+template <class A>
+A longest(const A* rows, int64_t step, int64_t count) {
+  A most = 0;
+  for (int64_t r = 0; r < count; ++r) {
+    Vec<A> sum{};
+    for (int64_t c = 0; c < step; c += kLanes<A>) sum += load(rows + r * step + c) * load(rows + r * step + c);
+    most = std::max(most, sum_of_lanes<A>(sum));
+  }
+  return std::sqrt(most);
+}
+
+// A row of logits becomes its exponentials, up to a factor; returns one over their sum. kNear: no logit is further from
+// 0 than kNearLimit, so none needs to be subtracted.
+template <class A, bool kNear>
+A exponentials(A* row, int64_t count) {
+  Vec<A> largest{};
+  if constexpr (!kNear) {
+    Vec<A> most = load(row);
+    for (int64_t m = kLanes<A>; m < count; m += kLanes<A>) {
+      const Vec<A> x = load(row + m);
+      most = x > most ? x : most;
+    }
+    largest = all<A>(largest_lane<A>(most));
+  }
+  Vec<A> sum{};
+  for (int64_t m = 0; m < count; m += kLanes<A>) {
+    const Vec<A> weight = exponential<A, kNear>(load(row + m) - largest);
+    sum += weight;
+    store(row + m, weight);
+  }
+  return A(1) / sum_of_lanes<A>(sum);
+}
+
+template <class A>
+A exponentials_of(bool near, A* row, int64_t count) {
+  return near ? exponentials<A, true>(row, count) : exponentials<A, false>(row, count);
+}
+
+// The largest length of the columns of [width, step], of which `count` are taken.
+template <class A>
+A longest_column(const A* columns, int64_t step, int64_t width, int64_t count) {
+  A most = 0;
+  for (int64_t m = 0; m < count; m += kLanes<A>) {
+    Vec<A> sum{};
+    for (int64_t c = 0; c < width; ++c) sum += load(columns + c * step + m) * load(columns + c * step + m);
+    most = std::max(most, largest_lane<A>(sum));
+  }
+  return std::sqrt(most);
+}
+
+template <class A>
+void scale_rows(A* values, int64_t count, A factor) {
+  for (int64_t i = 0; i < count; ++i) values[i] *= factor;
+}
+
+template <class A, class T>
+void forward(
+    const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias, const OptionalTensor& mask,
+    double scale, const Tensor& out) {
+  const Sizes s = sizes_of<A>(q, k, v);
+  const Additive<A> additive(bias, mask, s);
+  const View<T> from_q(q), from_k(k), from_v(v), to(out);
+  const int64_t pieces = (s.queries + kRowsInTask - 1) / kRowsInTask;
+  const int64_t q_step = padded<A>(s.width), v_step = padded<A>(s.value_width);
+  at::parallel_for(0, s.windows * s.heads * pieces, 1, [&](int64_t begin, int64_t end) {
+    const Buffer<A> columns(s.width * s.step), values(s.keys * v_step);
+    const Buffer<A> queries(s.rows * q_step), logits(s.rows * s.step), results(s.rows * v_step), norms(s.rows);
+    int64_t packed = -1;
+    A key_length = 0;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t window = task / (s.heads * pieces), head = task / pieces % s.heads, piece = task % pieces;
+      if (task / pieces != packed) {
+        packed = task / pieces;
+        const T* keys = from_k.at(window, head, 0);
+        pack_columns<A>(keys, from_k.token, from_k.channel, s.keys, s.width, columns.get(), s.step);
+        key_length = longest_column(columns.get(), s.step, s.width, s.padded_keys);
+        const T* all_values = from_v.at(window, head, 0);
+        pack_rows<A>(all_values, from_v.token, from_v.channel, s.keys, s.value_width, values.get());
+      }
+      const int64_t last = std::min(s.queries, (piece + 1) * kRowsInTask);
+      for (int64_t first = piece * kRowsInTask; first < last; first += s.rows) {
+        const int64_t rows = std::min(s.rows, last - first);
+        pack_rows<A>(from_q.at(window, head, first), from_q.token, from_q.channel, rows, s.width, queries.get());
+        scale_rows<A>(queries.get(), rows * q_step, static_cast<A>(scale));
+        logits_of(additive, window, head, first, rows, queries.get(), q_step, columns.get(), logits.get());
+        const bool near = additive.near(window, head, key_length * longest(queries.get(), q_step, rows));
+        for (int64_t r = 0; r < rows; ++r) norms[r] = exponentials_of(near, logits.get() + r * s.step, s.padded_keys);
+        product(
+            logits.get(), s.step, 1, values.get(), v_step, results.get(), v_step, rows, v_step, s.keys);
+        for (int64_t r = 0; r < rows; ++r) {
+          T* row = to.at(window, head, first + r);
+          for (int64_t e = 0; e < s.value_width; ++e)
+            row[e * to.channel] = static_cast<T>(results[r * v_step + e] * norms[r]);
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+struct Gradients {
+  View<T> q, k, v;
+};
+
+// The gradients of one window and head; what the bias gets, [N, M], is added to `d_bias` if there is one.
+template <class A, class T>
+class Backward {
+ public:
+  Backward(const Additive<A>& additive, A scale)
+      : additive_(additive), s_(additive.s), scale_(scale), q_step_(padded<A>(s_.width)),
+        v_step_(padded<A>(s_.value_width)), k_columns_(s_.width * s_.step),
+        v_columns_(s_.value_width * s_.step), k_rows_(s_.keys * q_step_), d_k_(s_.keys * q_step_),
+        d_v_(s_.keys * v_step_), q_(s_.rows * q_step_), grad_(s_.rows * v_step_), d_q_(s_.rows * q_step_),
+        weights_(s_.rows * s_.step), d_logits_(s_.rows * s_.step) {}
+
+  void run(
+      const View<T>& q, const View<T>& k, const View<T>& v, const View<T>& grad, int64_t window, int64_t head,
+      const Gradients<T>& to, A* d_bias) {
+    pack_columns<A>(k.at(window, head, 0), k.token, k.channel, s_.keys, s_.width, k_columns_.get(), s_.step);
+    pack_rows<A>(k.at(window, head, 0), k.token, k.channel, s_.keys, s_.width, k_rows_.get());
+    pack_columns<A>(v.at(window, head, 0), v.token, v.channel, s_.keys, s_.value_width, v_columns_.get(), s_.step);
+    key_length_ = longest(k_rows_.get(), q_step_, s_.keys);
+    for (int64_t first = 0; first < s_.queries; first += s_.rows) {
+      const int64_t rows = std::min(s_.rows, s_.queries - first);
+      pack_rows<A>(q.at(window, head, first), q.token, q.channel, rows, s_.width, q_.get());
+      scale_rows<A>(q_.get(), rows * q_step_, scale_);
+      pack_rows<A>(grad.at(window, head, first), grad.token, grad.channel, rows, s_.value_width, grad_.get());
+      block(window, head, first, rows);
+      if (d_bias != nullptr) add_bias(first, rows, d_bias);
+      scale_rows<A>(d_q_.get(), rows * q_step_, scale_);
+      write(d_q_.get(), q_step_, rows, s_.width, to.q, window, head, first);
+    }
+    write(d_k_.get(), q_step_, s_.keys, s_.width, to.k, window, head, 0);
+    write(d_v_.get(), v_step_, s_.keys, s_.value_width, to.v, window, head, 0);
+  }
+
+ private:
+  // From the packed queries and gradients of some rows: d_q, and what they add to d_k and d_v.
+  void block(int64_t window, int64_t head, int64_t first, int64_t rows) {
+    const int64_t width = s_.padded_keys, step = s_.step;
+    logits_of(additive_, window, head, first, rows, q_.get(), q_step_, k_columns_.get(), weights_.get());
+    product(grad_.get(), v_step_, 1, v_columns_.get(), step, d_logits_.get(), step, rows, width, s_.value_width);
+    const bool near = additive_.near(window, head, key_length_ * longest(q_.get(), q_step_, rows));
+    for (int64_t r = 0; r < rows; ++r) {
+      A* weights = weights_.get() + r * step;
+      A* d_logits = d_logits_.get() + r * step;
+      const Vec<A> norm = all<A>(exponentials_of(near, weights, width));
+      Vec<A> mean{};
+      for (int64_t m = 0; m < width; m += kLanes<A>) {
+        const Vec<A> weight = load(weights + m) * norm;
+        store(weights + m, weight);
+        mean += weight * load(d_logits + m);
+      }
+      const Vec<A> shift = all<A>(sum_of_lanes<A>(mean));
+      for (int64_t m = 0; m < width; m += kLanes<A>)
+        store(d_logits + m, load(weights + m) * (load(d_logits + m) - shift));
+    }
+    A* d_k = d_k_.get();
+    A* d_v = d_v_.get();
+    const bool add = first > 0;  // what earlier rows added counts; uninitialised memory does not
+    product(
+        weights_.get(), 1, step, grad_.get(), v_step_, d_v, v_step_, s_.keys, v_step_, rows, add ? d_v : nullptr,
+        v_step_);
+    product(
+        d_logits_.get(), 1, step, q_.get(), q_step_, d_k, q_step_, s_.keys, q_step_, rows, add ? d_k : nullptr, q_step_);
+    product(d_logits_.get(), step, 1, k_rows_.get(), q_step_, d_q_.get(), q_step_, rows, q_step_, s_.keys);
+  }
+
+  void add_bias(int64_t first, int64_t rows, A* d_bias) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      A* to = d_bias + (first + r) * s_.keys;
+      const A* from = d_logits_.get() + r * s_.step;
+      for (int64_t m = 0; m < s_.keys; ++m) to[m] += from[m];
+    }
+  }
+
+  static void write(
+      const A* from, int64_t step, int64_t tokens, int64_t width, const View<T>& to, int64_t window, int64_t head,
+      int64_t first) {
+    for (int64_t t = 0; t < tokens; ++t) {
+      T* row = to.at(window, head, first + t);
+      for (int64_t c = 0; c < width; ++c) row[c * to.channel] = static_cast<T>(from[t * step + c]);
+    }
+  }
+
+  const Additive<A>& additive_;
+  const Sizes& s_;
+  const A scale_;
+  A key_length_ = 0;
+  const int64_t q_step_, v_step_;
+  const Buffer<A> k_columns_, v_columns_, k_rows_, d_k_, d_v_, q_, grad_, d_q_, weights_, d_logits_;
+};
+
+// Windows in `slices` runs; each (slice, head) is one task, which sums its part of the bias gradient in order.
+template <class A, class T>
+void backward(
+    const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+    const OptionalTensor& mask, double scale, const Tensor& d_q, const Tensor& d_k, const Tensor& d_v, A* d_bias) {
+  const Sizes s = sizes_of<A>(q, k, v);
+  const Additive<A> additive(bias, mask, s);
+  const View<T> from_q(q), from_k(k), from_v(v), from_grad(grad);
+  const Gradients<T> to{View<T>(d_q), View<T>(d_k), View<T>(d_v)};
+  const int64_t pairs = s.queries * s.keys;
+  int64_t slices = s.windows;
+  if (d_bias != nullptr) {
+    const int64_t fitting = kPartialBytes / std::max<int64_t>(1, s.heads * pairs * sizeof(A));
+    slices = std::min(s.windows, std::max<int64_t>(1, std::min(fitting, (kTasks + s.heads - 1) / s.heads)));
+  }
+  // The first slice adds to the result itself.
+  const int64_t others = d_bias == nullptr ? 0 : std::max<int64_t>(0, slices - 1) * s.heads * pairs;
+  const Buffer<A> partial(others);
+  std::fill_n(partial.get(), others, A(0));
+  at::parallel_for(0, slices * s.heads, 1, [&](int64_t begin, int64_t end) {
+    Backward<A, T> work(additive, static_cast<A>(scale));
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t slice = task / s.heads, head = task % s.heads;
+      A* sum = nullptr;
+      if (d_bias != nullptr)
+        sum = (slice == 0 ? d_bias : partial.get() + (slice - 1) * s.heads * pairs) + head * pairs;
+      for (int64_t w = s.windows * slice / slices; w < s.windows * (slice + 1) / slices; ++w)
+        work.run(from_q, from_k, from_v, from_grad, w, head, to, sum);
+    }
+  });
+  if (others == 0) return;
+  at::parallel_for(0, s.heads * pairs, 1 << 15, [&](int64_t begin, int64_t end) {
+    for (int64_t slice = 1; slice < slices; ++slice) {
+      const A* from = partial.get() + (slice - 1) * s.heads * pairs;
+      for (int64_t i = begin; i < end; ++i) d_bias[i] += from[i];
+    }
+  });
+}
+
+at::ScalarType arithmetic(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
+
+// Calls f(A{}, T{}) for the type of the tensors.
+template <class F>
+void by_type(at::ScalarType type, F&& f) {
+  switch (type) {
+    case at::kFloat: return f(float{}, float{});
+    case at::kDouble: return f(double{}, double{});
+    case at::kHalf: return f(float{}, at::Half{});
+    case at::kBFloat16: return f(float{}, at::BFloat16{});
+    default: TORCH_CHECK(false, "window_attention: ", type, " is not supported");
+  }
+}
+
+OptionalTensor dense(const OptionalTensor& x) { return x ? OptionalTensor(x->contiguous()) : x; }
+
+// Heads of a token side by side, so that joining them is free.
+Tensor like(const Tensor& q, int64_t tokens, int64_t width) {
+  return at::empty({q.size(0), tokens, q.size(1), width}, q.options()).transpose(1, 2);
+}
+
+Tensor window_attention(
+    const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias, const OptionalTensor& mask,
+    double scale) {
+  const Tensor out = like(q, q.size(2), v.size(3));
+  if (out.numel() == 0) return out;
+  by_type(q.scalar_type(), [&](auto a, auto t) {
+    forward<decltype(a), decltype(t)>(q, k, v, dense(bias), dense(mask), scale, out);
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
+    const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+    const OptionalTensor& mask, double scale, bool bias_gradient) {
+  const Tensor d_q = like(q, q.size(2), q.size(3)), d_k = like(q, k.size(2), k.size(3));
+  const Tensor d_v = like(q, v.size(2), v.size(3));
+  const auto options = q.options().dtype(arithmetic(q.scalar_type()));
+  const Tensor d_bias =
+      bias_gradient ? at::zeros({q.size(1), q.size(2), k.size(2)}, options) : at::empty({0}, options);
+  if (q.size(0) > 0 && q.size(1) > 0)
+    by_type(q.scalar_type(), [&](auto a, auto t) {
+      using A = decltype(a);
+      A* to = bias_gradient ? d_bias.mutable_data_ptr<A>() : nullptr;
+      backward<A, decltype(t)>(grad, q, k, v, dense(bias), dense(mask), scale, d_q, d_k, d_v, to);
+    });
+  return {d_q, d_k, d_v, d_bias};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(focalsr, CPU, m) {
+  m.impl("window_attention", window_attention);
+  m.impl("window_attention_backward", window_attention_backward);
+}
+
+}  // namespace focalsr

@@ -1,0 +1,130 @@
+"""Focused attention from PyTorch's operators, on cumulative logits. Shapes as in ops/focused_attention.py.
+
+It serves where no compiled kernel does, traces into exported programs, and is exact to rounding. Layers that select or
+have a list hold the maps [., h, N, N] of a few windows at a time, and are deterministic on CUDA too, in the backward
+pass as well: the keys of a list are distinct, so what is gathered or scattered by them meets nothing else in its place,
+and ops/relative_bias.py sums the gradient of the table without atomic additions. Layers that keep all keys are as
+deterministic as :func:`ops.window_attention`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ops.attention import window_attention
+from ops.focus_state import FocusInputs, FocusState, joined, list_dtype, position_index
+from ops.region_mask import RegionMask, dense_mask
+from ops.relative_bias import RelativeBias
+
+# Elements of a map [windows, h, N, N] that exist at once: 64 MiB in float32, and a few of them.
+_ELEMENTS = 1 << 24
+
+
+def composed_focus(inputs: FocusInputs, state: FocusState | None) -> tuple[Tensor, FocusState]:
+    """One layer."""
+    if state is not None and state.index is not None:
+        return listed(inputs, state)
+    q, k, table = joined(inputs, state)
+    if inputs.topk >= q.shape[2]:
+        return unlisted(inputs, q, k, table)
+    return selecting(inputs, q, k, table)
+
+
+def unlisted(inputs: FocusInputs, q: Tensor, k: Tensor, table: Tensor) -> tuple[Tensor, FocusState]:
+    """All keys, and all are kept: ordinary attention with joined queries and keys [W, h, N, S]."""
+    mask = None if inputs.regions is None else RegionMask(inputs.regions)
+    bias = expanded_bias(table, inputs.window, q.shape[1])
+    return window_attention(q, k, inputs.v, bias, mask, 1.0), FocusState(q=q, k=k, table=table)
+
+
+def expanded_bias(table: Tensor, window: int, heads: int) -> Tensor:
+    """[T, h or 1] -> [h, N, N]."""
+    bias = RelativeBias(table, position_index(window, table.device)).dense()
+    return bias.expand(heads, -1, -1)
+
+
+def selecting(inputs: FocusInputs, q: Tensor, k: Tensor, table: Tensor) -> tuple[Tensor, FocusState]:
+    """All keys, of which some are kept; queries and keys [W, h, N, S] are joined."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    bias = expanded_bias(table, inputs.window, q.shape[1]).to(dtype)
+    topk = inputs.topk
+
+    def part(q: Tensor, k: Tensor, v: Tensor, regions: Tensor | None) -> _Part:
+        logits = q.to(dtype) @ k.to(dtype).mT + bias
+        if regions is not None:
+            logits = logits + dense_mask(regions, dtype)[:, None]
+        return _finish(logits, None, topk, v)
+
+    regions = inputs.regions
+    if regions is not None:
+        regions = regions.repeat(q.shape[0] // regions.shape[0], 1)  # one row for each window of the batch
+    out, logits, index, log_sum = _in_parts(part, q, k, inputs.v, regions)
+    return out, FocusState(logits=logits, index=index, log_sum=log_sum)
+
+
+def listed(inputs: FocusInputs, state: FocusState) -> tuple[Tensor, FocusState]:
+    """Listed keys alone."""
+    assert state.logits is not None
+    assert state.index is not None
+    dtype = state.logits.dtype
+    bias = expanded_bias(inputs.table, inputs.window, inputs.q.shape[1]).to(dtype)
+    topk, scale = inputs.topk, inputs.scale
+
+    def part(q: Tensor, k: Tensor, v: Tensor, logits: Tensor, index: Tensor) -> _Part:
+        keys = index.long()
+        scores = (q.to(dtype) * scale) @ k.to(dtype).mT + bias
+        return _finish(logits + scores.gather(-1, keys), index, topk, v)
+
+    out, logits, index, log_sum = _in_parts(part, inputs.q, inputs.k, inputs.v, state.logits, state.index)
+    return out, FocusState(logits=logits, index=index, log_sum=log_sum)
+
+
+_Part = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of some windows: the result, kept logits, their keys, log-sums."""
+
+
+def _finish(logits: Tensor, index: Tensor | None, topk: int, v: Tensor) -> _Part:
+    """Softmax, selection and sum of values: logits [., h, N, K_in] on the list ``index``, None for all keys."""
+    length = logits.shape[-1]
+    logits = logits - logits.detach().amax(-1, keepdim=True)
+    log_sum = logits.detach().logsumexp(-1)
+    weights = logits.softmax(-1)
+    if index is None:
+        index = torch.arange(length, device=logits.device, dtype=list_dtype(length)).expand(logits.shape)
+    if topk < length:
+        kept = largest(logits.detach(), topk)
+        logits, weights, index = (x.gather(-1, kept) for x in (logits, weights, index))
+    spread = weights.new_zeros(*weights.shape[:-1], v.shape[2]).scatter(-1, index.long(), weights)
+    return (spread @ v.to(weights.dtype)).to(v.dtype), logits, index, log_sum
+
+
+def largest(x: Tensor, count: int) -> Tensor:
+    """Where the ``count`` largest numbers of each row are, ascending; of equal ones the first. [..., L] -> [..., K]."""
+    threshold = x.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    above = x > threshold
+    equal = x == threshold
+    wanted = count - above.sum(-1, keepdim=True)
+    keep = above | (equal & (equal.cumsum(-1) <= wanted))
+    slot = torch.where(keep, keep.cumsum(-1) - 1, count)  # what is not kept meets in one slot, which is cut off
+    place = torch.arange(x.shape[-1], device=x.device).expand(x.shape)
+    return place.new_zeros(*x.shape[:-1], count + 1).scatter(-1, slot, place)[..., :count]
+
+
+def _in_parts(part: Callable[..., _Part], q: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> _Part:
+    """``part`` for a few windows at a time, computed once more in the backward pass instead of keeping its maps."""
+    if torch.compiler.is_compiling():
+        return part(q, k, v, *others)
+    windows, heads, tokens, _ = q.shape
+    step = max(1, _ELEMENTS // (heads * tokens * tokens))
+    found = []
+    for start in range(0, max(1, windows), step):
+        some = [None if x is None else x[start : start + step] for x in (q, k, v, *others)]
+        found.append(checkpoint(part, *some, use_reentrant=False) if torch.is_grad_enabled() else part(*some))
+    if len(found) == 1:
+        return found[0]
+    out, logits, index, log_sum = (torch.cat(x) for x in zip(*found, strict=True))
+    return out, logits, index, log_sum

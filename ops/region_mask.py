@@ -1,0 +1,43 @@
+"""A mask given as regions: one small number for each token, instead of one float for each pair of tokens.
+
+Where windows are shifted around the border of an image, tokens of a window that are no neighbours there must not see
+each other. The mask of a 640 x 360 image in windows of 16 x 16 takes 250 MB; its regions take 230 KB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+HIDDEN = -100.0
+"""Added to the logits of tokens of different regions, as Swin-like networks publish it; exp(-100) is 0 beside 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class RegionMask:
+    """Mask of self-attention: tokens of one region see each other, the logits of others are lowered by 100.
+
+    Attributes:
+        regions: [n, N] uint8, the region of each token in each of the n windows of an image.
+    """
+
+    regions: Tensor
+
+    def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """[n, N, N]: 0 inside a region, -100 between regions."""
+        return dense_mask(self.regions, dtype)
+
+
+def dense_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask as floats: regions [n, N] of uint8 -> [n, N, N]; a mask that has floats already is cast."""
+    if not is_regions(mask):
+        return mask.to(dtype)
+    apart = mask[:, :, None] != mask[:, None, :]
+    return torch.zeros(apart.shape, dtype=dtype, device=mask.device).masked_fill(apart, HIDDEN)
+
+
+def is_regions(mask: Tensor) -> bool:
+    """Whether a tensor in the place of a mask holds regions."""
+    return mask.dtype == torch.uint8

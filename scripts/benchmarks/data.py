@@ -1,0 +1,123 @@
+"""Training patches: how fast they come out of each kind of storage, in one process.
+
+High-resolution images of 2040 x 1400 pixels are laid out of the photographs that scikit-image brings; a sample is a
+random patch of 256 x 256 pixels with its low-resolution one at x4.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data import PairedImageDataset, SampleKey, downscale, write_image
+from data.dataset_options import IoBackend
+from data.images import Pixels, read_image
+from data.loader import train_batches
+from data.prepare.lmdb_writer import write_lmdb
+from data.prepare.pack_writer import write_pack
+from data.prepare.subimages import Grid, cut_subimages
+from scripts.benchmarks.measure import Comparison, Side, Work
+from scripts.prepare_demo_data import TRAINING, package_folder
+
+HEIGHT, WIDTH, SCALE, PATCH = 1400, 2040, 4, 256
+IMAGES, SAMPLES, BATCHES = 2, 16, 24
+
+_folders: list[tempfile.TemporaryDirectory[str]] = []  # live as long as the process
+
+
+def comparisons() -> list[Comparison]:
+    """Storage, low-resolution on the fly."""
+    work = (
+        f"{SAMPLES} patches of {PATCH} x {PATCH} and {PATCH // SCALE} x {PATCH // SCALE}, images of {HEIGHT} x {WIDTH}"
+    )
+    return [
+        Comparison(
+            "data/pack_png", work,
+            Side("whole PNG files", lambda: patches("disk")), Side("pack", lambda: patches("pack")),
+        ),
+        Comparison(
+            "data/pack_lmdb", work,
+            Side("LMDB of 480-pixel sub-images", lambda: patches("lmdb")), Side("pack", lambda: patches("pack")),
+        ),
+        Comparison(
+            "data/lr_on_the_fly_png", work,
+            Side("PNG, low-resolution files", lambda: patches("disk")),
+            Side("PNG, made from high resolution", lambda: patches("disk", made=True)),
+        ),
+        Comparison(
+            "data/lr_on_the_fly_pack", work,
+            Side("pack, low-resolution images", lambda: patches("pack")),
+            Side("pack, made from high resolution", lambda: patches("pack", made=True)),
+        ),
+        Comparison(
+            "data/lr_on_device_pack", work,
+            Side("pack, low-resolution images", lambda: patches("pack")),
+            Side("pack, left to the device", lambda: patches("pack", made=True, lr_on="device")),
+        ),
+        Comparison(
+            "data/two_workers", f"{BATCHES} batches of 2 patches from PNG files",
+            Side("one worker", lambda: workers(1)), Side("two workers", lambda: workers(2)), quick=False,
+        ),
+    ]  # fmt: skip
+
+
+def mosaic(number: int) -> Pixels:
+    """An image of HEIGHT x WIDTH laid out of photographs, each one another way."""
+    pictures = [read_image(package_folder() / name) for name in TRAINING]
+    canvas = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    top, turn = 0, number
+    while top < HEIGHT:
+        left, height = 0, 470
+        while left < WIDTH:
+            picture = pictures[turn % len(pictures)]
+            turn += 1
+            part = picture[:height, : WIDTH - left][: HEIGHT - top]
+            canvas[top : top + part.shape[0], left : left + part.shape[1]] = part[:, :: -1 if turn % 2 else 1]
+            left += part.shape[1]
+        top += height
+    return canvas
+
+
+@functools.cache
+def folder() -> Path:
+    """High- and low-resolution images in every kind of storage."""
+    holder = tempfile.TemporaryDirectory()
+    _folders.append(holder)
+    root = Path(holder.name)
+    for number in range(IMAGES):
+        image = mosaic(number)
+        write_image(root / "hr" / f"{number}.png", image)
+        write_image(root / "lr" / f"{number}.png", downscale(image, SCALE))
+    for side, factor in (("hr", 1), ("lr", SCALE)):
+        write_pack(root / side, root / f"{side}.pack")
+        cut_subimages(root / side, root / f"{side}_sub", Grid(480 // factor, 240 // factor))
+        write_lmdb(root / f"{side}_sub", root / f"{side}.lmdb")
+    return root
+
+
+def patches(
+    backend: Literal["disk", "lmdb", "pack"], *, made: bool = False, lr_on: Literal["loader", "device"] = "loader"
+) -> Work:
+    """Collect a batch; ``made``: there are no low-resolution images."""
+    suffix = "" if backend == "disk" else f".{backend}"
+    options = PairedImageDataset.Options(
+        name="bench", dataroot_gt=folder() / f"hr{suffix}", dataroot_lq=None if made else folder() / f"lr{suffix}",
+        gt_size=PATCH, io_backend=IoBackend(type=backend), lr_on=lr_on,
+    )  # fmt: skip
+    dataset = PairedImageDataset(options, SCALE, phase="train")
+    keys = [SampleKey(0, i, (i * 7) % len(dataset)) for i in range(SAMPLES)]
+    return lambda: dataset.collect(keys)
+
+
+def workers(count: int) -> Work:
+    """Start so many processes, and take the batches that they prepare."""
+    options = PairedImageDataset.Options(
+        name="bench", dataroot_gt=folder() / "hr", dataroot_lq=folder() / "lr", gt_size=PATCH, batch_size_per_gpu=2,
+        num_worker_per_gpu=count,
+    )  # fmt: skip
+    dataset = PairedImageDataset(options, SCALE, phase="train")
+    return lambda: [batch.epoch for batch in train_batches(dataset, options, stop=BATCHES)]

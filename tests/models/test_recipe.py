@@ -1,0 +1,158 @@
+"""Recipes run: chained, killed and resumed to the same weights, begun anew, told what does not fit beforehand."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import models.trainer
+from models.checkpoint import read_checkpoint
+from models.step import train_step
+from options import read
+from tests.runs import ROOT, environment, run_here, workplace
+
+SCRIPT = "scripts/run_recipe.py"
+RECIPE = """\
+name: tiny
+stages:
+  first:
+    opt: train.yml
+    options: {name: first, train: {total_iter: 4}}
+  second:
+    opt: train.yml
+    start_from: first
+    options: {name: second, train: {total_iter: 6}, val: {val_freq: 3}, logger: {save_checkpoint_freq: 2}}
+"""
+RESCALED = """\
+name: rescaled
+stages:
+  x2: {opt: train.yml, options: {name: x2, train: {total_iter: 2}}}
+  x4: {opt: train.yml, start_from: x2, options: {name: x4, scale: 4, network_g: {scale: 4}, train: {total_iter: 2}}}
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with pictures, an option file and a recipe."""
+    monkeypatch.chdir(workplace(tmp_path))
+    Path("recipe.yml").write_text(RECIPE)
+    return tmp_path
+
+
+def weights(name: str, file: str = "net_g_latest.pth") -> dict[str, Any]:
+    content = read_checkpoint(Path("experiments") / name / "models" / file)
+    return {f"{key}.{name}": value for key in ("params", "params_ema") for name, value in content[key].items()}
+
+
+def assert_equal(one: dict[str, Any], two: dict[str, Any]) -> None:
+    assert one.keys() == two.keys()
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+def test_a_recipe_is_run_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here(SCRIPT, "recipe.yml") == 0
+    told = capsys.readouterr().err
+    row = re.search(r"first +PlainUSR_ultra x2 +Photos +4 +scratch +first +to do", told)
+    assert row is not None
+    assert row.start() < told.index("recipe tiny: stage first")
+    assert "stage second from first: " in told
+    stored = read_checkpoint(Path("experiments/second/models/net_g_latest.pth"))["focalsr"]
+    assert stored["options"]["path"]["pretrain_network_g"] == "experiments/first/models/net_g_latest.pth"
+    assert stored["step"] == 6
+    before = Path("experiments/second/models/net_g_latest.pth").stat().st_mtime_ns
+    assert run_here(SCRIPT, "recipe.yml") == 0
+    assert capsys.readouterr().err.count("  done") == 2
+    assert Path("experiments/second/models/net_g_latest.pth").stat().st_mtime_ns == before
+    assert not list(Path("experiments").glob("*archived*"))
+
+
+@pytest.mark.parametrize("killed_after", [2, 6, 9])
+def test_a_killed_recipe_ends_with_the_same_weights(
+    place: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
+) -> None:
+    """Killed in the first stage, in the second, and again."""
+    assert run_here(SCRIPT, "recipe.yml") == 0
+    expected = weights("first"), weights("second")
+    Path("experiments").rename("undisturbed")
+    done = 0
+
+    def dying(*arguments: Any, **named: Any) -> Any:
+        nonlocal done
+        if done == killed_after:
+            raise KeyboardInterrupt
+        done += 1
+        return train_step(*arguments, **named)
+
+    monkeypatch.setattr(models.trainer, "train_step", dying)
+    assert run_here(SCRIPT, "recipe.yml") == 130
+    monkeypatch.setattr(models.trainer, "train_step", train_step)
+    assert run_here(SCRIPT, "recipe.yml") == 0
+    assert_equal(weights("first"), expected[0])
+    assert_equal(weights("second"), expected[1])
+
+
+def test_a_stage_begins_anew(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here(SCRIPT, "recipe.yml") == 0
+    assert run_here(SCRIPT, "recipe.yml", "--restart", "second", "--force_yml", "train:optim_g:lr=1e-3") == 0
+    assert len(list(Path("experiments").glob("second_archived_*"))) == 1
+    assert not list(Path("experiments").glob("first_archived_*"))
+    assert run_here(SCRIPT, "recipe.yml", "--restart", "third") == 2
+    assert 'has no stage "third"' in capsys.readouterr().err
+
+
+def test_another_training_under_the_name_is_not_taken_for_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here("train.py", "-opt", "train.yml", "--force_yml", "name=second", "train:total_iter=2") == 0
+    assert run_here(SCRIPT, "recipe.yml") == 2
+    told = capsys.readouterr().err
+    assert "experiments/second holds another training, whose path.pretrain_network_g is None" in told
+    assert "--restart second" in told
+    assert not Path("experiments/first").exists()
+
+
+def test_what_will_not_fit_is_told_before_the_first_stage(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("rescaled.yml").write_text(RESCALED)
+    edits = ("--force_yml", "datasets:train:gt_size=32")
+    assert run_here(SCRIPT, "rescaled.yml", *edits) == 2
+    assert "stage x4: the weights of x2 will not fit its network: 2 other shape: tail.0" in capsys.readouterr().err
+    assert not Path("experiments").exists()
+    assert run_here(SCRIPT, "rescaled.yml", *edits, "path:strict_load_g=false") == 0
+    assert "stage x4 from x2: " in capsys.readouterr().err
+    x2, x4 = weights("x2"), weights("x4")
+    assert x4["params.tail.0.weight"].shape != x2["params.tail.0.weight"].shape
+
+
+def test_a_check_writes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here(SCRIPT, "recipe.yml", "--check") == 0
+    told = capsys.readouterr().err
+    assert told.count("the check is passed") == 2
+    assert not Path("experiments").exists()
+    assert run_here(SCRIPT, "recipe.yml", "--only", "first") == 0
+    assert not Path("experiments/second").exists()
+
+
+def test_the_copy_of_a_file_with_a_base_stands_alone(place: Path) -> None:
+    Path("based.yml").write_text("base: train.yml\nname: based\ntrain: {total_iter: 1}\n")
+    assert run_here("train.py", "-opt", "based.yml") == 0
+    kept = Path("experiments/based/based.yml")
+    assert "# CMD:" in kept.read_text()
+    found = read(kept, mode="train")
+    assert (found.name, found.train.total_iter, found.files) == ("based", 1, (str(kept),))
+
+
+@pytest.mark.slow
+def test_under_torchrun(place: Path) -> None:
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613"]
+    done = subprocess.run(
+        [*line, str(ROOT / SCRIPT), "recipe.yml", "--launcher", "pytorch"],
+        cwd=place, env=environment(), capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    stored = read_checkpoint(Path("experiments/second/models/net_g_latest.pth"))["focalsr"]
+    assert stored["step"] == 6
+    assert done.stderr.count("recipe tiny is done") == 1

@@ -1,0 +1,22 @@
+"""Compiled kernels in tests: without a compiler their tests skip; with one, kernels that do not build fail."""
+
+from __future__ import annotations
+
+import pytest
+
+from ops import build
+
+
+def compiler() -> str:
+    """The C++ compiler; skips the test where there is none."""
+    try:
+        return build._compiler()
+    except build.Unusable as reason:
+        pytest.skip(str(reason))
+
+
+def require_cpu_kernels(part: str) -> None:
+    """Load the kernels of ops/csrc/PART_cpu.cpp."""
+    compiler()
+    reason = build.cpu_extension(part)
+    assert reason is None, reason

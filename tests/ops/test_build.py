@@ -1,0 +1,254 @@
+"""Compiling on first use: once, by one process, and with an answer where it cannot be done."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import ops
+from ops import build
+from ops.registry import ENVIRONMENT
+from tests.runs import ROOT
+from utils.errors import InputError
+from utils.log import get_logger
+
+GOOD = 'extern "C" int answer() { return 42; }\n'
+BAD = 'extern "C" int answer() { return fortytwo; }\n'
+
+
+def has_compiler() -> bool:
+    try:
+        build._compiler()
+    except build.Unusable:
+        return False
+    return True
+
+
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test's own, and a process that has asked for nothing yet."""
+    monkeypatch.setenv(build.CACHE, str(tmp_path / "cache"))
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    monkeypatch.setattr(build, "_outcomes", {})
+    monkeypatch.setattr(build, "_retried", set())
+    monkeypatch.setattr(build, "_warned", set())
+    return tmp_path / "cache" / "ops"
+
+
+@pytest.fixture
+def log() -> Iterator[list[tuple[int, str]]]:
+    lines: list[tuple[int, str]] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append((record.levelno, record.getMessage()))  # type: ignore[method-assign]
+    logger, level = get_logger(), get_logger().level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield lines
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[[str], build.Recipe]:
+    """Makes a recipe for one small file; its compiler notes every call in the file "calls" and takes a moment."""
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\necho call >> {tmp_path}/calls\nsleep 0.3\nexec {build._compiler()} "$@"\n')
+    compiler.chmod(0o755)
+
+    def make(text: str) -> build.Recipe:
+        source = tmp_path / "answer.cpp"
+        source.write_text(text)
+        step = (str(compiler), "-c", str(source), "-fPIC")
+        return build.Recipe("CPU answer", 1, (step,), (str(compiler), "-shared"), (text,))
+
+    return make
+
+
+def calls(tmp_path: Path) -> int:
+    noted = tmp_path / "calls"
+    return len(noted.read_text().splitlines()) if noted.exists() else 0
+
+
+@needs_compiler
+@pytest.mark.build
+def test_builds_once(recipe: Callable[[str], build.Recipe], tmp_path: Path, log: list[tuple[int, str]]) -> None:
+    found = build.library(recipe(GOOD))
+    assert ctypes.CDLL(str(found)).answer() == 42
+    assert build.library(recipe(GOOD)) == found
+    assert calls(tmp_path) == 2  # one file, one link
+    assert sorted(path.name for path in found.parent.iterdir()) == ["kernels.so"]
+    assert [level for level, _ in log] == [logging.INFO] * 2
+    assert log[0][1].startswith("compiling the CPU answer kernels, once, about 1 s, into ")
+    assert build.library(recipe(GOOD.replace("42", "43"))) != found
+
+
+@needs_compiler
+@pytest.mark.build
+def test_a_failure_is_remembered(recipe: Callable[[str], build.Recipe], tmp_path: Path, private_cache: Path) -> None:
+    with pytest.raises(build.Unusable, match=r"compiling them failed: .*fortytwo.*\(all of it in .*failed.txt\)"):
+        build.library(recipe(BAD))
+    assert calls(tmp_path) == 1
+    with pytest.raises(build.Unusable, match=r"failed before: .*fortytwo.*FOCALSR_OPS=native retries"):
+        build.library(recipe(BAD))
+    assert calls(tmp_path) == 1
+    with pytest.raises(build.Unusable, match="failed: "):
+        build.library(recipe(BAD), retry=True)
+    assert calls(tmp_path) == 2
+    assert "-fPIC" in next(private_cache.glob("cpu-answer-*/failed.txt")).read_text()  # the command is there
+    assert ctypes.CDLL(str(build.library(recipe(GOOD)))).answer() == 42  # another key
+    repaired = replace(recipe(GOOD), facts=(BAD,))  # the key of the failure: something outside was mended
+    assert ctypes.CDLL(str(build.library(repaired, retry=True))).answer() == 42
+    assert not list(private_cache.glob("building-*"))
+
+
+@needs_compiler
+@pytest.mark.build
+def test_a_killed_compiler_is_not_remembered(tmp_path: Path, recipe: Callable[[str], build.Recipe]) -> None:
+    good = recipe(GOOD)
+    script = tmp_path / "compiler"
+    text = script.read_text()
+    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    with pytest.raises(build.Unusable, match="compiler was stopped: signal 9"):
+        build.library(good)
+    script.write_text(text)
+    assert build.library(good).exists()
+
+
+BUILDER = """
+import sys
+from pathlib import Path
+from ops import build
+tool, source, first = sys.argv[1:]
+assert first == "no" or not build.cache_folder().exists()  # importing has built nothing
+step = (tool, "-c", source, "-fPIC")
+print(build.library(build.Recipe("CPU answer", 1, (step,), (tool, "-shared"), ("same",))))
+"""
+
+
+@needs_compiler
+@pytest.mark.build
+def test_two_processes_build_once(tmp_path: Path, recipe: Callable[[str], build.Recipe]) -> None:
+    recipe(GOOD)
+    command = [sys.executable, "-c", BUILDER, str(tmp_path / "compiler"), str(tmp_path / "answer.cpp"), "no"]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert said[0] == said[1]
+    assert calls(tmp_path) == 2
+
+
+@needs_compiler
+@pytest.mark.build
+def test_importing_builds_nothing_and_a_killed_process_blocks_nobody(
+    tmp_path: Path, recipe: Callable[[str], build.Recipe], private_cache: Path
+) -> None:
+    recipe(GOOD)
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nsleep 60\n")
+    slow.chmod(0o755)
+    command = [sys.executable, "-c", BUILDER, str(slow), str(tmp_path / "answer.cpp"), "yes"]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    while not list(private_cache.glob("building-*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    [work] = private_cache.glob("building-*")
+    process.kill()  # its compiler lives on
+    process.wait()
+    step = (str(slow), "-c", str(tmp_path / "answer.cpp"), "-fPIC")
+    same = build.Recipe("CPU answer", 1, (step,), (str(slow), "-shared"), ("same",))
+    slow.write_text((tmp_path / "compiler").read_text())
+    try:
+        assert build.library(same).exists()
+    finally:
+        os.killpg(process.pid, 9)
+    assert work.exists()  # it may have been at work
+    os.utime(work, (0, 0))
+    build.library(recipe(GOOD))
+    assert not work.exists()
+
+
+def test_no_compiler_leaves_pytorch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: list[tuple[int, str]]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    q, index = torch.randn(1, 4, 3), torch.zeros(1, 4, 2, dtype=torch.int32)
+    expected = ops.smm_qmk(q, q.mT, index, backend="reference")
+    for _ in range(2):
+        assert torch.equal(ops.smm_qmk(q, q.mT, index), expected)
+    assert [level for level, _ in log] == [logging.WARNING]
+    assert "CPU smm kernels are not used: there is no C++ compiler; install g++ or set CXX" in log[0][1]
+    assert "several times slower" in log[0][1]
+    with pytest.raises(InputError, match="backend=native, but smm_qmk: backend native is not used: there is no C"):
+        ops.smm_qmk(q, q.mT, index, backend="native")
+    monkeypatch.setenv(ENVIRONMENT, "native")
+    with pytest.raises(InputError, match="FOCALSR_OPS=native, but smm_qmk: backend native is not used: there is no C"):
+        ops.smm_qmk(q, q.mT, index)
+    assert len(log) == 1
+
+
+def test_reference_asks_for_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT, "reference")
+    monkeypatch.setattr(build, "_outcome", lambda *arguments: pytest.fail("the reference needs no kernels"))
+    q, index = torch.randn(1, 4, 3), torch.zeros(1, 4, 2, dtype=torch.int32)
+    assert ops.smm_qmk(q, q.mT, index).shape == (1, 4, 2)
+
+
+@needs_compiler
+def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(build.CACHE, str(tmp_path / "file"))
+    assert "a part of this path is a file" in str(build.cpu_extension("smm"))
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(build.CACHE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert build.cache_folder() == tmp_path / "xdg" / "focalsr" / "ops"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert build.cache_folder() == tmp_path / ".cache" / "focalsr" / "ops"
+
+
+@needs_compiler
+def test_the_key_covers_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = build.cpu_recipes()[0]
+    assert here.key() == build.cpu_recipes()[0].key()
+    keys = {here.key()}
+    for target, name, value in (
+        (build, "_processor", lambda: "another"),
+        (build, "_contents", lambda *patterns: ("a.cpp other",)),
+        (torch, "__version__", "99"),
+        (build, "_file_facts", lambda path: "another compiler"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, value)
+            keys.add(build.cpu_recipes()[0].key())
+    keys.add(replace(here, link=(*here.link, "-s")).key())
+    assert len(keys) == 6
+    assert not any(str(build.SOURCES) in word for step in here.steps for word in step)  # a clone elsewhere: same key
+
+
+@needs_compiler
+def test_parts_are_libraries_of_their_own() -> None:
+    assert {"CPU smm"} == {recipe.name for recipe in build.cpu_recipes("smm")}
+    assert {"CPU smm"} < {recipe.name for recipe in build.cpu_recipes()}
+    assert "no file smn_cpu.cpp" in str(build.cpu_extension("smn"))
+
+
+def test_no_cuda_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert build.cuda_extension() == "there is no CUDA device, or torch is built without CUDA"

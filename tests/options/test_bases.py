@@ -1,0 +1,137 @@
+"""Files that are based on other files: what is merged, who wins, and where mistakes are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import options
+from options.bases import dump, load, merge, written
+from options.document import parse
+from tests.options.files import TRAIN, line_of, mistakes, write
+from utils.errors import InputError
+from utils.typed import plain_value
+
+
+def merged(base: str, own: str) -> Any:
+    return plain_value(merge(parse(base, "base.yml"), parse(own, "own.yml")).value)
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "expected"),
+    [
+        ("a: 1", "b: 2", {"a": 1, "b": 2}),
+        ("a: 1", "a: 2", {"a": 2}),
+        ("a: {b: {c: 1, d: 2}}", "a: {b: {c: 3}}", {"a": {"b": {"c": 3, "d": 2}}}),
+        ("a: [1, 2]", "a: [3]", {"a": [3]}),
+        ("a: {b: 1}", "a: ~", {"a": None}),
+        ("a: ~", "a: {b: 1}", {"a": {"b": 1}}),
+        ("a: {type: X, b: 1}", "a: {type: X, c: 2}", {"a": {"type": "X", "b": 1, "c": 2}}),
+        ("a: {type: X, b: 1}", "a: {type: 'X', c: 2}", {"a": {"type": "X", "b": 1, "c": 2}}),
+        ("a: {type: X, b: 1}", "a: {c: 2}", {"a": {"type": "X", "b": 1, "c": 2}}),
+        ("a: {type: X, b: 1}", "a: {type: Y, c: 2}", {"a": {"type": "Y", "c": 2}}),
+    ],
+)
+def test_merging(base: str, own: str, expected: dict[str, object]) -> None:
+    assert merged(base, own) == expected
+
+
+def test_paths_start_from_the_including_file_and_the_later_base_wins(tmp_path: Path) -> None:
+    (tmp_path / "common").mkdir()
+    write(tmp_path / "common", "a: deep\nb: deep\nc: deep\nd: deep", "deep.yml")
+    write(tmp_path / "common", "base: deep.yml\nb: one\nc: one\nd: one", "one.yml")
+    write(tmp_path / "common", "base: [deep.yml]\nc: two\nd: two", "two.yml")
+    top = write(tmp_path, "base:\n- common/one.yml\n- common/two.yml\nd: top")
+    document = load(top)
+    # two.yml brings the whole of deep.yml with it, over one.yml.
+    assert document.value == {"a": "deep", "b": "deep", "c": "two", "d": "top"}
+    assert [Path(file).name for file in document.files] == ["options.yml", "two.yml", "deep.yml", "one.yml"]
+    assert {key: document.place((key,)).source for key in "ad"} == {
+        "a": str(tmp_path / "common/deep.yml"),
+        "d": str(top),
+    }
+
+
+def test_a_file_cut_in_two_means_the_same(tmp_path: Path) -> None:
+    whole = options.read(write(tmp_path, TRAIN, "whole.yml"), mode="train")
+    head, rest = TRAIN.split("\nnetwork_g:")
+    write(tmp_path, "network_g:" + rest, "rest.yml")
+    cut = options.read(write(tmp_path, "base: rest.yml\n" + head), mode="train")
+    assert cut == whole
+    assert [Path(file).name for file in cut.files] == ["options.yml", "rest.yml"]
+    overridden = options.read(tmp_path / "options.yml", ["train:optim_g:lr=1"], mode="train")
+    assert overridden.train.optim_g.lr == 1
+
+
+def test_mistakes_name_the_file_that_holds_them(tmp_path: Path) -> None:
+    common = TRAIN.replace("gamma: 0.5", "gama: 0.5").replace("scale: 2\nnum", "num")
+    write(tmp_path, common, "common.yml")
+    own = "base: common.yml\nscale: two\nlogger:\n  print_frequ: 3\n"
+    found = mistakes(write(tmp_path, own))
+    assert [message.split(": ")[:2] for message in found] == [
+        ["options.yml:2", "scale"],
+        ["options.yml:4", "logger.print_frequ"],
+        [f"common.yml:{line_of(common, 'gama')}", "train.scheduler.gama"],
+    ]
+
+
+def test_a_replaced_mapping_leaves_no_places_behind(tmp_path: Path) -> None:
+    write(tmp_path, TRAIN, "common.yml")
+    own = write(tmp_path, "base: common.yml\ntrain:\n  scheduler: {type: LinearLR, gamma: 0.5}\n")
+    assert mistakes(own) == ["options.yml:3: train.scheduler.gamma: unknown key of LinearLR; known: "]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: absent.yml", r"options\.yml:1: base: .*absent\.yml: no such option file"),
+        ("a: 1\nbase: [other.yml, othr.yml]", r'options\.yml:2: base\[1\]: .*othr\.yml: no .*mean "other\.yml"'),
+        ("a: 1\nbase: options.yml", r"options\.yml:2: base: a file cannot be its own base: .* -> .*options\.yml"),
+        ("base: {a: 1}", r"options\.yml:1: base: expected the path of an option file, or a list of them"),
+        ("base: ~", r"options\.yml:1: base: expected the path"),
+        ("base: [[a]]", r"options\.yml:1: base\[0\]: expected the path"),
+        ("base: broken.yml", r"broken\.yml:1: not valid YAML"),
+        ("base: circle.yml", r"circle\.yml:1: base: a file cannot be its own base: .*options\.yml -> .*circle.* -> "),
+    ],
+)
+def test_what_cannot_be_a_base(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path, "a: 1", "other.yml")
+    write(tmp_path, "a: [1", "broken.yml")
+    write(tmp_path, "base: options.yml", "circle.yml")
+    with pytest.raises(InputError, match=message):
+        load(write(tmp_path, text))
+
+
+def test_the_text_of_a_merged_file_stands_alone(tmp_path: Path) -> None:
+    plain = write(tmp_path, TRAIN, "common.yml")
+    assert written(plain) == TRAIN
+    own = write(tmp_path, "base: common.yml\nname: own  # of mine\n")
+    text = written(own)
+    assert text.startswith(f"# merged from {own}, {plain}\n")
+    (tmp_path / "elsewhere").mkdir()
+    alone = options.read(write(tmp_path / "elsewhere", text), mode="train")
+    assert alone == options.read(own, mode="train")
+
+
+SCALARS = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5))
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=4).filter(lambda key: key != "<<"), VALUES, min_size=1, max_size=4))
+def test_dumping_keeps_every_value(value: dict[str, object]) -> None:
+    text = yaml.dump(value, allow_unicode=True)
+    try:
+        document = parse(text, "f.yml")
+    except InputError:  # characters that YAML has no way to write
+        return
+    if not document.mistakes:
+        assert plain_value(parse(dump(document), "g.yml").value) == plain_value(document.value)

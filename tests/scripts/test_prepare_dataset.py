@@ -1,0 +1,149 @@
+"""scripts/prepare_dataset.py: its commands, one after another, and what they say."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.images import list_images, read_image, write_image
+from data.prepare import common
+from data.prepare.meta import write_meta
+from scripts.prepare_dataset import main
+from tests.data.pictures import noise, write_folder
+from utils.command import run_command
+from utils.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: object) -> int:
+    return run_command(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def hr(tmp_path: Path) -> Path:
+    write_folder(tmp_path / "hr", ["a b.png", "é.png", "z.png"], 48, 56)
+    return tmp_path / "hr"
+
+
+def test_from_photographs_to_data_sets(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in list_images(hr)}
+    assert run("lr", "-i", hr, "-o", tmp_path / "lr", "--scale", 2, 4) == 0
+    assert run("subimages", "-i", hr, "-o", tmp_path / "sub", "--crop_size", 32, "--step", 16) == 0
+    assert run("meta", "-i", tmp_path / "sub", "-o", tmp_path / "meta.txt") == 0
+    for kind in ("lmdb", "pack"):
+        assert run(kind, "-i", tmp_path / "sub", "-o", tmp_path / f"sub.{kind}") == 0
+        assert run("check", tmp_path / f"sub.{kind}", "--least", 32) == 0
+    lists = ("--lq", tmp_path / "lr/X4", "--scale", 4, "--template", "{}x4")
+    assert run("check", hr, *lists) == 0
+    told = capsys.readouterr().out
+    assert f"{tmp_path / 'lr'}: 6 low-resolution images" in told
+    assert f"{tmp_path / 'sub'}: 18 sub-images" in told
+    assert f"{tmp_path / 'sub.pack'}: 18 images" in told
+    assert "6 images read, 0 problems" in told
+    assert (tmp_path / "meta.txt").read_text().startswith("a b_s001.png (32,32,3)\n")
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in list_images(hr)}
+
+
+def test_check_reports_every_kind_of_problem(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("lr", "-i", hr, "-o", tmp_path / "lr", "--scale", 4, "--template", "{}")
+    small = tmp_path / "lr/X4"
+    shutil.copy(hr / "z.png", hr / "zz.png")
+    shutil.copy(small / "z.png", small / "zz.png")
+    write_image(hr / "tiny.png", noise(8, 8, 5))
+    write_image(small / "tiny.png", noise(2, 2))
+    write_image(hr / "grey.png", noise(48, 48, 6)[..., :1])
+    write_image(small / "grey.png", noise(12, 12))
+    write_image(small / "é.png", noise(12, 13))
+    (hr / "a b.png").write_bytes((hr / "a b.png").read_bytes()[:500])
+    report = tmp_path / "report.txt"
+    command = ("check", hr, "--lq", small, "--scale", 4, "--least", 16, "--report", report)
+    assert run(*command) == 2
+    told = capsys.readouterr().err
+    assert told.strip().endswith(report.read_text().strip())
+    for line in (
+        "images read, 5 problems",
+        f"{hr / 'a b.png'}: the image cannot be read: it is cut short",
+        f"{hr / 'tiny.png'}: 8 x 8 (height x width), smaller than 16",
+        f"{small / 'é.png'}: 12 x 13, but {hr / 'é.png'} is 48 x 56; expected 4 times as many rows and columns",
+        f"{small / 'grey.png'} and {hr / 'grey.png'}: one is grey, the other coloured",
+        f"{hr / 'zz.png'}: the same pixels as {hr / 'z.png'}",
+        "are grey among coloured ones, which is no problem (1):",
+    ):
+        assert line in report.read_text()
+    (small / "z.png").unlink()
+    assert run(*command) == 2
+    assert "1 high-resolution without low-resolution: z.png (expected z.png)" in report.read_text()
+
+
+def test_damaged_packs_are_found(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("pack", "-i", hr, "-o", tmp_path / "hr.pack")
+    with (tmp_path / "hr.pack/shard-00000.bin").open("r+b") as file:
+        file.seek(48 * 56 * 3 + 100)
+        file.write(b"damage")
+    assert run("check", tmp_path / "hr.pack") == 2
+    assert "hr.pack: z: the pixels are damaged (checksum)" in capsys.readouterr().err
+
+
+def test_long_reports_are_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path, [f"{i}.png" for i in range(14)])
+    assert run("check", tmp_path, "--least", 100) == 2
+    told = capsys.readouterr().err
+    assert told.count("smaller than 100") == 10
+    assert "... and 4 more; --report FILE writes all" in told
+
+
+def test_a_full_disk(hr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        write(path, content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        assert run("lr", "-i", hr, "-o", tmp_path / "lr", "--scale", 2) == 1
+    assert "the disk is full: " in capsys.readouterr().err
+    assert not [path for path in (tmp_path / "lr").rglob("*") if path.is_file()]  # nothing half-written
+    assert run("lr", "-i", hr, "-o", tmp_path / "lr", "--scale", 2) == 0
+
+
+def test_bad_input(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("subimages", "-i", hr, "-o", hr) == 2
+    assert "the output folder is the input folder" in capsys.readouterr().err
+    assert run("pack", "-i", tmp_path / "nowhere", "-o", tmp_path / "x.pack") == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
+    assert run("lr", "-i", hr, "-o", tmp_path, "--scale", 2, "--template", "x2") == 2
+    (hr / "é.png").write_bytes(b"no image")
+    assert run("pack", "-i", hr, "-o", tmp_path / "x.pack") == 2
+    assert "é.png: the image cannot be read" in capsys.readouterr().err
+    assert run("pack", "-i", hr, "-o", tmp_path / "x.pack", "--skip_bad") == 0
+    assert "2 images; 1 images were left out" in capsys.readouterr().out
+
+
+def test_lists_of_names_that_cannot_stand_in_one(tmp_path: Path) -> None:
+    write_image(tmp_path / "hr/a\nb.png", noise(8, 8))
+    with pytest.raises(InputError, match="cannot stand in a list"):
+        write_meta(tmp_path / "hr", tmp_path / "meta.txt")
+
+
+def test_unfinished_files_are_swept(tmp_path: Path) -> None:
+    (tmp_path / ".a.png.part").write_bytes(b"half")
+    with common.settled(tmp_path):
+        common.write_picture(tmp_path / "a.png", noise(8, 8))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert np.array_equal(read_image(tmp_path / "a.png"), noise(8, 8))
+
+
+def test_command_runs_from_any_folder(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts/prepare_dataset.py"), "--help"]
+    shown = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True).stdout
+    for name in ("subimages", "lr", "meta", "lmdb", "pack", "check"):
+        assert name in shown

@@ -1,0 +1,144 @@
+"""What machines do to a training run: kill it, fill its memory, announce its end, lose a rank."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models import trainer
+from models.step import train_step
+from tests.runs import command, environment, run, run_here, workplace
+from tests.test_straight_line import assert_same_run, weights
+from utils.seed import random_stream
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = workplace(tmp_path_factory.mktemp("undisturbed"))
+    done = run(folder, "train.py", "-opt", "train.yml")
+    assert done.returncode == 0, done.stderr
+    return folder / "experiments/tiny"
+
+
+def at_step(step: int, fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a fault happen when iteration ``step`` begins."""
+
+    def faulty(state: Any, *arguments: Any, **keywords: Any) -> Any:
+        if state.step + 1 == step:
+            fault()
+        return train_step(state, *arguments, **keywords)
+
+    monkeypatch.setattr(trainer, "train_step", faulty)
+
+
+def test_full_memory_is_explained_and_the_state_kept(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace(tmp_path))
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        at_step(7, full, patched)
+        assert run_here("train.py", "-opt", "train.yml") == 1
+    told = capsys.readouterr().err
+    assert (
+        "the memory of cpu is full in iteration 7: batch 2, patches of 12 x 12 low-resolution pixels, float32" in told
+    )
+    assert "train.accumulate: 2 (now 1); train.amp: bf16" in told
+    assert "Traceback" not in told
+    assert (tmp_path / "experiments/tiny/training_states/6.state").exists()
+    assert run_here("train.py", "-opt", "train.yml", "--auto_resume") == 0
+    assert_same_run(undisturbed, tmp_path / "experiments/tiny")
+
+
+def test_the_announced_end_of_a_job_saves_and_torchrun_s_restart_resumes(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace(tmp_path))
+    with monkeypatch.context() as patched:
+        at_step(5, lambda: os.kill(os.getpid(), signal.SIGUSR1), patched)
+        assert run_here("train.py", "-opt", "train.yml") == 138
+    assert "stopped at iteration 5" in capsys.readouterr().err
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert run_here("train.py", "-opt", "train.yml") == 0
+    assert "at iteration 5" in capsys.readouterr().err
+    assert_same_run(undisturbed, tmp_path / "experiments/tiny")
+
+
+def test_validation_leaves_no_trace(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace(tmp_path))
+    assert run_here("train.py", "-opt", "train.yml", "--force_yml", "val=~") == 0
+    ours, theirs = (
+        weights(folder / "models/net_g_latest.pth") for folder in (tmp_path / "experiments/tiny", undisturbed)
+    )
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+@pytest.mark.slow
+def test_twenty_five_kills_change_nothing(tmp_path: Path) -> None:
+    long = ("--force_yml", "train:total_iter=300", "val:val_freq=8")
+    whole, killed = workplace(tmp_path / "whole"), workplace(tmp_path / "killed")
+    done = run(whole, "train.py", "-opt", "train.yml", *long)
+    assert done.returncode == 0, done.stderr
+    random = random_stream(25)
+    for _ in range(25):
+        process = subprocess.Popen(
+            command("train.py", "-opt", "train.yml", "--auto_resume", *long),
+            cwd=killed, env=environment(), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stderr is not None
+        # A few iterations on, and a few milliseconds after: in a step, a validation, or while a checkpoint is written.
+        left = int(random.integers(1, 12))
+        for line in process.stderr:
+            left -= "iter:" in line
+            if left == 0:
+                break
+        with process.stderr:
+            try:
+                process.wait(float(random.uniform(0, 0.03)))
+            except subprocess.TimeoutExpired:
+                process.kill()
+            process.wait(60)
+    done = run(killed, "train.py", "-opt", "train.yml", "--auto_resume", *long)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(whole / "experiments/tiny", killed / "experiments/tiny", last=300)
+
+
+@pytest.mark.slow
+def test_a_lost_rank_is_replaced(tmp_path: Path) -> None:
+    whole, lost = workplace(tmp_path / "whole"), workplace(tmp_path / "lost")
+    # Rank 1 dies once, when the first checkpoint is there.
+    (lost / "sitecustomize.py").write_text(
+        "import os, pathlib, threading, time\n"
+        "def wait():\n"
+        "    while not pathlib.Path('experiments/tiny/training_states/4.state').exists():\n"
+        "        time.sleep(0.01)\n"
+        "    os._exit(9)\n"
+        "if os.environ.get('RANK') == '1' and os.environ.get('TORCHELASTIC_RESTART_COUNT') == '0':\n"
+        "    threading.Thread(target=wait, daemon=True).start()\n"
+    )
+    outputs = []
+    for place, restarts in ((whole, "0"), (lost, "2")):
+        launched = subprocess.run(
+            [
+                *(command("train.py")[0], "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+                *("--max-restarts", restarts, command("train.py")[1], "-opt", "train.yml", "--launcher", "pytorch"),
+                *("--force_yml", "train:total_iter=80", "val=~"),
+            ],
+            cwd=place, env={**environment(), "PYTHONPATH": str(place)}, capture_output=True, text=True, timeout=300,
+            check=False,
+        )  # fmt: skip
+        assert launched.returncode == 0, launched.stderr
+        outputs.append(launched.stderr)
+    assert "resumed from" not in outputs[0]
+    assert "resumed from" in outputs[1]
+    ours, theirs = (weights(place / "experiments/tiny/models/net_g_latest.pth") for place in (lost, whole))
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())

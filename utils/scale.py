@@ -1,0 +1,21 @@
+"""Sizes of images of any real scale: one rule for networks, data and evaluation.
+
+Whole scales stay exact: they multiply and divide in whole numbers.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def scaled_length(length: int, scale: float) -> int:
+    """Pixels of an axis after upscaling; rounded."""
+    return length * scale if isinstance(scale, int) else round(length * scale)
+
+
+def unscaled_length(length: int, scale: float) -> int:
+    """Pixels of the largest low-resolution axis that upscales to no more than ``length``."""
+    if isinstance(scale, int):
+        return length // scale
+    # 37 / 3.7 is just below 10.
+    return math.floor(length / scale + 1e-9)

@@ -175,6 +175,7 @@ class TensorBoardSink:
         """Somebody removed the folder: what follows goes into a new one instead of nowhere."""
         if not self.folder.is_dir():
             get_logger().warning("%s is gone; TensorBoard's curves begin again there", self.folder)
+            make_folder(self.folder)  # the old writer's thread may still have events to put somewhere
             with contextlib.suppress(OSError):
                 self.writer.close()
             self.writer = self._open(step)

@@ -5,7 +5,7 @@ from data.datasets import DATASETS, build_dataset
 from data.degradations import DegradationOptions, usm_sharpen
 from data.downsample import DownsampleImageDataset
 from data.imagenet import ImageNetPairedDataset
-from data.images import image_size, list_images, read_image, to_tensor, to_uint8, write_image
+from data.images import image_size, list_images, read_image, to_levels, to_tensor, to_uint8, write_image
 from data.imresize import downscale, imresize, mod_crop
 from data.loader import Batch, train_batches
 from data.paired import PairedImageDataset
@@ -35,6 +35,7 @@ __all__ = [
     "list_images",
     "mod_crop",
     "read_image",
+    "to_levels",
     "to_tensor",
     "to_uint8",
     "train_batches",

@@ -157,9 +157,14 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 def to_uint8(tensor: Tensor) -> Pixels:
     """[C, H, W] or [1, C, H, W] in [0, 1] -> uint8 [H, W, C], clipped and rounded half to even; a new array."""
+    return to_levels(tensor).cpu().numpy()
+
+
+def to_levels(tensor: Tensor) -> Tensor:
+    """:func:`to_uint8` that stays on the device: [C, H, W] or [1, C, H, W] in [0, 1] -> uint8 [H, W, C], contiguous."""
     if tensor.ndim == 4 and tensor.shape[0] == 1:
         tensor = tensor[0]
     if tensor.ndim != 3:
         raise ValueError(f"to_uint8: expected one image [C,H,W] or [1,C,H,W], got {list(tensor.shape)}")
     levels = tensor.detach().to(torch.float32).clamp(0, 1).mul(255).round()  # torch rounds half to even
-    return levels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    return levels.to(torch.uint8).permute(1, 2, 0).contiguous()

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 Image = npt.NDArray[Any]
 
 # Rows R, G, B in [0, 1] -> columns Y, Cb, Cr.
 _FORWARD = np.array([[65.481, -37.797, 112.0], [128.553, -74.203, -93.786], [24.966, 112.0, -18.214]])
-_LUMA = np.ascontiguousarray(_FORWARD[:, 0])
+LUMA = np.ascontiguousarray(_FORWARD[:, 0])
+"""Weights of R, G, B in [0, 1] in Y - 16."""
 _OFFSET = np.array([16.0, 128.0, 128.0])
 # Rows Y, Cb, Cr in [0, 255] -> columns R, G, B in [0, 255]. Six digits, as published: a round trip is not exact.
 _INVERSE = 255.0 * np.array(
@@ -32,9 +35,19 @@ def luma(img: Image) -> Image:
     y = np.empty((H, W), np.float32)
     for rows in strips(H, W):
         rgb = img[rows].astype(np.float32) / np.float32(255)
-        unit = (rgb @ _LUMA + _OFFSET[0]) / 255.0  # in float64
+        unit = (rgb @ LUMA + _OFFSET[0]) / 255.0  # in float64
         y[rows] = unit.astype(np.float32) * np.float32(255)
     return y
+
+
+def luma_pt(img: Tensor) -> Tensor:
+    """:func:`luma` of a tensor on its device, with the same steps: uint8 [H, W, 3] -> float32 [H, W]."""
+    # By tensors: CUDA turns division by a number into multiplication with its rounded inverse.
+    levels = torch.full((), 255.0, device=img.device)
+    rgb = (img.to(torch.float32) / levels).double()
+    r, g, b = (float(weight) for weight in LUMA)
+    unit = (r * rgb[..., 0] + g * rgb[..., 1] + b * rgb[..., 2] + float(_OFFSET[0])) / levels.double()
+    return unit.to(torch.float32) * levels
 
 
 def rgb_to_ycbcr(img: Image, y_only: bool = False) -> Image:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
+
+from torch import Tensor
 
 from metrics.color import Image
 from utils.typed import option
+
+Values = TypeVar("Values", Image, Tensor)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,8 +32,12 @@ class Metric(ABC):
     def __call__(self, image: Image, reference: Image | None = None) -> float:
         """The value for one image, uint8 [H, W, 3] R G B, and its true image of the same shape."""
 
+    def of_tensors(self, image: Tensor, reference: Tensor | None = None) -> float:
+        """The value for tensors, uint8 [H, W, 3] on any device; here they are brought to the host."""
+        return self(image.cpu().numpy(), None if reference is None else reference.cpu().numpy())
 
-def require(reference: Image | None) -> Image:
+
+def require(reference: Values | None) -> Values:
     """``reference``, or a ValueError when there is none."""
     if reference is None:
         raise ValueError("this metric compares with the true image, and none was given")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metrics.arrays import as_hwc, crop
-from metrics.color import Image, luma, strips
+from metrics.color import LUMA, Image, luma, luma_pt, strips
 from metrics.metric import Metric, require
 from utils.errors import InputError
 from utils.typed import option
@@ -32,7 +33,8 @@ _MARGIN = WINDOW // 2
 _SIGMA = 1.5
 _C1 = (0.01 * 255) ** 2
 _C2 = (0.03 * 255) ** 2
-_LUMA = (65.481, 128.553, 24.966)
+
+Values = TypeVar("Values", Image, Tensor)
 
 
 def calculate_psnr(
@@ -89,17 +91,20 @@ def calculate_psnr_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channe
 def calculate_ssim_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:
     """SSIM of a batch on its device, [B, C, H, W] in [0, 1], R G B -> [B] in float64."""
     img, img2 = _prepare_pt(img, img2, crop_border, test_y_channel, smallest=WINDOW)
-    a, b = 255.0 * img.double(), 255.0 * img2.double()
-    B, C = a.shape[:2]
-    maps = torch.stack((a, b, a * a + b * b, a * b)).flatten(0, 2)[:, None]  # [4*B*C, 1, H, W]
-    taps = torch.tensor(_taps(), device=a.device)
-    blurred = F.conv2d(F.conv2d(maps, taps[None, None, :, None]), taps[None, None, None, :])
-    mean_a, mean_b, squares, products = blurred.view(4, B, C, *blurred.shape[-2:])  # each [B, C, H-10, W-10]
-    mean_product = mean_a * mean_b
-    mean_squares = mean_a.square() + mean_b.square()
-    ssim: Tensor = (2 * mean_product + _C1) * (2 * (products - mean_product) + _C2)
-    ssim = ssim / ((mean_squares + _C1) * (squares - mean_squares + _C2))
-    return ssim.mean(dim=(1, 2, 3))
+    return _ssim_pt(255.0 * img.double(), 255.0 * img2.double())
+
+
+def psnr_of_levels(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:
+    """What :func:`calculate_psnr` gives, where the 8-bit images lie: uint8 [H, W, 1 or 3] -> float64 scalar."""
+    a, b = _prepare_levels(img, img2, crop_border, test_y_channel, smallest=1)
+    mse = (a - b).square().mean()
+    return 10.0 * torch.log10(255.0**2 / mse)  # infinity for equal images
+
+
+def ssim_of_levels(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:
+    """What :func:`calculate_ssim` gives, where the 8-bit images lie: uint8 [H, W, 1 or 3] -> float64 scalar."""
+    a, b = _prepare_levels(img, img2, crop_border, test_y_channel, smallest=WINDOW)
+    return _ssim_pt(a, b)[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,6 +118,12 @@ class PSNR(Metric):
         """PSNR of uint8 [H, W, 3] R G B against its true image."""
         return calculate_psnr(image, require(reference), self.crop_border, test_y_channel=self.test_y_channel)
 
+    def of_tensors(self, image: Tensor, reference: Tensor | None = None) -> float:
+        """The same on the device of the images, uint8 [H, W, 3]; on the CPU the arrays' own way is the faster one."""
+        if image.device.type == "cpu":
+            return super().of_tensors(image, reference)
+        return float(psnr_of_levels(image, require(reference), self.crop_border, self.test_y_channel))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SSIM(Metric):
@@ -124,6 +135,12 @@ class SSIM(Metric):
     def __call__(self, image: Image, reference: Image | None = None) -> float:
         """SSIM of uint8 [H, W, 3] R G B against its true image."""
         return calculate_ssim(image, require(reference), self.crop_border, test_y_channel=self.test_y_channel)
+
+    def of_tensors(self, image: Tensor, reference: Tensor | None = None) -> float:
+        """The same on the device of the images, uint8 [H, W, 3]; on the CPU the arrays' own way is the faster one."""
+        if image.device.type == "cpu":
+            return super().of_tensors(image, reference)
+        return float(ssim_of_levels(image, require(reference), self.crop_border, self.test_y_channel))
 
 
 def _prepare(
@@ -151,9 +168,23 @@ def _prepare_pt(img: Tensor, img2: Tensor, border: int, y_channel: bool, smalles
     _check_size(H, W, border, smallest)
     pair = [x[:, :, border : H - border, border : W - border] for x in (img, img2)]
     if y_channel and img.shape[1] == 3:
-        weights = pair[0].new_tensor(_LUMA)
+        weights = pair[0].new_tensor(LUMA)
         pair = [(torch.einsum("bchw,c->bhw", x, weights)[:, None] + 16.0) / 255.0 for x in pair]
     return pair[0], pair[1]
+
+
+def _prepare_levels(img: Tensor, img2: Tensor, border: int, y_channel: bool, smallest: int) -> tuple[Tensor, Tensor]:
+    """Both 8-bit images checked, cropped, and float64 [1, C, H, W] in [0, 255], with C = 1 where Y was asked for."""
+    if img.shape != img2.shape:
+        raise ValueError(f"the images must have one shape, got {list(img.shape)} and {list(img2.shape)}")
+    if img.ndim != 3 or img.shape[-1] not in (1, 3) or img.dtype != torch.uint8 or img2.dtype != torch.uint8:
+        raise ValueError(f"expected uint8 [H, W, 1 or 3], got {img.dtype} and {img2.dtype}, {list(img.shape)}")
+    H, W = img.shape[:2]
+    _check_size(H, W, border, smallest)
+    pair = [x[border : H - border, border : W - border] for x in (img, img2)]
+    if y_channel and img.shape[-1] == 3:
+        pair = [luma_pt(x)[..., None] for x in pair]
+    return pair[0].double().permute(2, 0, 1)[None], pair[1].double().permute(2, 0, 1)[None]
 
 
 def _check_size(H: int, W: int, border: int, smallest: int) -> None:
@@ -179,12 +210,26 @@ def _taps() -> Image:
 
 def _ssim_map(a: Image, b: Image) -> Image:
     """SSIM at every position that the window covers fully: float64 [H, W(, C)] -> [H-10, W-10(, C)]."""
-    mean_a, mean_b = _blur(a), _blur(b)
     # Only the sum of the two variances is needed: one filter pass for both.
-    squares, products = _blur(a * a + b * b), _blur(a * b)
+    return _similarity(_blur(a), _blur(b), _blur(a * a + b * b), _blur(a * b))
+
+
+def _ssim_pt(a: Tensor, b: Tensor) -> Tensor:
+    """Mean SSIM of each image: float64 [B, C, H, W] in [0, 255] -> [B]."""
+    B, C = a.shape[:2]
+    maps = torch.stack((a, b, a * a + b * b, a * b)).flatten(0, 2)[:, None]  # [4*B*C, 1, H, W]
+    taps = torch.tensor(_taps(), device=a.device)
+    blurred = F.conv2d(F.conv2d(maps, taps[None, None, :, None]), taps[None, None, None, :])
+    mean_a, mean_b, squares, products = blurred.view(4, B, C, *blurred.shape[-2:])  # each [B, C, H-10, W-10]
+    ssim: Tensor = _similarity(mean_a, mean_b, squares, products).mean(dim=(1, 2, 3))
+    return ssim
+
+
+def _similarity(mean_a: Values, mean_b: Values, squares: Values, products: Values) -> Values:
+    """SSIM from filtered maps, of equal shapes: of both images, of the sum of their squares, of their product."""
     mean_product = mean_a * mean_b
     mean_squares = mean_a * mean_a + mean_b * mean_b
-    ssim: Image = (2 * mean_product + _C1) * (2 * (products - mean_product) + _C2)
+    ssim: Values = (2 * mean_product + _C1) * (2 * (products - mean_product) + _C2)
     ssim /= (mean_squares + _C1) * (squares - mean_squares + _C2)
     return ssim
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from data import EvalDataset, Sample, imresize, to_uint8
+from data import EvalDataset, Sample, imresize, to_levels
 from metrics import Metric
 from models.distributed import World
 from models.inference import upscale
@@ -23,8 +21,9 @@ from utils.errors import InputError, StopRequested
 from utils.progress import Progress
 from utils.signals import StopFlag
 
-Image = NDArray[np.uint8]
-Keep = Callable[[Sample, Image], None]
+Keep = Callable[[Sample, Tensor], None]
+
+_WAITING = 4  # batches' worth of images that may wait for others of their size
 
 
 @dataclass(frozen=True)
@@ -123,17 +122,18 @@ def evaluate(
     """Upscale and score every image of a data set; the images are shared among the ranks.
 
     The network's mode and the random generators are left as they were. A network that is trained in another form
-    (PlainUSR's branches) is converted once by its ``for_inference``.
+    (PlainUSR's branches) is converted once by its ``for_inference``. PSNR and SSIM are measured on the device, so that
+    of the outputs only those leave it that ``keep`` fetches.
 
     Args:
         network: on ``device``.
         dataset: its ``read(i)`` gives lq [3,h,w] and, where there is ground truth, gt [3,s*h,s*w].
-        options: metrics, whether bicubic is scored too, self-ensemble.
+        options: metrics, whether bicubic is scored too, self-ensemble, how many images of one size go together.
         device: where the network runs.
         tile: upscale in tiles, as HAT's test files ask; ``options.use_chop`` asks for RGT's.
         channels_last: memory layout of the network.
         world: the processes that share the work.
-        keep: called with each sample and the 8-bit output [s*h,s*w,3], on the rank that made it.
+        keep: called with each sample and the 8-bit output [s*h,s*w,3] on ``device``, on the rank that made it.
         stop: left with StopRequested when it is set.
     """
     world = world or World()
@@ -143,24 +143,48 @@ def evaluate(
     tiling, multiple = tiling_of(options, tile), _multiple(prepared, options)
     mine: list[tuple[int, EvalRow]] = []
     shown = Progress(len(dataset), dataset.name) if options.pbar and world.is_main else None
-    for i in range(world.rank, len(dataset), world.size):
-        if stop:
-            raise StopRequested(f"stopped while evaluating {dataset.name}", stop.exit_code)
-        sample = dataset.read(i)
-        lq = sample.lq.to(device)
+
+    def samples() -> Iterator[tuple[int, Sample]]:
+        for i in range(world.rank, len(dataset), world.size):
+            if stop:
+                raise StopRequested(f"stopped while evaluating {dataset.name}", stop.exit_code)
+            yield i, dataset.read(i)
+
+    for group in of_equal_size(samples(), options.batch_size):
+        lq = torch.stack([sample.lq for _, sample in group]).to(device)
         started = time.perf_counter()
-        output = upscale(prepared, lq, self_ensemble=options.self_ensemble, tiling=tiling, multiple=multiple)
-        image = to_uint8(output)  # waits for the device
-        seconds = time.perf_counter() - started
-        mine.append((i, _row(sample, image, options, seconds)))
-        if keep is not None:
-            keep(sample, image)
+        outputs = upscale(prepared, lq, self_ensemble=options.self_ensemble, tiling=tiling, multiple=multiple)
+        images = [to_levels(output) for output in outputs]
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = (time.perf_counter() - started) / len(group)
+        for (i, sample), image in zip(group, images, strict=True):
+            mine.append((i, _row(sample, image, options, seconds)))
+            if keep is not None:
+                keep(sample, image)
         if shown is not None:
-            shown.advance(world.size)
+            shown.advance(world.size * len(group))
     if shown is not None:
         shown.finish()
     rows = [pair for part in world.gather(mine) for pair in part]
     return EvalReport(dataset.name, tuple(row for _, row in sorted(rows, key=lambda pair: pair[0])))
+
+
+def of_equal_size(samples: Iterable[tuple[int, Sample]], most: int) -> Iterator[list[tuple[int, Sample]]]:
+    """Numbered samples in groups of up to ``most`` whose low-resolution images have one size.
+
+    A group goes out when it is full. Its samples wait for others of their size, but of more than a few groups' worth
+    of samples those that have waited longest go out as they are: a set of many sizes is not gathered in memory.
+    """
+    waiting: dict[torch.Size, list[tuple[int, Sample]]] = {}
+    for number, sample in samples:
+        group = waiting.setdefault(sample.lq.shape, [])
+        group.append((number, sample))
+        if len(group) == most:
+            yield waiting.pop(sample.lq.shape)
+        elif sum(map(len, waiting.values())) > _WAITING * most:
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
 
 
 def tiling_of(options: ValOptions, tile: TileOptions | None) -> Tiling | None:
@@ -180,12 +204,12 @@ def _multiple(network: nn.Module, options: ValOptions) -> int:
     return window
 
 
-def bicubic(sample: Sample, height: int, width: int) -> Image:
-    """The input of a sample upscaled to this size by MATLAB's bicubic, 8 bit [height, width, 3]."""
+def bicubic(sample: Sample, height: int, width: int) -> Tensor:
+    """The input of a sample upscaled to this size by MATLAB's bicubic, uint8 [height, width, 3]."""
     resized = imresize(sample.lq, height / sample.lq.shape[-2])
     if resized.shape[-1] < width:  # a scale that is no whole number rounds the two sides apart
         resized = imresize(sample.lq, width / sample.lq.shape[-1])
-    return to_uint8(resized[..., :height, :width])
+    return to_levels(resized[..., :height, :width])
 
 
 def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, means: bool = True) -> str:
@@ -202,18 +226,20 @@ def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, means: 
     return "\n".join([text[0], rule, *body])
 
 
-def _row(sample: Sample, image: Image, options: ValOptions, seconds: float) -> EvalRow:
+def _row(sample: Sample, image: Tensor, options: ValOptions, seconds: float) -> EvalRow:
     height, width = image.shape[:2]
-    reference = None if sample.gt is None else to_uint8(sample.gt)
+    reference = None if sample.gt is None else to_levels(sample.gt).to(image.device)
     scores = _score(image, reference, options.metrics)
-    base = _score(bicubic(sample, height, width), reference, options.metrics) if options.bicubic else {}
+    base: dict[str, float] = {}
+    if options.bicubic:
+        base = _score(bicubic(sample, height, width).to(image.device), reference, options.metrics)
     return EvalRow(sample.name, height, width, scores, base, seconds)
 
 
-def _score(image: Image, reference: Image | None, metrics: Mapping[str, Metric]) -> dict[str, float]:
+def _score(image: Tensor, reference: Tensor | None, metrics: Mapping[str, Metric]) -> dict[str, float]:
     """What can be scored: without ground truth, only the metrics that need none."""
     return {
-        name: float(metric(image, reference))
+        name: float(metric.of_tensors(image, reference))
         for name, metric in metrics.items()
         if reference is not None or not metric.needs_reference
     }

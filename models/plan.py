@@ -10,11 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data import EvalDataset, TrainDataset, build_dataset
 from data.loader import Batch, train_batches
+from models.batch_limit import find_largest_batch
 from models.distributed import World
 from models.state import TrainState
 from models.step import train_step
 from models.tester import load_network
-from models.trainer import describe_run, prepare_state, training_set, validation_sets
+from models.trainer import describe_run, prepare_state, together, training_set, validation_sets
 from options import describe
 from options.schema import TestOptions, TrainOptions
 from utils.env import peak_memory
@@ -26,8 +27,13 @@ from utils.seed import seed_everything
 _MEASURED = 3  # iterations that are timed
 
 
-def check_training(options: TrainOptions, world: World) -> None:
-    """Everything up to the first iteration, which is done and forgotten.
+def check_training(options: TrainOptions, world: World, *, largest_batch: bool = False) -> None:
+    """Everything up to the first iterations, which are done and forgotten.
+
+    Args:
+        options: what would be trained.
+        world: the processes that would train.
+        largest_batch: find out how large a batch could be.
 
     Raises:
         InputError: something cannot be used; images that cannot be read or do not pair are all listed.
@@ -50,6 +56,10 @@ def check_training(options: TrainOptions, world: World) -> None:
     losses = ", ".join(f"{name} {float(value):.4e}" for name, value in result.losses.items())
     log("one iteration: %s, gradient norm %.3e, lr %.3e", losses, float(result.grad_norm or 0.0), result.lr[0])
     _measure(state, batch, options)
+    if largest_batch:
+        most, refused = find_largest_batch(state, batch, options)
+        bound = "larger ones were not tried" if refused is None else f"{refused} does not fit"
+        log("largest batch in this memory: batch_size_per_gpu %d (%s)", most, bound)
     log("the check is passed; nothing was written")
 
 
@@ -102,7 +112,7 @@ def check_testing(options: TestOptions, world: World) -> None:
         options.path.pretrain_network_g,
     )
     for dataset in datasets:
-        log("%s: %d images", dataset.name, len(dataset))
+        log("%s: %d images%s", dataset.name, len(dataset), together(options.val))
     with torch.no_grad():
         lq = datasets[0].read(0).lq
         shape = list(network(lq[None, :, :32, :32].to(next(network.parameters()).device)).shape)

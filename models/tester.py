@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 import archs
 from data import Sample, build_dataset, write_image
@@ -115,5 +113,5 @@ class _Saver:
     def __init__(self, folder: Path, suffix: str) -> None:
         self.folder, self.suffix = folder, suffix
 
-    def keep(self, sample: Sample, image: NDArray[np.uint8]) -> None:
-        write_image(self.folder / f"{sample.name}_{self.suffix}.png", image)
+    def keep(self, sample: Sample, image: Tensor) -> None:
+        write_image(self.folder / f"{sample.name}_{self.suffix}.png", image.cpu().numpy())

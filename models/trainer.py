@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 import archs
 from data import EvalDataset, Sample, TrainDataset, build_dataset, to_uint8, write_image
@@ -33,7 +33,7 @@ from models.state import TrainState
 from models.step import StepResult, train_step
 from options import describe, to_dict
 from options.command import Command
-from options.schema import TrainOptions
+from options.schema import TrainOptions, ValOptions
 from utils.env import peak_memory
 from utils.errors import InputError, StopRequested
 from utils.log import configure_logging, get_logger
@@ -70,36 +70,46 @@ def train(options: TrainOptions, command: Command, world: World) -> TrainState:
         MemoryError: the device's memory is full; the state was saved.
         StorageError: writing failed; the previous checkpoint is whole.
     """
-    with catch_signals() as stop:
-        folder = training_folder(options)
-        resume = _find_resume(options, command, folder, world)
-        options = _settle_seed(options, resume, world)
-        if not world.is_main:
-            configure_logging(rank=world.rank)
-        seed_everything(options.manual_seed)  # the same initial weights, and averages, on every rank
-        state = prepare_state(options, world.device(options.num_gpu))
-        seed_everything(options.manual_seed + world.rank)
-        if resume is not None:
-            checkpoint.apply_resume(state, resume, options, world)
-        dataset = training_set(options)
-        validation = validation_sets(options)
-        if world.is_main:  # only now: bad input must not rename an earlier run's folder
-            open_run(folder, "train", options, command, fresh=resume is None)
-        world.barrier()
-        if resume is not None:
-            get_logger().info("resumed from %s at iteration %s", resume.path, f"{state.step:,}")
-        checkpoints = CheckpointFolder(folder.root)
-        run = Run(
-            options, folder, checkpoints, Saver(checkpoints, options, world), validation,
-            _open_sinks(options, folder, state) if world.is_main else (), world, stop,
-        )  # fmt: skip
-        describe_run(options, state.network, dataset, run.validation)
-        with contextlib.ExitStack() as closing:
-            for sink in run.sinks:
-                closing.callback(sink.close)
-            closing.callback(run.saver.close)
-            _loop(run, state, dataset)
+    with catch_signals() as stop, opened(options, command, world, stop) as (run, state, dataset):
+        for _ in iterations(run, state, dataset):
+            pass
+        _finish(run, state)
     return state
+
+
+@contextlib.contextmanager
+def opened(
+    options: TrainOptions, command: Command, world: World, stop: StopFlag
+) -> Iterator[tuple[Run, TrainState, TrainDataset]]:
+    """A run with its folder and logs, ready for :func:`iterations`; closes its files at the end."""
+    folder = training_folder(options)
+    resume = _find_resume(options, command, folder, world)
+    options = _settle_seed(options, resume, world)
+    if not world.is_main:
+        configure_logging(rank=world.rank)
+    seed_everything(options.manual_seed)  # the same initial weights, and averages, on every rank
+    state = prepare_state(options, world.device(options.num_gpu))
+    seed_everything(options.manual_seed + world.rank)
+    if resume is not None:
+        checkpoint.apply_resume(state, resume, options, world)
+    dataset = training_set(options)
+    validation = validation_sets(options)
+    if world.is_main:  # only now: bad input must not rename an earlier run's folder
+        open_run(folder, "train", options, command, fresh=resume is None)
+    world.barrier()
+    if resume is not None:
+        get_logger().info("resumed from %s at iteration %s", resume.path, f"{state.step:,}")
+    checkpoints = CheckpointFolder(folder.root)
+    run = Run(
+        options, folder, checkpoints, Saver(checkpoints, options, world), validation,
+        _open_sinks(options, folder, state) if world.is_main else (), world, stop,
+    )  # fmt: skip
+    describe_run(options, state.network, dataset, run.validation)
+    with contextlib.ExitStack() as closing:
+        for sink in run.sinks:
+            closing.callback(sink.close)
+        closing.callback(run.saver.close)
+        yield run, state, dataset
 
 
 def prepare_state(options: TrainOptions, device: torch.device) -> TrainState:
@@ -153,10 +163,16 @@ def describe_run(
         options.train.total_iter * options.train_dataset.batch_size_per_gpu / epoch,
     )  # fmt: skip
     for held_out in validation:
-        log("%s: %d images to validate on", held_out.name, len(held_out))
+        log("%s: %d images to validate on%s", held_out.name, len(held_out), together(options.val))
 
 
-def _loop(run: Run, state: TrainState, dataset: TrainDataset) -> None:
+def together(val: ValOptions | None) -> str:
+    """How images go through the network, for the line that counts them; empty where each goes by itself."""
+    return "" if val is None or val.batch_size == 1 else f", up to {val.batch_size} of one size at a time"
+
+
+def iterations(run: Run, state: TrainState, dataset: TrainDataset) -> Iterator[StepResult]:
+    """The iterations that are left, each with what follows it: logging, saving, validating."""
     options, world = run.options, run.world
     if state.step > max(state.validated, 0) and _validates(options, state.step):
         _validate(run, state)  # the run was left between saving and validating
@@ -180,8 +196,8 @@ def _loop(run: Run, state: TrainState, dataset: TrainDataset) -> None:
                 _settle(guard, state)
                 _log(run, meter.record(result, batch))
             _after_step(run, state, guard)
+            yield result
     _settle(guard, state)
-    _finish(run, state)
 
 
 def _iterate(run: Run, state: TrainState, batch: Batch, model: nn.Module, guard: FiniteGuard) -> StepResult:
@@ -306,13 +322,18 @@ class _Album:
         for image in self.written:
             image.result()
 
-    def keep(self, sample: Sample, image: NDArray[np.uint8]) -> None:
+    def keep(self, sample: Sample, image: Tensor) -> None:
+        """Fetch a picture from the device if it is to be written or shown."""
+        shown = len(self.pictures) < self.room
+        if self.writers is None and not shown:
+            return
+        pixels = image.cpu().numpy()
         if self.folder is not None and self.writers is not None:
             path = self.folder / sample.name / f"{sample.name}_{self.step}.png"
-            self.written.append(self.writers.submit(write_image, path, image))
-        if len(self.pictures) < self.room:
+            self.written.append(self.writers.submit(write_image, path, pixels))
+        if shown:
             gt = None if sample.gt is None else to_uint8(sample.gt)
-            self.pictures[sample.name] = comparison_picture(to_uint8(sample.lq), image, gt)
+            self.pictures[sample.name] = comparison_picture(to_uint8(sample.lq), pixels, gt)
 
 
 def _record_validation(run: Run, state: TrainState, report: EvalReport, pictures: dict[str, NDArray[np.uint8]]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from ops import registry
 from ops.attention import WINDOW_ATTENTION, window_attention
 from ops.focused_attention import FOCUSED_ATTENTION, FocusState, focused_attention
+from ops.gelu_depthwise import GELU_DEPTHWISE, gelu_depthwise
 from ops.memo import Memo
 from ops.region_mask import RegionMask
 from ops.registry import Explanation, Operator
@@ -25,12 +26,13 @@ __all__ = [
     "RelativeBias",
     "explain",
     "focused_attention",
+    "gelu_depthwise",
     "smm_amv",
     "smm_qmk",
     "window_attention",
 ]
 
-OPERATORS: tuple[Operator[Any, Any], ...] = (WINDOW_ATTENTION, FOCUSED_ATTENTION, SMM_QMK, SMM_AMV)
+OPERATORS: tuple[Operator[Any, Any], ...] = (WINDOW_ATTENTION, FOCUSED_ATTENTION, SMM_QMK, SMM_AMV, GELU_DEPTHWISE)
 
 
 def explain() -> Explanation:

@@ -169,16 +169,18 @@ def _native_refusal(call: FocusCall) -> str | None:
 
 _LONGEST_CUDA_LIST = 512
 """kLongestList of ops/csrc/focus_sparse_cuda.h."""
+_MOST_CUDA_TOKENS = 1024
+"""kMostTokens of ops/csrc/focus_select_cuda.h."""
 
 
 def _cuda_refusal(call: FocusCall) -> str | None:
-    if not call.sparse:
-        return "its CUDA kernels are for queries that have lists of keys already"
-    if call.length > _LONGEST_CUDA_LIST:
+    if call.sparse and call.length > _LONGEST_CUDA_LIST:
         return f"its CUDA kernels take lists of at most {_LONGEST_CUDA_LIST} keys, and these have {call.length}"
+    if not call.sparse and call.selects and call.length > _MOST_CUDA_TOKENS:
+        return f"its CUDA kernels select among at most {_MOST_CUDA_TOKENS} tokens of a window, and these have {call.length}"
     if call.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"its CUDA kernels know no {call.dtype}"
-    return build.cuda_extension("focus_sparse")
+    return build.cuda_extension("focus_sparse" if call.sparse else "focus_select")
 
 
 def _examples() -> Mapping[str, FocusCall]:

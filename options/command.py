@@ -20,6 +20,7 @@ class Command:
         auto_resume: continue from the newest state of this experiment.
         debug: the short run that BasicSR's ``--debug`` makes.
         check: build everything, read the data, print the plan and stop.
+        largest_batch: with ``check``, find the largest batch that fits into the memory; for training.
         argv: the whole line, for the record.
         scale: takes the place of the file's factor; for tests.
         per_image: show the scores of each image; for tests.
@@ -34,6 +35,7 @@ class Command:
     argv: tuple[str, ...]
     scale: float | None = None
     per_image: bool = False
+    largest_batch: bool = False
 
 
 def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Command:
@@ -49,6 +51,10 @@ def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Comman
     parser.add_argument(
         "--force_yml", nargs="+", default=(), metavar="A:B=VALUE", help="change options, e.g. train:optim_g:lr=1e-4"
     )
+    if mode == "train":
+        parser.add_argument(
+            "--largest_batch", action="store_true", help="with --check: find the largest batch that fits into memory"
+        )
     if mode == "test":
         parser.add_argument(
             "--scale", type=number, metavar="S", help="super-resolution factor in place of the file's, such as 3.7"
@@ -57,6 +63,9 @@ def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Comman
     # torch's old launcher passes one or the other spelling; torchrun tells the rank in the environment instead.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     typed = parser.parse_args(argv)
+    largest_batch = getattr(typed, "largest_batch", False)
+    if largest_batch and (not typed.check or typed.launcher != "none"):
+        parser.error("--largest_batch belongs to --check, of a single process")
     return Command(
         option_file=typed.opt,
         overrides=tuple(typed.force_yml),
@@ -67,6 +76,7 @@ def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Comman
         argv=(program, *argv),
         scale=getattr(typed, "scale", None),
         per_image=getattr(typed, "per_image", False),
+        largest_batch=largest_batch,
     )
 
 

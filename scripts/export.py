@@ -1,7 +1,8 @@
 """Write a network for other programs: ``python scripts/export.py -w net_g_latest.pth -o PlainUSR_Rep_x4.pth``.
 
 The result is a bare state dict, as published weights are: ``.pth``, or ``.safetensors`` with the configuration in its
-metadata. A PlainUSR in train form is folded into plain convolutions.
+metadata. A PlainUSR in train form is folded into plain convolutions. ``--published`` adds the index tables and masks
+that the authors' code keeps among the weights: spandrel, chaiNNer and that code ask for them (docs/training.md).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
 import archs
-from models.checkpoint import load_weights, read_checkpoint, select_weights
+from archs.layers.constants import published_state
+from models.checkpoint import load_weights
 from models.layout import for_inference
+from models.weights import configuration
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import atomic_write
@@ -30,7 +33,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-w", "--weights", type=Path, required=True, help="checkpoint: .pth or .safetensors")
     parser.add_argument("-o", "--output", type=Path, required=True, help="file to write: .pth or .safetensors")
     parser.add_argument(
+        "-opt", dest="option_file", type=Path, metavar="FILE", help="what describes the network, if the weights do not"
+    )
+    parser.add_argument(
         "--key", default="params_ema", help="entry of the checkpoint (default: params_ema, else params)"
+    )
+    parser.add_argument(
+        "--published", action="store_true", help="add the constants of published files, which other programs look for"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser.parse_args(argv)
@@ -43,13 +52,13 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"{typed.output}: expected a name that ends in .pth or .safetensors")
     if typed.output.exists() and not typed.overwrite:
         raise InputError(f"{typed.output} exists; choose another name or add --overwrite")
-    configuration = archs.identify(select_weights(read_checkpoint(typed.weights), typed.key, typed.weights))
-    if configuration is None:
-        raise InputError(f"{typed.weights}: its keys belong to no network known here")
-    network = archs.build_network(configuration)
+    described = configuration(typed.weights, typed.option_file, typed.key)
+    network = archs.build_network(described)
     load_weights(network, typed.weights, typed.key)
-    tensors = {name: value.contiguous() for name, value in for_inference(network).state_dict().items()}
-    written = archs.identify(tensors) or configuration
+    exported = for_inference(network)
+    state = published_state(exported) if typed.published else exported.state_dict()
+    tensors = {name: value.contiguous() for name, value in state.items()}
+    written = described if exported is network else archs.identify(tensors) or described
     with atomic_write(typed.output) as file:
         if typed.output.suffix == ".safetensors":
             from safetensors.torch import save

@@ -20,7 +20,7 @@ from archs.layers.conv import convolve, pointwise
 from archs.layers.position import bias_by_displacement
 from archs.layers.reflect import crop, reflect_to_multiple
 from archs.layers.window import window_merge, window_partition
-from ops import Memo, window_attention
+from ops import Memo, gelu_depthwise, window_attention
 from utils.errors import InputError
 
 AttentionType = Literal["auto", "Naive", "SDPA", "Flex"]
@@ -56,8 +56,7 @@ class FeedForward(nn.Module):
 
     def hidden(self, x: Tensor) -> Tensor:
         """Everything but the last convolution: [B, H, W, C] -> [B, H, W, E]."""
-        t = F.gelu(pointwise(self.proj, x))
-        return t + F.gelu(convolve(self.dwc, t))
+        return gelu_depthwise(pointwise(self.proj, x), self.dwc.weight, cast("Tensor", self.dwc.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""

@@ -39,6 +39,11 @@ class DepthwiseConvolution(nn.Module):
         conv = nn.Conv2d(channels, channels, kernel_size, padding=self.radius, groups=channels)
         self.depthwise_conv = nn.Sequential(conv, nn.GELU())
 
+    @property
+    def layer(self) -> nn.Conv2d:
+        """The convolution without GELU."""
+        return cast("nn.Conv2d", self.depthwise_conv[0])
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
         return cast("Tensor", self.depthwise_conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archs.layers.recompute import recomputed
 from archs.pft.attention import DepthwiseConvolution, FocusedAttentionBase
 from archs.pft.bands import FocusBands, add_local, in_bands
-from ops import FocusState
+from ops import FocusState, gelu_depthwise
 
 Residual = Literal["1conv", "3conv"]
 
@@ -43,8 +42,8 @@ class ConvFFN(nn.Module):
 
     def _after(self, hidden: Tensor) -> Tensor:
         """[B, H, W, M] -> [B, H, W, C]."""
-        hidden = F.gelu(hidden)
-        return cast("Tensor", self.fc2(hidden + self.dwconv(hidden)))
+        layer = self.dwconv.layer
+        return cast("Tensor", self.fc2(gelu_depthwise(hidden, layer.weight, cast("Tensor", layer.bias))))
 
 
 class AttentionTransformerLayer(FocusedAttentionBase):

@@ -15,24 +15,31 @@ FOCALSR_INLINE void fill_tail(A* row, int64_t count, A value) {
   for (int64_t i = count; i < padded<A>(count); ++i) row[i] = value;
 }
 
+// Numbers that are none are passed over.
 template <class A>
 FOCALSR_INLINE A row_maximum(A* row, int64_t count) {
   fill_tail(row, count, -std::numeric_limits<A>::infinity());
-  Vec<A> most = load(row);
-  for (int64_t i = kLanes<A>; i < count; i += kLanes<A>) {
+  Vec<A> most = all(-std::numeric_limits<A>::infinity());
+  for (int64_t i = 0; i < count; i += kLanes<A>) {
     const Vec<A> x = load(row + i);
     most = most < x ? x : most;
   }
   return largest_lane<A>(most);
 }
 
-// depth = maximum - row, weight = exp(-depth); returns the sum of the weights. `depth` may be `row`.
+template <class A>
+using BitsOf = typename std::conditional<std::is_same<A, float>::value, int32_t, int64_t>::type;
+
+// depth = maximum - row, weight = exp(-depth); returns the sum of the weights. `depth` may be `row`. Where a depth is no
+// number its sign is taken away, so that it comes after all others in `smallest`.
 template <class A>
 FOCALSR_INLINE A row_weights(const A* row, int64_t count, A maximum, A* depth, A* weight) {
+  typedef BitsOf<A> Bits __attribute__((vector_size(kVectorBytes)));
   const Vec<A> top = all<A>(maximum);
   for (int64_t i = 0; i < count; i += kLanes<A>) {
     const Vec<A> below = top - load(row + i);
-    store(depth + i, below);
+    const Bits bits = (Bits)below & std::numeric_limits<BitsOf<A>>::max();
+    store(depth + i, (Vec<A>)bits);
     store(weight + i, exponential<A>(-below));
   }
   fill_tail(weight, count, A(0));
@@ -46,8 +53,7 @@ FOCALSR_INLINE A row_weights(const A* row, int64_t count, A maximum, A* depth, A
 // integers until the right number lies below.
 template <class A>
 void smallest(const A* depth, int64_t count, int64_t wanted, int32_t* slot) {
-  constexpr bool kFloat = std::is_same<A, float>::value;
-  using Integer = typename std::conditional<kFloat, int32_t, int64_t>::type;
+  using Integer = BitsOf<A>;
   typedef Integer Bits __attribute__((vector_size(kVectorBytes)));
   const auto key = [&](int64_t i) {
     Integer bits;
@@ -68,12 +74,7 @@ void smallest(const A* depth, int64_t count, int64_t wanted, int32_t* slot) {
     for (int64_t i = whole; i < count; ++i) found += key(i) <= limit;
     return found;
   };
-  // Fewer than wanted are <= low, at least wanted are <= high. Negative bits are those of broken numbers.
-  Integer low = -1, high = std::numeric_limits<Integer>::max();
-  if (up_to(low) >= wanted) {
-    low = std::numeric_limits<Integer>::min();
-    high = -1;
-  }
+  Integer low = -1, high = std::numeric_limits<Integer>::max();  // fewer than wanted are <= low, at least wanted <= high
   int64_t found = -1;
   while (found != wanted) {
     const Integer middle = static_cast<Integer>((low & high) + ((low ^ high) >> 1));  // rounded down, no overflow

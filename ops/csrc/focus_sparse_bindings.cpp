@@ -5,21 +5,13 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include <optional>
-#include <tuple>
-
-#include "cuda_bindings.h"
+#include "focus_bindings.h"
 #include "focus_sparse_cuda.h"
 
 namespace focalsr {
 namespace {
 
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 using gpu::FocusShape;
-
-// [W, h, N, D] -> rows [W * h, N, D] as the kernels read them.
-Tensor rows_of(const Tensor& x) { return gpu::aligned_rows(x.flatten(0, 1)); }
 
 FocusShape shape_of(const Tensor& q, const Tensor& rows, const Tensor& table, int64_t length, int64_t after, int64_t side,
                     double scale) {
@@ -28,33 +20,15 @@ FocusShape shape_of(const Tensor& q, const Tensor& rows, const Tensor& table, in
           table.size(1), static_cast<float>(scale)};
 }
 
-Tensor token_major(const Tensor& q) {
-  return at::empty({q.size(0), q.size(2), q.size(1), q.size(3)}, q.options()).transpose(1, 2);
-}
-
 void check(const Tensor& q, const Tensor& table, const Tensor& logits, const Tensor& index, int64_t side) {
-  TORCH_CHECK_VALUE(q.dim() == 4 && side > 0 && side <= 1024 && q.size(2) == side * side, "focused attention: q is ",
-                    q.sizes(), ", expected windows of ", side, " x ", side);
-  const int64_t rows = (2 * side - 1) * (2 * side - 1);
-  TORCH_CHECK_VALUE(table.dim() == 2 && table.size(0) == rows && (table.size(1) == 1 || table.size(1) == q.size(1)),
-                    "focused attention: the table is ", table.sizes());
+  check_window(q, table, side);
+  check_float(logits, q);
   TORCH_CHECK_VALUE(index.dim() == 4 && index.sizes().slice(0, 3) == q.sizes().slice(0, 3) && index.size(3) > 0 &&
                         index.size(3) <= gpu::kLongestList && logits.sizes() == index.sizes(),
                     "focused attention: lists are ", index.sizes(), " and logits ", logits.sizes(), ", expected at most ",
                     gpu::kLongestList, " keys");
-  TORCH_CHECK_VALUE(index.scalar_type() == at::kShort || index.scalar_type() == at::kInt,
-                    "focused attention: lists are int16 or int32");
+  TORCH_CHECK_VALUE(is_list(index), "focused attention: lists are int16 or int32");
   TORCH_CHECK_VALUE(index.size(2) * index.size(3) < (int64_t{1} << 31), "focused attention: too many keys");
-}
-
-// Tensors beside q: where it is, and of its type and shape, or of float.
-void check_like(const Tensor& x, const Tensor& q) {
-  TORCH_CHECK_VALUE(x.sizes() == q.sizes() && x.scalar_type() == q.scalar_type() && x.device() == q.device(),
-                    "focused attention: operands differ in shape, type or device");
-}
-void check_float(const Tensor& x, const Tensor& q) {
-  TORCH_CHECK_VALUE(x.scalar_type() == at::kFloat && x.device() == q.device(),
-                    "focused attention: expected float32 on the device of q");
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sparse(
@@ -62,14 +36,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sparse(
     int64_t side, int64_t topk, double scale) {
   check(q, table, logits, index, side);
   for (const Tensor& x : {k, v}) check_like(x, q);
-  for (const Tensor& x : {table, logits}) check_float(x, q);
   TORCH_CHECK_VALUE(topk > 0 && index.device() == q.device(), "focused attention: topk or the device of the list");
   const c10::cuda::CUDAGuard guard(q.device());
   const int64_t length = index.size(3), after = std::min(topk, length);
   const Tensor rows_q = rows_of(q), rows_k = rows_of(k), rows_v = rows_of(v);
   const Tensor dense_table = table.contiguous(), carried = logits.contiguous(), lists = index.contiguous();
   const auto numbers = carried.options();
-  Tensor out = token_major(q), next = at::empty({q.size(0), q.size(1), q.size(2), after}, numbers);
+  Tensor out = token_major(q, q.size(3)), next = at::empty({q.size(0), q.size(1), q.size(2), after}, numbers);
   Tensor next_index = at::empty(after < length ? next.sizes() : at::IntArrayRef{0}, index.options());
   Tensor log_sum = at::empty(q.sizes().slice(0, 3), numbers);
   const gpu::FocusForward p{rows_q.const_data_ptr(), rows_k.const_data_ptr(), rows_v.const_data_ptr(),
@@ -87,7 +60,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sparse_backward(
     const Tensor& log_sum, int64_t side, double scale) {
   check(q, table, logits, index, side);
   for (const Tensor& x : {grad, k, v}) check_like(x, q);
-  for (const Tensor& x : {table, logits, log_sum}) check_float(x, q);
+  check_float(log_sum, q);
   const int64_t length = index.size(3), after = kept_index ? kept_index->size(-1) : length;
   const std::vector<int64_t> kept_sizes{q.size(0), q.size(1), q.size(2), after};
   TORCH_CHECK_VALUE(index.device() == q.device() && after > 0 && after <= length &&
@@ -96,10 +69,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sparse_backward(
   if (kept_index)
     TORCH_CHECK_VALUE(kept_index->sizes() == kept_sizes && kept_index->scalar_type() == index.scalar_type() &&
                           kept_index->device() == q.device(), "focused attention: the kept list does not fit");
-  if (grad_logits) {
-    check_float(*grad_logits, q);
-    TORCH_CHECK_VALUE(grad_logits->sizes() == kept_sizes, "focused attention: the gradient of the logits does not fit");
-  }
+  if (grad_logits) check_next(*grad_logits, q, kept_sizes);
   const c10::cuda::CUDAGuard guard(q.device());
   const Tensor rows_grad = rows_of(grad), rows_q = rows_of(q), rows_k = rows_of(k), rows_v = rows_of(v);
   const Tensor dense_table = table.contiguous(), carried = logits.contiguous(), lists = index.contiguous();
@@ -107,7 +77,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sparse_backward(
   const Tensor next = grad_logits ? grad_logits->contiguous() : Tensor();
   const FocusShape s = shape_of(q, rows_q, table, length, after, side, scale);
   const auto numbers = carried.options();
-  Tensor d_q = token_major(q), d_k = token_major(q), d_v = token_major(q);
+  Tensor d_q = token_major(q, q.size(3)), d_k = token_major(q, q.size(3)), d_v = token_major(q, q.size(3));
   Tensor d_table = at::empty(table.sizes(), numbers), d_logits = at::empty(index.sizes(), numbers);
   const Tensor weights = at::empty(kept_sizes, numbers), parts = at::empty({gpu::focus_parts(s)}, numbers);
   const Tensor workspace = at::empty({gpu::focus_workspace(s)}, numbers.dtype(at::kInt));

@@ -5,36 +5,11 @@
 
 #include "focus_sparse_cuda.h"
 
-#include "cuda_lists.h"
+#include "focus_rows_cuda.h"
 
 namespace focalsr {
 namespace gpu {
 namespace {
-
-__device__ inline float warp_sum(float x) {
-  for (int other = kWarp / 2; other > 0; other /= 2) x += __shfl_xor_sync(kAll, x, other);
-  return x;
-}
-__device__ inline int warp_sum(int x) {
-  for (int other = kWarp / 2; other > 0; other /= 2) x += __shfl_xor_sync(kAll, x, other);
-  return x;
-}
-__device__ inline float warp_maximum(float x) {
-  for (int other = kWarp / 2; other > 0; other /= 2) x = fmaxf(x, __shfl_xor_sync(kAll, x, other));
-  return x;
-}
-
-// Where a query's entry for a key is in the table: rows of the window are 2 side - 1 entries apart.
-__device__ inline int64_t table_row(int64_t query, int64_t key, int64_t side) {
-  const int64_t down = query / side - key / side, right = query % side - key % side;
-  return (down + side - 1) * (2 * side - 1) + right + side - 1;
-}
-
-// Row `n` of item `b` in [windows, N, heads, C].
-template <class T>
-__device__ T* token_major(T* x, const FocusShape& f, int64_t b, int64_t n) {
-  return x + ((b / f.heads * f.list.N + n) * f.heads + b % f.heads) * f.list.C;
-}
 
 // row[j] = scale <q, key j> + logits[j] + bias, for the keys of one query's list.
 template <class T, class I>
@@ -53,42 +28,6 @@ __device__ void listed_logits(const T* q, const T* k, const float* table, const 
   __syncwarp();
 }
 
-__device__ inline float row_maximum(const float* row, int64_t count, int lane) {
-  float most = -__builtin_huge_valf();
-  for (int64_t j = lane; j < count; j += kWarp) most = fmaxf(most, row[j]);
-  return warp_maximum(most);
-}
-
-__device__ inline unsigned bits_of(float x) {
-  union {
-    float number;
-    unsigned bits;
-  } both;
-  both.number = x;
-  return both.bits;
-}
-
-// The bits of the largest of the `wanted` smallest depths, which are not negative, so that their bits have their order;
-// and how many of those with just these bits belong to them.
-__device__ inline unsigned threshold(const float* depth, int64_t count, int wanted, int lane, int* equal) {
-  const auto up_to = [&](unsigned limit) {
-    int found = 0;
-    for (int64_t j = lane; j < count; j += kWarp) found += bits_of(depth[j]) <= limit;
-    return warp_sum(found);
-  };
-  unsigned low = 0, high = 0xffffffffu;
-  while (low < high) {
-    const unsigned middle = low + (high - low) / 2;
-    if (up_to(middle) >= wanted) {
-      high = middle;
-    } else {
-      low = middle + 1;
-    }
-  }
-  *equal = wanted - (high == 0 ? 0 : up_to(high - 1));
-  return high;
-}
-
 template <class T, class I>
 __global__ void forward_kernel(FocusForward p, FocusShape f, int lanes) {
   __shared__ float rows[kWarps][kLongestList];
@@ -102,39 +41,13 @@ __global__ void forward_kernel(FocusForward p, FocusShape f, int lanes) {
   float* const next = p.next + here.row * f.P;
   listed_logits(static_cast<const T*>(p.q), static_cast<const T*>(p.k), p.table, p.logits + here.row * s.K, list, f, b,
                 n, lane, lanes, row);
-  const float most = row_maximum(row, s.K, lane);
-  float total = 0;
-  for (int64_t j = lane; j < s.K; j += kWarp) {
-    row[j] = most - row[j];
-    total += expf(-row[j]);
-  }
-  total = warp_sum(total);
+  const float total = to_depths(row, s.K, lane);
   if (lane == 0) p.log_sum[here.row] = logf(total);
-  __syncwarp();
   const I* kept = list;
   if (f.P < s.K) {
     I* const chosen = static_cast<I*>(p.next_index) + here.row * f.P;
     kept = chosen;
-    int equal = 0, written = 0;
-    const unsigned limit = threshold(row, s.K, static_cast<int>(f.P), lane, &equal);
-    for (int64_t base = 0; base < s.K; base += kWarp) {
-      const bool inside = base + lane < s.K;
-      const float depth = inside ? row[base + lane] : 0;
-      const unsigned bits = bits_of(depth), before = (1u << lane) - 1;
-      const unsigned ties = __ballot_sync(kAll, inside && bits == limit);
-      const bool tie = inside && bits == limit && __popc(ties & before) < equal;
-      equal -= __popc(ties);  // below zero: none is left
-      const bool keep = tie || (inside && bits < limit);
-      const unsigned kept_here = __ballot_sync(kAll, keep);
-      const int slot = written + __popc(kept_here & before);
-      if (keep) {
-        row[slot] = expf(-depth) / total;  // not beyond what has been read
-        next[slot] = -depth;
-        chosen[slot] = list[base + lane];
-      }
-      written += __popc(kept_here);
-      __syncwarp();
-    }
+    keep_nearest(row, s.K, f.P, total, lane, [&](int64_t j) { return list[j]; }, next, chosen);
   } else {
     for (int64_t j = lane; j < s.K; j += kWarp) {
       next[j] = -row[j];
@@ -146,7 +59,7 @@ __global__ void forward_kernel(FocusForward p, FocusShape f, int lanes) {
     *key = checked(kept[j], s.M);
     *weight = row[j];
   };
-  listed_sum<T>(slot, f.P, static_cast<const T*>(p.v) + b * s.N * s.W, s, lane, token_major(static_cast<T*>(p.out), f, b, n));
+  listed_sum<T>(slot, f.P, static_cast<const T*>(p.v) + b * s.N * s.W, s, lane, token_major(static_cast<T*>(p.out), f, s.C, b, n));
 }
 
 // Where a key is in an ascending list, or -1.
@@ -223,24 +136,8 @@ __global__ void query_gradient_kernel(FocusBackward p, FocusShape f) {
     *weight = p.d_logits[at + j];
   };
   listed_sum<T>(slot, s.K, static_cast<const T*>(p.k) + b * s.N * s.W, s, here.lane,
-                token_major(static_cast<T*>(p.d_q), f, b, here.row % s.N), f.scale);
+                token_major(static_cast<T*>(p.d_q), f, s.C, b, here.row % s.N), f.scale);
 }
-
-// out = factor * sum of w x over the queries that list each key.
-template <class T>
-__global__ void key_gradient_kernel(const float* w, const T* x, T* out, FocusShape f, ListShape s, Transposed t,
-                                    float factor) {
-  const Place here = place();
-  if (here.row >= s.B * s.M) return;
-  const int64_t b = here.row / s.M, m = here.row % s.M;
-  key_sum<T>(w, x, s, t, b, m, here.lane, token_major(out, f, b, m), factor);
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// The table: queries of an item in segments of one warp, whose sums parts [B, segments, T] are then added in order
-
-int64_t table_segments(const FocusShape& f) { return f.list.N < 64 ? 1 : 16; }
-int64_t table_rows(const FocusShape& f) { return (2 * f.side - 1) * (2 * f.side - 1); }
 
 template <class I>
 __global__ void table_parts_kernel(FocusBackward p, FocusShape f, int64_t segments, int64_t rows) {
@@ -262,17 +159,6 @@ __global__ void table_parts_kernel(FocusBackward p, FocusShape f, int64_t segmen
   }
 }
 
-// One thread per entry of the table.
-__global__ void table_sum_kernel(FocusBackward p, FocusShape f, int64_t segments, int64_t rows) {
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * (kWarp * kWarps) + threadIdx.x;
-  if (at >= rows * f.columns) return;
-  const int64_t row = at / f.columns, step = f.columns == 1 ? 1 : f.heads;
-  float total = 0;
-  for (int64_t b = f.columns == 1 ? 0 : at % f.columns; b < f.list.B; b += step)
-    for (int64_t segment = 0; segment < segments; ++segment) total += p.parts[(b * segments + segment) * rows + row];
-  p.d_table[at] = total;
-}
-
 ListShape kept_shape(const FocusShape& f) {
   ListShape shape = f.list;
   shape.K = f.P;
@@ -289,8 +175,7 @@ int backward(const FocusBackward& p, const FocusShape& f, void* stream) {
   int error = launch_blocks(logits_gradient_kernel<T, I>, (queries + half - 1) / half, half * kWarp, stream, p, f, lanes);
   if (error == 0) error = launch_warps(query_gradient_kernel<T, I>, queries, stream, p, f);
   if (error == 0) error = launch_warps(table_parts_kernel<I>, s.B * segments, stream, p, f, segments, rows);
-  const int64_t threads = kWarp * kWarps, blocks = (rows * f.columns + threads - 1) / threads;
-  if (error == 0) error = launch_blocks(table_sum_kernel, blocks, static_cast<int>(threads), stream, p, f, segments, rows);
+  if (error == 0) error = sum_table(p.parts, p.d_table, f, stream);
   const Transposed lists = lay_out(s, p.workspace);
   if (error == 0) error = transpose_lists(static_cast<const I*>(p.index), s, lists, stream);
   if (error == 0)

@@ -1,23 +1,14 @@
 // Launchers of the CUDA kernels in focus_sparse_cuda.cu: layers of focused attention whose queries have lists of keys.
 //
-// Shapes as in cuda_types.h with B = windows * heads, N = M tokens of a window, K the length of the list so far; besides
-// P <= K its length after the selection, T = (2 side - 1)^2 rows of the table, which has `columns` = 1 or heads columns.
-// q, k, v, grad [B, N, W]; lists ascending, distinct keys. Results of C channels are [windows, N, heads, C]. Numbers
-// that are not values (logits, tables, sums of weights) are float. Each function returns a cudaError_t.
+// Shapes as in focus_cuda.h; q, k, v, grad [B, N, W].
 #pragma once
 
-#include "cuda_types.h"
+#include "focus_cuda.h"
 
 namespace focalsr {
 namespace gpu {
 
 constexpr int64_t kLongestList = 512;  // K: two rows of it for each warp of a block fit its shared memory
-
-struct FocusShape {
-  ListShape list;
-  int64_t P, side, heads, columns;
-  float scale;
-};
 
 // Results: out [B, N, C], next [B, N, P], next_index [B, N, P] (where P < K), log_sum [B, N].
 struct FocusForward {

@@ -109,14 +109,28 @@ const A* row_of(const T* from, int64_t step, int64_t count, int64_t width, A* bu
   return buffer;
 }
 
-// f(b, n) for rows first to last of all batch items.
-template <class F>
-void for_rows(int64_t first, int64_t last, int64_t rows, F&& f) {
-  for (int64_t at = first; at < last; ++at) f(at / rows, at % rows);
+// Parts into which `rows` of each of B batch items are cut: enough for threads to choose from. Each packs an item anew.
+int64_t parts_of(int64_t B, int64_t rows) {
+  const int64_t threads = at::get_num_threads();
+  const int64_t wanted = threads == 1 ? 1 : (4 * threads + B - 1) / std::max<int64_t>(B, 1);
+  return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, rows / 16));
 }
 
-// Rows that are worth a thread of their own.
-int64_t grain(int64_t slots, int64_t channels) { return 1 + 65536 / (1 + slots * channels); }
+// Calls f(each) on every thread, which has its buffers and calls each(g); then g(b, first, last) is called for the parts of
+// all batch items. Who is ready takes the next: where other programs hold up a thread, the rest does its share.
+template <class F>
+void for_parts(int64_t B, int64_t rows, F&& f) {
+  const int64_t parts = parts_of(B, rows), size = (rows + parts - 1) / parts, tasks = B * parts;
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, std::min<int64_t>(tasks, at::get_num_threads()), 1, [&](int64_t, int64_t) {
+    f([&](const auto& g) {
+      for (int64_t task = next++; task < tasks; task = next++) {
+        const int64_t first = std::min(rows, task % parts * size);
+        g(task / parts, first, std::min(rows, first + size));
+      }
+    });
+  });
+}
 
 // x [B, N, C], y [B, M, C] -> [B, N, K]: products with listed rows.
 template <class A, class T>
@@ -126,19 +140,21 @@ Tensor dot(const Tensor& x, const Tensor& y, const Tensor& index) {
   const View<T> queries(x), keys(y);
   const Lists lists(index, M);
   T* const to = out.mutable_data_ptr<T>();
-  at::parallel_for(0, x.size(0) * N, grain(K, C), [&](int64_t first, int64_t last) {
+  for_parts(x.size(0), N, [&](const auto& each) {
     Rows<A, T> rows(keys, M, C);
     Buffer<A> query(width), product(K);
     Buffer<int32_t> list(K);
-    for_rows(first, last, N, [&](int64_t b, int64_t n) {
-      lists.read(b, n, list.get());
-      const A* q = row_of<A>(queries.row(b, n), queries.step, C, width, query.get());
-      T* const target = to + (b * N + n) * K;
-      A* result = product.get();
-      if constexpr (std::is_same_v<A, T>) result = target;
-      gather_dot(q, rows.item(b), rows.stride(), vectors_of<A>(C), list.get(), K, result);
-      if constexpr (!std::is_same_v<A, T>)
-        for (int64_t k = 0; k < K; ++k) target[k] = static_cast<T>(result[k]);
+    each([&](int64_t b, int64_t first, int64_t last) {
+      for (int64_t n = first; n < last; ++n) {
+        lists.read(b, n, list.get());
+        const A* q = row_of<A>(queries.row(b, n), queries.step, C, width, query.get());
+        T* const target = to + (b * N + n) * K;
+        A* result = product.get();
+        if constexpr (std::is_same_v<A, T>) result = target;
+        gather_dot(q, rows.item(b), rows.stride(), vectors_of<A>(C), list.get(), K, result);
+        if constexpr (!std::is_same_v<A, T>)
+          for (int64_t k = 0; k < K; ++k) target[k] = static_cast<T>(result[k]);
+      }
     });
   });
   lists.check();
@@ -153,15 +169,17 @@ Tensor sum(const Tensor& w, const Tensor& y, const Tensor& index) {
   const View<T> weights(w), values(y);
   const Lists lists(index, M);
   T* const to = out.mutable_data_ptr<T>();
-  at::parallel_for(0, w.size(0) * N, grain(K, C), [&](int64_t first, int64_t last) {
+  for_parts(w.size(0), N, [&](const auto& each) {
     Rows<A, T> rows(values, M, C);
     Buffer<A> weight(K), total(padded<A>(C));
     Buffer<int32_t> list(K);
-    for_rows(first, last, N, [&](int64_t b, int64_t n) {
-      lists.read(b, n, list.get());
-      const A* factors = row_of<A>(weights.row(b, n), weights.step, K, K, weight.get());
-      gather_sum(factors, rows.item(b), rows.stride(), vectors_of<A>(C), list.get(), K, total.get());
-      unpack_rows(total.get(), 1, C, to + (b * N + n) * C);
+    each([&](int64_t b, int64_t first, int64_t last) {
+      for (int64_t n = first; n < last; ++n) {
+        lists.read(b, n, list.get());
+        const A* factors = row_of<A>(weights.row(b, n), weights.step, K, K, weight.get());
+        gather_sum(factors, rows.item(b), rows.stride(), vectors_of<A>(C), list.get(), K, total.get());
+        unpack_rows(total.get(), 1, C, to + (b * N + n) * C);
+      }
     });
   });
   lists.check();
@@ -190,30 +208,26 @@ Tensor scatter(const Tensor& w, const Tensor& x, const Tensor& index, int64_t M)
   const View<T> weights(w), queries(x);
   const Lists lists(index, M);
   T* const to = out.mutable_data_ptr<T>();
-  // Ranges of keys per batch item: one if there are items enough for all threads, else some, each reading all lists.
-  const int64_t threads = at::get_num_threads();
-  const int64_t wanted = threads == 1 ? 1 : (4 * threads + B - 1) / std::max<int64_t>(B, 1);
-  const int64_t ranges = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, M / 16));
-  const int64_t size = (M + ranges - 1) / ranges;
-  at::parallel_for(0, B * ranges, 1, [&](int64_t begin, int64_t end) {
-    Buffer<A> sums(size * width), query(width), weight(K), kept(K);
+  // Each part of the keys reads all lists.
+  const int64_t most = M / parts_of(B, M) + 1;
+  for_parts(B, M, [&](const auto& each) {
+    Buffer<A> sums(most * width), query(width), weight(K), kept(K);
     Buffer<int32_t> list(K);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t b = task / ranges, first = std::min(M, task % ranges * size), last = std::min(M, first + size);
+    each([&](int64_t b, int64_t first, int64_t last) {
       std::fill_n(sums.get(), (last - first) * width, A(0));
       for (int64_t n = 0; n < N && first < last; ++n) {
         lists.read(b, n, list.get());
         const A* factors = row_of<A>(weights.row(b, n), weights.step, K, K, weight.get());
         const A* q = row_of<A>(queries.row(b, n), queries.step, C, width, query.get());
         int64_t count = K;
-        if (ranges > 1) {
+        if (last - first < M) {
           count = keep_range(factors, first, last, K, list.get(), kept.get());
           factors = kept.get();
         }
         scatter_outer(factors, q, sums.get(), width, vectors_of<A>(C), list.get(), count);
       }
       unpack_rows(sums.get(), last - first, C, to + (b * M + first) * C);
-    }
+    });
   });
   lists.check();
   return out;

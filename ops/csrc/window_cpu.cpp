@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "tiles.h"
+#include "types.h"
 
 namespace focalsr {
 namespace {
@@ -401,18 +402,6 @@ void backward(
 
 at::ScalarType arithmetic(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
 
-// Calls f(A{}, T{}) for the type of the tensors.
-template <class F>
-void by_type(at::ScalarType type, F&& f) {
-  switch (type) {
-    case at::kFloat: return f(float{}, float{});
-    case at::kDouble: return f(double{}, double{});
-    case at::kHalf: return f(float{}, at::Half{});
-    case at::kBFloat16: return f(float{}, at::BFloat16{});
-    default: TORCH_CHECK(false, "window_attention: ", type, " is not supported");
-  }
-}
-
 OptionalTensor dense(const OptionalTensor& x) { return x ? OptionalTensor(x->contiguous()) : x; }
 
 // Heads of a token side by side, so that joining them is free.
@@ -425,7 +414,7 @@ Tensor window_attention(
     double scale) {
   const Tensor out = like(q, q.size(2), v.size(3));
   if (out.numel() == 0) return out;
-  by_type(q.scalar_type(), [&](auto a, auto t) {
+  by_type("window_attention", q.scalar_type(), [&](auto a, auto t) {
     forward<decltype(a), decltype(t)>(q, k, v, dense(bias), dense(mask), scale, out);
   });
   return out;
@@ -440,7 +429,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
   const Tensor d_bias =
       bias_gradient ? at::zeros({q.size(1), q.size(2), k.size(2)}, options) : at::empty({0}, options);
   if (q.size(0) > 0 && q.size(1) > 0)
-    by_type(q.scalar_type(), [&](auto a, auto t) {
+    by_type("window_attention", q.scalar_type(), [&](auto a, auto t) {
       using A = decltype(a);
       A* to = bias_gradient ? d_bias.mutable_data_ptr<A>() : nullptr;
       backward<A, decltype(t)>(grad, q, k, v, dense(bias), dense(mask), scale, d_q, d_k, d_v, to);

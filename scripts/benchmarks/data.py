@@ -7,7 +7,9 @@ random patch of 256 x 256 pixels with its low-resolution one at x4.
 from __future__ import annotations
 
 import functools
+import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -24,45 +26,49 @@ from scripts.benchmarks.measure import Comparison, Side, Work
 from scripts.prepare_demo_data import TRAINING, package_folder
 
 HEIGHT, WIDTH, SCALE, PATCH = 1400, 2040, 4, 256
-IMAGES, SAMPLES, BATCHES = 2, 16, 24
+IMAGES, SAMPLES, BATCHES = 2, 8, 24
+SHARED = "FOCALSR_BENCHMARK_DATA"  # a folder that several processes of one run have in common; empty at first
 
+Backend = Literal["disk", "lmdb", "pack"]
+_STORAGE: dict[Backend, str] = {"disk": "whole PNG files", "lmdb": "LMDB of 480-pixel sub-images", "pack": "pack"}
+_PLACES: dict[Literal["loader", "device"], str] = {"loader": "LR made in the loader", "device": "LR left to the device"}
 _folders: list[tempfile.TemporaryDirectory[str]] = []  # live as long as the process
 
 
 def comparisons() -> list[Comparison]:
-    """Storage, low-resolution on the fly."""
+    """Storage, low-resolution on the fly, workers."""
     work = (
         f"{SAMPLES} patches of {PATCH} x {PATCH} and {PATCH // SCALE} x {PATCH // SCALE}, images of {HEIGHT} x {WIDTH}"
     )
-    return [
-        Comparison(
-            "data/pack_png", work,
-            Side("whole PNG files", lambda: patches("disk")), Side("pack", lambda: patches("pack")),
-        ),
-        Comparison(
-            "data/pack_lmdb", work,
-            Side("LMDB of 480-pixel sub-images", lambda: patches("lmdb")), Side("pack", lambda: patches("pack")),
-        ),
-        Comparison(
-            "data/lr_on_the_fly_png", work,
-            Side("PNG, low-resolution files", lambda: patches("disk")),
-            Side("PNG, made from high resolution", lambda: patches("disk", made=True)),
-        ),
-        Comparison(
-            "data/lr_on_the_fly_pack", work,
-            Side("pack, low-resolution images", lambda: patches("pack")),
-            Side("pack, made from high resolution", lambda: patches("pack", made=True)),
-        ),
-        Comparison(
-            "data/lr_on_device_pack", work,
-            Side("pack, low-resolution images", lambda: patches("pack")),
-            Side("pack, left to the device", lambda: patches("pack", made=True, lr_on="device")),
-        ),
-        Comparison(
-            "data/two_workers", f"{BATCHES} batches of 2 patches from PNG files",
-            Side("one worker", lambda: workers(1)), Side("two workers", lambda: workers(2)), quick=False,
-        ),
-    ]  # fmt: skip
+    found = [
+        Comparison("data/pack_png", work, _stored("disk"), _stored("pack")),
+        Comparison("data/pack_lmdb", work, _stored("lmdb"), _stored("pack")),
+    ]
+    for backend in _STORAGE:
+        name = {"disk": "png"}.get(backend, backend)
+        found += [
+            Comparison(
+                f"data/lr_{'on_the_fly' if place == 'loader' else 'on_device'}_{name}", work,
+                _stored(backend), Side(f"{_STORAGE[backend]}, {how}", _patches(backend, place)),
+                quick=backend == "pack",
+            )
+            for place, how in _PLACES.items()
+        ]  # fmt: skip
+    scaling = Comparison(
+        "data/two_workers", f"{BATCHES} batches of 2 patches from PNG files",
+        Side("one worker", lambda: workers(1)), Side("two workers", lambda: workers(2)), quick=False, memory=False,
+    )  # fmt: skip
+    return [*found, scaling]
+
+
+def _stored(backend: Backend) -> Side:
+    return Side(_STORAGE[backend], _patches(backend, None))
+
+
+def _patches(backend: Backend, place: Literal["loader", "device"] | None) -> Callable[[], Work]:
+    if place is None:
+        return lambda: patches(backend)
+    return lambda: patches(backend, made=True, lr_on=place)
 
 
 def mosaic(number: int) -> Pixels:
@@ -84,10 +90,13 @@ def mosaic(number: int) -> Pixels:
 
 @functools.cache
 def folder() -> Path:
-    """High- and low-resolution images in every kind of storage."""
-    holder = tempfile.TemporaryDirectory()
-    _folders.append(holder)
-    root = Path(holder.name)
+    """High- and low-resolution images in every kind of storage; what another process of this run has made is used."""
+    given = os.environ.get(SHARED)
+    if given is None:
+        _folders.append(tempfile.TemporaryDirectory())
+    root = Path(given or _folders[-1].name)
+    if (root / "complete").exists():
+        return root
     for number in range(IMAGES):
         image = mosaic(number)
         write_image(root / "hr" / f"{number}.png", image)
@@ -96,12 +105,11 @@ def folder() -> Path:
         write_pack(root / side, root / f"{side}.pack")
         cut_subimages(root / side, root / f"{side}_sub", Grid(480 // factor, 240 // factor))
         write_lmdb(root / f"{side}_sub", root / f"{side}.lmdb")
+    (root / "complete").touch()
     return root
 
 
-def patches(
-    backend: Literal["disk", "lmdb", "pack"], *, made: bool = False, lr_on: Literal["loader", "device"] = "loader"
-) -> Work:
+def patches(backend: Backend, *, made: bool = False, lr_on: Literal["loader", "device"] = "loader") -> Work:
     """Collect a batch; ``made``: there are no low-resolution images."""
     suffix = "" if backend == "disk" else f".{backend}"
     options = PairedImageDataset.Options(

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from scripts.benchmarks.limits import Cost
+from scripts.benchmarks.memory import MemoryMeter
+from utils.env import available_memory
+
 Work = Callable[[], object]
-ROOT = Path(__file__).resolve().parents[2]
+_MOST_TURNS = 50
+_SHARE_OF_MEMORY = 0.8  # of what is free; the rest is for what an estimate does not see
+# Groups whose tensors and networks are made on the device that is measured; the others prepare data on the host.
+ON_DEVICE = ("ops", "networks", "train")
+
+
+class Pilot(NamedTuple):
+    """A smaller run of a side, from which time and memory of the whole one are estimated.
+
+    Attributes:
+        prepare: as :attr:`Side.prepare`.
+        times: how many times more work the whole run is.
+    """
+
+    prepare: Callable[[], Work]
+    times: float
 
 
 class Side(NamedTuple):
@@ -25,10 +40,12 @@ class Side(NamedTuple):
     Attributes:
         name: what it is, for the table.
         prepare: builds what is needed and returns the function to time.
+        pilot: tells beforehand what the run will take; None for work that is small.
     """
 
     name: str
     prepare: Callable[[], Work]
+    pilot: Pilot | None = None
 
 
 @dataclass(frozen=True)
@@ -37,10 +54,13 @@ class Comparison:
 
     Attributes:
         key: names it on the command line, ``GROUP/NAME``.
-        work: shapes, type and device, for the table.
+        work: shapes and type, for the table.
         baseline: the plain way.
         ours: the way that is claimed to be better.
         quick: part of ``--quick``.
+        large: only measured with ``--all`` or when asked for by name.
+        cost: what the work needs at least, for the share of the machine's limit; None where that has no meaning.
+        memory: measure it; work that is done by other processes has none of its own.
     """
 
     key: str
@@ -48,25 +68,41 @@ class Comparison:
     baseline: Side
     ours: Side
     quick: bool = True
+    large: bool = False
+    cost: Cost | None = None
+    memory: bool = True
+
+    @property
+    def group(self) -> str:
+        """The part of the key before the slash."""
+        return self.key.partition("/")[0]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A measured comparison; times are medians in milliseconds, memory is the peak beyond what was held before."""
+    """A measured comparison; times are medians in milliseconds, memory is the peak beyond what was held before.
+
+    A baseline that was left out has no time; ``note`` says why.
+    """
 
     key: str
     work: str
     baseline: str
     ours: str
-    baseline_ms: float
+    baseline_ms: float | None
     ours_ms: float
     baseline_mib: float | None
     ours_mib: float | None
+    device: str = "cpu"
+    turns: int = 0
+    share: float | None = None
+    limit: str | None = None
+    note: str = ""
 
     @property
-    def speed(self) -> float:
+    def speed(self) -> float | None:
         """How many times faster ours is."""
-        return self.baseline_ms / self.ours_ms
+        return None if self.baseline_ms is None else self.baseline_ms / self.ours_ms
 
     @property
     def memory(self) -> float | None:
@@ -76,67 +112,163 @@ class Row:
         return self.ours_mib / self.baseline_mib
 
 
-def measure(comparison: Comparison, repeats: int, seconds: float) -> Row:
-    """Time both sides in turns, so that a busy moment of the machine meets both; then their memory.
+class LeftOut(NamedTuple):
+    """A comparison that was not measured, and why."""
 
-    Args:
-        comparison: what to measure.
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on a row.
+
+    Attributes:
         repeats: turns, at least; fewer where one takes seconds.
         seconds: further turns until this much time has passed.
+        max_seconds: a side that takes longer for one call is left out.
+        device: "cpu" or "cuda", for the groups that have a device.
     """
-    sides = (comparison.baseline.prepare(), comparison.ours.prepare())
-    times: tuple[list[float], list[float]] = ([], [])
-    slowest = max(_timed(work) for work in sides)  # compiles, fills caches
-    repeats = repeats if slowest < 1 else min(repeats, 3 if slowest < 5 else 2)
-    started = time.perf_counter()
-    while len(times[0]) < repeats or time.perf_counter() - started < seconds:
-        for work, record in zip(sides, times, strict=True):
-            record.append(_timed(work))
-        if len(times[0]) >= 50:
-            break
-    baseline_ms, ours_ms = (1000 * statistics.median(record) for record in times)
-    memory = [peak_memory(comparison.key, side) for side in ("baseline", "ours")]
+
+    repeats: int
+    seconds: float
+    max_seconds: float
+    device: str = "cpu"
+
+
+class _TooMuchError(Exception):
+    """One sentence why a side is left out."""
+
+
+def measure(comparison: Comparison, effort: Effort, meter: MemoryMeter) -> Row | LeftOut:
+    """Time both sides in turns, so that a busy moment of the machine meets both; then their memory.
+
+    Where only the baseline exceeds what may be spent, ours is measured alone.
+    """
+    device = effort.device if comparison.group in ON_DEVICE else "cpu"
+    note = ""
+    try:
+        ours = _ready(comparison, "ours", effort, device, meter)
+    except _TooMuchError as error:
+        return LeftOut(comparison.key, f"{comparison.ours.name}: {error}")
+    works = {"ours": ours}
+    try:
+        works["baseline"] = _ready(comparison, "baseline", effort, device, meter)
+    except _TooMuchError as error:
+        note = str(error)
+    times, lost = _in_turns(works, effort)
+    if "ours" in lost:
+        return LeftOut(comparison.key, f"{comparison.ours.name}: {lost['ours']}")
+    note = lost.get("baseline", note)
+    del works, ours  # their memory is measured from a clean start
+    memory = {
+        side: meter.peak(comparison.key, side, prepared(comparison, side, device), device)
+        for side in times
+        if comparison.memory
+    }
+    medians = {side: statistics.median(record) for side, record in times.items()}
+    share, limit = None, None
+    if comparison.cost is not None:
+        share, limit = meter.limits.share(comparison.cost, medians["ours"], device)
     return Row(
-        comparison.key, comparison.work, comparison.baseline.name, comparison.ours.name, baseline_ms, ours_ms, *memory
-    )
+        comparison.key, comparison.work, comparison.baseline.name, comparison.ours.name,
+        1000 * medians["baseline"] if "baseline" in medians else None, 1000 * medians["ours"],
+        memory.get("baseline"), memory.get("ours"), device, len(times["ours"]), share, limit, note,
+    )  # fmt: skip
 
 
-def peak_memory(key: str, side: str) -> float | None:
-    """MiB that the work needs at its peak, measured in a process of its own; None where the system cannot tell."""
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    # Fixed thresholds make the allocator give memory back at once, so that the peak is the work's own.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    command = [sys.executable, str(ROOT / "scripts/benchmark.py"), "--memory-of", key, side]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
+def prepared(comparison: Comparison, side: str, device: str, *, pilot: bool = False) -> Callable[[], Work]:
+    """What prepares a side's work, or its pilot's, with tensors and networks made on a device.
+
+    Args:
+        comparison: what is measured.
+        side: "baseline" or "ours".
+        device: "cpu" or "cuda".
+        pilot: the smaller run.
+    """
+    chosen: Side = getattr(comparison, side)
+    prepare = chosen.prepare
+    if pilot:
+        assert chosen.pilot is not None
+        prepare = chosen.pilot.prepare
+
+    def on_device() -> Work:
+        # Inside the context torch.rand and layers make what they make on the device; calls are timed outside of it.
+        with torch.device(device) if comparison.group in ON_DEVICE else contextlib.nullcontext():
+            torch.manual_seed(0)
+            return prepare()
+
+    return on_device
 
 
-def own_peak(work: Work) -> float:
-    """MiB that one call of ``work`` adds to this process at its peak (Linux)."""
-    work()
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    work()
-    return (_status("VmHWM") - before) / 1024
+def _ready(comparison: Comparison, side: str, effort: Effort, device: str, meter: MemoryMeter) -> Work:
+    """The work of a side; raises where its pilot foretells more than may be spent."""
+    chosen: Side = getattr(comparison, side)
+    if chosen.pilot is not None:
+        small = prepared(comparison, side, device, pilot=True)
+        work = small()
+        with _memory_told():
+            timed(work)
+            seconds = timed(work) * chosen.pilot.times
+        if seconds > effort.max_seconds:
+            raise _TooMuchError(
+                f"estimated {seconds:.0f} s a call, more than the {effort.max_seconds:.0f} s of --max-seconds"
+            )
+        del work
+        mib = meter.peak(comparison.key, side, small, device, pilot=True)
+        free = free_mib(device)
+        if mib is not None and free is not None and mib * chosen.pilot.times > free:
+            needed = mib * chosen.pilot.times / 1024
+            raise _TooMuchError(f"estimated {needed:.0f} GiB, more than the {free / 1024:.0f} GiB that are free")
+    with _memory_told():
+        return prepared(comparison, side, device)()
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
-    lines = [
-        "| comparison | work | baseline | ours | baseline ms | ours ms | times faster | memory, ours / baseline |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        memory = "-" if row.memory is None else f"{row.memory:.2f} ({row.ours_mib:.0f} / {row.baseline_mib:.0f} MiB)"
-        lines.append(
-            f"| {row.key} | {row.work} | {row.baseline} | {row.ours} | {row.baseline_ms:.3g} | {row.ours_ms:.3g} "
-            f"| {row.speed:.2f} | {memory} |"
-        )
-    return "\n".join(lines)
+def _in_turns(works: dict[str, Work], effort: Effort) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Seconds of each side's calls, in turns; and why a side has none."""
+    lost: dict[str, str] = {}
+    slowest = 0.0
+    for side, work in list(works.items()):
+        try:
+            with _memory_told():
+                slowest = max(slowest, timed(work))  # compiles, fills caches
+        except _TooMuchError as error:
+            lost[side] = str(error)
+            del works[side]
+    times: dict[str, list[float]] = {side: [] for side in works}
+    repeats = effort.repeats if slowest < 1 else min(effort.repeats, 3 if slowest < 5 else 2)
+    started = time.perf_counter()
+    for turn in range(_MOST_TURNS if works else 0):
+        if turn >= repeats and time.perf_counter() - started >= effort.seconds:
+            break
+        for side, work in works.items():
+            times[side].append(timed(work))
+    return times, lost
 
 
-def _timed(work: Work) -> float:
+@contextlib.contextmanager
+def _memory_told() -> Iterator[None]:
+    """What does not fit into the memory is a reason to leave a side out, not to end the run."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise _TooMuchError("the memory of the device does not suffice") from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise _TooMuchError("the memory does not suffice") from None
+
+
+def free_mib(device: str) -> float | None:
+    """MiB that one run may take; None where the system does not tell."""
+    if device == "cuda":
+        return _SHARE_OF_MEMORY * torch.cuda.mem_get_info()[0] / 2**20
+    available = available_memory()
+    return None if available is None else _SHARE_OF_MEMORY * available / 2**20
+
+
+def timed(work: Work) -> float:
+    """Seconds of one call, the device's work included."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     started = time.perf_counter()
@@ -144,11 +276,3 @@ def _timed(work: Work) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
-
-
-def _status(name: str) -> int:
-    """A size in KiB from /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1])
-    raise ValueError(f"/proc/self/status has no {name}")

@@ -1,97 +1,238 @@
-"""Operators alone: the reference against other backends."""
+"""Operators alone: the reference against the backend that "auto" takes, forward and backward.
+
+Sizes are those of one GPU's share of the published training steps, and of images that become 1280 x 720 pixels at x4
+(320 x 180, extended to whole windows); small ones for ``--quick``.
+
+Shapes: W windows of all images, h heads, N queries, M keys, D width of a head, K length of a list, B = W * h.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 import ops
+from ops import FocusState
+from scripts.benchmarks.limits import Cost
 from scripts.benchmarks.measure import Comparison, Side, Work
 
-# One layer of classical PFT on a 64 x 64 crop has B = 24; this is the middle of a training step.
-BATCH, TOKENS, WIDTH, SLOTS = 64, 1024, 40, 64
+_SMALL, _STEP, _LARGE = "quick", "", "720p"  # kinds of sizes: --quick, a training step, an image
+_DTYPES = (torch.float32, torch.bfloat16)
+_DIRECTIONS = ("forward", "backward")
+
+
+class Attention(NamedTuple):
+    """A call of :func:`ops.window_attention`."""
+
+    windows: int
+    heads: int
+    queries: int
+    keys: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.windows} windows x {self.heads} heads x {self.queries} queries, {self.keys} keys x {self.width}"
+
+
+class Sparse(NamedTuple):
+    """A call of :func:`ops.smm_qmk` and :func:`ops.smm_amv`."""
+
+    batch: int
+    tokens: int
+    width: int
+    slots: int
+
+    def __str__(self) -> str:
+        return f"{self.batch} x {self.tokens} x {self.width}, lists of {self.slots} (int16)"
+
+
+class Focus(NamedTuple):
+    """A layer of :func:`ops.focused_attention`."""
+
+    windows: int
+    heads: int
+    width: int
+    before: int  # keys that a query has
+    after: int  # keys that it keeps
+    window: int = 32
+
+    def __str__(self) -> str:
+        tokens = self.window**2
+        kept = f"{self.before} keys" + (f", of which it keeps {self.after}" if self.after < self.before else "")
+        return f"{self.windows} windows x {self.heads} heads x {tokens} queries x {self.width}, {kept}"
+
+
+ATTENTIONS = {
+    ("hat", _SMALL): Attention(8, 6, 256, 256, 30),
+    ("esc", _SMALL): Attention(2, 4, 1024, 1024, 16),
+    ("hat", _STEP): Attention(64, 6, 256, 256, 30),  # 4 patches of 64 x 64, windows of 16
+    ("hat_overlap", _STEP): Attention(64, 6, 256, 576, 30),  # keys of windows of 24
+    ("rgt", _STEP): Attention(128, 3, 256, 256, 30),  # 8 patches, windows of 8 x 32, half of the heads
+    ("esc", _STEP): Attention(64, 4, 1024, 1024, 16),  # 16 patches, windows of 32
+    ("hat", _LARGE): Attention(240, 6, 256, 256, 30),
+    ("hat_overlap", _LARGE): Attention(240, 6, 256, 576, 30),
+    ("rgt", _LARGE): Attention(230, 3, 256, 256, 30),
+    ("esc", _LARGE): Attention(60, 4, 1024, 1024, 16),
+}
+SPARSE = {
+    ("smm_{}", _SMALL): Sparse(24, 1024, 40, 64),
+    ("smm_{}_k256", _STEP): Sparse(96, 1024, 40, 256),  # classical PFT: 4 patches of 64 x 64, 6 heads
+    ("smm_{}_k64", _STEP): Sparse(96, 1024, 40, 64),
+    ("smm_{}_k256", _LARGE): Sparse(360, 1024, 40, 256),
+    ("smm_{}_k64", _LARGE): Sparse(360, 1024, 40, 64),
+}
+FOCUSES = {
+    ("focus_all", _SMALL): Focus(1, 4, 13, 1024, 1024),
+    ("focus_k64", _SMALL): Focus(4, 4, 13, 64, 64),
+    ("focus_all", _STEP): Focus(16, 6, 40, 1024, 1024),
+    ("focus_selects", _STEP): Focus(16, 6, 40, 1024, 256),
+    ("focus_k256", _STEP): Focus(16, 6, 40, 256, 256),
+    ("focus_k64", _STEP): Focus(16, 6, 40, 64, 64),
+    ("focus_all", _LARGE): Focus(60, 6, 40, 1024, 1024),
+    ("focus_selects", _LARGE): Focus(60, 6, 40, 1024, 256),
+    ("focus_k256", _LARGE): Focus(60, 6, 40, 256, 256),
+    ("focus_k64", _LARGE): Focus(60, 6, 40, 64, 64),
+}
 
 
 def comparisons() -> list[Comparison]:
-    """Both sparse products, and window attention, forward and backward."""
-    return [*_sparse_products(), *_window_attention()]
+    """Every operator, forward and backward, in float32 and bfloat16."""
+    found = []
+    for dtype in _DTYPES:
+        for direction in _DIRECTIONS:
+            for (name, kind), attention in ATTENTIONS.items():
+                key = f"attention_{name}"
+                cost = _attention_cost(attention, direction, dtype)
+                found.append(_row(key, kind, direction, dtype, str(attention), cost, _attention(attention)))
+            for (name, kind), focus in FOCUSES.items():
+                cost = _focus_cost(focus, direction, dtype)
+                found.append(_row(name, kind, direction, dtype, str(focus), cost, _focus(focus)))
+            for (name, kind), sparse in SPARSE.items():
+                cost = _sparse_cost(sparse, direction, dtype)
+                for product in ("qmk", "amv"):
+                    key = name.format(product)
+                    found.append(_row(key, kind, direction, dtype, str(sparse), cost, _sparse(sparse, product)))
+    return found
 
 
-def _sparse_products() -> list[Comparison]:
-    work = f"{BATCH} x {TOKENS} x {WIDTH}, lists of {SLOTS}, float32, int16"
-    return [
-        Comparison(
-            f"ops/smm_{name}_{direction}",
-            f"{direction}, {work}",
-            Side("reference", _sparse(name, direction, "reference")),
-            Side("auto", _sparse(name, direction, "auto")),
-        )
-        for name in ("qmk", "amv")
-        for direction in ("forward", "backward")
-    ]
+Prepare = Callable[[str, str, torch.dtype], Work]  # direction, backend, type
 
 
-# Windows, heads, tokens, width: ESC at 16 patches of 64 x 64 (one of four GPUs), HAT at 2 patches, PFT's first layers.
-ATTENTIONS = {"esc": (16, 4, 1024, 16), "hat": (32, 6, 256, 30), "pft": (4, 6, 1024, 40)}
+def _row(
+    name: str, kind: str, direction: str, dtype: torch.dtype, sizes: str, cost: Cost, prepare: Prepare
+) -> Comparison:
+    short = str(dtype).removeprefix("torch.")
+    ending = "" if dtype == torch.float32 else "_bf16"
+    return Comparison(
+        f"ops/{name}{'_' if kind else ''}{kind}_{direction}{ending}",
+        f"{direction}, {sizes}, {short}",
+        Side("reference", lambda: prepare(direction, "reference", dtype)),
+        Side("auto", lambda: prepare(direction, "auto", dtype)),
+        quick=kind == _SMALL and dtype == torch.float32,
+        large=dtype != torch.float32 or kind == _LARGE,
+        cost=cost,
+    )
 
 
-def _window_attention() -> list[Comparison]:
-    return [
-        Comparison(
-            f"ops/attention_{name}_{backend}_{direction}",
-            f"{direction}, {windows} windows x {heads} heads x {tokens} tokens x {width}, bias, float32",
-            Side("reference", _attention(name, direction, "reference")),
-            Side(backend, _attention(name, direction, backend)),
-            quick=False,
-        )
-        for name, (windows, heads, tokens, width) in ATTENTIONS.items()
-        for backend in ("native", "sdpa")
-        for direction in ("forward", "step")
-    ]
-
-
-def _attention(name: str, direction: str, backend: str) -> Callable[[], Work]:
-    """Forward, or forward and backward with a bias that learns."""
-    windows, heads, tokens, width = ATTENTIONS[name]
-
-    def prepare() -> Work:
-        torch.manual_seed(0)
-        q, k, v = (torch.randn(windows, tokens, heads, width).transpose(1, 2).requires_grad_() for _ in range(3))
-        bias = (0.1 * torch.randn(heads, tokens, tokens)).requires_grad_()
-        grad = torch.randn(windows, tokens, heads, width).transpose(1, 2)
-
-        def attend() -> Tensor:
-            return ops.window_attention(q, k, v, bias, backend=backend)
-
-        if direction == "forward":
-            return torch.no_grad()(attend)
-        return lambda: torch.autograd.grad(attend(), (q, k, v, bias), grad)
-
-    return prepare
-
-
-def _sparse(name: str, direction: str, backend: str) -> Callable[[], Work]:
-    def prepare() -> Work:
-        torch.manual_seed(0)
-        rows = torch.randn(BATCH, TOKENS, WIDTH, requires_grad=True)
-        # One key out of each TOKENS / SLOTS neighbours: distinct and ascending, as the lists of networks are.
-        spread = TOKENS // SLOTS
-        keys = torch.randint(spread, (BATCH, TOKENS, SLOTS)) + spread * torch.arange(SLOTS)
-        keys = keys.to(torch.int16)
-        if name == "qmk":
-            queries = torch.randn(BATCH, TOKENS, WIDTH, requires_grad=True)
-            return _timed(lambda: ops.smm_qmk(queries, rows.mT, keys, backend), (queries, rows), direction)
-        weights = torch.rand(BATCH, TOKENS, SLOTS, requires_grad=True)
-        return _timed(lambda: ops.smm_amv(weights, rows, keys, backend), (weights, rows), direction)
-
-    return prepare
-
-
-def _timed(product: Callable[[], Tensor], leaves: tuple[Tensor, ...], direction: str) -> Work:
+def _run(product: Callable[[], Tensor], leaves: tuple[Tensor, ...], direction: str) -> Work:
+    """The product without gradients, or its backward pass alone."""
     if direction == "forward":
         return torch.no_grad()(product)
     out = product()
     grad = torch.randn_like(out)
     return lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True)
+
+
+def _attention(sizes: Attention) -> Prepare:
+    """With a bias that learns."""
+    windows, heads, queries, keys, width = sizes
+
+    def prepare(direction: str, backend: str, dtype: torch.dtype) -> Work:
+        q = torch.randn(windows, queries, heads, width, dtype=dtype).transpose(1, 2).requires_grad_()
+        k, v = (torch.randn(windows, keys, heads, width, dtype=dtype).transpose(1, 2).requires_grad_() for _ in "kv")
+        bias = (0.1 * torch.randn(heads, queries, keys)).requires_grad_()
+        return _run(lambda: ops.window_attention(q, k, v, bias, backend=backend), (q, k, v, bias), direction)
+
+    return prepare
+
+
+def _attention_cost(sizes: Attention, direction: str, dtype: torch.dtype) -> Cost:
+    """Two products forward and four backward; the backward pass reads q, k, v and the gradient, and writes three."""
+    windows, heads, queries, keys, width = sizes
+    product = 2 * windows * heads * queries * keys * width
+    rows = windows * heads * width * dtype.itemsize
+    bias = 4 * heads * queries * keys
+    if direction == "forward":
+        return Cost(2 * product, rows * (2 * queries + 2 * keys) + bias, dtype)
+    return Cost(4 * product, rows * (3 * queries + 4 * keys) + 2 * bias, dtype)
+
+
+def _sparse(sizes: Sparse, name: str) -> Prepare:
+    batch, tokens, width, slots = sizes
+
+    def prepare(direction: str, backend: str, dtype: torch.dtype) -> Work:
+        rows = torch.randn(batch, tokens, width, dtype=dtype, requires_grad=True)
+        keys = _lists((batch, tokens), tokens, slots)
+        if name == "qmk":
+            queries = torch.randn(batch, tokens, width, dtype=dtype, requires_grad=True)
+            return _run(lambda: ops.smm_qmk(queries, rows.mT, keys, backend), (queries, rows), direction)
+        weights = torch.rand(batch, tokens, slots, dtype=dtype, requires_grad=True)
+        return _run(lambda: ops.smm_amv(weights, rows, keys, backend), (weights, rows), direction)
+
+    return prepare
+
+
+def _lists(shape: tuple[int, ...], tokens: int, slots: int) -> Tensor:
+    """One key out of each tokens / slots neighbours: distinct and ascending, as the lists of networks are."""
+    spread = tokens // slots
+    keys = torch.randint(spread, (*shape, slots)) + spread * torch.arange(slots)
+    return keys.to(torch.int16)
+
+
+def _sparse_cost(sizes: Sparse, direction: str, dtype: torch.dtype) -> Cost:
+    """Both products alike: two matrices of rows and one of lists, each read or written once."""
+    batch, tokens, width, slots = sizes
+    product = 2 * batch * tokens * slots * width
+    rows, lists = batch * tokens * width * dtype.itemsize, batch * tokens * slots
+    if direction == "forward":
+        return Cost(product, 2 * rows + lists * (dtype.itemsize + 2), dtype)
+    return Cost(2 * product, 4 * rows + lists * (dtype.itemsize + 2), dtype)
+
+
+def _focus(sizes: Focus) -> Prepare:
+    """One layer; the layer before it, whose state it goes on from, is not part of the work."""
+    windows, heads, width, before, after, window = sizes
+    tokens = window**2
+
+    def prepare(direction: str, backend: str, dtype: torch.dtype) -> Work:
+        q, k, v = (
+            torch.randn(windows, tokens, heads, width, dtype=dtype).transpose(1, 2).requires_grad_() for _ in "qkv"
+        )
+        table = (0.1 * torch.randn((2 * window - 1) ** 2, heads)).requires_grad_()
+
+        def layer(state: FocusState | None, topk: int) -> tuple[Tensor, FocusState]:
+            return ops.focused_attention(q, k, v, table, state, window=window, topk=topk, backend=backend)
+
+        state = None
+        if before < tokens:
+            with torch.no_grad():
+                state = layer(None, before)[1]
+        return _run(lambda: layer(state, after)[0], (q, k, v, table), direction)
+
+    return prepare
+
+
+def _focus_cost(sizes: Focus, direction: str, dtype: torch.dtype) -> Cost:
+    """As attention; a layer with lists also reads and writes float32 logits, and lists of int16."""
+    windows, heads, width, before, after, window = sizes
+    queries = windows * heads * window**2
+    product = 2 * queries * before * width
+    rows = queries * width * dtype.itemsize
+    lists = queries * (before * 6 if before < window**2 else 0)
+    kept = queries * (after * 6 if after < before else after * 4 if before < window**2 else 0)
+    if direction == "forward":
+        return Cost(2 * product, 4 * rows + lists + kept, dtype)
+    return Cost(4 * product, 7 * rows + 2 * lists, dtype)

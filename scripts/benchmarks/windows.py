@@ -102,7 +102,7 @@ def _pft() -> list[Comparison]:
     ]
 
 
-def _with_backend(work: Work, backend: str) -> Work:
+def with_backend(work: Work, backend: str) -> Work:
     """The work with what "auto" means set for its duration."""
 
     def chosen() -> object:
@@ -121,7 +121,7 @@ def _with_backend(work: Work, backend: str) -> Work:
 def _forward(configuration: Mapping[str, object], height: int, width: int, backend: str) -> Callable[[], Work]:
     def prepare() -> Work:
         network = build_network(configuration)
-        return _with_backend(forward(network, torch.rand(1, 3, height, width)), backend)
+        return with_backend(forward(network, torch.rand(1, 3, height, width)), backend)
 
     return prepare
 
@@ -130,6 +130,6 @@ def _step(
     configuration: Mapping[str, object], backend: str, shape: tuple[int, ...] = (2, 3, 48, 48)
 ) -> Callable[[], Work]:
     def prepare() -> Work:
-        return _with_backend(step(build_network(configuration), torch.rand(shape), 4), backend)
+        return with_backend(step(build_network(configuration), torch.rand(shape), 4), backend)
 
     return prepare

@@ -23,7 +23,8 @@ from metrics import (
     calculate_ssim,
     calculate_ssim_pt,
 )
-from metrics.color import Image
+from metrics.color import Image, luma, luma_pt
+from metrics.psnr_ssim import psnr_of_levels, ssim_of_levels
 from utils.errors import InputError
 from utils.typed import PlainText, Report, read
 
@@ -174,6 +175,46 @@ def test_tensors_are_measured_image_by_image() -> None:
         calculate_psnr_pt(a[0], b[0], 0)
 
 
+@pytest.mark.parametrize("border", [0, 3])
+@pytest.mark.parametrize("y_channel", [False, True])
+@pytest.mark.parametrize("shape", [(300, 157, 3), (40, 41, 1)])
+def test_8_bit_tensors_measure_as_arrays_do(shape: tuple[int, ...], y_channel: bool, border: int) -> None:
+    a, b = noisy_pair(*shape)
+    for on_tensors, on_arrays in ((psnr_of_levels, calculate_psnr), (ssim_of_levels, calculate_ssim)):
+        value = on_tensors(torch.from_numpy(a), torch.from_numpy(b), border, y_channel)
+        assert value.dtype == torch.float64
+        assert float(value) == pytest.approx(on_arrays(a, b, border, test_y_channel=y_channel), rel=1e-9)
+        same = float(on_tensors(torch.from_numpy(a), torch.from_numpy(a), border, y_channel))
+        assert same == (math.inf if on_arrays is calculate_psnr else 1.0)
+
+
+def test_luminance_of_tensors_rounds_as_that_of_arrays() -> None:
+    levels = np.stack(np.meshgrid(*[np.arange(0, 256, 5)] * 3), -1).reshape(52, -1, 3).astype(np.uint8)
+    difference = luma_pt(torch.from_numpy(levels)).numpy() - luma(levels)
+    assert np.count_nonzero(difference) < 1e-4 * difference.size  # the order of three terms may decide a tie
+
+
+def test_8_bit_tensors_that_cannot_be_measured() -> None:
+    a = torch.zeros(20, 24, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="one shape"):
+        psnr_of_levels(a, a[:-1], 0)
+    for wrong in (a.float(), a.permute(2, 0, 1)):
+        with pytest.raises(ValueError, match=r"expected uint8 \[H, W, 1 or 3\]"):
+            ssim_of_levels(wrong, wrong, 0)
+    with pytest.raises(InputError, match=r"too small .* crop_border 5"):
+        ssim_of_levels(a, a, 5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["calculate_psnr", "calculate_ssim"])
+def test_on_a_gpu(name: str) -> None:
+    metric = METRICS[name](crop_border=4, test_y_channel=True)  # type: ignore[call-arg]
+    a, b = noisy_pair(60, 50, 3)
+    value = metric.of_tensors(torch.from_numpy(a).cuda(), torch.from_numpy(b).cuda())
+    assert value == pytest.approx(metric(a, b), rel=1e-9)
+
+
 class TestOptions:
     def test_called_with_images(self) -> None:
         a, b = noisy_pair(20, 24, 3)
@@ -184,6 +225,7 @@ class TestOptions:
             assert metric.needs_reference
             assert metric.better == "higher"
             assert metric(a, b) == function(a, b, 4, test_y_channel=True)
+            assert metric.of_tensors(torch.from_numpy(a), torch.from_numpy(b)) == metric(a, b)
             with pytest.raises(ValueError, match="none was given"):
                 metric(a)
 

@@ -6,6 +6,7 @@ import json
 import math
 import signal
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from torch import nn
 
 from archs import build_network
 from archs.plainusr import PlainUSR, fold
-from data import PairedImageDataset, build_dataset, to_uint8
+from data import PairedImageDataset, Sample, build_dataset, to_uint8, write_image
 from data.single import SingleImageDataset
 from metrics import METRICS
 from models.checkpoint import load_weights
-from models.evaluate import EvalReport, EvalRow, evaluate, format_table
+from models.distributed import T, World
+from models.evaluate import EvalReport, EvalRow, evaluate, format_table, of_equal_size
 from options.schema import TileOptions, ValOptions
-from tests.runs import workplace
+from tests.runs import picture, workplace
 from utils.errors import InputError, StopRequested
 from utils.signals import StopFlag
 
@@ -91,6 +93,94 @@ def test_tiles_give_the_same_scores(pairs: PairedImageDataset) -> None:
     whole = evaluate(Nearest(2), pairs, val_options(), device=CPU)
     tiled = evaluate(Nearest(2), pairs, val_options(), device=CPU, tile=TileOptions(tile_size=16, tile_pad=4))
     assert whole.scores == tiled.scores
+
+
+class Blurred(Nearest):
+    """A convolution before the pixels are repeated; remembers how many images it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.mean = nn.Conv2d(3, 3, 3, padding=1)
+        self.batches: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(x))
+        return super().forward(self.mean(x))
+
+
+@pytest.fixture
+def seven(tmp_path: Path) -> PairedImageDataset:
+    """Seven pictures, of them four of one size and two of another."""
+    (tmp_path / "seven").mkdir()
+    for i, height in enumerate((40, 44, 40, 40, 48, 44, 40)):
+        write_image(tmp_path / f"seven/{i}.png", picture(i, height, 36))
+    return PairedImageDataset(PairedImageDataset.Options(name="Seven", dataroot_gt=tmp_path / "seven"), 2, phase="val")
+
+
+def test_images_of_one_size_go_together(seven: PairedImageDataset) -> None:
+    torch.manual_seed(0)
+    network = Blurred()
+    alone = evaluate(network, seven, val_options(bicubic=True), device=CPU)
+    assert network.batches == [1] * 7
+    network.batches.clear()
+    names: list[str] = []
+    together = evaluate(
+        network, seven, val_options(bicubic=True, batch_size=3), device=CPU,
+        keep=lambda sample, image: names.append(sample.name),
+    )  # fmt: skip
+    assert sorted(network.batches) == [1, 1, 2, 3]
+    assert sorted(names) == [row.name for row in together.rows] == [row.name for row in alone.rows]
+    for one, other in zip(alone.rows, together.rows, strict=True):
+        assert (one.height, one.width, one.bicubic) == (other.height, other.width, other.bicubic)
+        # Rounding of the convolution may move a pixel to the next of 256 levels.
+        assert other.scores == pytest.approx(one.scores, rel=1e-4)
+
+
+def test_images_do_not_wait_for_ever(seven: PairedImageDataset) -> None:
+    blank = Sample(torch.zeros(3, 4, 4), None, "blank", "", None)
+    sizes = [4, 5, 6, 7, 8, 9, 10, 11, 12, 4]
+    samples = [(i, blank._replace(lq=torch.zeros(3, 4, size))) for i, size in enumerate(sizes)]
+    groups = [[number for number, _ in group] for group in of_equal_size(samples, 2)]
+    assert groups == [[0], [1], [2], [3], [4], [5], [6], [7], [8], [9]]  # the ninth sends the first away
+    groups = [[number for number, _ in group] for group in of_equal_size([*samples[:3], samples[-1]], 2)]
+    assert groups == [[0, 9], [1], [2]]
+
+
+class Alone(World):
+    """One of several processes, without the others: what it gathers is the list that all of them share."""
+
+    shared: ClassVar[list[Any]] = []
+
+    def gather(self, value: T) -> list[T]:
+        self.shared.append(value)
+        return self.shared
+
+
+def test_shared_validation_scores_as_one_process(seven: PairedImageDataset) -> None:
+    torch.manual_seed(0)
+    network, options = Blurred(), val_options(batch_size=2)
+    whole = evaluate(network, seven, options, device=CPU)
+    Alone.shared.clear()
+    first = evaluate(network, seven, options, device=CPU, world=Alone(0, 2))
+    assert [row.name for row in first.rows] == ["0", "2", "4", "6"]
+    both = evaluate(network, seven, options, device=CPU, world=Alone(1, 2))
+    assert [row.name for row in both.rows] == [row.name for row in whole.rows]
+    assert both.scores == pytest.approx(whole.scores, rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_scores_on_a_gpu(seven: PairedImageDataset) -> None:
+    device = torch.device("cuda")
+    found: list[torch.Tensor] = []
+    report = evaluate(
+        Nearest(2).to(device), seven, val_options(bicubic=True, batch_size=2), device=device,
+        keep=lambda sample, image: found.append(image),
+    )  # fmt: skip
+    assert all(image.is_cuda for image in found)
+    expected = evaluate(Nearest(2), seven, val_options(bicubic=True), device=CPU)
+    assert report.scores == pytest.approx(expected.scores, rel=1e-9)
+    assert report.bicubic == pytest.approx(expected.bicubic, rel=1e-9)
 
 
 class Sized(Nearest):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +55,16 @@ class Guarded:
         now = torch.cat([self.whole[:margin], self.whole[len(self.whole) - margin :]])
         assert torch.equal(now.view(torch.uint8), self.margins.view(torch.uint8)), "written outside of a buffer"
         return self.inside
+
+
+def launch(
+    library: ctypes.CDLL, name: str, value: torch.dtype, entry: torch.dtype, buffers: Sequence[Tensor | None], *rest: Any
+) -> list[Tensor]:
+    """Run a launcher that takes its pointers as one array; the contents of all buffers afterwards."""
+    guarded = [None if buffer is None else Guarded(buffer) for buffer in buffers]
+    pointers = (ctypes.c_void_p * len(buffers))(*(None if g is None else g.pointer() for g in guarded))
+    assert getattr(library, name)(VALUES[value], ENTRIES[entry], pointers, *rest) == 0
+    return [torch.empty(0) if g is None else g.taken() for g in guarded]
 
 
 def unset(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ops import build
-from tests.ops.emulation import ENTRIES, VALUES, Guarded, aligned_rows, emulated, unset
+from tests.ops.emulation import ENTRIES, VALUES, aligned_rows, emulated, launch, unset
 from tests.ops.kernels import require_cpu_kernels
 
 pytestmark = pytest.mark.build
@@ -101,35 +101,26 @@ def sizes_of(case: Case, width: int) -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * 10)(*numbers, case.after, case.side, case.heads, case.columns)
 
 
-def call(
-    library: ctypes.CDLL, name: str, x: Layer, sizes: ctypes.Array[ctypes.c_int64], *buffers: Tensor | None
-) -> list[Tensor]:
-    """Run a launcher; the contents of all buffers afterwards."""
-    guarded = [None if buffer is None else Guarded(buffer) for buffer in buffers]
-    pointers = (ctypes.c_void_p * len(buffers))(*(None if g is None else g.pointer() for g in guarded))
-    scale = ctypes.c_float(SCALE)
-    assert getattr(library, name)(VALUES[x.q.dtype], ENTRIES[x.index.dtype], pointers, sizes, scale) == 0
-    return [torch.empty(0) if g is None else g.taken() for g in guarded]
-
-
 def run(library: ctypes.CDLL, case: Case, x: Layer, with_next: bool) -> tuple[list[Tensor], list[Tensor]]:
     """As on_cpu, by emulated kernels."""
     rows = tuple(x.index.shape[:3])
     selects = case.after < case.length
     q, k, v, grad = (aligned_rows(y) for y in (x.q, x.k, x.v, x.grad))
-    sizes = sizes_of(case, q.shape[-1])
+    sizes, scale = sizes_of(case, q.shape[-1]), ctypes.c_float(SCALE)
+    types = (x.q.dtype, x.index.dtype)
     result = unset(case.windows, case.side**2, case.heads, case.width, dtype=x.q.dtype)  # token-major
     short = unset(*rows, case.after)
     new_list = unset(*rows, case.after if selects else 0, dtype=x.index.dtype)
     forward = (q, k, v, x.table, x.logits, x.index, result, short, new_list, unset(*rows))
-    *_, out, following, kept, log_sum = call(library, "forward", x, sizes, *forward)
+    *_, out, following, kept, log_sum = launch(library, "forward", *types, forward, sizes, scale)
     scratch = (short, unset(library.parts(sizes)), unset(library.workspace(sizes), dtype=torch.int32))
     given = (
         grad, q, k, v, x.grad_next if with_next else None, x.table, x.logits if selects else following, log_sum,
         x.index, kept if selects else None,
     )  # fmt: skip
     results = (result, result, result, torch.full_like(x.table, float("nan")), unset(*x.logits.shape))
-    d_q, d_k, d_v, d_table, d_logits = call(library, "backward", x, sizes, *given, *results, *scratch)[10:15]
+    buffers = (*given, *results, *scratch)
+    d_q, d_k, d_v, d_table, d_logits = launch(library, "backward", *types, buffers, sizes, scale)[10:15]
     by_head = [y.transpose(1, 2) for y in (out, d_q, d_k, d_v)]
     return [by_head[0], following, kept if selects else x.index, log_sum], [*by_head[1:], d_table, d_logits]
 

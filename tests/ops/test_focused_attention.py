@@ -428,7 +428,8 @@ def test_composed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (FocusCall("cuda", length=512), "none here"),
         (FocusCall("cuda", length=513), "lists of at most 512 keys, and these have 513"),
-        (FocusCall("cuda", sparse=False), "for queries that have lists"),
+        (FocusCall("cuda", sparse=False, length=1024), "none here"),
+        (FocusCall("cuda", sparse=False, length=1025), "among at most 1024 tokens of a window, and these have 1025"),
         (FocusCall("cuda", dtype=torch.float64), "know no torch.float64"),
         (FocusCall("mps"), "for cpu and cuda only"),
     ],
@@ -445,7 +446,8 @@ def test_what_cuda_kernels_take(call: FocusCall, reason: str, monkeypatch: pytes
         FOCUSED_ATTENTION.choose(call, "native")
     monkeypatch.setattr(build, "cuda_extension", lambda part: None)
     assert FOCUSED_ATTENTION.choose(call).name == ("native" if asked else "composed")
-    assert asked == (["focus_sparse"] if reason == "none here" else [])
+    needed = "focus_sparse" if call.sparse else "focus_select"
+    assert asked == ([needed] if reason == "none here" else [])
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ import torch
 
 from archs import build_network
 from models.checkpoint import load_weights
+from models.weights import configuration
 from tests.runs import main_of
 from utils.command import run_command
 
@@ -31,10 +32,35 @@ def test_a_train_form_is_folded(tmp_path: Path, suffix: str) -> None:
     assert run_command(main_of("scripts/export.py"), [*line, "--overwrite"]) == 0
 
 
+def test_the_constants_of_published_files(tmp_path: Path) -> None:
+    hat = {"type": "HAT", "upscale": 2, "embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 4}
+    network = build_network({**hat, "compress_ratio": 3, "squeeze_factor": 3})
+    torch.save({"params_ema": network.state_dict()}, tmp_path / "net_g_latest.pth")
+    keys = []
+    for flags in ([], ["--published"]):
+        line = ["-w", str(tmp_path / "net_g_latest.pth"), "-o", str(tmp_path / "out.pth"), "--overwrite", *flags]
+        assert run_command(main_of("scripts/export.py"), line) == 0
+        keys.append(set(torch.load(tmp_path / "out.pth", weights_only=True)))
+    assert keys[0] == set(network.state_dict())
+    assert keys[1] - keys[0] == {"relative_position_index_SA", "relative_position_index_OCA"}
+    assert not load_weights(network, tmp_path / "out.pth")
+
+
+def test_what_the_file_tells_of_its_network_counts(tmp_path: Path) -> None:
+    """The size of RGT's windows cannot be read off its weights, and decides about the constants."""
+    described = {"type": "RGT", "upscale": 2, "embed_dim": 32, "depth": [2], "num_heads": [4], "split_size": [4, 8]}
+    passport = {"options": {"network_g": described}}
+    source, target = tmp_path / "net_g_latest.pth", tmp_path / "out.safetensors"
+    torch.save({"params_ema": build_network(described).state_dict(), "focalsr": passport}, source)
+    assert run_command(main_of("scripts/export.py"), ["-w", str(source), "-o", str(target), "--published"]) == 0
+    assert configuration(target) == described
+    assert not load_weights(build_network(described), target)
+
+
 def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"params": {"a": torch.zeros(1)}}, tmp_path / "other.pth")
     export = main_of("scripts/export.py")
     assert run_command(export, ["-w", str(tmp_path / "other.pth"), "-o", str(tmp_path / "x.pth")]) == 2
-    assert "belong to no network" in capsys.readouterr().err
+    assert "give an option file with -opt" in capsys.readouterr().err
     assert run_command(export, ["-w", str(tmp_path / "other.pth"), "-o", str(tmp_path / "x.onnx")]) == 2
     assert "ends in .pth or .safetensors" in capsys.readouterr().err

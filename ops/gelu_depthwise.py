@@ -1,0 +1,131 @@
+"""The middle of a convolutional perceptron, which lies between two matrix products: activation and local mixing.
+
+Shapes: B images, H W pixels, C channels, K side of the kernel, odd.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from ops import build
+from ops.registry import Backend, Operator, exporting
+from utils.errors import InputError
+
+torch.library.define("focalsr::gelu_depthwise", "(Tensor x, Tensor weight, Tensor bias) -> Tensor")
+
+_LARGEST_SIDE = 63  # of the compiled kernels
+
+
+def gelu_depthwise(x: Tensor, weight: Tensor, bias: Tensor, backend: str = "auto") -> Tensor:
+    """``t + gelu(depth-wise convolution of t + bias)`` with ``t = gelu(x)``, zeros around the image.
+
+    GELU is the exact one, with erf. PyTorch's operators write and read the map six times; the compiled kernel, which
+    serves evaluation on the CPU, once each.
+
+    Args:
+        x: [B, H, W, C], any floating-point type.
+        weight: [C, 1, K, K].
+        bias: [C].
+        backend: "auto", "native" or "reference" (see :func:`ops.explain`).
+
+    Returns:
+        [B, H, W, C], type of ``x``.
+
+    Raises:
+        InputError: shapes do not fit, or the chosen backend cannot serve this call.
+    """
+    C = x.shape[-1]
+    side = weight.shape[-1]
+    if x.ndim != 4 or weight.shape != (C, 1, side, side) or bias.shape != (C,) or side % 2 == 0:
+        raise InputError(
+            f"gelu_depthwise: x {list(x.shape)}, weight {list(weight.shape)}, bias {list(bias.shape)}; expected "
+            f"[B, H, W, C], [C, 1, K, K] with an odd K, [C]"
+        )
+    call = GeluDepthwiseCall(
+        device=x.device.type,
+        gradient=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, weight, bias)),
+        side=side,
+    )
+    return GELU_DEPTHWISE.choose(call, backend).run(x, weight, bias)
+
+
+class GeluDepthwiseCall(NamedTuple):
+    """What the choice of a backend depends on."""
+
+    device: str
+    gradient: bool = False
+    side: int = 3
+
+
+def _reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    t = F.gelu(x)
+    image = t.permute(0, 3, 1, 2)  # [B, C, H, W]
+    mixed = F.conv2d(image, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+    return t + F.gelu(mixed).permute(0, 2, 3, 1)
+
+
+def _native(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    out: Tensor = torch.ops.focalsr.gelu_depthwise(x, weight, bias)
+    return out
+
+
+def _refusal(call: GeluDepthwiseCall) -> str | None:
+    if call.device != "cpu":
+        return f"its kernel is for the CPU, and the tensors are on {call.device}"
+    if call.gradient:
+        return "it has no backward pass, and a gradient is wanted"
+    if exporting() or torch.compiler.is_compiling():
+        return "a graph that is compiled or exported fuses PyTorch's own operators"
+    if call.side > _LARGEST_SIDE:
+        return f"its kernel is for sides up to {_LARGEST_SIDE}, and this one is {call.side}"
+    return build.cpu_extension("gelu_depthwise")
+
+
+def _examples() -> Mapping[str, GeluDepthwiseCall]:
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    return {
+        f"{device}, {name}": GeluDepthwiseCall(device, gradient)
+        for device in devices
+        for name, gradient in (("evaluation", False), ("training", True))
+    }
+
+
+GELU_DEPTHWISE: Operator[GeluDepthwiseCall, Callable[[Tensor, Tensor, Tensor], Tensor]] = Operator(
+    name="gelu_depthwise",
+    backends=(
+        Backend(
+            "native",
+            _native,
+            refusal=_refusal,
+            remark="a compiled kernel of this project; rows of the map stay in the cache",
+            native=True,
+        ),
+        Backend(
+            "reference",
+            _reference,
+            refusal=lambda call: None,
+            remark="slower: the map is written and read six times",
+        ),
+    ),
+    examples=_examples,
+)
+
+
+def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _flops(x: torch.Size, weight: torch.Size, *args: Any, **kwargs: Any) -> int:
+    """Of the convolution, as PyTorch counts: two for a multiplication and an addition."""
+    return 2 * math.prod(x) * math.prod(weight[2:])
+
+
+torch.library.register_fake("focalsr::gelu_depthwise", _fake)
+register_flop_formula(torch.ops.focalsr.gelu_depthwise)(_flops)

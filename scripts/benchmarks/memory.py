@@ -1,0 +1,150 @@
+"""Memory that one call adds at its peak, measured where nothing else has touched the memory.
+
+On the CPU that is a process of its own. Starting one for each side would spend most of a run on importing torch, so one
+process imports everything, does nothing with it, and forks for each measurement. On a GPU torch counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from scripts.benchmarks.limits import Limits
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVE = "--serve-memory"
+Work = Callable[[], object]
+Find = Callable[[str, str, bool], Callable[[], Work]]
+
+
+class MemoryMeter(contextlib.AbstractContextManager["MemoryMeter"]):
+    """Measures peaks; closing it ends its process.
+
+    Args:
+        limits: of the machine, for those who measure.
+        arguments: for the process, so that it knows the same comparisons.
+        active: False measures nothing.
+    """
+
+    def __init__(self, limits: Limits, arguments: tuple[str, ...] = (), *, active: bool = True) -> None:
+        self.limits, self.arguments = limits, arguments
+        self.active = active
+        self._server: subprocess.Popen[str] | None = None
+
+    def peak(
+        self, key: str, side: str, prepare: Callable[[], Work], device: str, *, pilot: bool = False
+    ) -> float | None:
+        """MiB that a side needs at its peak; None where that cannot be told.
+
+        Args:
+            key: of the comparison.
+            side: "baseline" or "ours".
+            prepare: makes the work, for a device whose memory torch counts.
+            device: "cpu" or "cuda".
+            pilot: of the side's smaller run.
+        """
+        if device == "cuda":
+            return cuda_peak(prepare())
+        if not self.active or not Path("/proc/self/clear_refs").exists():
+            return None
+        if self._server is None:
+            # Fixed thresholds make the allocator give memory back at once, so that the peak is the work's own.
+            environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+            command = [sys.executable, str(ROOT / "scripts/benchmark.py"), *self.arguments, SERVE]
+            self._server = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps([key, side, pilot]) + "\n")
+        self._server.stdin.flush()
+        answer = self._server.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process that measures memory ended at {key}; its messages are above")
+        found: float | None = json.loads(answer)
+        return found
+
+    def __exit__(self, *_: object) -> None:
+        if self._server is not None:
+            assert self._server.stdin is not None
+            assert self._server.stdout is not None
+            self._server.stdin.close()
+            self._server.wait()
+            self._server.stdout.close()
+
+
+def serve(find: Find) -> None:
+    """Answer questions ``[key, side, pilot]`` on the standard input with MiB, or null, on the standard output.
+
+    Args:
+        find: what prepares the work of a question. Nothing is prepared in this process: one that has had threads of
+            OpenMP cannot fork.
+    """
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what the work prints is no answer
+    for line in sys.stdin:
+        prepare = find(*json.loads(line))
+        os.write(answers, (json.dumps(_in_child(prepare)) + "\n").encode())
+
+
+def _in_child(prepare: Callable[[], Work]) -> float | None:
+    """The peak of a work in a process of its own; None where that was killed, or had not enough memory."""
+    reading, writing = os.pipe()
+    temporary = tempfile.mkdtemp()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(reading)
+            tempfile.tempdir = temporary  # the child leaves without tidying up
+            os.write(writing, json.dumps(own_peak(prepare())).encode())
+            code = 0
+        except BaseException:  # noqa: BLE001  told; nothing of this process may go on in the child
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    shutil.rmtree(temporary, ignore_errors=True)
+    return float(answer) if answer else None
+
+
+def own_peak(work: Work) -> float:
+    """MiB that one call of ``work`` adds to this process at its peak (Linux)."""
+    work()
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    work()
+    return (_status("VmHWM") - before) / 1024
+
+
+def cuda_peak(work: Work) -> float:
+    """MiB of GPU memory that one call of ``work`` adds at its peak."""
+    work()
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def _status(name: str) -> int:
+    """A size in KiB from /proc/self/status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1])
+    raise ValueError(f"/proc/self/status has no {name}")

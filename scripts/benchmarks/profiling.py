@@ -1,0 +1,205 @@
+"""Where the time of a network goes: convolutions, matrix products, attention kernels, copies, the rest.
+
+On the CPU the plain path (float32, the references of the operators, PlainUSR with its branches) beside ours, for one
+evaluation of one network of each family. On a GPU the kernels that take most of the time, for the training steps of PFT
+and HAT and the evaluation of ESC.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._C._autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from archs import build_network
+from archs.plainusr import PlainUSR, fold
+from models import upscale
+from scripts.benchmarks.measure import Work, timed
+from scripts.benchmarks.networks import step
+from scripts.benchmarks.published import families, trained_configuration
+from scripts.benchmarks.windows import with_backend
+from utils.progress import Progress
+
+# The first that fits counts. Names are those of ATen's and our operators; what calls others has no time of its own.
+KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("attention kernels", re.compile(r"focalsr::|_flash_attention|_efficient_attention|flex_attention")),
+    ("convolutions", re.compile(r"conv")),
+    (
+        "matrix products",
+        re.compile(r"aten::(mm|bmm|addmm|baddbmm|addbmm|linear|matmul|_addmm_activation)$|mkldnn_linear"),
+    ),
+    (
+        "layout and copies",
+        re.compile(
+            r"aten::(copy_|_to_copy|clone|contiguous|cat|stack|roll|gather|scatter\w*|index\w*|take\w*|\w*pad\w*|fill_"
+            r"|zero_|repeat\w*|flip|pixel_\w+|im2col|col2im|unfold\w*|embedding\w*|upsample\w*|channel_shuffle|split\w*"
+            r"|constant_pad_nd)$"
+        ),
+    ),
+    (
+        "element-wise and norms",
+        re.compile(
+            r"aten::(?!empty|view|reshape|as_strided|permute|transpose|_unsafe_view|expand|resize_|select|slice)"
+        ),
+    ),
+)
+OTHER = "Python, dispatch and allocation"
+NAMES = (*(name for name, _ in KINDS), OTHER)
+_TOP = 15
+
+
+class Shares(NamedTuple):
+    """Parts of the time of one evaluation.
+
+    Attributes:
+        network: its name.
+        path: "plain" or "ours".
+        milliseconds: of one evaluation, without the profiler.
+        parts: by the names of NAMES; their sum is 1.
+    """
+
+    network: str
+    path: str
+    milliseconds: float
+    parts: Mapping[str, float]
+
+
+def kind_of(operator: str) -> str:
+    """Which of NAMES the own time of an operator counts as."""
+    return next((name for name, pattern in KINDS if pattern.search(operator)), OTHER)
+
+
+def parts_of(own_times: Iterable[tuple[str, float]], total: float) -> dict[str, float]:
+    """Shares by kind of operators' own times.
+
+    Args:
+        own_times: name of an operator and its own time, in any unit.
+        total: of the whole, in the same unit; what no operator accounts for is Python.
+    """
+    parts = dict.fromkeys(NAMES, 0.0)
+    for name, own in own_times:
+        parts[kind_of(name)] += own
+    parts[OTHER] += max(0.0, total - sum(parts.values()))
+    whole = sum(parts.values())
+    return {name: part / whole for name, part in parts.items()}
+
+
+def cpu_profiles(side: int, repeats: int) -> list[Shares]:
+    """Both paths of one network of each family, on an image of side x side pixels."""
+    found = []
+    jobs = [(name, configuration, plain) for name, configuration in families() for plain in (True, False)]
+    with Progress(len(jobs), "profiles", unit="networks", plain=print) as bar:
+        for name, configuration, plain in jobs:
+            torch.manual_seed(0)
+            work = _evaluation(configuration, side, plain=plain)
+            found.append(shares(name, "plain" if plain else "ours", work, repeats))
+            bar.advance(note=name)
+    return found
+
+
+def shares(network: str, path: str, work: Work, repeats: int) -> Shares:
+    """Profile some calls of a work on the CPU."""
+    work()
+    seconds = min(timed(work) for _ in range(repeats))
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        total = sum(timed(work) for _ in range(repeats))
+    own = [(event.key, event.self_cpu_time_total) for event in profiler.key_averages()]
+    return Shares(network, path, 1000 * seconds, parts_of(own, 1e6 * total))
+
+
+def cpu_section(found: Iterable[Shares], side: int) -> str:
+    """The Markdown section of docs/performance.md."""
+    lines = [
+        "## Where the time goes on the CPU",
+        "",
+        "`python scripts/benchmark.py profile`: shares of the own times of operators (torch.profiler) in one",
+        f"evaluation at x4 of 1 x 3 x {side} x {side}, float32. Plain: the references of the operators, PlainUSR in branches.",
+        "",
+        f"| network | path | ms | {' | '.join(NAMES)} |",
+        f"| --- | --- | ---: |{' ---: |' * len(NAMES)}",
+    ]
+    for one in found:
+        parts = " | ".join(f"{one.parts[name]:.0%}" for name in NAMES)
+        lines.append(f"| {one.network} | {one.path} | {one.milliseconds:.3g} | {parts} |")
+    return "\n".join(lines) + "\n"
+
+
+def cuda_section() -> str:
+    """The kernels that take most of the time of the work that GPUs are bought for."""
+    parts = ["## Where the time goes on the GPU\n\n`python scripts/benchmark.py profile --device cuda`.\n"]
+    for title, prepare in _gpu_works():
+        with torch.device("cuda"):
+            work = prepare()
+        work()
+        seconds = min(timed(work) for _ in range(3))
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+            timed(work)
+        parts.append(f"### {title}\n\n{1000 * seconds:.3g} ms\n\n{_kernel_table(profiler.key_averages())}\n")
+        del work
+        torch.cuda.empty_cache()
+    return "\n".join(parts)
+
+
+def _kernel_table(events: Iterable[Any]) -> str:
+    kernels = [event for event in events if event.device_type == DeviceType.CUDA]
+    total = sum(event.self_device_time_total for event in kernels) or 1.0
+    longest = sorted(kernels, key=lambda event: -event.self_device_time_total)[:_TOP]
+    lines = ["| kernel | calls | ms | share |", "| --- | ---: | ---: | ---: |"]
+    lines += [
+        f"| {event.key.replace('|', '/')[:100]} | {event.count} | {event.self_device_time_total / 1000:.3g} "
+        f"| {event.self_device_time_total / total:.0%} |"
+        for event in longest
+    ]
+    return "\n".join(lines)
+
+
+def _gpu_works() -> Iterator[tuple[str, Callable[[], Work]]]:
+    """PFT's and HAT's training steps at 4 patches of 64 x 64, and ESC on an image; plain and as ``amp: bf16``."""
+    for name in ("pft", "hat"):
+        for amp in (False, True):
+            label = "bf16" if amp else "float32"
+            yield f"{name} x4, training step, 4 x 3 x 64 x 64, {label}", functools.partial(_training, name, amp)
+    for dtype in (torch.float32, torch.bfloat16):
+        yield f"esc x4, evaluation, 1 x 3 x 360 x 640, {dtype}", functools.partial(_esc, dtype)
+
+
+def _training(name: str, amp: bool) -> Work:
+    network = build_network(trained_configuration(name, 4))
+    work = step(network, torch.rand(4, 3, 64, 64), 4)
+
+    def mixed() -> object:
+        # The loss and the backward pass under autocast too: for where the time goes it is the same.
+        with torch.autocast("cuda", torch.bfloat16, enabled=amp):
+            return work()
+
+    return mixed
+
+
+def _esc(dtype: torch.dtype) -> Work:
+    network = build_network(trained_configuration("esc", 4)).to(dtype)
+    return _inference(network, torch.rand(1, 3, 360, 640, dtype=dtype))
+
+
+def _evaluation(configuration: Mapping[str, object], side: int, *, plain: bool) -> Work:
+    network = build_network({**configuration, **({"fold_on_the_fly": False} if _branches(configuration) else {})})
+    if isinstance(network, PlainUSR) and not plain:
+        network = fold(network)
+    return with_backend(_inference(network, torch.rand(1, 3, side, side)), "reference" if plain else "auto")
+
+
+def _branches(configuration: Mapping[str, object]) -> bool:
+    return str(configuration["type"]).startswith("PlainUSR")
+
+
+def _inference(network: nn.Module, x: Tensor) -> Work:
+    def work() -> Tensor:
+        with torch.inference_mode():
+            return upscale(network, x)
+
+    return work

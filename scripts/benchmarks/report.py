@@ -1,0 +1,136 @@
+"""Rows as a Markdown table, as JSON, as the page docs/performance.md, and compared with an earlier run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.benchmarks.measure import LeftOut, Row
+from utils.env import hardware, versions
+from utils.errors import InputError
+
+SLOWER = 0.9  # a ratio below this part of the earlier one is called slower; less is within what a busy machine does
+
+_HEAD = """\
+# Performance
+
+Written by `python scripts/benchmark.py {}`. Both columns of a row were measured in turns within one run; times are
+medians. "Share of the limit" is the least time that the machine's bandwidth or arithmetic allows, as a part of ours: of
+copying a large buffer and of a large matrix product, measured in this run with the same threads. Work that fits into
+the caches can exceed the first. "Memory" is what a call adds at its peak.
+"""
+
+GPU = """\
+## What has to be run on a GPU
+
+One command runs all of it, `make gpu` (`scripts/run_gpu.sh`), and leaves with exit code 2 where there is no device:
+
+1. the tests of the kernels and of everything that moves to a device: `pytest -m gpu`;
+2. `compute-sanitizer` with `memcheck` and with `racecheck` over the tests of the operators, where it is installed;
+3. every row of the benchmark: `scripts/benchmark.py all --all --device cuda`, with the share of the GPU's own bandwidth
+   and arithmetic, into `docs/performance_GPU.md` and a JSON file beside it;
+4. profiles of the training steps of PFT and HAT and of the evaluation of ESC: `scripts/benchmark.py profile`.
+"""
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| comparison | work | device | baseline | ours | baseline ms | ours ms | times faster | share of the limit "
+        "| memory, ours / baseline |",
+        "| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row.key} | {row.work} | {row.device} | {row.baseline} | {row.ours} | {_number(row.baseline_ms)} "
+        f"| {row.ours_ms:.3g} | {'-' if row.speed is None else f'{row.speed:.2f}'} | {_share(row)} | {_memory(row)} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def left_out(rows: Sequence[Row], omitted: Sequence[LeftOut]) -> str:
+    """What was not measured, and why; nothing where all was."""
+    lines = [f"- {found.key}: {found.reason}" for found in omitted]
+    lines += [f"- {row.key}, baseline ({row.baseline}): {row.note}" for row in rows if row.note]
+    return "Not measured:\n\n" + "\n".join(lines) + "\n" if lines else ""
+
+
+def as_json(rows: Sequence[Row], omitted: Sequence[LeftOut], limits: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that was found, for ``--json`` and a later ``--compare``."""
+    return {
+        "hardware": hardware(),
+        "versions": versions(),
+        "limits": dict(limits),
+        "rows": [{**dataclasses.asdict(row), "speed": row.speed} for row in rows],
+        "left_out": [found._asdict() for found in omitted],
+    }
+
+
+def page(command: str, table: str, gaps: str, limits: Mapping[str, str], sections: Sequence[str]) -> str:
+    """The page ``docs/performance.md``.
+
+    Args:
+        command: the arguments that the benchmark was given.
+        table: of :func:`markdown`.
+        gaps: of :func:`left_out`.
+        limits: of the machine, as measured.
+        sections: further ones: kernels, profiles.
+    """
+    load = f"{os.getloadavg()[1]:.1f} over the last five minutes, this program included"
+    facts = {**hardware(), **versions(), **limits, "load": load}
+    head = _HEAD.format(command)
+    lines = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    parts = [head, lines + "\n", table + "\n" if table else "", gaps, *sections]
+    return "\n".join(part for part in parts if part)
+
+
+def compare(rows: Sequence[Row], old: Path) -> str:
+    """Ratio then and now, for rows that both runs have; what became slower is marked.
+
+    Raises:
+        InputError: the file is no earlier ``--json``.
+    """
+    earlier = _ratios(old)
+    lines, slower = [], 0
+    for row in rows:
+        before = earlier.get(row.key)
+        if before is None or row.speed is None:
+            continue
+        change = row.speed / before
+        slower += change < SLOWER
+        mark = "  SLOWER" if change < SLOWER else ""
+        lines.append(f"{row.key}: {before:.2f} -> {row.speed:.2f} ({change - 1:+.0%}){mark}")
+    if not lines:
+        return f"no row of {old} was measured"
+    return "\n".join([*lines, f"{slower} of {len(lines)} rows lost more than {1 - SLOWER:.0%} of their ratio"])
+
+
+def _ratios(old: Path) -> dict[str, float]:
+    """Key -> how many times faster, of the rows that have a baseline."""
+    try:
+        rows = json.loads(old.read_text(encoding="utf-8"))["rows"]
+        return {row["key"]: row["baseline_ms"] / row["ours_ms"] for row in rows if row["baseline_ms"] is not None}
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise InputError(
+            f"--compare {old}: expected a file that an earlier run wrote with --json ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _share(row: Row) -> str:
+    return "-" if row.share is None else f"{row.share:.0%} ({row.limit})"
+
+
+def _memory(row: Row) -> str:
+    if row.ours_mib is None:
+        return "-"
+    if row.memory is None:
+        return f"- ({row.ours_mib:.0f} MiB)"
+    return f"{row.memory:.2f} ({row.ours_mib:.0f} / {row.baseline_mib:.0f} MiB)"

@@ -1,0 +1,115 @@
+"""The trainer's loop against the bare minimum: what loading, logging, checking and counting cost in an iteration."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from archs import build_network
+from data import write_image
+from data.images import read_image
+from models.distributed import World
+from models.ema import make_ema, update_ema
+from models.trainer import iterations, opened
+from options import read
+from options.command import parse_command
+from scripts.benchmarks.measure import Comparison, Side, Work
+from scripts.benchmarks.networks import U
+from scripts.prepare_demo_data import TRAINING, package_folder
+from utils.signals import StopFlag
+
+STEPS = 20  # iterations of a turn, one of which is logged; option files log one in 100
+BATCH, PATCH = 4, 48
+
+_OPTIONS = f"""\
+name: overhead
+model_type: SRModel
+scale: 4
+num_gpu: {{gpus}}
+manual_seed: 0
+datasets:
+  train:
+    name: photographs
+    type: PairedImageDataset
+    dataroot_gt: {{images}}
+    io_backend: {{{{type: memory}}}}
+    gt_size: {4 * PATCH}
+    use_hflip: true
+    use_rot: true
+    batch_size_per_gpu: {BATCH}
+    num_worker_per_gpu: 0
+    dataset_enlarge_ratio: 100
+    prefetch_mode: cpu
+network_g: {{network}}
+path: {{{{experiments_root: {{folder}}}}}}
+train:
+  ema_decay: 0.999
+  optim_g: {{{{type: Adam, lr: 5e-4, betas: [0.9, 0.99]}}}}
+  scheduler: {{{{type: MultiStepLR, milestones: [500000]}}}}
+  total_iter: 1000000
+  pixel_opt: {{{{type: L1Loss}}}}
+logger: {{{{print_freq: {STEPS}, save_checkpoint_freq: 1000000, use_tb_logger: false}}}}
+"""
+_open = contextlib.ExitStack()  # runs that live as long as the process
+
+
+def comparisons() -> list[Comparison]:
+    """One row."""
+    return [
+        Comparison(
+            "train/loop_overhead",
+            f"PlainUSR-U x4, {STEPS} iterations, {BATCH} x 3 x {PATCH} x {PATCH}, float32",
+            Side("forward, backward, Adam, average", bare_loop),
+            Side("train.py's loop, images in memory", trainer_loop),
+            memory=False,
+        )
+    ]
+
+
+def bare_loop() -> Work:
+    """The least that such a training does, on one batch."""
+    network = build_network(U).train()
+    ema = make_ema(network)
+    lq, gt = torch.rand(BATCH, 3, PATCH, PATCH), torch.rand(BATCH, 3, 4 * PATCH, 4 * PATCH)
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-4, betas=(0.9, 0.99), fused=True)
+
+    def work() -> None:
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            functional.l1_loss(network(lq), gt).backward()
+            optimizer.step()
+            update_ema(ema, network, 0.999)
+
+    return work
+
+
+def trainer_loop() -> Work:
+    """All that ``train.py`` does in an iteration that neither validates nor saves."""
+    steps = _training()
+
+    def work() -> None:
+        for _ in itertools.islice(steps, STEPS):
+            pass
+
+    return work
+
+
+def _training() -> Iterator[object]:
+    """A run in a temporary folder, iteration by iteration."""
+    folder = Path(_open.enter_context(tempfile.TemporaryDirectory()))
+    for name in TRAINING:
+        write_image(folder / "images" / name, read_image(package_folder() / name))
+    network = "{" + ", ".join(f"{key}: {value}" for key, value in U.items()) + "}"
+    gpus = 1 if torch.get_default_device().type == "cuda" else 0
+    text = _OPTIONS.format(images=folder / "images", folder=folder, network=network, gpus=gpus)
+    (folder / "train.yml").write_text(text)
+    options = read(folder / "train.yml", (), mode="train")
+    with torch.device("cpu"):
+        training = opened(options, parse_command(["-opt", str(folder / "train.yml")], "train"), World(), StopFlag())
+        return iterations(*_open.enter_context(training))

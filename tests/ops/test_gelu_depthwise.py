@@ -1,0 +1,128 @@
+"""gelu_depthwise: the compiled kernel against the definition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ops import explain, gelu_depthwise
+from tests.ops.kernels import require_cpu_kernels
+from utils.errors import InputError
+
+TOLERANCE: Mapping[torch.dtype, float] = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2e-2}
+
+
+@pytest.fixture(scope="module")
+def kernels() -> None:
+    require_cpu_kernels("gelu_depthwise")
+
+
+def inputs(shape: tuple[int, int, int, int], side: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(side)
+    C = shape[-1]
+    x = 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    weight = torch.randn(C, 1, side, side, generator=generator, dtype=torch.float64) / side
+    bias = torch.randn(C, generator=generator, dtype=torch.float64)
+    return x.to(dtype), weight.to(dtype), bias.to(dtype)
+
+
+def test_reference_is_the_formula() -> None:
+    x, weight, bias = inputs((1, 2, 3, 4), 3)
+    t = torch.nn.functional.gelu(x)
+    expected = torch.zeros_like(x)
+    for row in range(2):
+        for column in range(3):
+            total = bias.clone()
+            for down in range(3):
+                for across in range(3):
+                    y, z = row + down - 1, column + across - 1
+                    if 0 <= y < 2 and 0 <= z < 3:
+                        total += weight[:, 0, down, across] * t[0, y, z]
+            expected[0, row, column] = t[0, row, column] + torch.nn.functional.gelu(total)
+    torch.testing.assert_close(gelu_depthwise(x, weight, bias, "reference"), expected, rtol=1e-13, atol=1e-13)
+
+
+# Narrower than the kernel, several strips and pieces, channels that fill no vector, one pixel.
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize(
+    ("shape", "side"), [((2, 9, 70, 13), 3), ((1, 130, 65, 8), 7), ((1, 3, 2, 26), 5), ((1, 1, 1, 1), 1)]
+)
+def test_kernel_equals_the_reference(shape: tuple[int, int, int, int], side: int, dtype: torch.dtype) -> None:
+    x, weight, bias = inputs(shape, side, dtype)
+    expected = gelu_depthwise(x.double(), weight.double(), bias.double(), "reference")
+    found = gelu_depthwise(x, weight, bias, "native")
+    assert found.dtype == dtype
+    error = (found.double() - expected).abs().max() / expected.abs().max()
+    assert error <= TOLERANCE[dtype]
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+def test_gelu_over_the_whole_range() -> None:
+    x = torch.cat([torch.linspace(-12, 12, 100001), torch.tensor([0.0, 1e30, -1e30, torch.inf, torch.nan])])
+    x = x.view(1, 1, -1, 1)
+    # A kernel of zeros and a bias of zero leave gelu(x) + gelu(0).
+    found = gelu_depthwise(x, torch.zeros(1, 1, 1, 1), torch.zeros(1), "native").flatten()
+    expected = torch.nn.functional.gelu(x.double()).flatten()
+    finite = expected.isfinite()
+    assert torch.equal(found.isfinite()[:-2], finite[:-2])
+    assert not found[-1].isfinite()
+    error = (found - expected).abs()[finite] / x.flatten()[finite].abs().clamp(min=1)
+    assert error.max() < 1e-6
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+def test_kernel_does_not_depend_on_strips_threads_or_layout() -> None:
+    x, weight, bias = inputs((1, 140, 150, 10), 5, torch.float32)
+    whole = gelu_depthwise(x, weight, bias, "native")
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            assert torch.equal(gelu_depthwise(x, weight, bias, "native"), whole)
+    finally:
+        torch.set_num_threads(threads)
+    scattered = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    assert torch.equal(gelu_depthwise(scattered, weight, bias, "native"), whole)
+    part = gelu_depthwise(x[:, 30:80, 20:90].contiguous(), weight, bias, "native")
+    assert torch.equal(part[:, 2:-2, 2:-2], whole[:, 32:78, 22:88])
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+def test_choice() -> None:
+    x, weight, bias = inputs((1, 4, 4, 4), 3)
+    operator = torch.ops.focalsr.gelu_depthwise.default
+    torch.library.opcheck(operator, (x, weight, bias), test_utils=("test_schema", "test_faketensor"))
+    with FlopCounterMode(display=False) as counter:
+        gelu_depthwise(x, weight, bias)
+    assert counter.get_total_flops() == 2 * 4 * 4 * 4 * 9
+    weight.requires_grad_()
+    assert gelu_depthwise(x, weight, bias).requires_grad  # by the reference
+    with pytest.raises(InputError, match="no backward pass"):
+        gelu_depthwise(x, weight, bias, "native")
+    assert any(choice.operator == "gelu_depthwise" for choice in explain())
+
+
+def test_gradient() -> None:
+    x, weight, bias = (tensor.requires_grad_() for tensor in inputs((1, 3, 4, 2), 3))
+    assert torch.autograd.gradcheck(gelu_depthwise, (x, weight, bias))
+
+
+def test_bad_input() -> None:
+    x, weight, bias = inputs((1, 4, 4, 4), 3)
+    for arguments in (
+        (x[0], weight, bias),
+        (x, weight[:3], bias),
+        (x, weight[..., :2, :2], bias),
+        (x, weight, bias[:1]),
+    ):
+        with pytest.raises(InputError, match="expected"):
+            gelu_depthwise(*arguments)

@@ -1,7 +1,7 @@
 # The checks need the environment that `make check` makes on its first run (scripts/run_tests.sh).
 PYTHON_BIN := .venv/bin/python
 
-.PHONY: check format test test-gpu docs bench
+.PHONY: check format test test-gpu gpu docs bench bench-all
 
 check: ## everything that the continuous integration runs
 	bash scripts/run_tests.sh
@@ -16,8 +16,14 @@ test: ## tests alone
 test-gpu: ## tests that need a CUDA device
 	$(PYTHON_BIN) -m pytest -m gpu
 
+gpu: ## everything that needs a CUDA device: tests, compute-sanitizer, benchmark, profiles
+	bash scripts/run_gpu.sh
+
 docs: ## docs/options.md and the JSON schema, from the option dataclasses
 	$(PYTHON_BIN) scripts/make_docs.py
 
-bench: ## timings of the hot paths
+bench: ## ratios of the hot paths, minutes
 	$(PYTHON_BIN) scripts/benchmark.py
+
+bench-all: ## docs/performance.md: published sizes, kernels, profiles; hours
+	$(PYTHON_BIN) scripts/benchmark.py all kernels profile --all --markdown docs/performance.md

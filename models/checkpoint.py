@@ -59,7 +59,15 @@ def load_weights(
     Raises:
         InputError: the file cannot be read, or does not fit; says what would.
     """
-    path = Path(path)
+    report = _fill(network, Path(path), key, strict, resize_tables)
+    if report:
+        get_logger().warning("%s was loaded in part: %s", path, report.summary())
+    elif report.converted:
+        get_logger().info("%s: %s", path, report.summary())
+    return report
+
+
+def _fill(network: nn.Module, path: Path, key: str | None, strict: bool, resize_tables: bool) -> LoadReport:
     tensors = select_weights(read_checkpoint(path), key, path)
     taken, report = fit(network, tensors, resize_tables=resize_tables)
     if report and strict:
@@ -68,10 +76,6 @@ def load_weights(
         network.load_state_dict(taken, strict=False)
     except RuntimeError as error:  # a stored table that does not follow from the network's arguments
         raise InputError(f"{path}: {str(error).strip().splitlines()[-1].strip()}") from error
-    if report:
-        get_logger().warning("%s was loaded in part: %s", path, report.summary())
-    elif report.converted:
-        get_logger().info("%s: %s", path, report.summary())
     return report
 
 
@@ -138,13 +142,11 @@ def load_pretrained(network: nn.Module, path: PathOptions) -> LoadReport | None:
 def load_pretrained_ema(ema: nn.Module, path: PathOptions) -> None:
     """Fill an average, already a copy of the loaded network, from the file's own average.
 
-    What the file lacks or holds in another shape stays a copy of the network.
+    What the file lacks or holds in another shape stays a copy of the network, for which that has been said already.
     """
     if path.pretrain_network_g is None or path.param_key_g is None:
         return
-    load_weights(
-        ema, path.pretrain_network_g, "params_ema", path.strict_load_g, resize_tables=path.resize_position_tables
-    )
+    _fill(ema, Path(path.pretrain_network_g), "params_ema", path.strict_load_g, path.resize_position_tables)
 
 
 @dataclass(frozen=True)

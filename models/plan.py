@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data import EvalDataset, TrainDataset, build_dataset
 from data.loader import Batch, train_batches
+from data.patches import PatchOptions
 from models.batch_limit import find_largest_batch
 from models.distributed import World
 from models.state import TrainState
@@ -42,7 +43,12 @@ def check_training(options: TrainOptions, world: World, *, largest_batch: bool =
     _tell_options(options)
     dataset = training_set(options)
     held_out = validation_sets(options)
-    _scan((dataset, *held_out))
+    training = options.train_dataset
+    if isinstance(training, PatchOptions) and training.on_error == "skip":
+        _tell_left_out(dataset)
+        _scan(held_out)
+    else:
+        _scan((dataset, *held_out))
     seed_everything(options.manual_seed)
     state = prepare_state(options, world.device(options.num_gpu))
     describe_run(options, state.network, dataset, held_out)
@@ -126,6 +132,15 @@ def _tell_options(options: TrainOptions | TestOptions) -> None:
     if len(options.files) > 1:
         get_logger().info("%s is based on %s", options.files[0], ", ".join(options.files[1:]))
     get_logger().info("options, as read:\n%s", describe(options))
+
+
+def _tell_left_out(dataset: TrainDataset) -> None:
+    """Say which images training would leave out."""
+    problems = dataset.scan()
+    for problem in problems:
+        get_logger().warning("%s: would be left out: %s", dataset.name, problem)
+    if len(problems) == len(dataset):
+        raise InputError(f"{dataset.name}: none of its {len(dataset)} images can be used; see the messages above")
 
 
 def _scan(datasets: Iterable[TrainDataset | EvalDataset]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import nn
 
-from models.ema import make_ema
+from models.ema import Tensors, make_ema, tensors_of
 from models.layout import to_channels_last
 from models.optim import build_optimizer
 from options.schema import TrainOptions
@@ -59,6 +60,16 @@ class TrainState:
         optimizer = build_optimizer(options.train.optim_g, network, decay_all=options.train.decay_norms_and_biases)
         scaler = torch.amp.GradScaler(device.type) if options.train.amp == "fp16" else None
         return cls(network, ema, optimizer, device, scaler)
+
+    @cached_property
+    def tensors(self) -> Tensors:
+        """Of the network."""
+        return tensors_of(self.network)
+
+    @cached_property
+    def averages(self) -> Tensors | None:
+        """Of the moving average, or None."""
+        return None if self.ema is None else tensors_of(self.ema)
 
     @property
     def evaluated(self) -> nn.Module:

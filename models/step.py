@@ -78,7 +78,7 @@ def train_step(
     losses = {"l_pix": loss if world is None else world.mean(loss)}
     if state.scaler is not None:
         state.scaler.unscale_(state.optimizer)
-    grad_norm = _clip([p for p in state.network.parameters() if p.grad is not None], train.grad_clip)
+    grad_norm = _clip([p for p in state.tensors.parameters if p.grad is not None], train.grad_clip)
     finite = losses["l_pix"].isfinite()
     if state.scaler is None:  # which expects overflows now and then, and leaves those steps out by itself
         finite = finite & grad_norm.isfinite()
@@ -90,8 +90,8 @@ def train_step(
             state.scaler.update()  # forgets the gradients that were unscaled
         return StepResult(step, losses, None, rates, skipped=True)
     _move(state, None if not guard.deferred else ~finite)
-    if state.ema is not None:
-        update_ema(state.ema, state.network, train.ema_decay)
+    if state.averages is not None:
+        update_ema(state.averages, state.tensors, train.ema_decay)
     state.step, state.epoch = step, batch.epoch
     return StepResult(step, losses, grad_norm, rates)
 
@@ -126,10 +126,11 @@ def autocast(amp: str | None, device: torch.device) -> AbstractContextManager[An
     return contextlib.nullcontext() if amp is None else torch.autocast(device.type, AMP[amp])
 
 
-def _clip(parameters: Sequence[nn.Parameter], limit: float | None) -> Tensor:
+def _clip(parameters: Sequence[Tensor], limit: float | None) -> Tensor:
     """The norm of the gradient, which is scaled down to the limit if there is one."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+    # nn.utils.get_total_norm in the case of one device and type, without its sorting, which takes as long again.
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if limit is not None:
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return norm

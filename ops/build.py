@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -302,21 +304,20 @@ def cuda_recipes(part: str | None = None) -> list[Recipe]:
     if torch.version.cuda is None or not torch.cuda.is_available():
         raise Unusable("there is no CUDA device, or torch is built without CUDA")
     compiler = _compiler()
-    home = _cuda_home()
+    nvcc, headers, runtime = _toolkit()
     architectures = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
     targets = [f"-gencode=arch=compute_{a}{b},code=sm_{a}{b}" for a, b in architectures]
-    nvcc = (str(home / "bin" / "nvcc"), "-c", "-ccbin", compiler, *NVCC_FLAGS, *targets)
-    host = (compiler, "-c", *_torch_flags(), "-O2", f"-I{home / 'include'}")
-    folders = [Path(torch.__file__).resolve().parent / "lib", home / "lib64"]
-    link = (compiler, "-shared", *(f"-L{folder}" for folder in folders))
-    link = (*link, "-ltorch_cuda", "-ltorch_cpu", "-lc10_cuda", "-lc10", "-lcudart")
-    facts = (*_facts(compiler), torch.version.cuda, _file_facts(home / "bin" / "nvcc"), *_contents("*.h"))
+    device = (str(nvcc), "-c", "-ccbin", compiler, *NVCC_FLAGS, *targets)
+    host = (compiler, "-c", *_torch_flags(), "-O2", f"-I{headers}")
+    torch_lib = Path(torch.__file__).resolve().parent / "lib"
+    linked = ("-ltorch_cuda", "-ltorch_cpu", "-lc10_cuda", "-lc10", str(runtime))
+    facts = (*_facts(compiler), torch.version.cuda, _file_facts(nvcc), *_contents("*.h"))
     return [
         Recipe(
             f"CUDA {name}",
             60,
-            ((*nvcc, source), (*host, f"{name}_bindings.cpp")),
-            link,
+            ((*device, source), (*host, f"{name}_bindings.cpp")),
+            (compiler, "-shared", f"-L{torch_lib}", *linked),
             (*facts, *_contents(source, f"{name}_bindings.cpp")),
         )
         for name, source in _parts("_cuda.cu", part)
@@ -352,21 +353,60 @@ def _compiler() -> str:
     raise Unusable("there is no C++ compiler; install g++ or set CXX")
 
 
-def _cuda_home() -> Path:
-    """The folder of the CUDA compiler; its major version must be that of torch."""
+class _Toolkit(NamedTuple):
+    """What of CUDA's toolkit compiling needs."""
+
+    nvcc: Path
+    headers: Path
+    runtime: Path
+
+
+def _toolkit() -> _Toolkit:
+    """A CUDA toolkit whose major version is that of torch: the user's choice, else the system's, or pip's."""
     wanted = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     on_path = shutil.which("nvcc")
-    guesses = [Path(wanted)] if wanted else []
-    guesses += [Path(on_path).resolve().parents[1]] if on_path else []
-    guesses += [Path("/usr/local/cuda")]
-    home = next((guess for guess in guesses if (guess / "bin" / "nvcc").exists()), None)
-    if home is None:
-        raise Unusable("there is no CUDA compiler; install CUDA's nvcc or set CUDA_HOME")
-    told = subprocess.run([str(home / "bin" / "nvcc"), "--version"], capture_output=True, text=True, check=False).stdout
-    version = told.partition("release ")[2].partition(",")[0]
-    if version.partition(".")[0] != str(torch.version.cuda).partition(".")[0]:
-        raise Unusable(f"{home} is CUDA {version or 'of unknown version'}, and torch is built for {torch.version.cuda}")
-    return home
+    guesses = [Path(on_path).resolve().parents[1]] if on_path else []
+    guesses += [Path("/usr/local/cuda"), *_pip_toolkits()]
+    version = str(torch.version.cuda)
+    reasons = [f"CUDA_HOME={wanted} has no bin/nvcc"] if wanted else ["there is no CUDA compiler"]
+    for home in [Path(wanted)] if wanted else guesses:
+        nvcc = home / "bin" / "nvcc"
+        if not nvcc.exists():
+            continue
+        headers, runtime = _below(home, "cuda_runtime_api.h"), _below(home, "libcudart.so*")
+        found = _nvcc_version(nvcc)
+        if found.partition(".")[0] != version.partition(".")[0]:
+            reasons.append(f"{home} is CUDA {found or 'of unknown version'}, and torch is built for {version}")
+        elif headers is None or runtime is None:
+            reasons.append(f"{home} has nvcc, but no {'cuda_runtime_api.h' if headers is None else 'libcudart.so'}")
+        else:
+            return _Toolkit(nvcc, headers.parent, runtime)
+    raise Unusable(f"{'; '.join(reasons[1:] or reasons)}; {_cuda_advice(version)}")
+
+
+def _cuda_advice(version: str) -> str:
+    """What to install. NVIDIA's packages for pip hold nvcc since CUDA 13."""
+    if int(version.partition(".")[0]) >= 13:
+        return f'install one with: pip install "cuda-toolkit[nvcc,cccl]=={version}.*" (or set CUDA_HOME)'
+    return f"install NVIDIA's CUDA toolkit {version}, whose nvcc is none of its packages for pip, and set CUDA_HOME"
+
+
+def _pip_toolkits() -> list[Path]:
+    """Where pip puts the parts of a toolkit of torch's major version."""
+    package = importlib.util.find_spec("nvidia")
+    places = [] if package is None else list(package.submodule_search_locations or ())
+    return [Path(place) / f"cu{str(torch.version.cuda).partition('.')[0]}" for place in places]
+
+
+def _nvcc_version(nvcc: Path) -> str:
+    told = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=False).stdout
+    return told.partition("release ")[2].partition(",")[0]
+
+
+def _below(home: Path, name: str) -> Path | None:
+    """A header or library of a toolkit; the system, pip and conda lay them out differently."""
+    folders = ("include", "lib64", "lib", "lib/*-linux-gnu", "targets/*/include", "targets/*/lib")
+    return next((path for folder in folders for path in sorted(home.glob(f"{folder}/{name}"))), None)
 
 
 def _facts(compiler: str) -> tuple[str, ...]:

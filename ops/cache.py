@@ -11,6 +11,8 @@ from torch import Tensor
 
 P = ParamSpec("P")
 
+_forgetters: list[Callable[[], None]] = []
+
 
 def cached_constant(size: int) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
     """Keep the last ``size`` results of a function that makes a tensor from hashable arguments.
@@ -26,6 +28,8 @@ def cached_constant(size: int) -> Callable[[Callable[P, Tensor]], Callable[P, Te
             with torch.inference_mode(False), torch.no_grad():
                 return function(*args, **kwargs)
 
+        _forgetters.append(kept.cache_clear)
+
         @functools.wraps(function)
         def constant(*args: P.args, **kwargs: P.kwargs) -> Tensor:
             if torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor:
@@ -35,3 +39,9 @@ def cached_constant(size: int) -> Callable[[Callable[P, Tensor]], Callable[P, Te
         return constant
 
     return decorate
+
+
+def forget_constants() -> None:
+    """Free the memory of all constants; those that are asked for again are computed afresh."""
+    for forget in _forgetters:
+        forget()

@@ -56,8 +56,9 @@ def focused_attention(
         topk: keys that a query keeps; if that is no fewer than it has, all of them.
         regions: [n, N] uint8, the region of each token in each of the n windows of an image, or None: as long as all
             keys are there, tokens of different regions do not see each other. Their cumulative logit is lowered by 100
-            once; the published formulas, and the reference, lower it in each of these layers. Either weight is 0 in
-            float32 beside that of any token that is seen.
+            once; the published formulas, and the reference, lower it in each of these layers. Both leave weights that
+            vanish in float32 beside the largest of the row, as long as no hidden logit is larger by 80 than all that
+            are seen. A query that keeps more keys than its region has keeps hidden ones of these weights.
         scale: of the logits; D ** -0.5 by default.
         backend: "auto", "native", "composed" or "reference" (see :func:`ops.explain`). The reference multiplies maps,
             as published; its states fit no other backend, and "auto" stays with it.
@@ -177,7 +178,7 @@ def _cuda_refusal(call: FocusCall) -> str | None:
     if call.sparse and call.length > _LONGEST_CUDA_LIST:
         return f"its CUDA kernels take lists of at most {_LONGEST_CUDA_LIST} keys, and these have {call.length}"
     if not call.sparse and call.selects and call.length > _MOST_CUDA_TOKENS:
-        return f"its CUDA kernels select among at most {_MOST_CUDA_TOKENS} tokens of a window, and these have {call.length}"
+        return f"its CUDA kernels select among at most {_MOST_CUDA_TOKENS} tokens, and a window has {call.length}"
     if call.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"its CUDA kernels know no {call.dtype}"
     return build.cuda_extension("focus_sparse" if call.sparse else "focus_select")

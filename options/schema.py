@@ -215,8 +215,8 @@ class ValOptions:
     val_freq: int | None = option("iterations between validations; required in training", None, minimum=1)
     metrics: Mapping[str, AnyMetric] = option("what to measure: a name of your own -> metric", default_factory=dict)
     batch_size: int = option(
-        "so many images of one size go through the network together: faster on a GPU; the scores are the same to "
-        "rounding. 1: each by itself",
+        "so many images of one size go through the network together; the scores are the same to rounding. 1: each by "
+        "itself",
         1,
         minimum=1,
     )

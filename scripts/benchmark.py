@@ -25,7 +25,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 
 import torch
 
-from scripts.benchmarks import data, kernels, networks, operators, pixels, profiling, published, startup, windows
+from scripts.benchmarks import (
+    data,
+    kernels,
+    networks,
+    operators,
+    pixels,
+    profiling,
+    published,
+    startup,
+    training,
+    windows,
+)
 from scripts.benchmarks.limits import Limits
 from scripts.benchmarks.measure import Comparison, Effort, LeftOut, Row, Work, measure, prepared
 from scripts.benchmarks.memory import SERVE, MemoryMeter, serve
@@ -37,7 +48,7 @@ from utils.progress import Progress
 
 GROUPS = ("ops", "networks", "train", "data", "metrics", "startup")
 REPORTS = ("kernels", "profile")
-_MODULES = (operators, networks, windows, published, data, pixels, startup)
+_MODULES = (operators, networks, windows, training, published, data, pixels, startup)
 
 
 @functools.cache
@@ -188,10 +199,8 @@ def main(argv: Sequence[str]) -> None:
     if typed.json:
         write_json(typed.json, as_json(rows, omitted, limits.told()))
     if typed.markdown:
-        write_text(
-            typed.markdown,
-            page(" ".join(argv), table, gaps, limits.told(), found + ([GPU] if typed.device == "cpu" else [])),
-        )
+        more = [*found, GPU] if typed.device == "cpu" else found
+        write_text(typed.markdown, page(" ".join(argv), table, gaps, limits.told(), more))
     if typed.compare:
         print(compare(rows, typed.compare))
 

@@ -160,6 +160,15 @@ def test_a_second_run_of_a_name_keeps_the_first(tmp_path: Path, monkeypatch: pyt
     assert names[1].startswith("tiny_archived_20")
 
 
+def test_the_untrained_network_is_validated_first_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace(tmp_path))
+    changes = ("train:total_iter=1", "val:val_first=true", "val:batch_size=2")
+    assert run_here("train.py", "-opt", "train.yml", "--force_yml", *changes) == 0
+    assert [step for step, _ in scores(tmp_path / "experiments/tiny")] == [0, 1]
+
+
 def test_bad_input_leaves_an_earlier_run_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace(tmp_path))
     assert run_here("train.py", "-opt", "train.yml", "--force_yml", "train:total_iter=1") == 0
@@ -178,6 +187,17 @@ def test_check_builds_everything_and_writes_nothing(
     assert "one batch: lq [2, 3, 12, 12], gt [2, 3, 24, 24]" in told
     assert "the check is passed" in told
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_check_tells_which_images_training_would_leave_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace(tmp_path))
+    (tmp_path / "photos/HR/broken.png").write_bytes(b"no picture")
+    assert run_here("train.py", "-opt", "train.yml", "--check") == 2
+    assert "broken.png" in capsys.readouterr().err
+    assert run_here("train.py", "-opt", "train.yml", "--check", "--force_yml", "datasets:train:on_error=skip") == 0
+    assert "broken.png" in capsys.readouterr().err
 
 
 def spoil_network(folder: Path) -> str:

@@ -234,18 +234,21 @@ int transpose_lists(const I* index, ListShape s, const Transposed& t, void* stre
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-// f(value pointer, entry pointer), null pointers of the types.
+// f(value pointer), and f(value pointer, entry pointer), with null pointers of the types.
+template <class F>
+int by_value(Value value, const F& f) {
+  switch (value) {
+    case Value::kHalf: return f(static_cast<__half*>(nullptr));
+    case Value::kBFloat16: return f(static_cast<__nv_bfloat16*>(nullptr));
+    default: return f(static_cast<float*>(nullptr));
+  }
+}
 template <class F>
 int by_types(Types types, const F& f) {
-  const auto with_value = [&](auto* value) {
+  return by_value(types.value, [&](auto* value) {
     return types.entry == Entry::kShort ? f(value, static_cast<int16_t*>(nullptr))
                                         : f(value, static_cast<int32_t*>(nullptr));
-  };
-  switch (types.value) {
-    case Value::kHalf: return with_value(static_cast<__half*>(nullptr));
-    case Value::kBFloat16: return with_value(static_cast<__nv_bfloat16*>(nullptr));
-    default: return with_value(static_cast<float*>(nullptr));
-  }
+  });
 }
 
 template <class T, class U>

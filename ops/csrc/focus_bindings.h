@@ -1,5 +1,5 @@
-// What the bindings of focused attention on CUDA share: layouts, and checks that keep every access in bounds. Shapes as in
-// focus.h. Includes torch.
+// What the bindings of focused attention on CUDA share: layouts, and checks that keep every access in bounds. Shapes as
+// in focus.h. Includes torch.
 #pragma once
 
 #include <ATen/ops/empty.h>
@@ -20,10 +20,6 @@ inline Tensor rows_of(const Tensor& x) { return gpu::aligned_rows(x.flatten(0, 1
 
 inline Tensor token_major(const Tensor& q, int64_t width) {
   return at::empty({q.size(0), q.size(2), q.size(1), width}, q.options()).transpose(1, 2);
-}
-
-inline bool is_list(const Tensor& index) {
-  return index.scalar_type() == at::kShort || index.scalar_type() == at::kInt;
 }
 
 // Tensors beside q: where it is, and of its type and shape, or of float.

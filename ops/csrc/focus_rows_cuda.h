@@ -131,7 +131,8 @@ inline int64_t table_segments(const FocusShape& f) { return f.list.N < 64 ? 1 : 
 inline int64_t table_rows(const FocusShape& f) { return (2 * f.side - 1) * (2 * f.side - 1); }
 
 // One thread per entry of the table.
-static __global__ void table_sum_kernel(const float* parts, float* d_table, FocusShape f, int64_t segments, int64_t rows) {
+static __global__ void table_sum_kernel(const float* parts, float* d_table, FocusShape f, int64_t segments,
+                                        int64_t rows) {
   const int64_t at = static_cast<int64_t>(blockIdx.x) * (kWarp * kWarps) + threadIdx.x;
   if (at >= rows * f.columns) return;
   const int64_t row = at / f.columns, step = f.columns == 1 ? 1 : f.heads;

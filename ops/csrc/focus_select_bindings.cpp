@@ -25,8 +25,9 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& tabl
            int64_t side, int64_t topk) {
   check_window(q, table, side);
   check_like(k, q);
-  TORCH_CHECK_VALUE(v.dim() == 4 && v.sizes().slice(0, 3) == q.sizes().slice(0, 3) && v.scalar_type() == q.scalar_type() &&
-                        v.device() == q.device(), "focused attention: v is ", v.sizes(), ", q ", q.sizes());
+  TORCH_CHECK_VALUE(v.dim() == 4 && v.sizes().slice(0, 3) == q.sizes().slice(0, 3) &&
+                        v.scalar_type() == q.scalar_type() && v.device() == q.device(),
+                    "focused attention: v is ", v.sizes(), ", q ", q.sizes());
   TORCH_CHECK_VALUE(q.size(2) <= gpu::kMostTokens && topk > 0 && topk < q.size(2), "focused attention: ", topk, " of ",
                     q.size(2), " keys to select, expected fewer, of at most ", gpu::kMostTokens);
   if (regions)
@@ -60,9 +61,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select(const Tensor& q, const Tensor&
   Tensor index = at::empty(logits.sizes(), numbers.dtype(at::kShort));  // there are at most kMostTokens keys
   Tensor log_sum = at::empty(q.sizes().slice(0, 3), numbers);
   const gpu::SelectForward p{x.pointers(), out.mutable_data_ptr(), logits.mutable_data_ptr<float>(),
-                             index.mutable_data_ptr(), log_sum.mutable_data_ptr<float>()};
-  gpu::launched(gpu::focus_select(gpu::types_of(q, index), p, shape_of(q, x.q, x.k_t, v, x.v, table, regions, topk, side),
-                                  gpu::current_stream()));
+                             index.mutable_data_ptr<int16_t>(), log_sum.mutable_data_ptr<float>()};
+  const SelectShape s = shape_of(q, x.q, x.k_t, v, x.v, table, regions, topk, side);
+  gpu::launched(gpu::focus_select(gpu::types_of(q, index).value, p, s, gpu::current_stream()));
   return {out, logits, index, log_sum};
 }
 
@@ -74,7 +75,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select_backward(
   check_like(grad, v);
   check_float(log_sum, q);
   const std::vector<int64_t> sizes{q.size(0), q.size(1), q.size(2), topk};
-  TORCH_CHECK_VALUE(index.sizes() == sizes && index.device() == q.device() && is_list(index) &&
+  TORCH_CHECK_VALUE(index.sizes() == sizes && index.device() == q.device() && index.scalar_type() == at::kShort &&
                         log_sum.sizes() == q.sizes().slice(0, 3), "focused attention: the lists or sums do not fit");
   if (grad_logits) check_next(*grad_logits, q, sizes);
   const c10::cuda::CUDAGuard guard(q.device());
@@ -91,12 +92,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select_backward(
   const Tensor workspace = at::empty({gpu::focus_select_workspace(s)}, numbers.dtype(at::kInt));
   const gpu::SelectBackward p{x.pointers(), rows_grad.const_data_ptr(),
                               next.defined() ? next.const_data_ptr<float>() : nullptr, sums.const_data_ptr<float>(),
-                              lists.const_data_ptr(), d_q.mutable_data_ptr(), d_k.mutable_data_ptr(),
+                              lists.const_data_ptr<int16_t>(), d_q.mutable_data_ptr(), d_k.mutable_data_ptr(),
                               d_v.mutable_data_ptr(), d_table.mutable_data_ptr<float>(), shift.mutable_data_ptr<float>(),
                               mean.mutable_data_ptr<float>(), weights.mutable_data_ptr<float>(),
                               extra.mutable_data_ptr<float>(), parts.mutable_data_ptr<float>(),
                               workspace.mutable_data_ptr<int32_t>()};
-  gpu::launched(gpu::focus_select_backward(gpu::types_of(q, lists), p, s, gpu::current_stream()));
+  gpu::launched(gpu::focus_select_backward(gpu::types_of(q, lists).value, p, s, gpu::current_stream()));
   return {d_q, d_k, d_v, d_table};
 }
 

@@ -34,7 +34,8 @@ __device__ inline Four<T> four(const T* at) {
 // tile[r][j] = <row first + r of `own` [N, R], row j of what is `other` channel by channel [S, A]>; zeros from row `last`
 // on, and behind column N. Begins and ends with the whole block at one place.
 template <class T>
-__device__ void multiply_rows(const T* own, int64_t first, int64_t last, const T* other, const SelectShape& s, Tile& tile) {
+__device__ void multiply_rows(const T* own, int64_t first, int64_t last, const T* other, const SelectShape& s,
+                              Tile& tile) {
   alignas(16) __shared__ float part[kWarp][kWarps];  // some channels of the tile's own rows
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const int64_t column = static_cast<int64_t>(threadIdx.x) * kColumns;
@@ -62,8 +63,8 @@ __device__ void multiply_rows(const T* own, int64_t first, int64_t last, const T
   __syncthreads();
 }
 
-// out(r, c, sum over j of tile[r][j] rows[j][c]) for rows r < count and channels c < S of `rows` [N, R]. Threads share the
-// columns of the tile in groups, whose sums are then added in order. Spoils the tile; begins and ends as multiply_rows.
+// out(r, c, sum over j of tile[r][j] rows[j][c]) for rows r < count and channels c < S of `rows` [N, R]. Threads share
+// the columns of the tile in groups, whose sums are then added in order. Spoils the tile; begins and ends as the above.
 template <class T, class Out>
 __device__ void sum_rows(Tile& tile, int count, const T* rows, const SelectShape& s, const Out& out) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -129,7 +130,7 @@ struct Additions {
   }
 };
 
-template <class T, class I>
+template <class T>
 __global__ void select_kernel(SelectForward p, SelectShape s) {
   alignas(16) __shared__ Tile tile;
   const ListShape& list = s.focus.list;
@@ -145,8 +146,8 @@ __global__ void select_kernel(SelectForward p, SelectShape s) {
   __syncwarp();
   const float total = to_depths(row, list.N, lane);
   if (lane == 0) p.log_sum[at] = logf(total);
-  I* const chosen = static_cast<I*>(p.index) + at * list.K;
-  keep_nearest(row, list.N, list.K, total, lane, [](int64_t j) { return static_cast<I>(j); }, p.logits + at * list.K,
+  int16_t* const chosen = p.index + at * list.K;
+  keep_nearest(row, list.N, list.K, total, lane, [](int64_t j) { return static_cast<int16_t>(j); }, p.logits + at * list.K,
                chosen);
   const auto slot = [&](int64_t j, int* key, float* weight) {
     *key = chosen[j];
@@ -157,13 +158,13 @@ __global__ void select_kernel(SelectForward p, SelectShape s) {
 }
 
 // A row of logits becomes the row of their gradients; what later passes need is noted. One warp.
-template <class T, class I>
+template <class T>
 __device__ void differentiate_row(float* row, const SelectBackward& p, const ListShape& list, int64_t at, int lane,
                                   int lanes) {
   const float shift = row_maximum(row, list.N, lane) + p.log_sum[at];
   for (int64_t j = lane; j < list.N; j += kWarp) row[j] = expf(row[j] - shift);
   __syncwarp();
-  const I* const kept = static_cast<const I*>(p.index) + at * list.K;
+  const int16_t* const kept = p.index + at * list.K;
   float* const extra = p.extra + at * list.K;
   listed_dot<T>(
       static_cast<const T*>(p.grad) + at * list.W, static_cast<const T*>(p.x.v) + at / list.N * list.N * list.W, list.W,
@@ -194,7 +195,7 @@ __device__ void differentiate_row(float* row, const SelectBackward& p, const Lis
 }
 
 // d_q, and what the queries of a segment add to the gradient of the table. One block per segment.
-template <class T, class I>
+template <class T>
 __global__ void query_pass_kernel(SelectBackward p, SelectShape s, int64_t segments, int64_t table, int lanes) {
   alignas(16) __shared__ Tile tile;
   const ListShape& list = s.focus.list;
@@ -211,7 +212,7 @@ __global__ void query_pass_kernel(SelectBackward p, SelectShape s, int64_t segme
     if (n < last) {
       for (int64_t j = lane; j < list.N; j += kWarp) tile[warp][j] = add.to(tile[warp][j], n, j);
       __syncwarp();
-      differentiate_row<T, I>(tile[warp], p, list, b * list.N + n, lane, lanes);
+      differentiate_row<T>(tile[warp], p, list, b * list.N + n, lane, lanes);
     }
     __syncthreads();
     const int count = static_cast<int>(last - first < kWarps ? last - first : kWarps);
@@ -253,16 +254,16 @@ __global__ void key_pass_kernel(SelectBackward p, SelectShape s, Transposed t) {
   });
 }
 
-template <class T, class I>
+template <class T>
 int backward(const SelectBackward& p, const SelectShape& s, void* stream) {
   const ListShape& list = s.focus.list;
   const int64_t segments = table_segments(s.focus), tiles = (list.N + kWarps - 1) / kWarps;
   const int lanes = lanes_per_key(list.W / kPiece<T>);
   const Transposed t = lay_out(list, p.workspace);
-  int error = launch_blocks(query_pass_kernel<T, I>, list.B * segments, kThreads, stream, p, s, segments,
+  int error = launch_blocks(query_pass_kernel<T>, list.B * segments, kThreads, stream, p, s, segments,
                             table_rows(s.focus), lanes);
   if (error == 0) error = sum_table(p.parts, p.d_table, s.focus, stream);
-  if (error == 0) error = transpose_lists(static_cast<const I*>(p.index), list, t, stream);
+  if (error == 0) error = transpose_lists(p.index, list, t, stream);
   if (error == 0) error = launch_blocks(key_pass_kernel<T>, list.B * tiles, kThreads, stream, p, s, t);
   if (error == 0)
     error = launch_warps(key_gradient_kernel<T>, list.B * list.N, stream, p.weights, static_cast<const T*>(p.grad),
@@ -277,21 +278,17 @@ bool fits(const SelectShape& s) {
 
 }  // namespace
 
-int focus_select(Types types, SelectForward p, SelectShape s, void* stream) {
+int focus_select(Value value, SelectForward p, SelectShape s, void* stream) {
   if (!fits(s)) return static_cast<int>(cudaErrorInvalidConfiguration);
-  return by_types(types, [&](auto* t, auto* i) {
-    using T = std::remove_pointer_t<decltype(t)>;
-    using I = std::remove_pointer_t<decltype(i)>;
+  return by_value(value, [&](auto* t) {
     const int64_t tiles = (s.focus.list.N + kWarps - 1) / kWarps;
-    return launch_blocks(select_kernel<T, I>, s.focus.list.B * tiles, kThreads, stream, p, s);
+    return launch_blocks(select_kernel<std::remove_pointer_t<decltype(t)>>, s.focus.list.B * tiles, kThreads, stream, p, s);
   });
 }
 
-int focus_select_backward(Types types, SelectBackward p, SelectShape s, void* stream) {
+int focus_select_backward(Value value, SelectBackward p, SelectShape s, void* stream) {
   if (!fits(s)) return static_cast<int>(cudaErrorInvalidConfiguration);
-  return by_types(types, [&](auto* t, auto* i) {
-    return backward<std::remove_pointer_t<decltype(t)>, std::remove_pointer_t<decltype(i)>>(p, s, stream);
-  });
+  return by_value(value, [&](auto* t) { return backward<std::remove_pointer_t<decltype(t)>>(p, s, stream); });
 }
 
 int64_t focus_select_parts(SelectShape s) { return s.focus.list.B * table_segments(s.focus) * table_rows(s.focus); }

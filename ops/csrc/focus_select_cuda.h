@@ -10,7 +10,8 @@
 namespace focalsr {
 namespace gpu {
 
-constexpr int64_t kMostTokens = 1024;  // N: a row of it for each warp of a block fits its shared memory
+// N: a row of it for each warp of a block fits its shared memory. Lists are int16.
+constexpr int64_t kMostTokens = 1024;
 
 struct SelectShape {
   FocusShape focus;
@@ -29,10 +30,10 @@ struct SelectForward {
   SelectOperands x;  // without k and q_t
   void* out;
   float* logits;
-  void* index;
+  int16_t* index;
   float* log_sum;
 };
-int focus_select(Types, SelectForward, SelectShape, void* stream);
+int focus_select(Value, SelectForward, SelectShape, void* stream);
 
 // grad_logits [B, N, P] may be null. Results: d_q, d_k [B, N, S], d_v [B, N, C], d_table [T, columns].
 // shift, mean [B, N], weights, extra [B, N, P], parts (focus_select_parts numbers) and workspace
@@ -41,12 +42,12 @@ struct SelectBackward {
   SelectOperands x;
   const void* grad;
   const float *grad_logits, *log_sum;
-  const void* index;
+  const int16_t* index;
   void *d_q, *d_k, *d_v;
   float *d_table, *shift, *mean, *weights, *extra, *parts;
   int32_t* workspace;
 };
-int focus_select_backward(Types, SelectBackward, SelectShape, void* stream);
+int focus_select_backward(Value, SelectBackward, SelectShape, void* stream);
 int64_t focus_select_parts(SelectShape);
 int64_t focus_select_workspace(SelectShape);
 

@@ -27,7 +27,8 @@ void check(const Tensor& q, const Tensor& table, const Tensor& logits, const Ten
                         index.size(3) <= gpu::kLongestList && logits.sizes() == index.sizes(),
                     "focused attention: lists are ", index.sizes(), " and logits ", logits.sizes(), ", expected at most ",
                     gpu::kLongestList, " keys");
-  TORCH_CHECK_VALUE(is_list(index), "focused attention: lists are int16 or int32");
+  TORCH_CHECK_VALUE(index.scalar_type() == at::kShort || index.scalar_type() == at::kInt,
+                    "focused attention: lists are int16 or int32");
   TORCH_CHECK_VALUE(index.size(2) * index.size(3) < (int64_t{1} << 31), "focused attention: too many keys");
 }
 

@@ -59,7 +59,8 @@ __global__ void forward_kernel(FocusForward p, FocusShape f, int lanes) {
     *key = checked(kept[j], s.M);
     *weight = row[j];
   };
-  listed_sum<T>(slot, f.P, static_cast<const T*>(p.v) + b * s.N * s.W, s, lane, token_major(static_cast<T*>(p.out), f, s.C, b, n));
+  listed_sum<T>(slot, f.P, static_cast<const T*>(p.v) + b * s.N * s.W, s, lane,
+                token_major(static_cast<T*>(p.out), f, s.C, b, n));
 }
 
 // Where a key is in an ascending list, or -1.

@@ -12,6 +12,7 @@
 #include <torch/library.h>
 
 #include <atomic>
+#include <optional>
 #include <tuple>
 
 #include "common.h"
@@ -109,82 +110,70 @@ const A* row_of(const T* from, int64_t step, int64_t count, int64_t width, A* bu
   return buffer;
 }
 
-// Parts into which `rows` of each of B batch items are cut: enough for threads to choose from. Each packs an item anew.
-int64_t parts_of(int64_t B, int64_t rows) {
+// Calls f(each) on every thread, which has its buffers and calls each(g); then g(b, part, parts) is called for some parts
+// of each of B items: one if there are items enough, else more, `most` at the utmost. Who is ready takes the next: where
+// other programs hold up a thread, the rest does its share.
+template <class F>
+void for_parts(int64_t B, int64_t most, F&& f) {
   const int64_t threads = at::get_num_threads();
   const int64_t wanted = threads == 1 ? 1 : (4 * threads + B - 1) / std::max<int64_t>(B, 1);
-  return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, rows / 16));
-}
-
-// Calls f(each) on every thread, which has its buffers and calls each(g); then g(b, first, last) is called for the parts of
-// all batch items. Who is ready takes the next: where other programs hold up a thread, the rest does its share.
-template <class F>
-void for_parts(int64_t B, int64_t rows, F&& f) {
-  const int64_t parts = parts_of(B, rows), size = (rows + parts - 1) / parts, tasks = B * parts;
+  const int64_t parts = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, most)), tasks = B * parts;
   std::atomic<int64_t> next{0};
-  at::parallel_for(0, std::min<int64_t>(tasks, at::get_num_threads()), 1, [&](int64_t, int64_t) {
+  at::parallel_for(0, std::min(tasks, threads), 1, [&](int64_t, int64_t) {
     f([&](const auto& g) {
-      for (int64_t task = next++; task < tasks; task = next++) {
-        const int64_t first = std::min(rows, task % parts * size);
-        g(task / parts, first, std::min(rows, first + size));
-      }
+      for (int64_t task = next++; task < tasks; task = next++) g(task / parts, task % parts, parts);
     });
   });
 }
 
-// x [B, N, C], y [B, M, C] -> [B, N, K]: products with listed rows.
-template <class A, class T>
-Tensor dot(const Tensor& x, const Tensor& y, const Tensor& index) {
-  const int64_t N = x.size(1), C = x.size(2), M = y.size(1), K = index.size(2), width = padded<A>(C);
-  Tensor out = at::empty(index.sizes(), x.options());
-  const View<T> queries(x), keys(y);
-  const Lists lists(index, M);
-  T* const to = out.mutable_data_ptr<T>();
-  for_parts(x.size(0), N, [&](const auto& each) {
-    Rows<A, T> rows(keys, M, C);
-    Buffer<A> query(width), product(K);
-    Buffer<int32_t> list(K);
-    each([&](int64_t b, int64_t first, int64_t last) {
-      for (int64_t n = first; n < last; ++n) {
-        lists.read(b, n, list.get());
-        const A* q = row_of<A>(queries.row(b, n), queries.step, C, width, query.get());
-        T* const target = to + (b * N + n) * K;
-        A* result = product.get();
-        if constexpr (std::is_same_v<A, T>) result = target;
-        gather_dot(q, rows.item(b), rows.stride(), vectors_of<A>(C), list.get(), K, result);
-        if constexpr (!std::is_same_v<A, T>)
-          for (int64_t k = 0; k < K; ++k) target[k] = static_cast<T>(result[k]);
-      }
-    });
-  });
-  lists.check();
-  return out;
+struct Range {
+  int64_t first, last;
+};
+Range range_of(int64_t rows, int64_t part, int64_t parts) {
+  const int64_t size = (rows + parts - 1) / parts, first = std::min(rows, part * size);
+  return {first, std::min(rows, first + size)};
 }
 
-// w [B, N, K], y [B, M, C] -> [B, N, C]: weighted sums of listed rows.
-template <class A, class T>
-Tensor sum(const Tensor& w, const Tensor& y, const Tensor& index) {
-  const int64_t N = w.size(1), K = w.size(2), M = y.size(1), C = y.size(2);
-  Tensor out = at::empty({w.size(0), N, C}, w.options());
-  const View<T> weights(w), values(y);
-  const Lists lists(index, M);
-  T* const to = out.mutable_data_ptr<T>();
-  for_parts(w.size(0), N, [&](const auto& each) {
-    Rows<A, T> rows(values, M, C);
-    Buffer<A> weight(K), total(padded<A>(C));
-    Buffer<int32_t> list(K);
-    each([&](int64_t b, int64_t first, int64_t last) {
-      for (int64_t n = first; n < last; ++n) {
-        lists.read(b, n, list.get());
-        const A* factors = row_of<A>(weights.row(b, n), weights.step, K, K, weight.get());
-        gather_sum(factors, rows.item(b), rows.stride(), vectors_of<A>(C), list.get(), K, total.get());
-        unpack_rows(total.get(), 1, C, to + (b * N + n) * C);
+// Both products, and their sums by key below, are made by objects of one thread each, which write disjoint rows of `out`.
+
+// kDot: x [B, N, C], y [B, M, C] -> [B, N, K], products with listed rows. Otherwise: weights x [B, N, K] -> [B, N, C],
+// sums of listed rows.
+template <class A, class T, bool kDot>
+class Listed {
+ public:
+  Listed(const Tensor& x, const Tensor& y, const Lists& lists, const Tensor& out)
+      : x_(x), y_(y), lists_(lists), N_(x.size(1)), C_(y.size(2)), K_(kDot ? out.size(2) : x.size(2)),
+        across_(out.size(2)), width_(kDot ? padded<A>(C_) : K_), to_(out.mutable_data_ptr<T>()), rows_(y_, y.size(1), C_), left_(width_),
+        result_(padded<A>(across_)), list_(K_) {}
+
+  // Of some queries.
+  void operator()(int64_t b, Range range) {
+    for (int64_t n = range.first; n < range.last; ++n) {
+      lists_.read(b, n, list_.get());
+      const A* left = row_of<A>(x_.row(b, n), x_.step, kDot ? C_ : K_, width_, left_.get());
+      const int64_t vectors = vectors_of<A>(C_);
+      if constexpr (kDot) {
+        gather_dot(left, rows_.item(b), rows_.stride(), vectors, list_.get(), K_, result_.get());
+      } else {
+        gather_sum(left, rows_.item(b), rows_.stride(), vectors, list_.get(), K_, result_.get());
       }
-    });
-  });
-  lists.check();
-  return out;
-}
+      unpack_rows(result_.get(), 1, across_, to_ + (b * N_ + n) * across_);
+    }
+  }
+
+ private:
+  const View<T> x_, y_;
+  const Lists& lists_;
+  const int64_t N_, C_, K_, across_, width_;
+  T* const to_;
+  Rows<A, T> rows_;
+  Buffer<A> left_, result_;
+  Buffer<int32_t> list_;
+};
+template <class A, class T>
+using Dot = Listed<A, T, true>;
+template <class A, class T>
+using Sum = Listed<A, T, false>;
 
 // Keeps the slots of keys first to last of a list, counted from first; returns how many.
 template <class A>
@@ -202,35 +191,76 @@ int64_t keep_range(const A* weight, int32_t first, int32_t last, int64_t slots, 
 
 // w [B, N, K], x [B, N, C] -> [B, M, C]: row m is the sum of w[n, k] x[n] over all slots that list m, in their order.
 template <class A, class T>
-Tensor scatter(const Tensor& w, const Tensor& x, const Tensor& index, int64_t M) {
-  const int64_t B = w.size(0), N = w.size(1), K = w.size(2), C = x.size(2), width = padded<A>(C);
-  Tensor out = at::empty({B, M, C}, w.options());
-  const View<T> weights(w), queries(x);
-  const Lists lists(index, M);
-  T* const to = out.mutable_data_ptr<T>();
-  // Each part of the keys reads all lists.
-  const int64_t most = M / parts_of(B, M) + 1;
-  for_parts(B, M, [&](const auto& each) {
-    Buffer<A> sums(most * width), query(width), weight(K), kept(K);
-    Buffer<int32_t> list(K);
-    each([&](int64_t b, int64_t first, int64_t last) {
-      std::fill_n(sums.get(), (last - first) * width, A(0));
-      for (int64_t n = 0; n < N && first < last; ++n) {
-        lists.read(b, n, list.get());
-        const A* factors = row_of<A>(weights.row(b, n), weights.step, K, K, weight.get());
-        const A* q = row_of<A>(queries.row(b, n), queries.step, C, width, query.get());
-        int64_t count = K;
-        if (last - first < M) {
-          count = keep_range(factors, first, last, K, list.get(), kept.get());
-          factors = kept.get();
-        }
-        scatter_outer(factors, q, sums.get(), width, vectors_of<A>(C), list.get(), count);
+class Scatter {
+ public:
+  Scatter(const Tensor& w, const Tensor& x, const Lists& lists, const Tensor& out)
+      : weights_(w), queries_(x), lists_(lists), C_(x.size(2)), K_(w.size(2)), N_(x.size(1)), M_(out.size(1)),
+        to_(out.mutable_data_ptr<T>()), sums_(M_ * padded<A>(C_)), query_(padded<A>(C_)), weight_(K_), kept_(K_),
+        list_(K_) {}
+
+  // Of some keys: reads all lists.
+  void operator()(int64_t b, Range range) {
+    const auto [first, last] = range;
+    const int64_t width = padded<A>(C_);
+    std::fill_n(sums_.get(), (last - first) * width, A(0));
+    for (int64_t n = 0; n < N_ && first < last; ++n) {
+      lists_.read(b, n, list_.get());
+      const A* factors = row_of<A>(weights_.row(b, n), weights_.step, K_, K_, weight_.get());
+      const A* q = row_of<A>(queries_.row(b, n), queries_.step, C_, width, query_.get());
+      int64_t count = K_;
+      if (last - first < M_) {
+        count = keep_range(factors, first, last, K_, list_.get(), kept_.get());
+        factors = kept_.get();
       }
-      unpack_rows(sums.get(), last - first, C, to + (b * M + first) * C);
-    });
+      scatter_outer(factors, q, sums_.get(), width, vectors_of<A>(C_), list_.get(), count);
+    }
+    unpack_rows(sums_.get(), last - first, C_, to_ + (b * M_ + first) * C_);
+  }
+
+ private:
+  const View<T> weights_, queries_;
+  const Lists& lists_;
+  const int64_t C_, K_, N_, M_;
+  T* const to_;
+  Buffer<A> sums_, query_, weight_, kept_;
+  Buffer<int32_t> list_;
+};
+
+template <class Product>
+Tensor forward(const Tensor& x, const Tensor& y, const Tensor& index, at::IntArrayRef sizes) {
+  const int64_t N = index.size(1);
+  Tensor out = at::empty(sizes, x.options());
+  const Lists lists(index, y.size(1));
+  for_parts(index.size(0), N / 16, [&](const auto& each) {
+    Product product(x, y, lists, out);
+    each([&](int64_t b, int64_t part, int64_t parts) { product(b, range_of(N, part, parts)); });
   });
   lists.check();
   return out;
+}
+
+// Both gradients of a product in one go over the batch, so that threads wait for each other once: Product of x and y for
+// each query, and Scatter of w and z for each key. What is not wanted is empty.
+template <class Product, class A, class T>
+std::tuple<Tensor, Tensor> backward(const Tensor& x, const Tensor& y, const Tensor& w, const Tensor& z,
+                                    const Tensor& index, at::IntArrayRef query_sizes, bool query_wanted,
+                                    bool key_wanted) {
+  const int64_t B = index.size(0), N = index.size(1), M = y.size(1);
+  const Tensor by_query = at::empty(query_wanted ? query_sizes : at::IntArrayRef{0}, x.options());
+  const Tensor by_key = at::empty(key_wanted ? y.sizes() : at::IntArrayRef{0}, x.options());
+  const Lists lists(index, M);
+  for_parts(B, std::min(N, M) / 16, [&](const auto& each) {
+    std::optional<Product> product;
+    std::optional<Scatter<A, T>> scatter;
+    if (query_wanted) product.emplace(x, y, lists, by_query);
+    if (key_wanted) scatter.emplace(w, z, lists, by_key);
+    each([&](int64_t b, int64_t part, int64_t parts) {
+      if (product) (*product)(b, range_of(N, part, parts));
+      if (scatter) (*scatter)(b, range_of(M, part, parts));
+    });
+  });
+  lists.check();
+  return {by_query, by_key};
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -269,7 +299,7 @@ Tensor qmk(const Tensor& q, const Tensor& k_t, const Tensor& index) {
   TORCH_CHECK_VALUE(q.size(2) == k_t.size(1), "widths differ");
   return by_type(q, [&](auto* a, auto* t) {
     FOCALSR_TYPES(a, t);
-    return dot<A, T>(q, k_t.transpose(1, 2), index);
+    return forward<Dot<A, T>>(q, k_t.transpose(1, 2), index, index.sizes());
   });
 }
 
@@ -278,7 +308,7 @@ Tensor amv(const Tensor& attn, const Tensor& v, const Tensor& index) {
   TORCH_CHECK_VALUE(attn.size(2) == index.size(2), "weights and list differ in length");
   return by_type(attn, [&](auto* a, auto* t) {
     FOCALSR_TYPES(a, t);
-    return sum<A, T>(attn, v, index);
+    return forward<Sum<A, T>>(attn, v, index, {attn.size(0), attn.size(1), v.size(2)});
   });
 }
 
@@ -289,9 +319,9 @@ std::tuple<Tensor, Tensor> qmk_backward(
   TORCH_CHECK_VALUE(grad.sizes() == index.sizes() && grad.scalar_type() == q.scalar_type(), "the gradient does not fit");
   return by_type(q, [&](auto* a, auto* t) {
     FOCALSR_TYPES(a, t);
-    const Tensor none = at::empty({0}, q.options());
-    return std::make_tuple(q_wanted ? sum<A, T>(grad, k_t.transpose(1, 2), index) : none,
-                           k_wanted ? scatter<A, T>(grad, q, index, k_t.size(2)).transpose(1, 2) : none.clone());
+    const Tensor k = k_t.transpose(1, 2);
+    auto [d_q, d_k] = backward<Sum<A, T>, A, T>(grad, k, grad, q, index, q.sizes(), q_wanted, k_wanted);
+    return std::make_tuple(d_q, k_wanted ? d_k.transpose(1, 2) : d_k);
   });
 }
 
@@ -303,9 +333,7 @@ std::tuple<Tensor, Tensor> amv_backward(
   TORCH_CHECK_VALUE(grad.size(1) == attn.size(1) && grad.size(2) == v.size(2), "the gradient does not fit");
   return by_type(attn, [&](auto* a, auto* t) {
     FOCALSR_TYPES(a, t);
-    const Tensor none = at::empty({0}, attn.options());
-    return std::make_tuple(attn_wanted ? dot<A, T>(grad, v, index) : none,
-                           v_wanted ? scatter<A, T>(attn, grad, index, v.size(1)) : none.clone());
+    return backward<Dot<A, T>, A, T>(grad, v, attn, grad, index, attn.sizes(), attn_wanted, v_wanted);
   });
 }
 

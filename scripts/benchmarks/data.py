@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
+import torch
 
 from data import PairedImageDataset, SampleKey, downscale, write_image
 from data.dataset_options import IoBackend
@@ -38,7 +40,8 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []  # live as long as the pro
 def comparisons() -> list[Comparison]:
     """Storage, low-resolution on the fly, workers."""
     work = (
-        f"{SAMPLES} patches of {PATCH} x {PATCH} and {PATCH // SCALE} x {PATCH // SCALE}, images of {HEIGHT} x {WIDTH}"
+        f"{SAMPLES} patches of {PATCH} x {PATCH} and {PATCH // SCALE} x {PATCH // SCALE} "
+        f"from images of {HEIGHT} x {WIDTH}, one thread"
     )
     found = [
         Comparison("data/pack_png", work, _stored("disk"), _stored("pack")),
@@ -118,7 +121,23 @@ def patches(backend: Backend, *, made: bool = False, lr_on: Literal["loader", "d
     )  # fmt: skip
     dataset = PairedImageDataset(options, SCALE, phase="train")
     keys = [SampleKey(0, i, (i * 7) % len(dataset)) for i in range(SAMPLES)]
-    return lambda: dataset.collect(keys)
+    return in_one_thread(lambda: dataset.collect(keys))
+
+
+def in_one_thread(work: Work) -> Work:
+    """The work as a worker of a loader does it, in one thread of torch and of OpenCV."""
+
+    def alone() -> object:
+        threads, others = torch.get_num_threads(), cv2.getNumThreads()
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        try:
+            return work()
+        finally:
+            torch.set_num_threads(threads)
+            cv2.setNumThreads(others)
+
+    return alone
 
 
 def workers(count: int) -> Work:

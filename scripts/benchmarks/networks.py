@@ -62,12 +62,14 @@ def comparisons() -> list[Comparison]:
                 f"PlainUSR-{name} x4, 1 x 3 x 180 x 320, float32",
                 Side("branches", _forward(configuration, folded=False)),
                 Side("folded", _forward(configuration, folded=True)),
+                quick=name == "U",
             ),
             Comparison(
                 f"train/plainusr_{name}",
                 f"PlainUSR-{name} x4, step, 4 x 3 x 48 x 48, float32",
                 Side("branches", _step(configuration, fold_on_the_fly=False)),
                 Side("fold on the fly", _step(configuration, fold_on_the_fly=True)),
+                quick=name == "U",
             ),
         ]
     found.append(
@@ -76,6 +78,7 @@ def comparisons() -> list[Comparison]:
             "PlainUSR-U x4, step, 16 x 3 x 24 x 24, float32",
             Side("contiguous", _step(U, shape=(16, 3, 24, 24))),
             Side("channels_last", _step(U, shape=(16, 3, 24, 24), channels_last=True)),
+            quick=False,
         )
     )
     return found

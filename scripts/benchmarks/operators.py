@@ -65,6 +65,19 @@ class Focus(NamedTuple):
         return f"{self.windows} windows x {self.heads} heads x {tokens} queries x {self.width}, {kept}"
 
 
+class Depthwise(NamedTuple):
+    """A call of :func:`ops.gelu_depthwise`."""
+
+    images: int
+    height: int
+    width: int
+    channels: int
+    side: int
+
+    def __str__(self) -> str:
+        return f"{self.images} x {self.height} x {self.width} x {self.channels}, kernel {self.side} x {self.side}"
+
+
 ATTENTIONS = {
     ("hat", _SMALL): Attention(8, 6, 256, 256, 30),
     ("esc", _SMALL): Attention(2, 4, 1024, 1024, 16),
@@ -98,6 +111,13 @@ FOCUSES = {
 }
 
 
+DEPTHWISE = {
+    ("gelu_depthwise_k7", _SMALL): Depthwise(1, 64, 64, 52, 7),
+    ("gelu_depthwise_k3", _LARGE): Depthwise(1, 180, 320, 80, 3),  # ESC
+    ("gelu_depthwise_k7", _LARGE): Depthwise(1, 192, 320, 480, 7),  # classical PFT
+}
+
+
 def comparisons() -> list[Comparison]:
     """Every operator, forward and backward, in float32 and bfloat16."""
     found = []
@@ -115,6 +135,9 @@ def comparisons() -> list[Comparison]:
                 for product in ("qmk", "amv"):
                     key = name.format(product)
                     found.append(_row(key, kind, direction, dtype, str(sparse), cost, _sparse(sparse, product)))
+        for (name, kind), sizes in DEPTHWISE.items():  # evaluation only
+            cost = _depthwise_cost(sizes, dtype)
+            found.append(_row(name, kind, "forward", dtype, str(sizes), cost, _depthwise(sizes)))
     return found
 
 
@@ -236,3 +259,22 @@ def _focus_cost(sizes: Focus, direction: str, dtype: torch.dtype) -> Cost:
     if direction == "forward":
         return Cost(2 * product, 4 * rows + lists + kept, dtype)
     return Cost(4 * product, 7 * rows + 2 * lists, dtype)
+
+
+def _depthwise(sizes: Depthwise) -> Prepare:
+    images, height, width, channels, side = sizes
+
+    def prepare(direction: str, backend: str, dtype: torch.dtype) -> Work:
+        x = torch.randn(images, height, width, channels, dtype=dtype)
+        weight = torch.randn(channels, 1, side, side, dtype=dtype) / side
+        bias = torch.zeros(channels, dtype=dtype)
+        return _run(lambda: ops.gelu_depthwise(x, weight, bias, backend), (), direction)
+
+    return prepare
+
+
+def _depthwise_cost(sizes: Depthwise, dtype: torch.dtype) -> Cost:
+    """The convolution alone; no matrix product can do it, so its arithmetic limit is out of reach."""
+    images, height, width, channels, side = sizes
+    values = images * height * width * channels
+    return Cost(2 * values * side * side, 2 * values * dtype.itemsize, dtype)

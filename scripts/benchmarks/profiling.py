@@ -119,7 +119,7 @@ def cpu_section(found: Iterable[Shares], side: int) -> str:
         "## Where the time goes on the CPU",
         "",
         "`python scripts/benchmark.py profile`: shares of the own times of operators (torch.profiler) in one",
-        f"evaluation at x4 of 1 x 3 x {side} x {side}, float32. Plain: the references of the operators, PlainUSR in branches.",
+        f"evaluation at x4 of 1 x 3 x {side} x {side}, float32. Plain: references of the operators, PlainUSR unfolded.",
         "",
         f"| network | path | ms | {' | '.join(NAMES)} |",
         f"| --- | --- | ---: |{' ---: |' * len(NAMES)}",

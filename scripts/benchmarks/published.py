@@ -41,6 +41,7 @@ MODES = {
     "bf16_compiled": (torch.bfloat16, True),
 }
 _PILOT = 64  # side of the small image
+_SMALL = 32  # side of the image of --quick
 _PLAIN = "eager, float32, references"
 
 
@@ -62,10 +63,22 @@ def comparisons() -> list[Comparison]:
                 ]  # fmt: skip
         for name in TRAINED:
             found += [_published_step(name, scale, mode) for mode in MODES]
+    found += [_small(name) for name in ("hat_s", "rgt_s", "esc", "pft_light")]
     real = ("networks/esc_real_x4_320x180_bf16", "esc_real x4, 1 x 3 x 180 x 320, bf16")
     sizes = ("esc_real", 4, (180, 320))
     sides = (_forward(_PLAIN, *sizes, "float32", "reference"), _forward("bf16", *sizes, "bf16", "auto"))
     return [*found, Comparison(*real, *sides, quick=False, large=True)]
+
+
+def _small(name: str) -> Comparison:
+    """A row for ``--quick``."""
+    sizes = (name, 4, (_SMALL, _SMALL))
+    return Comparison(
+        f"networks/{name}_x4_{_SMALL}x{_SMALL}_float32",
+        f"{name} x4, 1 x 3 x {_SMALL} x {_SMALL}, float32",
+        _forward(_PLAIN, *sizes, "float32", "reference")._replace(pilot=None),
+        _forward("float32", *sizes, "float32", "auto")._replace(pilot=None),
+    )
 
 
 def _forward(label: str, name: str, scale: int, image: tuple[int, int], mode: str, backend: str) -> Side:

@@ -15,7 +15,7 @@ from archs import build_network
 from data import write_image
 from data.images import read_image
 from models.distributed import World
-from models.ema import make_ema, update_ema
+from models.ema import make_ema, tensors_of, update_ema
 from models.trainer import iterations, opened
 from options import read
 from options.command import parse_command
@@ -75,7 +75,7 @@ def comparisons() -> list[Comparison]:
 def bare_loop() -> Work:
     """The least that such a training does, on one batch."""
     network = build_network(U).train()
-    ema = make_ema(network)
+    averages, values = tensors_of(make_ema(network)), tensors_of(network)
     lq, gt = torch.rand(BATCH, 3, PATCH, PATCH), torch.rand(BATCH, 3, 4 * PATCH, 4 * PATCH)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-4, betas=(0.9, 0.99), fused=True)
 
@@ -84,7 +84,7 @@ def bare_loop() -> Work:
             optimizer.zero_grad()
             functional.l1_loss(network(lq), gt).backward()
             optimizer.step()
-            update_ema(ema, network, 0.999)
+            update_ema(averages, values, 0.999)
 
     return work
 

@@ -109,6 +109,20 @@ def test_layouts_agree(factor: float) -> None:
     np.testing.assert_allclose(imresize(turned, factor), expected.transpose(1, 0, 2), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("factor", [0.25, 0.7, 2.0])
+def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    image = torch.rand(3, 37, 23, dtype=torch.float64, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    whole = imresize(image, factor)
+    (expected,) = torch.autograd.grad(whole.square().sum(), image)
+    for strip in (1, 5):
+        monkeypatch.setattr("utils.imresize._STRIP", strip)
+        parts = imresize(image, factor)
+        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-14)
+        torch.testing.assert_close(torch.autograd.grad(parts.square().sum(), image)[0], expected, rtol=0, atol=1e-12)
+        turned = imresize(image.detach().numpy().transpose(1, 2, 0), factor)
+        np.testing.assert_allclose(turned, whole.detach().numpy().transpose(1, 2, 0), rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_types_are_kept(kind: torch.dtype) -> None:
     image = torch.rand(3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from archs import build_network
-from models.ema import make_ema, update_ema
+from models.ema import make_ema, tensors_of, update_ema
 
 
 def test_parameters_are_averaged_and_buffers_copied() -> None:
@@ -19,7 +19,7 @@ def test_parameters_are_averaged_and_buffers_copied() -> None:
         for parameter in network.parameters():
             parameter.add_(1)
     network.forward(torch.rand(4, 3))  # moves the running statistics and the counter
-    update_ema(ema, network, 0.9)
+    update_ema(tensors_of(ema), tensors_of(network), 0.9)
     for name, value in ema.named_parameters():
         torch.testing.assert_close(value, before[name] + 0.1)
     for (name, mine), theirs in zip(ema.named_buffers(), network.buffers(), strict=True):
@@ -41,9 +41,10 @@ def test_what_an_evaluated_average_keeps_is_renewed_by_an_update() -> None:
     })  # fmt: skip
     ema = make_ema(network)
     x = torch.rand(1, 3, 8, 8)
+    averages, values = tensors_of(ema), tensors_of(network)
     with torch.no_grad():
         ema(x)  # computes and keeps the dense position bias
         for parameter in network.parameters():
             parameter.add_(0.5)
-        update_ema(ema, network, 0.5)
+        update_ema(averages, values, 0.5)
         torch.testing.assert_close(ema(x), copy.deepcopy(ema)(x))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -181,6 +182,31 @@ def test_the_host_does_not_wait_for_a_gpu(place: Path) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert guard.settle() == 0
+
+
+def test_ranks_exchange_gradients_once_per_batch(place: Path) -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        counts = []
+        for pieces in (1, 4):
+            chosen = options(f"train:accumulate={pieces}")
+            state = fresh(chosen)
+            model = nn.parallel.DistributedDataParallel(state.network)
+            exchanged: list[int] = []
+
+            def count(seen: list[int], bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+                seen.append(bucket.index())
+                done: torch.futures.Future[Tensor] = torch.futures.Future()
+                done.set_result(bucket.buffer())
+                return done
+
+            model.register_comm_hook(exchanged, count)
+            train_step(state, batch(), chosen, model=model)
+            counts.append(exchanged)
+        assert counts[0] == counts[1]
+        assert len(counts[0]) > 0
+    finally:
+        dist.destroy_process_group()
 
 
 def test_activations_are_computed_again(place: Path) -> None:

@@ -6,7 +6,6 @@ import ctypes
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,12 +57,16 @@ class Guarded:
 
 
 def launch(
-    library: ctypes.CDLL, name: str, value: torch.dtype, entry: torch.dtype, buffers: Sequence[Tensor | None], *rest: Any
+    library: ctypes.CDLL,
+    name: str,
+    types: tuple[torch.dtype, torch.dtype],
+    buffers: Sequence[Tensor | None],
+    *rest: object,
 ) -> list[Tensor]:
-    """Run a launcher that takes its pointers as one array; the contents of all buffers afterwards."""
+    """Run a launcher for values and entries of these types; the contents of all buffers afterwards."""
     guarded = [None if buffer is None else Guarded(buffer) for buffer in buffers]
     pointers = (ctypes.c_void_p * len(buffers))(*(None if g is None else g.pointer() for g in guarded))
-    assert getattr(library, name)(VALUES[value], ENTRIES[entry], pointers, *rest) == 0
+    assert getattr(library, name)(VALUES[types[0]], ENTRIES[types[1]], pointers, *rest) == 0
     return [torch.empty(0) if g is None else g.taken() for g in guarded]
 
 

@@ -15,15 +15,15 @@ SelectOperands operands(void** p) {
 }  // namespace
 
 extern "C" {
-int forward(int value, int entry, void** p, const int64_t* s) {
-  const SelectForward pointers{operands(p), p[7], floats(p[8]), p[9], floats(p[10])};
-  return focus_select({Value(value), Entry(entry)}, pointers, shape(s), nullptr);
+int forward(int value, int, void** p, const int64_t* s) {
+  const SelectForward pointers{operands(p), p[7], floats(p[8]), static_cast<int16_t*>(p[9]), floats(p[10])};
+  return focus_select(Value(value), pointers, shape(s), nullptr);
 }
-int backward(int value, int entry, void** p, const int64_t* s) {
-  const SelectBackward pointers{operands(p), p[7], floats(p[8]), floats(p[9]), p[10], p[11], p[12], p[13],
-                                floats(p[14]), floats(p[15]), floats(p[16]), floats(p[17]), floats(p[18]),
+int backward(int value, int, void** p, const int64_t* s) {
+  const SelectBackward pointers{operands(p), p[7], floats(p[8]), floats(p[9]), static_cast<const int16_t*>(p[10]), p[11],
+                                p[12], p[13], floats(p[14]), floats(p[15]), floats(p[16]), floats(p[17]), floats(p[18]),
                                 floats(p[19]), static_cast<int32_t*>(p[20])};
-  return focus_select_backward({Value(value), Entry(entry)}, pointers, shape(s), nullptr);
+  return focus_select_backward(Value(value), pointers, shape(s), nullptr);
 }
 int64_t parts(const int64_t* s) { return focus_select_parts(shape(s)); }
 int64_t workspace(const int64_t* s) { return focus_select_workspace(shape(s)); }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import logging
 import os
 import subprocess
@@ -252,3 +253,75 @@ def test_parts_are_libraries_of_their_own() -> None:
 def test_no_cuda_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert build.cuda_extension() == "there is no CUDA device, or torch is built without CUDA"
+
+
+def toolkit(home: Path, version: str, *files: str) -> Path:
+    """A folder with an nvcc that tells its version, and nothing else that works."""
+    for name in ("bin/nvcc", *files):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(f"#!/bin/sh\necho Cuda compilation tools, release {version}, V{version}.1\n")
+    (home / "bin" / "nvcc").chmod(0o755)
+    importlib.invalidate_caches()
+    return home
+
+
+@pytest.fixture
+def future(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A torch for a CUDA that no toolkit of this machine has."""
+    monkeypatch.setattr(torch.version, "cuda", "99.1")
+    monkeypatch.setenv("PATH", f"{tmp_path}/system/bin:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return tmp_path
+
+
+def test_a_toolkit_that_pip_installed_serves(future: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install = r'pip install "cuda-toolkit\[nvcc,cccl\]==99.1.\*" \(or set CUDA_HOME\)'
+    with pytest.raises(build.Unusable, match=install):
+        build._toolkit()
+    toolkit(future / "system", "98.0")
+    with pytest.raises(build.Unusable, match=f"system is CUDA 98.0, and torch is built for 99.1.*{install}"):
+        build._toolkit()
+    pip = toolkit(future / "site/nvidia/cu99", "99.0", "include/cuda_runtime_api.h")
+    with pytest.raises(build.Unusable, match=r"cu99 has nvcc, but no libcudart.so"):
+        build._toolkit()
+    toolkit(pip, "99.0", "lib/libcudart.so.99")
+    assert build._toolkit() == (pip / "bin/nvcc", pip / "include", pip / "lib/libcudart.so.99")
+    system = toolkit(future / "system", "99.1", "targets/a/include/cuda_runtime_api.h", "targets/a/lib/libcudart.so")
+    assert build._toolkit().headers == system / "targets/a/include"
+    monkeypatch.setenv("CUDA_HOME", str(future))
+    with pytest.raises(build.Unusable, match=r"CUDA_HOME=.* has no bin/nvcc"):
+        build._toolkit()
+
+
+@needs_compiler
+def test_cuda_kernels_are_compiled_and_linked_with_the_toolkit(future: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = toolkit(future / "mine", "99.1", "include/cuda_runtime_api.h", "lib64/libcudart.so")
+    monkeypatch.setenv("CUDA_HOME", str(home))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: ((8, 0), (9, 0))[device])
+    recipes = build.cuda_recipes()
+    assert {recipe.name for recipe in recipes} == {"CUDA smm", "CUDA focus_sparse", "CUDA focus_select"}
+    for recipe in recipes:
+        device, host = recipe.steps
+        assert device[0] == str(home / "bin/nvcc")
+        assert {"-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=sm_90"} < set(device)
+        assert f"-I{home}/include" in host
+        assert str(home / "lib64/libcudart.so") in recipe.link
+
+
+def test_a_missing_toolkit_is_explained(future: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(build, "cpu_extension", lambda part=None: "not asked for")
+    lines = {(line.operator, line.example): line for line in ops.explain()}
+    for operator, example in (("smm_qmk", "cuda"), ("focused_attention", "cuda, all keys, selects")):
+        line = lines[operator, example]
+        assert line.backend != "native"
+        assert "pip install" in line.others["native"]
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(build, "_outcomes", {})
+    assert "whose nvcc is none of its packages for pip" in str(build.cuda_extension("smm"))

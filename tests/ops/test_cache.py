@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ops.cache import cached_constant
+from ops.cache import cached_constant, forget_constants
 
 calls: list[int] = []
 
@@ -49,3 +49,17 @@ def test_compiles() -> None:
     compiled = torch.compile(lambda x: x + ramp(x.shape[0]), fullgraph=True, backend="eager")
     x = torch.ones(6)
     assert torch.equal(compiled(x), x + ramp(6))
+
+
+def test_forgotten_constants_are_computed_afresh() -> None:
+    calls = []
+
+    @cached_constant(2)
+    def constant(size: int) -> Tensor:
+        calls.append(size)
+        return torch.zeros(size)
+
+    constant(3), constant(3)
+    forget_constants()
+    constant(3)
+    assert calls == [3, 3]

@@ -112,7 +112,7 @@ def run(library: ctypes.CDLL, case: Case, x: Layer, with_next: bool) -> tuple[li
     short = unset(*rows, case.after)
     new_list = unset(*rows, case.after if selects else 0, dtype=x.index.dtype)
     forward = (q, k, v, x.table, x.logits, x.index, result, short, new_list, unset(*rows))
-    *_, out, following, kept, log_sum = launch(library, "forward", *types, forward, sizes, scale)
+    *_, out, following, kept, log_sum = launch(library, "forward", types, forward, sizes, scale)
     scratch = (short, unset(library.parts(sizes)), unset(library.workspace(sizes), dtype=torch.int32))
     given = (
         grad, q, k, v, x.grad_next if with_next else None, x.table, x.logits if selects else following, log_sum,
@@ -120,7 +120,7 @@ def run(library: ctypes.CDLL, case: Case, x: Layer, with_next: bool) -> tuple[li
     )  # fmt: skip
     results = (result, result, result, torch.full_like(x.table, float("nan")), unset(*x.logits.shape))
     buffers = (*given, *results, *scratch)
-    d_q, d_k, d_v, d_table, d_logits = launch(library, "backward", *types, buffers, sizes, scale)[10:15]
+    d_q, d_k, d_v, d_table, d_logits = launch(library, "backward", types, buffers, sizes, scale)[10:15]
     by_head = [y.transpose(1, 2) for y in (out, d_q, d_k, d_v)]
     return [by_head[0], following, kept if selects else x.index, log_sum], [*by_head[1:], d_table, d_logits]
 

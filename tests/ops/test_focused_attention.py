@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ops
 from ops import FocusState, build, focus_composed, focused_attention
@@ -413,6 +414,51 @@ def test_no_map_is_kept_for_the_backward_pass(backend: str) -> None:
         assert sum(kept.values()) <= lists + sum(x.qkv.numel() + x.table.numel() for x in layers) + 2 * rows * 4
 
 
+class Made(TorchDispatchMode):
+    """Notes the largest result of an operation."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = function(*args, **(kwargs or {}))
+        for x in results if isinstance(results, (tuple, list)) else (results,):
+            if isinstance(x, Tensor):
+                self.elements = max(self.elements, x.untyped_storage().nbytes() // x.element_size())
+        return results
+
+
+@pytest.mark.build
+@pytest.mark.parametrize(("topk", "maps"), [((20, 20, 10, 4), 0), ((144, 144, 144), 1)], ids=["lists", "all keys"])
+def test_no_map_of_queries_and_keys_is_made(topk: tuple[int, ...], maps: int) -> None:
+    """Neither forward nor backward; layers without lists expand the bias of a head, once for all windows."""
+    chain = Chain(window=12, heads=1, width=4, topk=topk, columns=1, regions=True, images=2)
+    layers = make(chain, torch.float32)
+    expected = run(chain, layers, "composed")  # and fills caches of constants
+    with Made() as made:
+        assert_close(run(chain, layers, "native"), expected, 3e-6)
+    assert made.elements == (144 * 144 if maps else 4 * 144 * 20)
+
+
+@pytest.mark.parametrize("backend", ["composed", NATIVE])
+def test_nothing_is_selected_where_the_list_stays(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Chain(topk=(8, 8, 8))
+    layers = make(chain)
+    asked: list[int] = []
+
+    def noted(x: Tensor, count: int) -> Tensor:
+        asked.append(count)
+        return largest(x, count)
+
+    monkeypatch.setattr(focus_composed, "largest", noted)
+    states = through(chain, layers, backend)[1]
+    assert asked == ([8] if backend == "composed" else [])
+    first = states[0].index
+    assert first is not None
+    assert all(state.index is not None and torch.equal(state.index, first) for state in states)
+
+
 def test_composed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = Chain(topk=(16, 8, 4), regions=True, images=3)
     layers = make(chain)
@@ -429,7 +475,7 @@ def test_composed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         (FocusCall("cuda", length=512), "none here"),
         (FocusCall("cuda", length=513), "lists of at most 512 keys, and these have 513"),
         (FocusCall("cuda", sparse=False, length=1024), "none here"),
-        (FocusCall("cuda", sparse=False, length=1025), "among at most 1024 tokens of a window, and these have 1025"),
+        (FocusCall("cuda", sparse=False, length=1025), "among at most 1024 tokens, and a window has 1025"),
         (FocusCall("cuda", dtype=torch.float64), "know no torch.float64"),
         (FocusCall("mps"), "for cpu and cuda only"),
     ],

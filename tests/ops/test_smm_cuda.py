@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,6 +174,14 @@ def test_nvcc_compiles_without_spills(nvcc: str, source: str) -> None:
     strict = ("-Xptxas", "-warn-spills,-Werror", "--threads", "2")
     flags = (*build.NVCC_FLAGS, *targets, *strict)
     assert built(f"nvcc {source.removesuffix('_cuda.cu')}", [nvcc], build.SOURCES / source, flags).exists()
+
+
+def test_cuda_sources_add_nothing_atomically() -> None:
+    """Sums in an order that nobody knows would differ from run to run."""
+    sources = [*build.SOURCES.glob("*.cu"), *build.SOURCES.glob("*cuda*.h")]
+    assert len(sources) > 6
+    for source in sources:
+        assert not re.search(r"atomic[A-Z_]|\bred\.|__reduce_", source.read_text()), source.name
 
 
 @pytest.mark.build

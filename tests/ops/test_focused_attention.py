@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import ops
 from ops import FocusState, build, focus_composed, focused_attention
@@ -385,78 +383,6 @@ def test_autocast_takes_half_precision_and_hands_on_float32(backend: str) -> Non
     assert last is not None
     assert last.dtype is torch.float32
     assert all(layer.qkv.grad is not None and layer.qkv.grad.isfinite().all() for layer in layers)
-
-
-def kept_elements(function: Callable[[], Any]) -> dict[int, int]:
-    """Elements of the storages that the graph of a call keeps."""
-    found: dict[int, int] = {}
-
-    def note(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        found[storage.data_ptr()] = storage.nbytes() // x.element_size()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        function()
-    return found
-
-
-@fast
-def test_no_map_is_kept_for_the_backward_pass(backend: str) -> None:
-    chain = Chain(window=12, heads=2, width=4, topk=(40, 20, 20), images=2)
-    layers = make(chain, torch.float32)
-    kept = kept_elements(lambda: through(chain, layers, backend))
-    rows = 4 * 2 * 144
-    assert max(kept.values()) < rows * 144 // 3
-    if backend == "native":
-        # Logits and lists of three layers, log-sums, what the layers were given, and joined queries of the first.
-        lists = 2 * rows * (40 + 20 + 20) + 3 * rows
-        assert sum(kept.values()) <= lists + sum(x.qkv.numel() + x.table.numel() for x in layers) + 2 * rows * 4
-
-
-class Made(TorchDispatchMode):
-    """Notes the largest result of an operation."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.elements = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        results = function(*args, **(kwargs or {}))
-        for x in results if isinstance(results, (tuple, list)) else (results,):
-            if isinstance(x, Tensor):
-                self.elements = max(self.elements, x.untyped_storage().nbytes() // x.element_size())
-        return results
-
-
-@pytest.mark.build
-@pytest.mark.parametrize(("topk", "maps"), [((20, 20, 10, 4), 0), ((144, 144, 144), 1)], ids=["lists", "all keys"])
-def test_no_map_of_queries_and_keys_is_made(topk: tuple[int, ...], maps: int) -> None:
-    """Neither forward nor backward; layers without lists expand the bias of a head, once for all windows."""
-    chain = Chain(window=12, heads=1, width=4, topk=topk, columns=1, regions=True, images=2)
-    layers = make(chain, torch.float32)
-    expected = run(chain, layers, "composed")  # and fills caches of constants
-    with Made() as made:
-        assert_close(run(chain, layers, "native"), expected, 3e-6)
-    assert made.elements == (144 * 144 if maps else 4 * 144 * 20)
-
-
-@pytest.mark.parametrize("backend", ["composed", NATIVE])
-def test_nothing_is_selected_where_the_list_stays(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    chain = Chain(topk=(8, 8, 8))
-    layers = make(chain)
-    asked: list[int] = []
-
-    def noted(x: Tensor, count: int) -> Tensor:
-        asked.append(count)
-        return largest(x, count)
-
-    monkeypatch.setattr(focus_composed, "largest", noted)
-    states = through(chain, layers, backend)[1]
-    assert asked == ([8] if backend == "composed" else [])
-    first = states[0].index
-    assert first is not None
-    assert all(state.index is not None and torch.equal(state.index, first) for state in states)
 
 
 def test_composed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

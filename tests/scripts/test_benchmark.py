@@ -5,15 +5,26 @@ from __future__ import annotations
 import importlib.util
 import json
 import mmap
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
 
-from scripts.benchmarks.measure import Comparison, Row, Side, Work, markdown, measure
+from scripts.benchmarks import pixels
+from scripts.benchmarks.limits import Cost, Limits
+from scripts.benchmarks.measure import Comparison, Effort, LeftOut, Pilot, Row, Side, Work, measure
+from scripts.benchmarks.memory import MemoryMeter, own_peak
+from scripts.benchmarks.startup import until_line
 from tests.runs import ROOT
 from utils.errors import InputError
+
+EFFORT = Effort(repeats=3, seconds=0, max_seconds=60)
+linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak")
 
 
 @pytest.fixture(scope="module")
@@ -29,29 +40,81 @@ def benchmark() -> ModuleType:
 
 def sleeper(name: str, seconds: float) -> Side:
     """A side that takes this long."""
-
-    def prepare() -> Work:
-        return lambda: time.sleep(seconds)
-
-    return Side(name, prepare)
+    return Side(name, lambda: lambda: time.sleep(seconds))
 
 
-def test_the_ratio_is_that_of_the_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "scripts.benchmarks.measure.peak_memory", lambda key, side: {"baseline": 8.0, "ours": 2.0}[side]
-    )
-    row = measure(Comparison("x/y", "sleeping", sleeper("long", 0.03), sleeper("short", 0.01)), repeats=3, seconds=0)
-    assert 1.5 < row.speed < 6
+def meter() -> MemoryMeter:
+    """One that measures no memory."""
+    return MemoryMeter(Limits(quick=True), active=False)
+
+
+def keys(benchmark: ModuleType, *arguments: str) -> list[str]:
+    """The rows that a command line asks for."""
+    return [row.key for row in benchmark.chosen(benchmark.parse(arguments))]
+
+
+def test_the_ratio_is_that_of_the_medians(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.benchmarks.measure.timed", lambda work: work())  # a work that says what it took
+    order = []
+
+    def told(name: str, *seconds: float) -> Side:
+        left = iter((0.5, *seconds))  # the first call warms up
+
+        def work() -> float:
+            order.append(name)
+            return next(left)
+
+        return Side(name, lambda: work)
+
+    row = measure(Comparison("x/y", "w", told("long", 3, 5, 4), told("short", 2, 1, 2)), EFFORT, meter())
+    assert isinstance(row, Row)
+    assert (row.baseline_ms, row.ours_ms, row.speed) == (4000, 2000, 2)
+    assert order[2:] in (["long", "short"] * 3, ["short", "long"] * 3), "in turns"
+    assert (row.baseline, row.ours, row.turns, row.device, row.note) == ("long", "short", 3, "cpu", "")
+
+
+def test_memory_is_that_of_each_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {"baseline": 8.0, "ours": 2.0}
+    monkeypatch.setattr(MemoryMeter, "peak", lambda self, key, side, prepare, device, pilot=False: peaks[side])
+    row = measure(Comparison("x/y", "sleeping", sleeper("a", 0), sleeper("b", 0)), EFFORT, meter())
+    assert isinstance(row, Row)
     assert row.memory == 0.25
-    assert "| x/y | sleeping | long | short |" in markdown([row])
+    bare = measure(Comparison("x/y", "sleeping", sleeper("a", 0), sleeper("b", 0), memory=False), EFFORT, meter())
+    assert isinstance(bare, Row)
+    assert bare.memory is None
 
 
+def test_what_would_take_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    pilot = Pilot(lambda: lambda: time.sleep(0.01), 1e6)
+    slow = Side("slow", lambda: pytest.fail("this was to be left out"), pilot)
+    row = measure(Comparison("x/y", "w", slow, sleeper("short", 0)), EFFORT, meter())
+    assert isinstance(row, Row)
+    assert row.baseline_ms is None
+    assert row.speed is None
+    assert "--max-seconds" in row.note
+    omitted = measure(Comparison("x/y", "w", sleeper("short", 0), slow), EFFORT, meter())
+    assert isinstance(omitted, LeftOut)
+    assert "slow: estimated" in omitted.reason
+    monkeypatch.setattr(MemoryMeter, "peak", lambda self, key, side, prepare, device, pilot=False: 1e9)
+    large = Side("large", slow.prepare, Pilot(lambda: lambda: None, 2.0))
+    omitted = measure(Comparison("x/y", "w", sleeper("short", 0), large), EFFORT, meter())
+    assert isinstance(omitted, LeftOut)
+    assert "GiB that are free" in omitted.reason
+
+
+def test_a_full_memory_does_not_end_the_run() -> None:
+    def full() -> Work:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    for side in (Side("full", full), Side("full", lambda: full)):
+        row = measure(Comparison("x/y", "w", side, sleeper("short", 0)), EFFORT, meter())
+        assert isinstance(row, Row)
+        assert "memory does not suffice" in row.note
+        assert isinstance(measure(Comparison("x/y", "w", sleeper("short", 0), side), EFFORT, meter()), LeftOut)
+
+
+@linux
 def test_memory_is_the_peak_beyond_what_was_held() -> None:
-    from scripts.benchmarks.measure import own_peak
-
-    if not Path("/proc/self/clear_refs").exists():
-        pytest.skip("only Linux tells the peak")
-
     def work() -> None:
         with mmap.mmap(-1, 64 << 20) as memory:  # from the system: the heap may have room that is counted already
             for page in range(0, 64 << 20, 4096):
@@ -60,22 +123,116 @@ def test_memory_is_the_peak_beyond_what_was_held() -> None:
     assert 60 < own_peak(work) < 80
 
 
-def test_groups_and_keys_choose(benchmark: ModuleType) -> None:
-    assert {found.key.split("/")[0] for found in benchmark.chosen([])} <= set(benchmark.GROUPS)
-    assert [found.key for found in benchmark.chosen(["metrics/ssim"])] == ["metrics/ssim"]
-    with pytest.raises(InputError, match="unknown group"):
-        benchmark.chosen(["metric"])
+SERVER = """
+import os, mmap
+from scripts.benchmarks.memory import serve
+def work(size):
+    with mmap.mmap(-1, size << 20) as memory:
+        for page in range(0, size << 20, 4096): memory[page] = 1
+    print("this is no answer")
+serve(lambda key, side, pilot: (lambda: os._exit(3)) if key == "dies" else lambda: lambda: work(16 if pilot else 32))
+"""
 
 
-def test_small_comparisons_run(benchmark: ModuleType) -> None:
-    for found in benchmark.chosen(["metrics/ssim", "data/imresize_x4", "train/plainusr_U"]):
-        for side in (found.baseline, found.ours):
-            side.prepare()()
+@linux
+def test_memory_is_measured_in_a_process_for_each_work() -> None:
+    questions = [["x/y", "ours", False], ["dies", "ours", False], ["x/y", "ours", True]]
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER], cwd=ROOT, input="".join(json.dumps(asked) + "\n" for asked in questions),
+        text=True, capture_output=True, timeout=120, check=True,
+    )  # fmt: skip
+    whole, none, small = (json.loads(line) for line in done.stdout.splitlines())
+    assert none is None
+    assert 30 < whole < 48
+    assert 15 < small < 28
 
 
-def test_earlier_runs_are_compared(benchmark: ModuleType, tmp_path: Path) -> None:
-    old = tmp_path / "old.json"
-    old.write_text(json.dumps({"rows": [{"key": "x/y", "baseline_ms": 4.0, "ours_ms": 2.0}]}))
-    row = Row("x/y", "w", "a", "b", 3.0, 2.0, None, None)
-    assert benchmark.compare([row], old) == "x/y: 2.00 -> 1.50 (-25%)"
-    assert "# Performance" in benchmark.report([row], quick=True)
+def test_groups_keys_and_patterns_choose(benchmark: ModuleType) -> None:
+    everything = benchmark.comparisons()
+    quick, usual, large = keys(benchmark, "--quick"), keys(benchmark), keys(benchmark, "--all")
+    assert set(quick) < set(usual) < set(large) == set(everything)
+    for chosen in (quick, usual):
+        assert {key.split("/")[0] for key in chosen} == set(benchmark.GROUPS)
+    assert keys(benchmark, "metrics/ssim") == ["metrics/ssim"]
+    assert {key.split("/")[0] for key in keys(benchmark, "ops", "metrics", "--quick")} == {"ops", "metrics"}
+    assert keys(benchmark, "--only", "train/pft_x4_published_*") == [
+        f"train/pft_x4_published_{mode}" for mode in ("float32", "bf16", "float32_compiled", "bf16_compiled")
+    ]
+    assert keys(benchmark, "kernels", "profile") == []
+    with pytest.raises(InputError, match='unknown group "metric"'):
+        keys(benchmark, "metric")
+    with pytest.raises(InputError, match="no row fits"):
+        keys(benchmark, "--only", "nothing")
+
+
+def test_no_two_rows_have_one_name(benchmark: ModuleType) -> None:
+    names = [row.key for module in benchmark._MODULES for row in module.comparisons()]
+    assert len(names) == len(set(names))
+
+
+def test_published_sizes_are_those_of_the_option_files(benchmark: ModuleType) -> None:
+    rows = benchmark.comparisons()
+    assert "step, 4 x 3 x 64 x 64" in rows["train/pft_x4_published_bf16"].work
+    assert "step, 16 x 3 x 64 x 64" in rows["train/esc_x4_published_float32"].work
+    assert "1 x 3 x 360 x 640" in rows["networks/hat_l_x2_640x360_bf16_compiled"].work
+
+
+def test_bad_arguments_are_told_before_anything_is_measured(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for arguments, message in (
+        (["--repeats", "0"], "--repeats"),
+        (["--max-seconds", "0"], "--max-seconds"),
+        (["--device", "cuda"], "no CUDA device"),
+        (["--compare", str(tmp_path / "absent.json")], "--compare"),
+    ):
+        with pytest.raises(InputError, match=message):
+            benchmark.main(arguments)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "metrics/ssim", "data/imresize_x4", "train/plainusr_U", "ops/smm_qmk_quick_forward",
+        "ops/smm_amv_quick_backward", "ops/focus_k64_quick_backward", "ops/attention_hat_quick_backward",
+        "ops/gelu_depthwise_k7_quick_forward", "networks/esc_x4_32x32_float32",
+    ],
+)  # fmt: skip
+def test_small_comparisons_run(benchmark: ModuleType, key: str) -> None:
+    [found] = benchmark.chosen(benchmark.parse([key]))
+    for side in (found.baseline, found.ours):
+        side.prepare()()
+
+
+def test_the_published_steps_can_be_built(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOCALSR_OPS", "reference")
+    row = benchmark.comparisons()["train/plainusr_x4_published_bf16"]
+    assert row.ours.pilot is not None
+    row.ours.pilot.prepare()()
+
+
+def test_the_plain_resize_is_the_same() -> None:
+    plain, ours = (np.asarray(prepare(24, 20)()) for prepare in (pixels._loop, pixels._ours))
+    np.testing.assert_allclose(plain, ours, rtol=0, atol=1e-6)
+
+
+def test_shares_of_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Limits, "bandwidth", lambda self, device: 1e9)
+    monkeypatch.setattr(Limits, "rate", lambda self, device, dtype: 1e10)
+    assert Limits().share(Cost(flops=1e9, moved=5e8), 1.0, "cpu") == (0.5, "bandwidth")
+    assert Limits().share(Cost(flops=2e9, moved=1e8), 0.4, "cpu") == (0.5, "arithmetic")
+
+
+def test_limits_are_measured_once() -> None:
+    limits = Limits(quick=True)
+    assert limits.bandwidth("cpu") == limits.bandwidth("cpu") > 1e6
+    assert limits.rate("cpu", torch.float32) == limits.rate("cpu", torch.float32) > 1e6
+    assert list(limits.told()) == ["copying, cpu", "matrix products, cpu, float32"]
+
+
+def test_a_process_is_ended_at_its_line(tmp_path: Path) -> None:
+    script = "import time; print('one', flush=True); print('first step', flush=True); time.sleep(300)"
+    until_line([sys.executable, "-c", script], tmp_path, "first")
+    with pytest.raises(RuntimeError, match="no such module"):
+        until_line([sys.executable, "-c", "print('no such module')"], tmp_path, "first")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,8 @@ _LMDB_LINE = re.compile(r"(?P<key>.+?)\.\w+ \(\d+,\s*\d+,\s*\d+\)( \d+)?")
 # One environment per folder and process: LMDB forbids a second one in the same process, and one that was opened
 # before a fork must not be used by the child.
 _environments: dict[Path, tuple[int, lmdb.Environment]] = {}
+# One lock per process: a fork may happen while a thread holds it, and the child has no such thread.
+_opening: dict[int, threading.Lock] = {}
 
 
 class ImageSource(Protocol):
@@ -120,7 +123,11 @@ def _key(line: str) -> str:
 
 def _environment(folder: Path) -> lmdb.Environment:
     """The environment of this process for ``folder``, opened when first needed."""
-    place = folder.resolve()
+    with _opening.setdefault(os.getpid(), threading.Lock()):  # threads read side by side
+        return _opened(folder, folder.resolve())
+
+
+def _opened(folder: Path, place: Path) -> lmdb.Environment:
     owner, environment = _environments.get(place, (0, None))
     if environment is not None:
         if owner == os.getpid():

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import lmdb
@@ -105,3 +108,21 @@ def test_what_is_no_lmdb_is_named(tmp_path: Path) -> None:
     (broken / "data.mdb").write_bytes(b"rubbish" * 2000)
     with pytest.raises(InputError, match="cannot be opened"):
         lmdb_images(broken)[0].read()
+
+
+def test_threads_share_one_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_lmdb(tmp_path / "a.lmdb", ["a"])
+    opens = []
+    original = lmdb.open
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        opens.append(arguments)
+        time.sleep(0.05)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(lmdb, "open", slow)
+    images = lmdb_images(folder)
+    with ThreadPoolExecutor(4) as pool:
+        shapes = list(pool.map(lambda _: images[0].read().shape, range(8)))
+    assert len(set(shapes)) == 1
+    assert len(opens) == 1

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol

@@ -1,4 +1,4 @@
-"""Pictures that show what a network does, for validation logs and for ``scripts/visualise.py``.
+"""Pictures that show what a network does, for validation logs and ``scripts/visualise.py``; and writing pictures.
 
 Shapes: h w low-resolution pixels, H W = s*h s*w high-resolution pixels; all images uint8 [.., .., 3] in R G B.
 """
@@ -6,12 +6,14 @@ Shapes: h w low-resolution pixels, H W = s*h s*w high-resolution pixels; all ima
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import to_tensor, to_uint8
+from data.images import to_tensor, to_uint8, write_image
 from data.imresize import Region, imresize
 
 Pixels = NDArray[np.uint8]
@@ -21,6 +23,7 @@ GAP = 6  # white pixels between panels
 STRIP = 26  # height of the caption above a panel
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FRAME = (230, 30, 30)
+_WRITERS = 4  # threads that encode images
 
 
 def comparison_picture(
@@ -131,3 +134,21 @@ def _below(rows: Sequence[Pixels]) -> Pixels:
     gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
     joined = [piece for row in rows for piece in (gap, row)]
     return np.concatenate(joined[1:])
+
+
+class PictureWriter:
+    """Writes image files in threads, while the next image is computed."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="pictures")
+        self._written: list[Future[None]] = []
+
+    def write(self, path: Path, pixels: Pixels) -> None:
+        """Write [H, W, C] to ``path``, soon; nobody may change the pixels afterwards."""
+        self._written.append(self._pool.submit(write_image, path, pixels))
+
+    def finish(self) -> None:
+        """Wait until all are written; raises what went wrong with the first that is not."""
+        self._pool.shutdown()
+        for image in self._written:
+            image.result()

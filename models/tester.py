@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import archs
-from data import Sample, build_dataset, write_image
+from data import Sample, build_dataset
 from models import checkpoint
 from models.distributed import World
 from models.evaluate import EvalReport, evaluate
 from models.experiment import open_run, test_folder
+from models.pictures import PictureWriter
 from models.summary import published_scores, summary
 from options import to_dict
 from options.command import Command
@@ -55,10 +56,14 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
         for dataset in datasets:
             _reset_peak_memory(device)
             saver = _Saver(folder.pictures / dataset.name, suffix) if val.save_img else None
-            report = evaluate(
-                network, dataset, val, device=device, tile=options.tile,
-                channels_last=options.channels_last, world=world, keep=saver.keep if saver else None, stop=stop,
-            )  # fmt: skip
+            try:
+                report = evaluate(
+                    network, dataset, val, device=device, tile=options.tile,
+                    channels_last=options.channels_last, world=world, keep=saver.keep if saver else None, stop=stop,
+                )  # fmt: skip
+            finally:
+                if saver is not None:
+                    saver.writer.finish()
             reports.append(dataclasses.replace(report, memory=max(world.gather(_peak_memory(device)))))
             if command.per_image:
                 get_logger().info("%s, image by image\n%s", report.dataset, report.table())
@@ -112,6 +117,7 @@ class _Saver:
 
     def __init__(self, folder: Path, suffix: str) -> None:
         self.folder, self.suffix = folder, suffix
+        self.writer = PictureWriter()
 
     def keep(self, sample: Sample, image: Tensor) -> None:
-        write_image(self.folder / f"{sample.name}_{self.suffix}.png", image.cpu().numpy())
+        self.writer.write(self.folder / f"{sample.name}_{self.suffix}.png", image.cpu().numpy())

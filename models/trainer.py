@@ -7,7 +7,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from inspect import signature
 from typing import cast
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import archs
-from data import EvalDataset, Sample, TrainDataset, build_dataset, to_uint8, write_image
+from data import EvalDataset, Sample, TrainDataset, build_dataset, to_uint8
 from data.loader import Batch, train_batches
 from models import checkpoint
 from models.checkpoint import CheckpointFolder, Resume
@@ -26,7 +25,7 @@ from models.distributed import World
 from models.evaluate import EvalReport, evaluate
 from models.experiment import RunFolder, open_run, training_folder
 from models.finite import FiniteGuard
-from models.pictures import comparison_picture
+from models.pictures import PictureWriter, comparison_picture
 from models.saver import Saver
 from models.sinks import JsonLinesSink, LogSink, Sink, TensorBoardSink, TrainRecord, ValidationRecord, WandbSink
 from models.state import TrainState
@@ -42,7 +41,6 @@ from utils.seed import seed_everything
 from utils.signals import StopFlag, catch_signals
 
 _PICTURES = 4  # validation images shown in TensorBoard
-_WRITERS = 4  # threads that encode validation images
 _AGREE = 10  # iterations between two agreements of several ranks whether to stop
 
 
@@ -312,25 +310,21 @@ class _Album:
         self.room = 0 if run.folder.tensorboard is None else _PICTURES
         self.step = step
         self.pictures: dict[str, NDArray[np.uint8]] = {}
-        self.writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="pictures") if save else None
-        self.written: list[Future[None]] = []
+        self.writer = PictureWriter() if save else None
 
     def finish(self) -> None:
         """Wait for the images; raises what went wrong with them."""
-        if self.writers is not None:
-            self.writers.shutdown()
-        for image in self.written:
-            image.result()
+        if self.writer is not None:
+            self.writer.finish()
 
     def keep(self, sample: Sample, image: Tensor) -> None:
         """Fetch a picture from the device if it is to be written or shown."""
         shown = len(self.pictures) < self.room
-        if self.writers is None and not shown:
+        if self.writer is None and not shown:
             return
         pixels = image.cpu().numpy()
-        if self.folder is not None and self.writers is not None:
-            path = self.folder / sample.name / f"{sample.name}_{self.step}.png"
-            self.written.append(self.writers.submit(write_image, path, pixels))
+        if self.folder is not None and self.writer is not None:
+            self.writer.write(self.folder / sample.name / f"{sample.name}_{self.step}.png", pixels)
         if shown:
             gt = None if sample.gt is None else to_uint8(sample.gt)
             self.pictures[sample.name] = comparison_picture(to_uint8(sample.lq), pixels, gt)

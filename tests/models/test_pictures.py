@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data.images import to_tensor, to_uint8
+from data.images import read_image, to_tensor, to_uint8
 from data.imresize import Region, imresize
-from models.pictures import GAP, STRIP, bicubic_picture, comparison_picture, enlarge, most_detailed_part
+from models.pictures import GAP, STRIP, PictureWriter, bicubic_picture, comparison_picture, enlarge, most_detailed_part
+from utils.errors import InputError
 
 Pixels = NDArray[np.uint8]
 
@@ -124,3 +127,17 @@ def test_the_most_detailed_part_of_a_small_image_is_all_of_it() -> None:
 def test_bicubic_of_a_flat_image_is_flat() -> None:
     flat = np.full((6, 5, 3), 77, np.uint8)
     assert (bicubic_picture(flat, 4) == 77).all()
+
+
+def test_writer_writes_and_tells_what_failed(tmp_path: Path) -> None:
+    pixels = np.full((4, 5, 3), 7, np.uint8)
+    writer = PictureWriter()
+    for name in ("a/one.png", "a/two.png"):
+        writer.write(tmp_path / name, pixels)
+    writer.finish()
+    assert np.array_equal(read_image(tmp_path / "a/two.png"), pixels)
+    (tmp_path / "file").touch()
+    writer = PictureWriter()
+    writer.write(tmp_path / "file/one.png", pixels)
+    with pytest.raises(InputError, match="a file, not a folder"):
+        writer.finish()

@@ -249,16 +249,19 @@ def _focus(sizes: Focus) -> Prepare:
 
 
 def _focus_cost(sizes: Focus, direction: str, dtype: torch.dtype) -> Cost:
-    """As attention; a layer with lists also reads and writes float32 logits, and lists of int16."""
+    """As attention; a layer with lists also reads and writes float32 logits, and lists of int16.
+
+    Keys that a layer does not keep have scores, but no part in its sums, nor gradients.
+    """
     windows, heads, width, before, after, window = sizes
     queries = windows * heads * window**2
-    product = 2 * queries * before * width
+    scores, sums = 2 * queries * before * width, 2 * queries * after * width
     rows = queries * width * dtype.itemsize
     lists = queries * (before * 6 if before < window**2 else 0)
     kept = queries * (after * 6 if after < before else after * 4 if before < window**2 else 0)
     if direction == "forward":
-        return Cost(2 * product, 4 * rows + lists + kept, dtype)
-    return Cost(4 * product, 7 * rows + 2 * lists, dtype)
+        return Cost(scores + sums, 4 * rows + lists + kept, dtype)
+    return Cost(4 * sums, 7 * rows + 2 * lists, dtype)
 
 
 def _depthwise(sizes: Depthwise) -> Prepare:

@@ -96,9 +96,10 @@ def cuda_extension(part: str | None = None) -> str | None:
     return _outcome("CUDA", cuda_recipes, part)
 
 
-# The answer is part of a traced graph; how it is found is not.
-torch.compiler.assume_constant_result(cpu_extension)
-torch.compiler.assume_constant_result(cuda_extension)
+# The answer is part of a traced graph; how it is found is not. This is what torch.compiler.assume_constant_result does,
+# which imports all of the compiler, a second, for programs that may never compile.
+for _function in (cpu_extension, cuda_extension):
+    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 _outcomes: dict[str, str | None] = {}
 _retried: set[str] = set()

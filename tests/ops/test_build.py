@@ -325,3 +325,12 @@ def test_a_missing_toolkit_is_explained(future: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(build, "_outcomes", {})
     assert "whose nvcc is none of its packages for pip" in str(build.cuda_extension("smm"))
+
+
+def test_answers_are_constants_of_traced_graphs() -> None:
+    def function() -> None:
+        pass
+
+    torch.compiler.assume_constant_result(function)
+    for answer in (build.cpu_extension, build.cuda_extension):
+        assert function.__dict__.items() <= answer.__dict__.items()

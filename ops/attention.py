@@ -17,6 +17,7 @@ from ops import build
 from ops.attention_flex import flex_bias_attention, flex_refusal
 from ops.attention_native import native_attention
 from ops.attention_sdpa import sdpa_attention
+from ops.autocast import knows_autocast
 from ops.region_mask import RegionMask, dense_mask, is_regions
 from ops.registry import Backend, Operator, exporting
 from ops.relative_bias import RelativeBias
@@ -61,7 +62,7 @@ def window_attention(
     if isinstance(mask, RegionMask):
         mask = _regions(mask)
     device = q.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if knows_autocast(device) and torch.is_autocast_enabled(device):
         q, k, v = (_autocast(x, torch.get_autocast_dtype(device)) for x in (q, k, v))
         with torch.autocast(device, enabled=False):
             return _run(q, k, v, dense, mask, scale, backend, dropout, strict)

@@ -68,7 +68,19 @@ def flex_refusal(device: str, width: int, *, gradient: bool, masked: bool, dropo
     if exporting():
         return "an exported program has to run where nothing is compiled"
     # A graph that is being compiled is proof enough of a compiler, and cannot ask.
-    return None if torch.compiler.is_compiling() else _missing_compiler(device)
+    if torch.compiler.is_compiling():
+        return None
+    if not takes_width(width):
+        return f"this version of torch takes heads of certain widths only, and these have {width}"
+    return _missing_compiler(device)
+
+
+def takes_width(width: int) -> bool:
+    """Whether FlexAttention takes heads of this width; those of torch 2.6 must be powers of two."""
+    from torch.nn.attention import flex_attention
+
+    supported = getattr(flex_attention, "_supported_head_dim", None)
+    return supported is None or bool(supported(width))
 
 
 @functools.cache

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from archs.layers.autocast import without_autocast
 from archs.layers.size import SizeRule
 from archs.plainusr.blocks import (
     Branches,
@@ -137,8 +137,7 @@ class PlainUSR(nn.Module):
             for branches in self._block(name).branches():
                 by_width.setdefault(branches.reduce_weight.shape[0], []).append((name, branches))
         weight = self.head.weight
-        device = weight.device.type
-        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        with without_autocast(weight.device):
             for group in by_width.values():
                 folded = fold_branches([item for _, item in group], torch.promote_types(weight.dtype, torch.float32))
                 for (name, _), kernel in zip(group, folded, strict=True):

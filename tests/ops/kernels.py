@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from ops import build
 
@@ -20,3 +21,9 @@ def require_cpu_kernels(part: str) -> None:
     compiler()
     reason = build.cpu_extension(part)
     assert reason is None, reason
+
+
+def require_tracing(backend: str) -> None:
+    """Skip the test where compiled graphs do without this project's kernels."""
+    if backend == "native" and not hasattr(torch.compiler, "is_exporting"):
+        pytest.skip("this version of torch cannot tell compiling from exporting")

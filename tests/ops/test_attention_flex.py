@@ -81,6 +81,8 @@ def test_the_score_function_is_the_reference(case: str, monkeypatch: pytest.Monk
     # Uncompiled it is slow and stores the logits, but computes what the compiled kernel does.
     monkeypatch.setattr(attention_flex, "_compiled", lambda: flex_attention)
     i = make(CASES[case], torch.float64)
+    if not attention_flex.takes_width(i.q.shape[-1]):
+        pytest.skip("this version of torch does not take heads of this width")
     scale = i.q.shape[-1] ** -0.5
     with torch.no_grad():
         found = attention_flex.flex_bias_attention(i.q, i.k, i.v, i.bias, scale)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ops import Memo, RelativeBias, window_attention
+from tests.ops.kernels import require_tracing
 
 
 class Attention(nn.Module):
@@ -45,6 +46,7 @@ def fresh_compiler() -> None:
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
 @pytest.mark.parametrize("backend", ["reference", "sdpa", "native"])
 def test_compiles_without_graph_breaks(backend: str, masked: bool) -> None:
+    require_tracing(backend)
     torch.manual_seed(0)
     network = Attention(backend, masked)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")

@@ -273,6 +273,9 @@ def future(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.delenv("CUDA_HOME", raising=False)
     monkeypatch.delenv("CUDA_PATH", raising=False)
     monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    package = tmp_path / "site/nvidia/__init__.py"  # else an installed one would be found behind it
+    package.parent.mkdir(parents=True)
+    package.touch()
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     return tmp_path
 

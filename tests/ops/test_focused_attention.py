@@ -18,7 +18,7 @@ from ops.focus_reference import dense_bias
 from ops.focus_state import position_index
 from ops.focused_attention import FOCUSED_ATTENTION, FocusCall
 from ops.registry import ENVIRONMENT
-from tests.ops.kernels import require_cpu_kernels
+from tests.ops.kernels import require_cpu_kernels, require_tracing
 from utils.errors import InputError
 
 NATIVE = pytest.param("native", marks=pytest.mark.build)
@@ -347,6 +347,7 @@ class Layers(nn.Module):
 
 @every
 def test_compiles_as_one_graph(backend: str) -> None:
+    require_tracing(backend)
     torch.compiler.reset()
     torch.manual_seed(0)
     network = Layers(backend)

@@ -17,7 +17,7 @@ from torch import Tensor
 import ops
 from ops import build, smm, smm_library
 from ops.registry import ENVIRONMENT
-from tests.ops.kernels import require_cpu_kernels
+from tests.ops.kernels import require_cpu_kernels, require_tracing
 from utils.errors import InputError
 
 OPERATORS = {"qmk": ops.smm_qmk, "amv": ops.smm_amv}
@@ -272,6 +272,7 @@ def layer_inputs(batch: int = 2, tokens: int = 12, slots: int = 5, width: int = 
 
 @both
 def test_compiles_without_graph_breaks(backend: str) -> None:
+    require_tracing(backend)
     torch.compiler.reset()
     q, k, v, index = layer_inputs()
     leaves = [x.requires_grad_() for x in (q, k, v)]

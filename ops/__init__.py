@@ -12,6 +12,7 @@ from ops import registry
 from ops.attention import WINDOW_ATTENTION, window_attention
 from ops.focused_attention import FOCUSED_ATTENTION, FocusState, focused_attention
 from ops.gelu_depthwise import GELU_DEPTHWISE, gelu_depthwise
+from ops.linear import LINEAR, linear
 from ops.memo import Memo
 from ops.region_mask import RegionMask
 from ops.registry import Explanation, Operator
@@ -27,12 +28,20 @@ __all__ = [
     "explain",
     "focused_attention",
     "gelu_depthwise",
+    "linear",
     "smm_amv",
     "smm_qmk",
     "window_attention",
 ]
 
-OPERATORS: tuple[Operator[Any, Any], ...] = (WINDOW_ATTENTION, FOCUSED_ATTENTION, SMM_QMK, SMM_AMV, GELU_DEPTHWISE)
+OPERATORS: tuple[Operator[Any, Any], ...] = (
+    WINDOW_ATTENTION,
+    FOCUSED_ATTENTION,
+    SMM_QMK,
+    SMM_AMV,
+    GELU_DEPTHWISE,
+    LINEAR,
+)
 
 
 def explain() -> Explanation:

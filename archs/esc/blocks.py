@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archs.esc.kernels import DYNAMIC_SIDE, convolve_symmetric, depthwise_by_image, padded_to
@@ -20,7 +19,7 @@ from archs.layers.conv import convolve, pointwise
 from archs.layers.position import bias_by_displacement
 from archs.layers.reflect import crop, reflect_to_multiple
 from archs.layers.window import window_merge, window_partition
-from ops import Memo, gelu_depthwise, window_attention
+from ops import Memo, gelu_depthwise, linear, window_attention
 from utils.errors import InputError
 
 AttentionType = Literal["auto", "Naive", "SDPA", "Flex"]
@@ -137,7 +136,7 @@ class DecomposedKernel(nn.Module):
     def forward(self, u: Tensor, matrix: Tensor, kernel: Tensor) -> Tensor:
         """[B, H, W, p], the shared matrix [p, p, 1, 1] and kernel [p, 1, k, k] -> [B, H, W, p]."""
         small = _generate(self.proj, u)
-        mixed = F.linear(u, matrix.flatten(1))
+        mixed = linear(u, matrix.flatten(1))
         return depthwise_by_image(mixed, kernel[:, 0] + padded_to(small, kernel.shape[-1]))
 
 
@@ -193,7 +192,7 @@ class ConvolutionalAttention(nn.Module):
         bias, second_bias = cast("Tensor", layer.bias), cast("Tensor", self.aggr.bias)
         weight = self.merged_weight(lambda: _merged_weight(first, second, p), first, second)  # [p + C, E]
         offset = self.merged_bias(lambda: _merged_bias(bias, second, second_bias, p), bias, second, second_bias)
-        u, rest = F.linear(t, weight, offset).split([p, second.shape[0]], -1)
+        u, rest = linear(t, weight, offset).split([p, second.shape[0]], -1)
         filtered = self.plk(u, *kernels)
         out = torch.addmm(rest.flatten(0, 2), filtered.flatten(0, 2), second[:, :p, 0, 0].t())
         return out.view(rest.shape)

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from archs.layers.attention import ChannelAttention
 from archs.layers.conv import as_rows
 from archs.layers.drop import DropPath
+from archs.layers.linear import Linear
 from archs.layers.mask import shift_regions
 from archs.layers.mlp import Mlp
 from archs.layers.position import overlapping_position_index, relative_position_index
@@ -56,8 +57,8 @@ class WindowAttention(nn.Module):
         self.scale = qk_scale or head_width(channels, num_heads) ** -0.5
         self.attn_drop = attn_drop
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
-        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = Linear(channels, channels)
         self.proj_drop = nn.Dropout(drop)
         self.dense_bias = Memo()
 
@@ -219,8 +220,8 @@ class OverlappingCrossAttention(nn.Module):
         self.scale = qk_scale or head_width(channels, num_heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(torch.empty((window_size + extended - 1) ** 2, num_heads))
         self.norm1 = nn.LayerNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = Linear(channels, channels)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Mlp(channels, int(channels * mlp_ratio))
         self.dense_bias = Memo()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ops import linear
 
 
 def convolve(layer: nn.Module, x: Tensor) -> Tensor:
@@ -18,7 +19,7 @@ def convolve(layer: nn.Module, x: Tensor) -> Tensor:
 
 def pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """A 1x1 convolution of [..., C] -> [..., C']."""
-    return F.linear(x, layer.weight.flatten(1), layer.bias)
+    return linear(x, layer.weight.flatten(1), layer.bias)
 
 
 def as_rows(image: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from archs.layers.linear import Linear
 
 
 class Mlp(nn.Module):
@@ -19,10 +20,10 @@ class Mlp(nn.Module):
 
     def __init__(self, channels: int, hidden: int, drop: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc1 = Linear(channels, hidden)
+        self.fc2 = Linear(hidden, channels)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., channels] -> [..., channels]."""
-        return cast("Tensor", self.drop(self.fc2(self.drop(F.gelu(self.fc1(x))))))
+        return cast("Tensor", self.drop(self.fc2(self.drop(self.fc1.with_gelu(x)))))

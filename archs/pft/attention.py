@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archs.layers.linear import Linear
 from archs.layers.mask import shift_regions
 from archs.layers.recompute import recomputed
 from archs.layers.window import Pair, window_merge, window_partition
@@ -56,7 +57,7 @@ class WindowParameters(nn.Module):
         super().__init__()
         columns = num_heads if table_per_head else 1
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, columns))
-        self.proj = nn.Linear(channels, channels)
+        self.proj = Linear(channels, channels)
 
 
 class FocusedAttentionBase(nn.Module):
@@ -92,7 +93,7 @@ class FocusedAttentionBase(nn.Module):
         self.window = (window_size, window_size)
         self.topk = topk
         self.shift = shift
-        self.wqkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
+        self.wqkv = Linear(channels, 3 * channels, bias=qkv_bias)
         self.v_LePE = DepthwiseConvolution(channels, kernel_size)
         self.attn_win = WindowParameters(channels, num_heads, window_size, table_per_head)
 

@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
+from archs.layers.linear import Linear
 from archs.layers.recompute import recomputed
 from archs.pft.attention import DepthwiseConvolution, FocusedAttentionBase
 from archs.pft.bands import FocusBands, add_local, in_bands
@@ -31,9 +32,9 @@ class ConvFFN(nn.Module):
 
     def __init__(self, channels: int, hidden: int, kernel_size: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
+        self.fc1 = Linear(channels, hidden)
         self.dwconv = DepthwiseConvolution(hidden, kernel_size)
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc2 = Linear(hidden, channels)
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """[B, H, W, C], which goes through ``norm`` first -> [B, H, W, C]."""

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from archs.layers.constants import PublishedConstants
 from archs.layers.conv import convolve
+from archs.layers.linear import Linear
 from archs.layers.mask import shift_mask, shift_regions
 from archs.layers.position import relative_position_index
 from archs.layers.window import Pair, window_merge, window_partition
 from archs.rgt.position import PositionNetwork, relative_offsets
 from archs.rgt.recursion import STRIDE, recursion_bias, recursion_count, recursion_kernel
-from ops import Memo, RegionMask, RelativeBias, window_attention
+from ops import Memo, RegionMask, RelativeBias, linear, window_attention
 from ops.registry import exporting
 from utils.errors import InputError
 
@@ -136,8 +137,8 @@ class RectangleWindowAttention(PublishedConstants):
         self.split_size = split_size
         self.qkv_bias = qkv_bias
         self.shifted = shifted
-        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = Linear(channels, channels)
         scale = qk_scale or None
         s0, s1 = split_size
         self.attns = nn.ModuleList(
@@ -168,7 +169,7 @@ class RectangleWindowAttention(PublishedConstants):
         """[B, H, W, C] and the two position tables [R, n // 2], if they are computed already -> [B, H, W, C]."""
         B, H, W, C = x.shape
         bias = self.qkv.bias if self.qkv_bias else None
-        qkv = F.linear(x, _by_branch(self.qkv.weight), None if bias is None else _by_branch(bias))
+        qkv = linear(x, _by_branch(self.qkv.weight), None if bias is None else _by_branch(bias))
         v = qkv.unflatten(-1, (2, 3, -1)).select(-2, 2).reshape(B, H, W, C)
         side = max(self.split_size)
         # As multiples, so that a graph with free sizes knows that windows divide them.
@@ -238,11 +239,11 @@ class RecursiveGeneralizationAttention(nn.Module):
         self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.conv = nn.Conv2d(channels, narrow, 1)
         self.norm_act = nn.Sequential(nn.LayerNorm(narrow), nn.GELU())
-        self.q = nn.Linear(channels, narrow, bias=qkv_bias)
-        self.k = nn.Linear(narrow, narrow, bias=qkv_bias)
-        self.v = nn.Linear(narrow, channels, bias=qkv_bias)
+        self.q = Linear(channels, narrow, bias=qkv_bias)
+        self.k = Linear(narrow, narrow, bias=qkv_bias)
+        self.v = Linear(narrow, channels, bias=qkv_bias)
         self.cpe = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.proj = nn.Linear(channels, channels)
+        self.proj = Linear(channels, channels)
         self.proj_drop = nn.Dropout(drop)
         self.joined_kernel, self.joined_bias = Memo(), Memo()
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from archs.layers.conv import convolve
 from archs.layers.drop import DropPath, drop_path_rates
 from archs.layers.image import image_mean
+from archs.layers.linear import Linear
 from archs.layers.size import SizeRule
 from archs.layers.upsample import HeadedNetwork
 from archs.rgt.attention import RectangleWindowAttention, RecursiveGeneralizationAttention
@@ -59,13 +59,13 @@ class GatedMLP(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
+        self.fc1 = Linear(channels, hidden)
         self.sg = SpatialGate(hidden // 2)
-        self.fc2 = nn.Linear(hidden // 2, channels)
+        self.fc2 = Linear(hidden // 2, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
-        return cast("Tensor", self.fc2(self.sg(F.gelu(self.fc1(x)))))
+        return cast("Tensor", self.fc2(self.sg(self.fc1.with_gelu(x))))
 
 
 class Block(nn.Module):

@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from archs import build_network
+from archs.rgt import RecursiveGeneralizationAttention
 from ops import Memo
 from ops.cache import forget_constants
 from ops.registry import ENVIRONMENT
@@ -37,7 +38,8 @@ ESC: Mapping[str, object] = {
 def comparisons() -> list[Comparison]:
     """HAT-S, RGT-S, ESC and PFT-light.
 
-    The baseline of HAT and RGT computes masks, index tables and dense biases in every call, as published code does.
+    The baseline of HAT and RGT does as published code does: masks, index tables and dense biases are computed in every
+    call, the recursions of RGT one after another, and its projections by themselves.
     """
     found = _esc() + _pft()
     # 120 x 160 pixels; HAT takes whole windows of 16.
@@ -125,6 +127,18 @@ def with_backend(work: Work, backend: str) -> Work:
     return chosen
 
 
+class _StepByStep(RecursiveGeneralizationAttention):
+    """Global attention without the rewrites of this project."""
+
+    def _shrink(self, x: Tensor, recursions: int) -> Tensor:
+        for _ in range(recursions):
+            x = self.reduction1(x)
+        return x
+
+    def _worth_folding(self, keys: int) -> bool:
+        return False
+
+
 def _afresh(work: Work, network: nn.Module) -> Work:
     """The work with nothing kept from an earlier call."""
     memos = [value for module in network.modules() for value in vars(module).values() if isinstance(value, Memo)]
@@ -139,7 +153,12 @@ def _afresh(work: Work, network: nn.Module) -> Work:
 
 
 def _by_backend(network: nn.Module, work: Work, backend: str) -> Work:
-    return with_backend(_afresh(work, network) if backend == "reference" else work, backend)
+    if backend != "reference":
+        return with_backend(work, backend)
+    for module in network.modules():
+        if isinstance(module, RecursiveGeneralizationAttention):
+            module.__class__ = _StepByStep
+    return with_backend(_afresh(work, network), backend)
 
 
 def _forward(configuration: Mapping[str, object], height: int, width: int, backend: str) -> Callable[[], Work]:

@@ -12,6 +12,7 @@ from torch.export import Dim
 
 from archs import build_network, identify
 from archs.layers.constants import constant_keys, published_state
+from archs.layers.linear import Linear
 from archs.pft import PFT, ProgressiveFocusedAttention, attention_maps
 from archs.pft.network import mirrored
 from ops.registry import ENVIRONMENT
@@ -170,7 +171,7 @@ def test_checkpointing_runs_layers_twice_for_the_same_gradients(
     found = []
     for use_checkpoint in (False, True):
         network = built(use_checkpoint=use_checkpoint).double()
-        with mock.patch.object(nn.Linear, "forward", autospec=True, side_effect=nn.Linear.forward) as linear:
+        with mock.patch.object(Linear, "forward", autospec=True, side_effect=Linear.forward) as linear:
             network(x).square().sum().backward()
         projection = network.focused_layers()[0].attn_win.proj
         assert sum(call.args[0] is projection for call in linear.mock_calls) == (2 if use_checkpoint else 1)

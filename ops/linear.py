@@ -1,0 +1,118 @@
+"""A linear layer with or without GELU behind it.
+
+Shapes: any leading dimensions, K channels in, C channels out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ops.registry import Backend, Operator, exporting
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False, backend: str = "auto"
+) -> Tensor:
+    """``x weight^T + bias``, and the exact GELU of that where it is asked for.
+
+    Where no gradient is wanted, float32 on the CPU goes to oneDNN, which comes with torch: it adds the bias and takes
+    the GELU while the result is in the cache, and multiplies faster than the library that torch asks for float32 on
+    processors of some makers.
+
+    Args:
+        x: [..., K].
+        weight: [C, K].
+        bias: [C].
+        gelu: whether GELU follows.
+        backend: "auto", "onednn" or "reference" (see :func:`ops.explain`).
+
+    Returns:
+        [..., C].
+
+    Raises:
+        InputError: the chosen backend cannot serve this call.
+    """
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    call = LinearCall(
+        device=x.device.type,
+        dtype=x.dtype if x.dtype == weight.dtype else None,
+        gradient=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors),
+        autocast=x.device.type == "cpu" and torch.is_autocast_enabled("cpu"),
+        empty=x.numel() == 0,
+    )
+    return LINEAR.choose(call, backend).run(x, weight, bias, gelu)
+
+
+class LinearCall(NamedTuple):
+    """What the choice of a backend depends on."""
+
+    device: str
+    dtype: torch.dtype | None = torch.float32
+    gradient: bool = False
+    autocast: bool = False
+    empty: bool = False
+
+
+def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    y = F.linear(x, weight, bias)
+    return F.gelu(y) if gelu else y
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    activation, formula = ("gelu", "none") if gelu else ("none", "")
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], formula)
+    return out
+
+
+def _refusal(call: LinearCall) -> str | None:
+    if call.device != "cpu":
+        return f"it is for the CPU, and the tensors are on {call.device}"
+    if call.gradient:
+        return "it has no backward pass, and a gradient is wanted"
+    if call.dtype != torch.float32 or call.autocast:
+        return "torch itself calls it for other types than float32"
+    if call.empty:
+        return "there is nothing to multiply"
+    if exporting() or torch.compiler.is_compiling():
+        return "a graph that is compiled or exported fuses PyTorch's own operators"
+    return _missing()
+
+
+def _missing() -> str | None:
+    if not (torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()):
+        return "torch is built without it, or it is switched off"
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return "this version of torch does not offer it"
+    return None
+
+
+def _examples() -> Mapping[str, LinearCall]:
+    return {
+        "cpu, evaluation": LinearCall("cpu"),
+        "cpu, training": LinearCall("cpu", gradient=True),
+    }
+
+
+LINEAR: Operator[LinearCall, Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]] = Operator(
+    name="linear",
+    backends=(
+        Backend(
+            "onednn",
+            _onednn,
+            refusal=_refusal,
+            remark="bias and GELU in one pass, through an operator of torch that its compiler uses",
+        ),
+        Backend(
+            "reference",
+            _reference,
+            refusal=lambda call: None,
+            remark="torch.nn.functional.linear and gelu",
+        ),
+    ),
+    examples=_examples,
+)

@@ -8,6 +8,7 @@ Shapes: W windows of all images, h heads, N queries, M keys, D width of a head, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -93,6 +94,7 @@ ATTENTIONS = {
 SPARSE = {
     ("smm_{}", _SMALL): Sparse(24, 1024, 40, 64),
     ("smm_{}_k256", _STEP): Sparse(96, 1024, 40, 256),  # classical PFT: 4 patches of 64 x 64, 6 heads
+    ("smm_{}_target", _STEP): Sparse(64, 1024, 40, 64),
     ("smm_{}_k64", _STEP): Sparse(96, 1024, 40, 64),
     ("smm_{}_k256", _LARGE): Sparse(360, 1024, 40, 256),
     ("smm_{}_k64", _LARGE): Sparse(360, 1024, 40, 64),
@@ -138,6 +140,26 @@ def comparisons() -> list[Comparison]:
         for (name, kind), sizes in DEPTHWISE.items():  # evaluation only
             cost = _depthwise_cost(sizes, dtype)
             found.append(_row(name, kind, "forward", dtype, str(sizes), cost, _depthwise(sizes)))
+    return found + backends()
+
+
+def backends() -> list[Comparison]:
+    """ESC's window attention by each backend against the choice of "auto": 4 training patches, 1280 x 720 pixels."""
+    found = []
+    for windows, direction, name in ((16, "both", "training"), (60, "forward", "720p_x4"), (240, "forward", "720p_x2")):
+        sizes = Attention(windows, 4, 1024, 1024, 16)
+        for backend in ("reference", "sdpa", *(["flex"] if direction == "forward" else [])):
+            prepare = _attention(sizes)
+            found.append(
+                Comparison(
+                    f"ops/backend_esc_{name}_{backend}",
+                    f"{'forward and backward' if direction == 'both' else direction}, {sizes}, float32",
+                    Side(backend, functools.partial(prepare, direction, backend, torch.float32)),
+                    Side("auto", functools.partial(prepare, direction, "auto", torch.float32)),
+                    quick=False,
+                    large=True,
+                )
+            )
     return found
 
 
@@ -161,9 +183,11 @@ def _row(
 
 
 def _run(product: Callable[[], Tensor], leaves: tuple[Tensor, ...], direction: str) -> Work:
-    """The product without gradients, or its backward pass alone."""
+    """The product without gradients, or its backward pass, or both."""
     if direction == "forward":
         return torch.no_grad()(product)
+    if direction == "both":
+        return lambda: torch.autograd.grad(product().square().sum(), leaves)
     out = product()
     grad = torch.randn_like(out)
     return lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True)

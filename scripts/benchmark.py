@@ -6,8 +6,7 @@ the CUDA sources) and ``profile`` (where the time of the networks goes).
 
 Without ``--all`` the rows are those that suit a CPU; ``--quick`` takes small sizes and few repeats.
 ``--only PATTERN`` selects rows of any size by their names, ``--list`` shows these. ``--compare OLD.json`` shows how the
-ratios have moved since an earlier run. The programs of this project take large tensors in huge pages; here neither
-side does, unless THP_MEM_ALLOC_ENABLE=1 is set for both.
+ratios have moved since an earlier run.
 """
 
 from __future__ import annotations
@@ -43,7 +42,6 @@ from scripts.benchmarks.measure import Comparison, Effort, LeftOut, Row, Work, m
 from scripts.benchmarks.memory import SERVE, MemoryMeter, serve
 from scripts.benchmarks.report import GPU, as_json, compare, left_out, markdown, page
 from utils.command import run_command
-from utils.env import HUGE_PAGES
 from utils.errors import InputError
 from utils.files import write_json, write_text
 from utils.progress import Progress
@@ -208,6 +206,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    # Memory as torch takes it by default, for both sides; what it costs the plain ones is part of the comparison.
-    os.environ.setdefault(HUGE_PAGES, "0")
     sys.exit(run_command(main))

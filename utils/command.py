@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from utils.env import use_huge_pages
 from utils.errors import InputError, StopRequested, StorageError, WorkerError
 from utils.files import DISK_FULL
 from utils.log import get_logger
@@ -19,7 +18,6 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
     What the user can mend is told in one message without a traceback; anything else is a fault of the program and
     shows where it happened.
     """
-    use_huge_pages()
     try:
         return main(sys.argv[1:] if argv is None else argv) or 0
     except InputError as error:

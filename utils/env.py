@@ -12,9 +12,6 @@ import numpy as np
 import torch
 
 # Containers are stopped when they exceed these, whatever the machine has left (control groups 2 and 1).
-HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
-"""torch reads this variable when it makes its first tensor."""
-
 _CONTAINER_LIMITS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -48,15 +45,6 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def use_huge_pages() -> None:
-    """Ask torch to take large CPU tensors in huge pages; of use before the first tensor is made.
-
-    Activations come and go with every layer, and having the system hand out their memory in pages of 4 KB takes a
-    tenth to a quarter of an evaluation. A value of ``THP_MEM_ALLOC_ENABLE`` that is set already stays.
-    """
-    os.environ.setdefault(HUGE_PAGES, "1")
 
 
 def peak_memory() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmarks.measure import LeftOut, Row
-from utils.env import HUGE_PAGES, hardware, versions
+from utils.env import hardware, versions
 from utils.errors import InputError
 
 SLOWER = 0.9  # a ratio below this part of the earlier one is called slower; less is within what a busy machine does
@@ -81,8 +81,7 @@ def page(command: str, table: str, gaps: str, limits: Mapping[str, str], section
         sections: further ones: kernels, profiles.
     """
     load = f"{os.getloadavg()[1]:.1f} over the last five minutes, this program included"
-    huge = "yes" if os.environ.get(HUGE_PAGES) == "1" else "no"
-    facts = {**hardware(), **versions(), **limits, "huge pages": huge, "load": load}
+    facts = {**hardware(), **versions(), **limits, "load": load}
     head = _HEAD.format(command)
     lines = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     parts = [head, lines + "\n", table + "\n" if table else "", gaps, *sections]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from utils.env import available_memory
 
 Work = Callable[[], object]
 _MOST_TURNS = 50
+_SHORT = 0.02  # seconds; shorter calls are timed several in a row
+_MOST_CALLS = 100
 _SHARE_OF_MEMORY = 0.8  # of what is free; the rest is for what an estimate does not see
 # Groups whose tensors and networks are made on the device that is measured; the others prepare data on the host.
 ON_DEVICE = ("ops", "networks", "train")
@@ -227,11 +230,15 @@ def _ready(comparison: Comparison, side: str, effort: Effort, device: str, meter
 def _in_turns(works: dict[str, Work], effort: Effort) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Seconds of each side's calls, in turns; and why a side has none."""
     lost: dict[str, str] = {}
+    calls: dict[str, int] = {}
     slowest = 0.0
     for side, work in list(works.items()):
         try:
             with _memory_told():
-                slowest = max(slowest, timed(work))  # compiles, fills caches
+                first = timed(work)  # compiles, fills caches
+                # The first of short calls pays for what the other side has put into the caches.
+                calls[side] = 1 if first > _SHORT else math.ceil(_SHORT / max(timed(work), _SHORT / _MOST_CALLS))
+            slowest = max(slowest, first)
         except _TooMuchError as error:
             lost[side] = str(error)
             del works[side]
@@ -242,7 +249,7 @@ def _in_turns(works: dict[str, Work], effort: Effort) -> tuple[dict[str, list[fl
         if turn >= repeats and time.perf_counter() - started >= effort.seconds:
             break
         for side, work in works.items():
-            times[side].append(timed(work))
+            times[side].append(timed(work, calls[side]))
     return times, lost
 
 
@@ -267,12 +274,13 @@ def free_mib(device: str) -> float | None:
     return None if available is None else _SHARE_OF_MEMORY * available / 2**20
 
 
-def timed(work: Work) -> float:
-    """Seconds of one call, the device's work included."""
+def timed(work: Work, calls: int = 1) -> float:
+    """Seconds of one call, the device's work included; the mean of several in a row."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     started = time.perf_counter()
-    work()
+    for _ in range(calls):
+        work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) / calls

@@ -54,7 +54,7 @@ def keys(benchmark: ModuleType, *arguments: str) -> list[str]:
 
 
 def test_the_ratio_is_that_of_the_medians(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scripts.benchmarks.measure.timed", lambda work: work())  # a work that says what it took
+    monkeypatch.setattr("scripts.benchmarks.measure.timed", lambda work, calls=1: work())  # it says what it took
     order = []
 
     def told(name: str, *seconds: float) -> Side:
@@ -71,6 +71,23 @@ def test_the_ratio_is_that_of_the_medians(monkeypatch: pytest.MonkeyPatch) -> No
     assert (row.baseline_ms, row.ours_ms, row.speed) == (4000, 2000, 2)
     assert order[2:] in (["long", "short"] * 3, ["short", "long"] * 3), "in turns"
     assert (row.baseline, row.ours, row.turns, row.device, row.note) == ("long", "short", 3, "cpu", "")
+
+
+def test_short_calls_are_timed_several_in_a_row() -> None:
+    calls = {"long": 0, "short": 0}
+
+    def counted(name: str, seconds: float) -> Side:
+        def work() -> None:
+            calls[name] += 1
+            time.sleep(seconds)
+
+        return Side(name, lambda: work)
+
+    row = measure(Comparison("x/y", "w", counted("long", 0.05), counted("short", 0.001), memory=False), EFFORT, meter())
+    assert isinstance(row, Row)
+    assert calls["long"] == 1 + row.turns
+    assert calls["short"] > 2 * calls["long"]
+    assert row.ours_ms < row.baseline_ms
 
 
 def test_memory_is_that_of_each_side(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,8 @@ def test_short_calls_are_timed_several_in_a_row() -> None:
     assert isinstance(row, Row)
     assert calls["long"] == 1 + row.turns
     assert calls["short"] > 2 * calls["long"]
-    assert row.ours_ms < row.baseline_ms
+    assert row.speed is not None
+    assert row.speed > 1
 
 
 def test_memory_is_that_of_each_side(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,3 +78,11 @@ def unset(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def aligned_rows(x: Tensor) -> Tensor:
     """Zeros after the last dimension, up to a multiple of 16 bytes."""
     return torch.nn.functional.pad(x, (0, -x.shape[-1] % (16 // x.element_size())))
+
+
+def launchers(name: str) -> ctypes.CDLL:
+    """:func:`emulated` for a part of the focused attention, whose sizes are 64-bit numbers."""
+    library = emulated(name)
+    for function in ("parts", "workspace"):
+        getattr(library, function).restype = ctypes.c_int64
+    return library

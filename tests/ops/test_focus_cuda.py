@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ops import build
-from tests.ops.emulation import ENTRIES, VALUES, aligned_rows, emulated, launch, unset
+from tests.ops.emulation import ENTRIES, VALUES, aligned_rows, launch, launchers, unset
 from tests.ops.kernels import require_cpu_kernels
 
 pytestmark = pytest.mark.build
@@ -59,11 +59,8 @@ class Layer:
 @pytest.fixture(scope="module")
 def kernels() -> ctypes.CDLL:
     """The launchers of ops/csrc/focus_sparse_cuda.cu, on emulated threads."""
-    library = emulated("focus")
-    for name in ("parts", "workspace"):
-        getattr(library, name).restype = ctypes.c_int64
     require_cpu_kernels("focus_sparse")
-    return library
+    return launchers("focus")
 
 
 def make(case: Case, dtype: torch.dtype, index_type: torch.dtype = torch.int16) -> Layer:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ops import build
-from tests.ops.emulation import VALUES, aligned_rows, emulated, launch, unset
+from tests.ops.emulation import VALUES, aligned_rows, launch, launchers, unset
 from tests.ops.kernels import require_cpu_kernels
 from tests.ops.test_focus_cuda import TOLERANCE, assert_close
 
@@ -61,11 +61,8 @@ class Layer:
 @pytest.fixture(scope="module")
 def kernels() -> ctypes.CDLL:
     """The launchers of ops/csrc/focus_select_cuda.cu, on emulated threads."""
-    library = emulated("focus_select")
-    for name in ("parts", "workspace"):
-        getattr(library, name).restype = ctypes.c_int64
     require_cpu_kernels("focus_select")
-    return library
+    return launchers("focus_select")
 
 
 def make(case: Case, dtype: torch.dtype = torch.float32) -> Layer:

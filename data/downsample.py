@@ -12,14 +12,15 @@ from torch import Tensor
 from data import augment
 from data.images import Pixels, planes
 from data.imresize import mod_crop
-from data.patches import OnTheFlyOptions, Patch, PatchDataset
+from data.on_the_fly import OnTheFlyDataset, OnTheFlyOptions
+from data.patches import Patch
 from data.pil_resize import pil_bicubic
 from data.sampler import SampleKey
-from data.samples import Phase, PixelBatch, Sample
+from data.samples import Phase, Sample
 from utils.seed import random_stream
 
 
-class DownsampleImageDataset(PatchDataset):
+class DownsampleImageDataset(OnTheFlyDataset):
     """High-resolution images; a patch at any place is cut, flipped, and downscaled as the Pillow library would do it.
 
     The low-resolution patch sees nothing outside of its high-resolution one, unlike those of the other data sets.
@@ -45,25 +46,20 @@ class DownsampleImageDataset(PatchDataset):
     def read(self, index: int) -> Sample:
         """The whole image ``index``: lq [C, h, w], gt [C, s h, s w]; raises InputError when it cannot be read."""
         gt = mod_crop(self._load(index), self.scale)
-        return self._whole(index, self._downscaled(gt), gt)
+        return self._whole(index, self._low(planes(gt)).numpy().transpose(1, 2, 0), gt)
 
-    def finish(self, batch: PixelBatch) -> tuple[Tensor, Tensor]:
-        """Lq and gt as the network sees them, on the device of the batch."""
-        if batch.lq is not None:
-            return super().finish(batch)
-        return self.convert(pil_bicubic(batch.gt, self.scale)), self.convert(batch.gt)
+    def _low(self, gt: Tensor) -> Tensor:
+        return pil_bicubic(gt, self.scale)
 
-    def _downscaled(self, image: Pixels) -> Pixels:
-        small: Pixels = pil_bicubic(planes(image), self.scale).numpy()
-        return small.transpose(1, 2, 0)
+    def _own(self, gt: Tensor) -> Tensor:
+        return gt  # nothing outside of a patch is seen
 
     def _cut(self, key: SampleKey) -> Patch:
         image = self._load(key.image)
         stream = random_stream(self.seed, key.epoch, key.position)
         place = augment.draw_patch(image.shape[0], image.shape[1], self._patch * self.scale, stream)
         flips = augment.draw_flips(self.options.use_hflip, self.options.use_rot, stream)
-        patch = augment.flip(augment.cut(image, place), flips)
-        return Patch(patch, None if self.options.lr_on == "device" else self._downscaled(patch))
+        return Patch(augment.flip(augment.cut(image, place), flips), None)
 
     def _load(self, index: int) -> Pixels:
         return self._load_gt(index, self._patch * self.scale or self.scale)

@@ -18,17 +18,17 @@ from torch import Tensor
 
 from data import augment
 from data.images import to_unit
-from data.imresize import downscale_windows, imresize, mod_crop, window
-from data.paired import without_margin
-from data.patches import OnTheFlyOptions, Patch, PatchDataset, in_unit
+from data.imresize import downscale_windows, imresize, inside, mod_crop, window
+from data.on_the_fly import OnTheFlyDataset, OnTheFlyOptions
+from data.patches import Patch, in_unit
 from data.sampler import SampleKey
-from data.samples import Phase, PixelBatch, Sample
+from data.samples import Phase, Sample
 from data.scan import size_text
 from utils.errors import InputError
 from utils.seed import random_stream
 
 
-class ImageNetPairedDataset(PatchDataset):
+class ImageNetPairedDataset(OnTheFlyDataset):
     """High-resolution images; low-resolution ones are downscaled from them by MATLAB's bicubic, in floating point.
 
     A patch is drawn first and only its own surroundings are downscaled, with the values of the whole image.
@@ -59,30 +59,20 @@ class ImageNetPairedDataset(PatchDataset):
         lq = imresize(in_unit(gt).astype(np.float64), 1 / self.scale)[:height, :width].astype(np.float32)
         return self._whole(index, lq, gt[: height * self.scale, : width * self.scale])
 
-    def finish(self, batch: PixelBatch) -> tuple[Tensor, Tensor]:
-        """Lq and gt as the network sees them, on the device of the batch."""
-        if batch.lq is not None:
-            return super().finish(batch)
-        return self.convert(self._downscaled(batch.gt)), self.convert(without_margin(batch.gt, self.scale))
+    def _low(self, gt: Tensor) -> Tensor:
+        # Rounded to float32 before and after: a window does not depend on what else is in its batch.
+        unit = to_unit(gt) if gt.dtype == torch.uint8 else gt
+        return downscale_windows(unit, self.scale).to(torch.float32)  # in [0, 1] and a little beyond
 
-    def _downscaled(self, windows: Tensor) -> Tensor:
-        """[..., (h + 4) s, (w + 4) s], 8 bit or in [0, 1] -> float32 [..., h, w] in [0, 1] and a little beyond."""
-        # Rounded to float32 before, too: a window does not depend on what else is in its batch.
-        unit = to_unit(windows) if windows.dtype == torch.uint8 else windows
-        return downscale_windows(unit, self.scale).to(torch.float32)
+    def _own(self, gt: Tensor) -> Tensor:
+        return gt[..., inside(self.scale), inside(self.scale)]
 
     def _cut(self, key: SampleKey) -> Patch:
         gt = self._load(key.image)
         stream = random_stream(self.seed, key.epoch, key.position)
         place = augment.draw_patch(gt.shape[0] // self.scale, gt.shape[1] // self.scale, self._patch, stream)
         flips = augment.draw_flips(self.options.use_hflip, self.options.use_rot, stream)
-        seen = augment.flip(window(gt, place, self.scale), flips)
-        if self.options.lr_on == "device":
-            return Patch(seen, None)
-        planes = torch.from_numpy(np.array(seen.transpose(2, 0, 1), order="C"))
-        margin = (seen.shape[0] - self._patch * self.scale) // 2
-        lq = self._downscaled(planes).numpy().transpose(1, 2, 0)
-        return Patch(seen[margin:-margin, margin:-margin], lq)
+        return Patch(augment.flip(window(gt, place, self.scale), flips), None)
 
     def _load(self, index: int) -> NDArray[Any]:
         """The image, sides multiples of the scale and at least ``gt_size``; float32 in [0, 1] where stretched."""

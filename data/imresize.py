@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -9,16 +10,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.imresize import Taps, along, imresize, taps_of
+from ops import imresize, resample
+from ops.imresize import Border, taps_of
+from ops.resample import Rounding, Taps
 
-__all__ = ["Region", "Rule", "downscale", "downscale_windows", "imresize", "mod_crop", "round_levels", "window"]
+__all__ = [
+    "Region",
+    "Rule",
+    "downscale",
+    "downscale_windows",
+    "imresize",
+    "inside",
+    "mod_crop",
+    "window",
+]
 
 Rule = Literal["double", "published"]
+_MARGIN = 2  # low-resolution pixels around a patch that making it from high-resolution ones needs
 
-# Distance from x.5 that still counts as a tie. Sums of 8-bit values with the weights of a whole factor are multiples
-# of 1e-9 or more apart (factors up to 7; 8 and 16 are exact), rounding errors are below 1e-12: whatever the order of
-# summation, a tie is rounded up.
-_TIE = 1e-10
 # Weights of these scales are whole multiples of 2^-8 and 2^-12: float32 holds sums with 8-bit values without rounding.
 _EXACT = (2, 4)
 
@@ -61,19 +70,28 @@ def downscale(
     part = region or Region(0, 0, height // scale, width // scale)
     if scale == 1:
         return image[part.top : part.top + part.height, part.left : part.left + part.width]
+    if rule == "double" and region is not None:
+        return _downscaled(window(image, region, scale), scale, Region(_MARGIN, _MARGIN, *region[2:]), rule)
+    return _downscaled(image, scale, part, rule)
+
+
+def _downscaled(pixels: NDArray[np.uint8], scale: int, part: Region, rule: Rule) -> NDArray[np.uint8]:
+    height, width = pixels.shape[:2]
     kind = torch.float32 if scale in _EXACT else torch.float64
-    border: Literal["mirror", "repeat"] = "repeat" if rule == "published" else "mirror"
-    rows = _part(taps_of(height, 1 / scale, True, kind, "cpu", border), part.top, part.height)
-    columns = _part(taps_of(width, 1 / scale, True, torch.float64, "cpu", border), part.left, part.width)
-    first_row, last_row = int(rows.source.min()), int(rows.source.max())
-    first_column, last_column = int(columns.source.min()), int(columns.source.max())
-    seen = image[first_row : last_row + 1, first_column : last_column + 1]
-    values = torch.from_numpy(seen.astype(np.float32 if scale in _EXACT else np.float64))
-    values = along(values, 0, Taps(rows.source - first_row, rows.weight)).to(torch.float64)
-    if rule == "published":
-        values = round_levels(values).to(torch.float64)
-    values = along(values, 1, Taps(columns.source - first_column, columns.weight))
-    return round_levels(values).contiguous().numpy()
+    border: Border = "repeat" if rule == "published" else "mirror"
+    rows = _taps(height, scale, part.top, part.height, kind, border)
+    columns = _taps(width, scale, part.left, part.width, torch.float64, border)
+    values = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).reshape(1, height, width, -1)
+    small: NDArray[np.uint8] = resample(values, rows, columns, "each" if rule == "published" else "last").numpy()
+    return small.reshape(part.height, part.width, *pixels.shape[2:])
+
+
+@functools.lru_cache(maxsize=256)
+def _taps(
+    n: int, scale: int, start: int, length: int, kind: torch.dtype, border: Border = "mirror", device: str = "cpu"
+) -> Taps:
+    """Of ``length`` low-resolution pixels from ``start`` on, of an axis of ``n`` high-resolution ones."""
+    return taps_of(n, 1 / scale, True, kind, device, border).part(start, length)
 
 
 def window(image: NDArray[Any], region: Region, scale: int) -> NDArray[Any]:
@@ -88,45 +106,47 @@ def window(image: NDArray[Any], region: Region, scale: int) -> NDArray[Any]:
         [(h + 4) scale, (w + 4) scale, C] for a region of h x w: its own pixels and those of two low-resolution pixels
         more on each side, mirrored at the borders of the image as ``imresize`` does; a view where nothing is mirrored.
     """
-    rows = _reach(region.top, region.height, scale, image.shape[0])
-    columns = _reach(region.left, region.width, scale, image.shape[1])
-    part = image[rows] if isinstance(rows, slice) else image.take(rows, axis=0)
-    return part[:, columns] if isinstance(columns, slice) else part.take(columns, axis=1)
+    top, left = (region.top - _MARGIN) * scale, (region.left - _MARGIN) * scale
+    bottom, right = top + (region.height + 2 * _MARGIN) * scale, left + (region.width + 2 * _MARGIN) * scale
+    height, width = image.shape[:2]
+    if top >= 0 and left >= 0 and bottom <= height and right <= width:
+        return image[top:bottom, left:right]
+    rows, columns = _mirrored(top, bottom, height), _mirrored(left, right, width)
+    low, near = int(rows.min()), int(columns.min())
+    seen = image[low : int(rows.max()) + 1, near : int(columns.max()) + 1]
+    return seen.take(rows - low, axis=0).take(columns - near, axis=1)
 
 
-def downscale_windows(windows: Tensor, scale: int) -> Tensor:
+def inside(scale: int) -> slice:
+    """Where in a :func:`window` the patch itself is, along each axis."""
+    return slice(_MARGIN * scale, -_MARGIN * scale)
+
+
+def downscale_windows(windows: Tensor, scale: int, rounding: Rounding = "none") -> Tensor:
     """Downscale what :func:`window` cut, on any device.
 
-    In float64, whose rounding errors vanish in the rounding that follows: the pixels do not depend on the device, nor
-    on whether one window or a batch of them is computed.
+    The pixels do not depend on the device, nor on whether one window or a batch of them is computed: in float64,
+    rounding errors vanish in the rounding that follows.
 
     Args:
         windows: [..., (h + 4) scale, (w + 4) scale], 8 bit or floating point.
         scale: whole factor.
+        rounding: "last": to 8 bits, half up; ``windows`` are in 0 .. 255 then.
 
     Returns:
-        float64 [..., h, w] in the unit of ``windows``, neither rounded nor clipped.
+        [..., h, w] in the unit of ``windows``, float64 and neither rounded nor clipped, or uint8.
     """
-    values = windows.to(torch.float64)
-    for axis in (values.ndim - 2, values.ndim - 1):
-        length = values.shape[axis]
-        taps = taps_of(length, 1 / scale, True, torch.float64, str(values.device))
-        values = along(values, axis, _part(taps, 2, length // scale - 4))
-    return values
+    height, width = windows.shape[-2:]
+    by_row = torch.float32 if windows.dtype == torch.uint8 and scale in _EXACT else torch.float64
+    rows, columns = (
+        _taps(side, scale, _MARGIN, side // scale - 2 * _MARGIN, kind, device=str(windows.device))
+        for side, kind in ((height, by_row), (width, torch.float64))
+    )
+    small = resample(windows.reshape(-1, height, width, 1), rows, columns, rounding)
+    return small.reshape(*windows.shape[:-2], *small.shape[1:3])
 
 
-def round_levels(levels: Tensor) -> Tensor:
-    """float64 levels around 0 .. 255 -> uint8, rounded half up and clipped."""
-    return levels.add(0.5 + _TIE).floor_().clamp_(0, 255).to(torch.uint8)
-
-
-def _reach(start: int, length: int, scale: int, limit: int) -> slice | NDArray[np.int64]:
-    first, last = (start - 2) * scale, (start + length + 2) * scale
-    if first >= 0 and last <= limit:
-        return slice(first, last)
-    places = np.arange(first, last) % (2 * limit)
-    return np.where(places < limit, places, 2 * limit - 1 - places)
-
-
-def _part(taps: Taps, start: int, length: int) -> Taps:
-    return Taps(taps.source[start : start + length], taps.weight[start : start + length])
+def _mirrored(start: int, stop: int, length: int) -> NDArray[np.int64]:
+    """Places start .. stop - 1, those beyond the borders mirrored into 0 .. length - 1, any distance away."""
+    places = np.arange(start, stop) % (2 * length)
+    return np.where(places < length, places, 2 * length - 1 - places)

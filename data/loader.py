@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +32,7 @@ from utils.log import get_logger
 
 Item = TypeVar("Item")
 _NOTE = 1024  # bytes of what a worker tells about itself
+_PATIENCE = 2.0  # seconds until a process whose connection is gone has ended
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,16 @@ class _Collector(Dataset[PixelBatch | _Failure]):
         if worker is not None:
             self.notes[worker.id].value = f"{os.getpid()} {file}".encode()[: _NOTE - 1]
 
-    def read_by(self, error: str) -> list[str]:
-        """The files that the processes that an error message names were reading."""
-        notes = [note.value.decode(errors="replace").partition(" ") for note in self.notes]
-        numbers = set(re.findall(r"\d+", error))
-        return [file for process, _, file in notes if process in numbers]
+    def read_by_the_dead(self) -> list[str]:
+        """The files that processes were reading which have ended; waits a little for one that is about to end."""
+        patience = time.monotonic() + _PATIENCE
+        while True:
+            alive = {str(process.pid) for process in multiprocessing.active_children()}
+            notes = [note.value.decode(errors="replace").partition(" ") for note in self.notes]
+            files = [file for process, _, file in notes if process and process not in alive]
+            if files or time.monotonic() > patience:
+                return files
+            time.sleep(0.05)
 
 
 def _from_workers(
@@ -204,10 +210,12 @@ def _checked(results: Iterator[PixelBatch | _Failure], collector: _Collector) ->
             if isinstance(result, _Failure):
                 raise InputError(result.message)
             yield result
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, OSError, EOFError) as error:
+        # PyTorch's message; or a batch that was announced could not be fetched from the process that made it.
+        announced = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+        files = collector.read_by_the_dead()
+        if not announced and (isinstance(error, RuntimeError) or not files):
             raise
-        files = collector.read_by(str(error))
         raise WorkerError(
             f"{collector.dataset.name}: a process that prepares batches ended unexpectedly"
             f"{' while it read ' + ', '.join(files) if files else ''} ({' '.join(str(error).split())}). Out of memory: "

@@ -14,17 +14,16 @@ from torch import Tensor
 from data import augment
 from data.dataset_options import folders
 from data.images import Pixels
-from data.imresize import downscale, downscale_windows, mod_crop, round_levels, window
+from data.imresize import downscale, downscale_windows, inside, mod_crop, window
 from data.listing import Pair
-from data.patches import OnTheFlyOptions, Patch, PatchDataset
+from data.on_the_fly import OnTheFlyDataset, OnTheFlyOptions
+from data.patches import Patch
 from data.sampler import SampleKey
-from data.samples import Phase, PixelBatch, Sample
+from data.samples import Phase, Sample
 from data.scan import size_text
 from utils.errors import InputError
 from utils.seed import random_stream
 from utils.typed import option
-
-MARGIN = 2  # low-resolution pixels around a patch that making it from high-resolution ones needs
 
 
 class _PairPixels(NamedTuple):
@@ -32,7 +31,7 @@ class _PairPixels(NamedTuple):
     lq: Pixels | None  # [h, w, 3]; None: to be made from gt where it is needed
 
 
-class PairedImageDataset(PatchDataset):
+class PairedImageDataset(OnTheFlyDataset):
     """High-resolution images with their low-resolution ones, which are read or made by bicubic downscaling.
 
     Low-resolution images that are made are those of the benchmark sets: the image is cropped to a multiple of the
@@ -73,8 +72,11 @@ class PairedImageDataset(PatchDataset):
 
     def __init__(self, options: Options, scale: int, seed: int = 0, phase: Phase = "train") -> None:
         self.options = options
-        super().__init__(options, scale, seed, phase, folders(options.dataroot_lq), options.filename_tmpl)
-        self._on_device = phase == "train" and options.lr_on == "device"
+        kept = options.io_backend.type == "memory" and options.lr_on == "loader"  # made once with the image
+        super().__init__(
+            options, scale, seed, phase, folders(options.dataroot_lq), options.filename_tmpl,
+            makes_lq=options.dataroot_lq is None and not kept,
+        )  # fmt: skip
 
     def read(self, index: int) -> Sample:
         """The whole pair ``index``: lq [C, h, w], gt [C, s h, s w].
@@ -88,22 +90,21 @@ class PairedImageDataset(PatchDataset):
         height, width = lq.shape[:2]
         return self._whole(index, lq, gt[: height * self.scale, : width * self.scale])
 
-    def finish(self, batch: PixelBatch) -> tuple[Tensor, Tensor]:
-        """Lq and gt as the network sees them, on the device of the batch."""
-        if batch.lq is not None:
-            return super().finish(batch)
-        lq = round_levels(downscale_windows(batch.gt, self.scale))
-        return self.convert(lq), self.convert(without_margin(batch.gt, self.scale))
+    def _low(self, gt: Tensor) -> Tensor:
+        return downscale_windows(gt, self.scale, "last")
+
+    def _own(self, gt: Tensor) -> Tensor:
+        return gt[..., inside(self.scale), inside(self.scale)]
 
     def _cut(self, key: SampleKey) -> Patch:
         gt, lq = self._load(key.image)
         stream = random_stream(self.seed, key.epoch, key.position)
         place = augment.draw_patch(gt.shape[0] // self.scale, gt.shape[1] // self.scale, self._patch, stream)
         flips = augment.draw_flips(self.options.use_hflip, self.options.use_rot, stream)
-        if self._on_device:
+        if lq is None:
             return Patch(augment.flip(window(gt, place, self.scale), flips), None)
-        small = downscale(gt, self.scale, place) if lq is None else augment.cut(lq, place)
-        return Patch(augment.flip(augment.cut(gt, place, self.scale), flips), augment.flip(small, flips))
+        large, small = augment.cut(gt, place, self.scale), augment.cut(lq, place)
+        return Patch(augment.flip(large, flips), augment.flip(small, flips))
 
     def _load(self, index: int) -> _PairPixels:
         """A pair whose sizes are known to fit; without a low-resolution image, gt is a multiple of the scale."""
@@ -114,8 +115,7 @@ class PairedImageDataset(PatchDataset):
         gt = whole = pair.gt.read()
         if pair.lq is None:
             gt = mod_crop(whole, self.scale)
-            # Where pixels are kept, it is made once; a patch of it is cheaper than the whole.
-            lq = downscale(gt, self.scale) if self._keeps and not self._on_device and gt.size else None
+            lq = downscale(gt, self.scale) if self._keeps and not self._makes_lq and gt.size else None
         else:
             lq = pair.lq.read()
             self._check_sizes(pair, gt, lq)
@@ -139,9 +139,3 @@ class PairedImageDataset(PatchDataset):
         if not exact and (self.phase == "train" or not cropped):
             sizes = f"the low-resolution image is {size_text(lq)}, but {pair.gt.label} is {size_text(gt)}"
             raise InputError(f"{pair.lq.label}: {sizes}; expected {scale} times as many rows and columns")
-
-
-def without_margin(windows: Tensor, scale: int) -> Tensor:
-    """The patches inside of windows [..., (h + 4) s, (w + 4) s]: [..., h s, w s], a view."""
-    inner = slice(MARGIN * scale, -MARGIN * scale)
-    return windows[..., inner, inner]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -68,23 +69,12 @@ class PatchOptions(DatasetOptions):
             raise InputError("dataroot_weights: expected numbers above 0; leave a folder out instead")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OnTheFlyOptions(PatchOptions):
-    """Of data sets that make their low-resolution patches."""
-
-    lr_on: Literal["loader", "device"] = option(
-        "where low-resolution patches are made: by the processes that prepare batches, or per batch on the device; the "
-        "pixels are the same",
-        "loader",
-    )
-
-
 class Patch(NamedTuple):
     """One training sample before it is copied into a batch.
 
     Attributes:
         gt: [H, W, 3], a view or new; perhaps with the margin that making ``lq`` needs.
-        lq: [h, w, 3], or None where the device makes it.
+        lq: [h, w, 3], or None where it is made of the batch.
     """
 
     gt: NDArray[Any]
@@ -176,13 +166,13 @@ class PatchDataset(ABC):
         kind = torch.float32 if floating else torch.uint8
         gt = torch.empty((len(keys), 3, *first.gt.shape[:2]), dtype=kind)
         for place, patch in zip(gt.numpy(), patches, strict=True):
-            place[:] = _in_units(patch.gt, floating).transpose(2, 0, 1)  # of a view: this is the only copy
+            _split(_in_units(patch.gt, floating), place)
         if first.lq is not None:
             kind = torch.uint8 if first.lq.dtype == np.uint8 else torch.float32
             lq = torch.empty((len(keys), 3, *first.lq.shape[:2]), dtype=kind)
             for place, patch in zip(lq.numpy(), patches, strict=True):
                 assert patch.lq is not None
-                place[:] = patch.lq.transpose(2, 0, 1)
+                _split(patch.lq, place)
         return PixelBatch(lq, gt, tuple(names), keys[0].epoch, step, tuple(skipped))
 
     def convert(self, pixels: Tensor) -> Tensor:
@@ -282,6 +272,11 @@ class PatchDataset(ABC):
 def in_unit(image: NDArray[Any]) -> NDArray[np.float32]:
     """8 bit in 0 .. 255 -> float32 in [0, 1]; what is in [0, 1] stays."""
     return np.divide(image, 255, dtype=np.float32) if image.dtype == np.uint8 else image
+
+
+def _split(image: NDArray[Any], planes: NDArray[Any]) -> None:
+    """[H, W, 3] -> [3, H, W]; OpenCV takes a fifth of NumPy's time for it."""
+    cv2.split(image, [*planes])
 
 
 def _in_units(image: NDArray[Any], floating: bool) -> NDArray[Any]:

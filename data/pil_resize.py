@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.imresize import Taps, along, cubic
+from ops import resample
+from ops.imresize import cubic
+from ops.resample import Taps
 
 _FRACTION = float(1 << 22)  # weights are whole multiples of its inverse: 32 bits less 8 for the pixel, 2 for overshoot
 
@@ -44,12 +46,20 @@ def pil_bicubic(images: Tensor, scale: int) -> Tensor:
 
 def pil_bicubic_to(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Downscale 8-bit images [..., H, W] to a size that is not larger: [..., *size]."""
-    values = images
-    for axis, length in ((images.ndim - 1, size[1]), (images.ndim - 2, size[0])):
-        # Whole numbers of 2^-22 times 8 bits: float64 holds every product and sum exactly.
-        levels = along(values.to(torch.float64), axis, _taps(values.shape[axis], length, str(images.device)))
-        values = levels.add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
-    return values.contiguous()
+    height, width = images.shape[-2:]
+    device = str(images.device)
+    # Whole numbers of 2^-22 times 8 bits: float64 holds every product and sum exactly.
+    x = images.reshape(-1, height, width, 1)
+    x = resample(x, _same(height, device), _taps(width, size[1], device), "last")
+    x = resample(x, _taps(height, size[0], device), _same(size[1], device), "last")
+    return x.reshape(*images.shape[:-2], *size)
+
+
+@functools.lru_cache(maxsize=64)
+def _same(n: int, device: str) -> Taps:
+    """An axis that stays as it is."""
+    source = torch.arange(n, device=device)[:, None]
+    return Taps(source, torch.ones_like(source, dtype=torch.float64))
 
 
 @functools.lru_cache(maxsize=64)

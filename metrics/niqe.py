@@ -23,8 +23,8 @@ import numpy as np
 from metrics.arrays import as_hwc, crop
 from metrics.color import Image, luma
 from metrics.metric import Metric
+from ops.imresize import imresize
 from utils.errors import InputError
-from utils.imresize import imresize
 from utils.typed import option
 
 BLOCK = 96

@@ -12,11 +12,13 @@ from ops import registry
 from ops.attention import WINDOW_ATTENTION, window_attention
 from ops.focused_attention import FOCUSED_ATTENTION, FocusState, focused_attention
 from ops.gelu_depthwise import GELU_DEPTHWISE, gelu_depthwise
+from ops.imresize import imresize
 from ops.linear import LINEAR, linear
 from ops.memo import Memo
 from ops.region_mask import RegionMask
 from ops.registry import Explanation, Operator
 from ops.relative_bias import RelativeBias
+from ops.resample import RESAMPLE, resample
 from ops.smm import SMM_AMV, SMM_QMK, smm_amv, smm_qmk
 
 __all__ = [
@@ -28,7 +30,9 @@ __all__ = [
     "explain",
     "focused_attention",
     "gelu_depthwise",
+    "imresize",
     "linear",
+    "resample",
     "smm_amv",
     "smm_qmk",
     "window_attention",
@@ -41,6 +45,7 @@ OPERATORS: tuple[Operator[Any, Any], ...] = (
     SMM_AMV,
     GELU_DEPTHWISE,
     LINEAR,
+    RESAMPLE,
 )
 
 

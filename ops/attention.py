@@ -215,7 +215,7 @@ def _native_refusal(call: AttentionCall) -> str | None:
         return f"its kernels are for the CPU, and the tensors are on {call.device}"
     if exporting():
         return "an exported program must run without this project's kernels"
-    return _fused_refusal(call) or build.cpu_extension("window")
+    return _fused_refusal(call)
 
 
 def _fused_refusal(call: AttentionCall) -> str | None:
@@ -295,7 +295,7 @@ WINDOW_ATTENTION: Operator[AttentionCall, AttentionFunction] = Operator(
             _native,
             refusal=_native_refusal,
             remark="compiled kernels of this project; a block of logits at a time, in the cache",
-            native=True,
+            missing=lambda call: build.cpu_extension("window"),
         ),
         Backend(
             "sdpa",

@@ -165,7 +165,12 @@ def _native_refusal(call: FocusCall) -> str | None:
         return f"there are kernels for cpu and cuda only, and the tensors are on {call.device}"
     if call.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         return f"its kernels know no {call.dtype}"
-    return build.cpu_extension("focus_sparse" if call.sparse else "focus_select")
+    return None
+
+
+def _missing(call: FocusCall) -> str | None:
+    extension = build.cuda_extension if call.device == "cuda" else build.cpu_extension
+    return extension("focus_sparse" if call.sparse else "focus_select")
 
 
 _LONGEST_CUDA_LIST = 512
@@ -181,7 +186,7 @@ def _cuda_refusal(call: FocusCall) -> str | None:
         return f"its CUDA kernels select among at most {_MOST_CUDA_TOKENS} tokens, and a window has {call.length}"
     if call.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"its CUDA kernels know no {call.dtype}"
-    return build.cuda_extension("focus_sparse" if call.sparse else "focus_select")
+    return None
 
 
 def _examples() -> Mapping[str, FocusCall]:
@@ -205,7 +210,7 @@ FOCUSED_ATTENTION: Operator[FocusCall, FocusFunction] = Operator(
             native_focus,
             refusal=_native_refusal,
             remark="one query at a time; no map of queries and keys exists",
-            native=True,
+            missing=_missing,
         ),
         Backend(
             "composed",

@@ -85,7 +85,7 @@ def _refusal(call: GeluDepthwiseCall) -> str | None:
         return "a graph that is compiled or exported fuses PyTorch's own operators"
     if call.side > _LARGEST_SIDE:
         return f"its kernel is for sides up to {_LARGEST_SIDE}, and this one is {call.side}"
-    return build.cpu_extension("gelu_depthwise")
+    return None
 
 
 def _examples() -> Mapping[str, GeluDepthwiseCall]:
@@ -105,7 +105,7 @@ GELU_DEPTHWISE: Operator[GeluDepthwiseCall, Callable[[Tensor, Tensor, Tensor], T
             _native,
             refusal=_refusal,
             remark="a compiled kernel of this project; rows of the map stay in the cache",
-            native=True,
+            missing=lambda call: build.cpu_extension("gelu_depthwise"),
         ),
         Backend(
             "reference",

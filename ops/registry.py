@@ -33,9 +33,9 @@ class Backend(Generic[Call, Function]):
         name: what ``backend=`` selects.
         run: the implementation.
         refusal: one sentence why the call cannot be served, without the backend's name; None if it can.
+        missing: one sentence why its compiled kernels cannot be had here; asked about calls that it does not refuse.
         remark: what speaks against it where a faster one serves, or for it; shown by :func:`explain`.
         drawback: one sentence why a slower backend is the better choice for this call; an explicit choice ignores it.
-        native: it runs compiled kernels of this project.
     """
 
     name: str
@@ -43,7 +43,11 @@ class Backend(Generic[Call, Function]):
     refusal: Callable[[Call], str | None]
     remark: str
     drawback: Callable[[Call], str | None] = lambda call: None
-    native: bool = False
+    missing: Callable[[Call], str | None] = lambda call: None
+
+    def objection(self, call: Call) -> str | None:
+        """One sentence why it cannot serve the call, now and here."""
+        return self.refusal(call) or self.missing(call)
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,15 @@ class Operator(Generic[Call, Function]):
         Raises:
             InputError: no such backend, or it refuses the call.
         """
-        asked = f"backend={backend}"
         if backend == AUTO:
             backend = environment_choice()
-            asked = f"{ENVIRONMENT}={backend}"
-        if backend in (AUTO, NATIVE):
-            return self._first(call, native_only=backend == NATIVE, asked=asked)
+            if backend == NATIVE:
+                return self._with_kernels(call)
+        if backend == AUTO:
+            return self._first(call)
         for candidate in self.backends:
             if candidate.name == backend:
-                reason = candidate.refusal(call)
+                reason = candidate.objection(call)
                 if not strict and (reason := reason or candidate.drawback(call)) is not None:
                     if not torch.compiler.is_compiling():
                         _say_once(f"{self.name}: backend {backend} is preferred, but not used: {reason}")
@@ -94,19 +98,22 @@ class Operator(Generic[Call, Function]):
         names = ", ".join([AUTO, *(candidate.name for candidate in self.backends)])
         raise InputError(f"{self.name}: there is no backend {backend!r}; expected one of {names}")
 
-    def _first(self, call: Call, *, native_only: bool, asked: str) -> Backend[Call, Function]:
-        """The first backend that does not refuse; ``native_only`` matters to operators that have native kernels."""
-        native = [candidate for candidate in self.backends if candidate.native]
-        candidates = native if native_only and native else self.backends
-        reasons = []
-        for candidate in candidates:
-            reason = candidate.refusal(call) or candidate.drawback(call)
+    def _with_kernels(self, call: Call) -> Backend[Call, Function]:
+        """The choice of "auto", where the lack of kernels that are made for the call is an error."""
+        for candidate in self.backends:
+            if candidate.refusal(call) is None and (reason := candidate.missing(call)) is not None:
+                raise InputError(f"{ENVIRONMENT}={NATIVE}, but {self.name}: {reason}")
+        return self._first(call)
+
+    def _first(self, call: Call) -> Backend[Call, Function]:
+        """The first backend against which nothing speaks; the reference serves every call."""
+        for candidate in self.backends[:-1]:
+            reason = candidate.objection(call) or candidate.drawback(call)
             if reason is None:
                 return candidate
-            reasons.append(f"{self.name}: backend {candidate.name} is not used: {reason}")
             if not torch.compiler.is_compiling():
-                _log_once(reasons[-1])
-        raise InputError(f"{asked}, but " + "; ".join(reasons))
+                _log_once(f"{self.name}: backend {candidate.name} is not used: {reason}")
+        return self.backends[-1]
 
 
 class Choice(NamedTuple):
@@ -141,10 +148,10 @@ def explain(operators: Iterable[Operator[Any, Any]]) -> Explanation:
         for example, call in operator.examples().items():
             try:
                 chosen = operator.choose(call).name
-            except InputError:  # FOCALSR_OPS=native, and no native kernel serves this call
+            except InputError:  # FOCALSR_OPS=native, and there are no kernels
                 chosen = "none"
             others = {
-                candidate.name: candidate.refusal(call)
+                candidate.name: candidate.objection(call)
                 or candidate.drawback(call)
                 or _passed_over(operator, candidate, chosen, environment)
                 for candidate in operator.backends
@@ -165,8 +172,8 @@ def _passed_over(operator: Operator[Any, Any], candidate: Backend[Any, Any], cho
 def environment_choice() -> str:
     """What ``FOCALSR_OPS`` says: "auto" (default), "native" or "reference".
 
-    ``native`` refuses to fall back: operators that have native kernels use them or raise. Operators without any
-    choose as with ``auto``.
+    ``native`` makes it an error that kernels which are made for a call cannot be compiled or loaded. Calls that no
+    kernel is made for choose as with ``auto``.
     """
     choice = os.environ.get(ENVIRONMENT, AUTO)
     if choice not in (AUTO, NATIVE, REFERENCE):

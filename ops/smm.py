@@ -113,7 +113,7 @@ def _run(operator: Operator[SmmCall, Product], x: Tensor, y: Tensor, index: Tens
     if torch.compiler.is_compiling():
         return chosen.run(x, y, index)
     # The native CPU kernels look while they read.
-    native_cpu = chosen.native and x.device.type == "cpu"
+    native_cpu = chosen.name == "native" and x.device.type == "cpu"
     if not native_cpu and (x.device.type == "cpu" or os.environ.get(CHECK_INDEX) == "1"):
         _check_index(operator.name, index, keys)
     try:
@@ -170,13 +170,15 @@ def _shape(x: Tensor) -> str:
 def _native_refusal(call: SmmCall) -> str | None:
     if exporting():
         return "an exported program must run without this project's kernels"
-    if call.device == "cpu":
-        return build.cpu_extension("smm")
-    if call.device == "cuda":
-        if call.double:
-            return "the tensors are float64, and the CUDA kernels sum in float32"
-        return build.cuda_extension("smm")
-    return f"there are kernels for cpu and cuda only, and the tensors are on {call.device}"
+    if call.device not in ("cpu", "cuda"):
+        return f"there are kernels for cpu and cuda only, and the tensors are on {call.device}"
+    if call.device == "cuda" and call.double:
+        return "the tensors are float64, and the CUDA kernels sum in float32"
+    return None
+
+
+def _missing(call: SmmCall) -> str | None:
+    return build.cuda_extension("smm") if call.device == "cuda" else build.cpu_extension("smm")
 
 
 def _examples() -> Mapping[str, SmmCall]:
@@ -192,7 +194,7 @@ def _operator(name: str, native: Product, reference: Product) -> Operator[SmmCal
                 native,
                 refusal=_native_refusal,
                 remark="compiled kernels of this project; nothing of the size N x M exists",
-                native=True,
+                missing=_missing,
             ),
             Backend(
                 "reference",

@@ -15,7 +15,7 @@ from data.dataset_options import IoBackend
 from metrics import calculate_ssim
 from scripts.benchmarks.data import in_one_thread
 from scripts.benchmarks.measure import Comparison, Side, Work
-from utils.imresize import cubic
+from ops.imresize import cubic
 from utils.seed import random_stream
 
 HEIGHT, WIDTH = 376, 500  # of what is resized by the loop

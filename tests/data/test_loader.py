@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,12 @@ import torch
 
 from data.dataset_options import IoBackend
 from data.images import write_image
-from data.loader import Batch, _start_worker, train_batches
+from data.loader import Batch, _checked, _Collector, _start_worker, train_batches
 from data.paired import PairedImageDataset
 from data.prepare.lmdb_writer import write_lmdb
 from data.prepare.pack_writer import write_pack
 from data.sampler import SampleKey
+from data.samples import PixelBatch
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from utils.errors import InputError, WorkerError
 
@@ -261,6 +264,23 @@ class _Deadly(PairedImageDataset):
         if key.image == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return super()._cut(key)
+
+
+def test_a_batch_that_a_dead_worker_announced_is_reported_with_its_file(folder: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    collector = _Collector(dataset_of(folder), 2)
+    collector.notes[1].value = f"{ended.pid} {folder / '2.png'}".encode()
+
+    def results(error: Exception) -> Iterator[PixelBatch]:
+        yield collector.dataset.collect([SampleKey(0, 0, 0)])
+        raise error
+
+    for error in (ConnectionResetError(104, "Connection reset by peer"), EOFError()):
+        with pytest.raises(WorkerError, match=r"ended unexpectedly while it read .*2\.png"):
+            list(_checked(results(error), collector))
+    with pytest.raises(RuntimeError, match="another"):
+        list(_checked(results(RuntimeError("another")), collector))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")

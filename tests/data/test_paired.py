@@ -167,14 +167,15 @@ def test_batches_hold_the_samples(root: Path) -> None:
     pixels = dataset.collect(KEYS)
     assert pixels.lq is not None
     assert pixels.lq.shape == (len(KEYS), 3, 4, 4)
-    assert pixels.gt.dtype == torch.uint8
+    assert pixels.lq.dtype == pixels.gt.dtype == torch.uint8
     assert pixels.names == tuple(str(root / "hr" / f"{'abc'[key.image]}.png") for key in KEYS)
     assert pixels.epoch == 0
+    lq, gt = dataset.finish(pixels)
     for i, key in enumerate(KEYS):
         sample = dataset.sample(key)
         assert sample.gt is not None
-        assert dataset.convert(pixels.lq)[i].equal(sample.lq)
-        assert dataset.convert(pixels.gt)[i].equal(sample.gt)
+        assert lq[i].equal(sample.lq)
+        assert gt[i].equal(sample.gt)
 
 
 def test_samples_differ_between_epochs_positions_and_seeds(root: Path) -> None:

@@ -36,9 +36,10 @@ REFERENCE = Backend("reference", lambda x: x, never, "slow")
 PLAIN: Operator[int, Callable[[int], int]] = Operator(
     "halve", (Backend("fast", lambda x: x, only_even, "good", drawback=only_small), REFERENCE), examples
 )
-KERNEL: Operator[int, Callable[[int], int]] = Operator(
-    "halve", (Backend("kernel", lambda x: x, only_even, "best", native=True), REFERENCE), examples
-)
+
+
+def kernel(missing: Callable[[int], str | None] = never) -> Operator[int, Callable[[int], int]]:
+    return Operator("halve", (Backend("kernel", lambda x: x, only_even, "best", missing=missing), REFERENCE), examples)
 
 
 @pytest.fixture(autouse=True)
@@ -84,10 +85,13 @@ def test_environment_decides_where_the_call_does_not(monkeypatch: pytest.MonkeyP
     assert PLAIN.choose(2).name == "reference"
     assert PLAIN.choose(2, "fast").name == "fast"
     monkeypatch.setenv(registry.ENVIRONMENT, "native")
-    assert PLAIN.choose(3).name == "reference"  # an operator without native kernels chooses as ever
-    assert KERNEL.choose(2).name == "kernel"
-    with pytest.raises(InputError, match="FOCALSR_OPS=native, but halve: backend kernel is not used: 3 is odd"):
-        KERNEL.choose(3)
+    assert PLAIN.choose(3).name == "reference"  # an operator without kernels chooses as ever
+    assert kernel().choose(2).name == "kernel"
+    assert kernel().choose(3).name == "reference"  # so does a call that no kernel is made for
+    broken = kernel(lambda call: "there is no compiler")
+    with pytest.raises(InputError, match="FOCALSR_OPS=native, but halve: there is no compiler"):
+        broken.choose(2)
+    assert broken.choose(3).name == "reference"
     monkeypatch.setenv(registry.ENVIRONMENT, "fast")
     with pytest.raises(InputError, match="FOCALSR_OPS=fast means nothing; expected auto, native or reference"):
         PLAIN.choose(2)
@@ -108,7 +112,16 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(registry.ENVIRONMENT, "reference")
     assert registry.explain([PLAIN])[0].others == {"fast": "FOCALSR_OPS=reference"}
     monkeypatch.setenv(registry.ENVIRONMENT, "native")
-    assert registry.explain([KERNEL])[1].backend == "none"
+    assert [line.backend for line in registry.explain([kernel(lambda call: "there is no compiler")])] == [
+        "none", "reference", "none",
+    ]  # fmt: skip
+
+
+def test_training_where_kernels_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(registry.ENVIRONMENT, "native")
+    x, weight, bias = torch.randn(1, 4, 4, 8, requires_grad=True), torch.randn(8, 1, 3, 3), torch.randn(8)
+    ops.gelu_depthwise(x, weight, bias).sum().backward()  # its kernel has no backward pass
+    assert x.grad is not None
 
 
 def test_explain_covers_every_operator() -> None:

@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
+
+from ops.resample import Taps, resample
 
 Image = TypeVar("Image", NDArray[Any], Tensor)
-_STRIP = 128  # output rows that are made at once on the CPU: some MB between the passes for images of 2000 pixels
-
-
-class Taps(NamedTuple):
-    """What the output pixels of one axis are made of."""
-
-    source: Tensor  # [m, T] int64: input pixels, mirrored into 0 .. n-1
-    weight: Tensor  # [m, T] float: their shares; the sum over T is 1
+Border = Literal["mirror", "repeat"]
 
 
 def imresize(img: Image, scale: float, antialiasing: bool = True) -> Image:
@@ -47,23 +41,14 @@ def imresize(img: Image, scale: float, antialiasing: bool = True) -> Image:
     if isinstance(img, Tensor):
         if not img.is_floating_point() or not 2 <= img.ndim <= 4 or 0 in img.shape[-2:]:
             raise ValueError(f"imresize: expected a float tensor [B,C,H,W], [C,H,W] or [H,W], got {_described(img)}")
-        return _resize(img, scale, antialiasing, rows=img.ndim - 2, columns=img.ndim - 1)
+        planes = _resize(img.reshape(-1, *img.shape[-2:], 1), scale, antialiasing)
+        return planes.reshape(*img.shape[:-2], *planes.shape[1:3])
     if not np.issubdtype(img.dtype, np.floating) or not 2 <= img.ndim <= 3 or 0 in img.shape[:2]:
         raise ValueError(f"imresize: expected a float array [H,W,C] or [H,W], got {_described(img)}")
-    result = _resize(torch.from_numpy(np.ascontiguousarray(img)), scale, antialiasing, rows=0, columns=1)
-    return result.numpy()
-
-
-def along(x: Tensor, axis: int, taps: Taps) -> Tensor:
-    """Resize one axis of ``x`` from n to m pixels.
-
-    Each output row is a weighted sum of input rows, which is what ``embedding_bag`` computes: in one pass, in the
-    order of the taps, and out of reach of autocast and TensorFloat-32, which would lower a matrix product's precision.
-    """
-    moved = x.movedim(axis, 0)  # [n, ...]
-    rows = moved.reshape(moved.shape[0], -1)
-    result = functional.embedding_bag(taps.source, rows, per_sample_weights=taps.weight, mode="sum")
-    return result.reshape(-1, *moved.shape[1:]).movedim(0, axis)
+    height, width = img.shape[:2]
+    pixels = torch.from_numpy(np.require(img, requirements=["C", "W"]))
+    result = _resize(pixels.reshape(1, height, width, -1), scale, antialiasing)
+    return result.reshape(*result.shape[1:3], *img.shape[2:]).numpy()
 
 
 @functools.lru_cache(maxsize=256)
@@ -73,7 +58,7 @@ def taps_of(
     antialiasing: bool,
     kind: torch.dtype,
     device: str,
-    border: Literal["mirror", "repeat"] = "mirror",
+    border: Border = "mirror",
 ) -> Taps:
     """The taps of an axis of ``n`` pixels; positions and weights are found in float64.
 
@@ -95,25 +80,15 @@ def taps_of(
         mirrored = index % (2 * n)  # ..3 2 1 | 1 2 3 .. n | n n-1 .., any distance away
         index = np.where(mirrored < n, mirrored, 2 * n - 1 - mirrored)
     with torch.inference_mode(False):  # cached: a later call may need gradients
-        return Taps(torch.from_numpy(index).to(device), torch.from_numpy(weight[:, used]).to(device, kind))
+        weight = np.ascontiguousarray(weight[:, used])
+        return Taps(torch.from_numpy(index).to(device), torch.from_numpy(weight).to(device, kind))
 
 
-def _resize(x: Tensor, scale: float, antialiasing: bool, *, rows: int, columns: int) -> Tensor:
+def _resize(x: Tensor, scale: float, antialiasing: bool) -> Tensor:
+    """[A, H, W, C] -> [A, h, w, C]."""
     kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-    by_row, by_column = (taps_of(x.shape[axis], scale, antialiasing, kind, str(x.device)) for axis in (rows, columns))
-    values = x.to(kind)
-    if len(by_row.source) <= _STRIP or x.device.type != "cpu" or torch.compiler.is_compiling():
-        result = along(along(values, rows, by_row), columns, by_column)  # rows first, as MATLAB does for equal factors
-    else:
-        # Strips of the output one after another: what lies between the two passes stays in the cache.
-        strips = zip(by_row.source.split(_STRIP), by_row.weight.split(_STRIP), strict=True)
-        parts = []
-        for source, weight in strips:
-            first, last = int(source.min()), int(source.max())
-            seen = values.narrow(rows, first, last - first + 1)
-            parts.append(along(along(seen, rows, Taps(source - first, weight)), columns, by_column))
-        result = torch.cat(parts, rows)
-    return result.to(x.dtype).contiguous()
+    rows, columns = (taps_of(x.shape[axis], scale, antialiasing, kind, str(x.device)) for axis in (1, 2))
+    return resample(x.to(kind), rows, columns).to(x.dtype).contiguous()  # rows first, as MATLAB does for equal factors
 
 
 def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,9 +13,9 @@ from skimage.metrics import structural_similarity
 from data import PairedImageDataset, SampleKey, imresize, write_image
 from data.dataset_options import IoBackend
 from metrics import calculate_ssim
+from ops.imresize import cubic
 from scripts.benchmarks.data import in_one_thread
 from scripts.benchmarks.measure import Comparison, Side, Work
-from ops.imresize import cubic
 from utils.seed import random_stream
 
 HEIGHT, WIDTH = 376, 500  # of what is resized by the loop

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -111,10 +112,9 @@ def window(image: NDArray[Any], region: Region, scale: int) -> NDArray[Any]:
     height, width = image.shape[:2]
     if top >= 0 and left >= 0 and bottom <= height and right <= width:
         return image[top:bottom, left:right]
-    rows, columns = _mirrored(top, bottom, height), _mirrored(left, right, width)
-    low, near = int(rows.min()), int(columns.min())
-    seen = image[low : int(rows.max()) + 1, near : int(columns.max()) + 1]
-    return seen.take(rows - low, axis=0).take(columns - near, axis=1)
+    seen = image[max(top, 0) : bottom, max(left, 0) : right]
+    above, below, before, behind = (max(pixels, 0) for pixels in (-top, bottom - height, -left, right - width))
+    return cast("NDArray[Any]", cv2.copyMakeBorder(seen, above, below, before, behind, cv2.BORDER_REFLECT))
 
 
 def inside(scale: int) -> slice:
@@ -144,9 +144,3 @@ def downscale_windows(windows: Tensor, scale: int, rounding: Rounding = "none") 
     )
     small = resample(windows.reshape(-1, height, width, 1), rows, columns, rounding)
     return small.reshape(*windows.shape[:-2], *small.shape[1:3])
-
-
-def _mirrored(start: int, stop: int, length: int) -> NDArray[np.int64]:
-    """Places start .. stop - 1, those beyond the borders mirrored into 0 .. length - 1, any distance away."""
-    places = np.arange(start, stop) % (2 * length)
-    return np.where(places < length, places, 2 * length - 1 - places)

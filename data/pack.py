@@ -94,10 +94,10 @@ _AGAIN = "pack the images again (scripts/prepare_dataset.py pack)"
 
 def open_pack(folder: Path) -> Pack:
     """The pack of a folder, opened when first asked for; errors as :class:`Pack`."""
-    place = folder.resolve()
-    if place not in _opened:
-        _opened[place] = Pack(folder)
-    return _opened[place]
+    pack = _opened.get(folder)  # asked for with every image: finding the real path takes longer than a crop's pixels
+    if pack is None:
+        pack = _opened[folder] = Pack(folder)
+    return pack
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,8 @@ class Tile {
     R* to = values_.get();
     for (int64_t row = first_; row < last_; ++row, from += row_step, to += kPiece) {
       int64_t i = 0;
+      __builtin_prefetch(from + count);  // the next piece of this row: too far apart for the processor to foresee
+      __builtin_prefetch(from + count + 63 / sizeof(In));
       for (; i + kValues <= count; i += kValues) widen<kValues>(from + i, to + i);
       for (; i < count; ++i) to[i] = R(from[i]);
     }

@@ -28,11 +28,14 @@ from scripts.benchmarks.measure import Comparison, Side, Work
 from scripts.prepare_demo_data import TRAINING, package_folder
 
 HEIGHT, WIDTH, SCALE, PATCH = 1400, 2040, 4, 256
-IMAGES, SAMPLES, BATCHES = 2, 8, 24
+IMAGES, SAMPLES = 2, 8
+STREAM = 96  # samples that workers prepare: starting them and the last one's end count for little
 SHARED = "FOCALSR_BENCHMARK_DATA"  # a folder that several processes of one run have in common; empty at first
 
 Backend = Literal["disk", "lmdb", "pack"]
 _STORAGE: dict[Backend, str] = {"disk": "whole PNG files", "lmdb": "LMDB of 480-pixel sub-images", "pack": "pack"}
+_NAMES = {"disk": "png"}
+_BATCHES: dict[Backend, int] = {"disk": 4, "lmdb": 24, "pack": 200}  # some seconds, beside which a start is little
 _PLACES: dict[Literal["loader", "device"], str] = {"loader": "LR made in the loader", "device": "LR left to the device"}
 _folders: list[tempfile.TemporaryDirectory[str]] = []  # live as long as the process
 
@@ -48,7 +51,7 @@ def comparisons() -> list[Comparison]:
         Comparison("data/pack_lmdb", work, _stored("lmdb"), _stored("pack")),
     ]
     for backend in _STORAGE:
-        name = {"disk": "png"}.get(backend, backend)
+        name = _NAMES.get(backend, backend)
         found += [
             Comparison(
                 f"data/lr_{'on_the_fly' if place == 'loader' else 'on_device'}_{name}", work,
@@ -58,9 +61,19 @@ def comparisons() -> list[Comparison]:
             for place, how in _PLACES.items()
         ]  # fmt: skip
     scaling = Comparison(
-        "data/two_workers", f"{BATCHES} batches of 2 patches from PNG files",
+        "data/two_workers", f"{STREAM} patches from PNG files",
         Side("one worker", lambda: workers(1)), Side("two workers", lambda: workers(2)), quick=False, memory=False,
     )  # fmt: skip
+    for backend in _STORAGE:
+        stream = f"{_BATCHES[backend]} batches of {SAMPLES} such patches, prepared by one process for another"
+        found.append(
+            Comparison(
+                f"data/one_worker_lr_{_NAMES.get(backend, backend)}", stream,
+                Side(_STORAGE[backend], functools.partial(_streams, backend, made=False)),
+                Side(f"{_STORAGE[backend]}, LR made by the worker", functools.partial(_streams, backend, made=True)),
+                quick=False, memory=False,
+            )
+        )  # fmt: skip
     return [*found, scaling]
 
 
@@ -114,14 +127,28 @@ def folder() -> Path:
 
 def patches(backend: Backend, *, made: bool = False, lr_on: Literal["loader", "device"] = "loader") -> Work:
     """Collect a batch; ``made``: there are no low-resolution images."""
-    suffix = "" if backend == "disk" else f".{backend}"
-    options = PairedImageDataset.Options(
-        name="bench", dataroot_gt=folder() / f"hr{suffix}", dataroot_lq=None if made else folder() / f"lr{suffix}",
-        gt_size=PATCH, io_backend=IoBackend(type=backend), lr_on=lr_on,
-    )  # fmt: skip
-    dataset = PairedImageDataset(options, SCALE, phase="train")
+    dataset = PairedImageDataset(_options(backend, made, lr_on), SCALE, phase="train")
     keys = [SampleKey(0, i, (i * 7) % len(dataset)) for i in range(SAMPLES)]
     return in_one_thread(lambda: dataset.collect(keys))
+
+
+def _options(
+    backend: Backend, made: bool, lr_on: Literal["loader", "device"] = "loader", workers: int = 0
+) -> PairedImageDataset.Options:
+    suffix = "" if backend == "disk" else f".{backend}"
+    return PairedImageDataset.Options(
+        name="bench", dataroot_gt=folder() / f"hr{suffix}", dataroot_lq=None if made else folder() / f"lr{suffix}",
+        gt_size=PATCH, io_backend=IoBackend(type=backend), lr_on=lr_on, batch_size_per_gpu=SAMPLES,
+        num_worker_per_gpu=workers,
+    )  # fmt: skip
+
+
+def _streams(backend: Backend, *, made: bool) -> Work:
+    """Start a process, and take the batches that it prepares."""
+    options = _options(backend, made, workers=1)
+    dataset = PairedImageDataset(options, SCALE, phase="train")
+    stop = _BATCHES[backend]
+    return in_one_thread(lambda: [batch.epoch for batch in train_batches(dataset, options, stop=stop)])
 
 
 def in_one_thread(work: Work) -> Work:
@@ -143,8 +170,8 @@ def in_one_thread(work: Work) -> Work:
 def workers(count: int) -> Work:
     """Start so many processes, and take the batches that they prepare."""
     options = PairedImageDataset.Options(
-        name="bench", dataroot_gt=folder() / "hr", dataroot_lq=folder() / "lr", gt_size=PATCH, batch_size_per_gpu=2,
+        name="bench", dataroot_gt=folder() / "hr", dataroot_lq=folder() / "lr", gt_size=PATCH, batch_size_per_gpu=1,
         num_worker_per_gpu=count,
     )  # fmt: skip
     dataset = PairedImageDataset(options, SCALE, phase="train")
-    return lambda: [batch.epoch for batch in train_batches(dataset, options, stop=BATCHES)]
+    return lambda: [batch.epoch for batch in train_batches(dataset, options, stop=STREAM)]

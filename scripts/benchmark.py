@@ -7,6 +7,10 @@ the CUDA sources) and ``profile`` (where the time of the networks goes).
 Without ``--all`` the rows are those that suit a CPU; ``--quick`` takes small sizes and few repeats.
 ``--only PATTERN`` selects rows of any size by their names, ``--list`` shows these. ``--compare OLD.json`` shows how the
 ratios have moved since an earlier run.
+
+A row that would take too long or too much memory, or that the device cannot do, stays in the table and says so. One
+that fails does not stop the others; the exit code is 1 then. Files are written anew with every row: after Ctrl-C they
+hold all that was measured, and ``--resume`` goes on from there.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import functools
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -38,17 +43,19 @@ from scripts.benchmarks import (
     windows,
 )
 from scripts.benchmarks.limits import Limits
-from scripts.benchmarks.measure import Comparison, Effort, LeftOut, Row, Work, measure, prepared
+from scripts.benchmarks.measure import Comparison, Effort, Row, Work, device_of, measure, prepared, without_ours
 from scripts.benchmarks.memory import SERVE, MemoryMeter, serve
-from scripts.benchmarks.report import GPU, as_json, compare, left_out, markdown, page
+from scripts.benchmarks.record import Record, earlier_rows
+from scripts.benchmarks.report import GPU, compare, earlier_ratios, markdown
 from utils.command import run_command
 from utils.errors import InputError
-from utils.files import write_json, write_text
-from utils.progress import Progress
+from utils.progress import Progress, console_line
 
 GROUPS = ("ops", "networks", "train", "data", "metrics", "startup")
 REPORTS = ("kernels", "profile")
 _MODULES = (operators, networks, windows, training, published, data, pixels, startup)
+_COMPILED = "TORCHINDUCTOR_CACHE_DIR"
+_LONGEST_NOTE = 150  # characters of an error's message in the table
 
 
 @functools.cache
@@ -72,8 +79,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                         help="leave out a side whose call is estimated to take longer (default 60)")  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="threads of torch; default: all cores")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of ops, networks, train and profile")
+    parser.add_argument("--size", metavar="WxH", help="of the images of profile on the CPU; default 64x64, quick 32x32")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page, with hardware and versions")
+    parser.add_argument("--resume", action="store_true",
+                        help="leave out what the --json file holds already, from the same code")  # fmt: skip
     parser.add_argument("--compare", type=Path, metavar="FILE", help="an earlier --json: show how ratios have moved")
     parser.add_argument(SERVE, action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -118,10 +128,13 @@ def check(typed: argparse.Namespace) -> None:
         raise InputError("--repeats, --threads: expected numbers of at least 1")
     if not typed.max_seconds > 0:
         raise InputError(f"--max-seconds: expected a positive number, got {typed.max_seconds:g}")
+    if typed.resume and typed.json is None:
+        raise InputError("--resume goes on with the file of --json; name it")
+    if typed.size and ("profile" not in typed.groups or typed.device == "cuda"):
+        raise InputError("--size is of the group profile on the CPU")
+    profiled_size(typed)
     if typed.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: there is no CUDA device, or torch is built without CUDA")
-    if typed.compare is not None:
-        compare([], typed.compare)
 
 
 def effort_of(typed: argparse.Namespace) -> Effort:
@@ -132,46 +145,78 @@ def effort_of(typed: argparse.Namespace) -> Effort:
     return Effort(repeats, seconds, typed.max_seconds, typed.device)
 
 
-def run(todo: Sequence[Comparison], effort: Effort, limits: Limits) -> tuple[list[Row], list[LeftOut]]:
-    """Measure rows one after another."""
-    rows, omitted = [], []
+def profiled_size(typed: argparse.Namespace) -> tuple[int, int]:
+    """Height and width of the images of ``profile``.
+
+    Raises:
+        InputError: ``--size`` is not written like 64x64.
+    """
+    text = typed.size or ("32x32" if typed.quick else "64x64")
+    width, _, height = text.partition("x")
+    if not (width.isascii() and width.isdigit() and height.isascii() and height.isdigit() and int(width) * int(height)):
+        raise InputError(f'--size: expected width and height such as 320x180, got "{text}"')
+    return int(height), int(width)
+
+
+def run(todo: Sequence[Comparison], effort: Effort, limits: Limits, keep: Callable[[Row], None]) -> None:
+    """Measure rows one after another, and hand each over as soon as it is there."""
     with (
-        _common_data(),
+        _common_folders(),
         MemoryMeter(limits, ("--threads", str(torch.get_num_threads()))) as meter,
         Progress(len(todo), "benchmark", unit="rows", plain=print) as bar,
     ):
         for comparison in todo:
-            found = measure(comparison, effort, meter)
-            if isinstance(found, Row):
-                rows.append(found)
-            else:
-                omitted.append(found)
+            keep(_row(comparison, effort, meter))
             bar.advance(note=comparison.key)
-    return rows, omitted
+
+
+def _row(comparison: Comparison, effort: Effort, meter: MemoryMeter) -> Row:
+    """The row of a comparison, whatever happens in it."""
+    try:
+        return measure(comparison, effort, meter)
+    except Exception as error:  # noqa: BLE001  told with its traceback; the other rows are worth measuring
+        console_line(f"{comparison.key}:\n{traceback.format_exc()}", sys.stderr)
+        first = next(iter(str(error).splitlines()), "")
+        note = f"failed: {type(error).__name__}: {first}"[:_LONGEST_NOTE]
+        return without_ours(comparison, device_of(comparison, effort), note, failed=True)
 
 
 @contextlib.contextmanager
-def _common_data() -> Iterator[None]:
-    """A folder for images that this process and the one that measures memory both read."""
+def _common_folders() -> Iterator[None]:
+    """Folders of this process and of the one that measures memory: made images, and what torch has compiled."""
     with tempfile.TemporaryDirectory() as folder:
-        os.environ[data.SHARED] = folder
+        added = {data.SHARED: folder}
+        if hasattr(os, "getuid"):  # kept between runs, as torch does; it would follow the folder for temporary files
+            added[_COMPILED] = str(Path(tempfile.gettempdir()) / f"focalsr_torchinductor_{os.getuid()}")
+        before = {name: os.environ[name] for name in added if name in os.environ}
+        os.environ.update({**added, **before})
         try:
             yield
         finally:
-            del os.environ[data.SHARED]
+            for name in added.keys() - before.keys():
+                del os.environ[name]
 
 
-def sections(typed: argparse.Namespace) -> list[str]:
-    """The reports that are no rows."""
-    found = []
-    if "kernels" in typed.groups:
-        found.append(kernels.section(kernels.compile_all()))
-    if "profile" in typed.groups and typed.device == "cuda":
-        found.append(profiling.cuda_section())
-    elif "profile" in typed.groups:
-        side, repeats = (32, 1) if typed.quick else (64, 3)
-        found.append(profiling.cpu_section(profiling.cpu_profiles(side, repeats), side))
-    return found
+def sections(typed: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The reports that are no rows, and why some could not be made."""
+    makers: dict[str, Callable[[], str]] = {
+        "kernels": lambda: kernels.section(kernels.compile_all()),
+        "profile": profiling.cuda_section if typed.device == "cuda" else lambda: _profile(typed),
+    }
+    found, failures = [], []
+    for name, make in makers.items():
+        if name not in typed.groups:
+            continue
+        try:
+            found.append(make())
+        except InputError as error:
+            failures.append(str(error))
+    return found, failures
+
+
+def _profile(typed: argparse.Namespace) -> str:
+    size = profiled_size(typed)
+    return profiling.cpu_section(profiling.cpu_profiles(size, 0.0 if typed.quick else 2.0), size)
 
 
 def find(key: str, side: str, pilot: bool) -> Callable[[], Work]:
@@ -179,30 +224,42 @@ def find(key: str, side: str, pilot: bool) -> Callable[[], Work]:
     return prepared(comparisons()[key], side, "cpu", pilot=pilot)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Measure, print, write."""
+def main(argv: Sequence[str]) -> int:
+    """Measure, print, write; 1 where something failed."""
     typed = parse(argv)
     check(typed)
     if typed.threads:
         torch.set_num_threads(typed.threads)
     if typed.serve_memory:
         serve(find)
-        return
+        return 0
     todo = chosen(typed)
     if typed.list:
         print("\n".join(row.key for row in todo))
-        return
+        return 0
+    ratios = earlier_ratios(typed.compare) if typed.compare else None  # now: the file may be that of --json
+    known = earlier_rows(typed.json) if typed.resume else []
+    done = {(row.key, row.work, row.device) for row in known}
+    effort = effort_of(typed)
+    todo = [row for row in todo if (row.key, row.work, device_of(row, effort)) not in done]
     limits = Limits(typed.quick)
-    rows, omitted = run(todo, effort_of(typed), limits) if todo else ([], [])
-    table, gaps, found = markdown(rows) if rows else "", left_out(rows, omitted), sections(typed)
-    print("\n".join(part for part in (table, gaps, *found) if part))
-    if typed.json:
-        write_json(typed.json, as_json(rows, omitted, limits.told()))
-    if typed.markdown:
-        more = [*found, GPU] if typed.device == "cpu" else found
-        write_text(typed.markdown, page(" ".join(argv), table, gaps, limits.told(), more))
-    if typed.compare:
-        print(compare(rows, typed.compare))
+    record = Record(" ".join(argv), limits, typed.json, typed.markdown, len(todo), known)
+    record.write()  # a place that cannot be written is told now
+    try:
+        if todo:
+            run(todo, effort, limits, record.add)
+    finally:  # Ctrl-C too
+        if record.rows:
+            print(markdown(record.rows))
+    found, failures = sections(typed)
+    print("\n".join(found))
+    record.write([*found, GPU] if typed.device == "cpu" else found)
+    if ratios is not None:
+        print(compare(record.rows, ratios))
+    failures += [f"{row.key}: {row.ours_note}" for row in record.rows if row.failed]
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 # Everything that has to be run on a GPU, in one command: tests, compute-sanitizer, benchmark, profiles. Works from any
 # folder; arguments go to scripts/benchmark.py:
 #     bash scripts/run_gpu.sh --only 'ops/*'
+# After an interruption, with the same code, this measures the rows that are missing:
+#     bash scripts/run_gpu.sh --resume
 # The results: docs/performance_GPU.md, docs/performance_GPU.json. Exit codes: 0 all done, 1 something failed (what
 # follows it was run all the same), 2 there is no CUDA device.
 set -euo pipefail

@@ -132,10 +132,8 @@ def _arrange(name: str, images: Mapping[str, _Image], folder: Path, scale: int, 
         except InputError as error:
             return False, str(error)
 
-    results = in_threads(arrange, range(len(keys)), f"{name} x{scale}")
-    for part in ("HR", "LR"):
-        with settled(place / part):
-            pass
+    with settled(place / "HR"), settled(place / "LR"):
+        results = in_threads(arrange, range(len(keys)), f"{name} x{scale}")
     problems = [problem for _, problem in results if problem]
     present = len(keys) - len(problems)
     strangers = _strangers(place / "HR", set(keys)) + _strangers(place / "LR", set(keys))
@@ -161,9 +159,8 @@ def _arrange_whole(name: str, images: Mapping[str, _Image], folder: Path) -> Out
             return str(error)
         return None
 
-    problems = [problem for problem in in_threads(arrange, range(len(keys)), name) if problem]
     with settled(folder / "HR"):
-        pass
+        problems = [problem for problem in in_threads(arrange, range(len(keys)), name) if problem]
     present = len(keys) - len(problems)
     return Outcome(name, None, present, 0, (*problems, *_count(name, present)))
 

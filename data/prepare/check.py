@@ -7,10 +7,12 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.listing import Pair, list_pairs
+from data.images import SUFFIXES
+from data.listing import Pair, is_stored, list_pairs, list_singles
 from data.pack import PackImage, open_pack
-from data.prepare.common import Picture, pictures
+from data.prepare.common import Picture
 from data.scan import in_threads
+from data.sources import FileImage, ImageSource
 from utils.errors import InputError
 
 
@@ -22,7 +24,7 @@ class Findings:
         images: how many were looked at.
         unreadable: missing, truncated, damaged.
         sizes: smaller than wanted, or not ``scale`` times their partner.
-        duplicates: images with the same pixels.
+        duplicates: images with the same pixels, or with the same name but for its extension.
         unpaired: what the two sides do not have in common.
         grey: grey images among coloured ones; they are read as coloured, so this is no problem.
     """
@@ -43,7 +45,6 @@ class Findings:
 @dataclasses.dataclass(frozen=True)
 class _Look:
     label: str
-    key: str
     height: int = 0
     width: int = 0
     channels: int = 0
@@ -73,31 +74,41 @@ def check_images(
     Raises:
         InputError: the folder itself cannot be read.
     """
-    looks = _look_at(pictures(folder, meta_file), f"{folder.name}: checking")
+    metas = [] if meta_file is None else [meta_file]
+    sources = list_singles([folder], metas)
+    looks = _look_at(sources, f"{folder.name}: checking")
     findings = Findings(
         images=len(looks),
-        unreadable=tuple(look.problem for look in looks if look.problem),
+        unreadable=(*(look.problem for look in looks if look.problem), *(() if metas else _broken_links(folder))),
         sizes=tuple(
             f"{look.label}: {look.height} x {look.width} (height x width), smaller than {least}"
             for look in looks
             if not look.problem and min(look.height, look.width) < least
         ),
-        duplicates=_duplicates(looks),
+        duplicates=(*_duplicates(looks), *_same_names(sources)),
         grey=_grey(looks),
     )
     if lq_folder is None:
         return findings
+    pairs: Sequence[Pair] = ()
+    unpaired: tuple[str, ...] = ()
     try:
-        pairs = list_pairs([folder], [lq_folder], [] if meta_file is None else [meta_file], template)
+        pairs = list_pairs([folder], [lq_folder], metas, template)
+        partners = [pair.lq for pair in pairs if pair.lq is not None]
     except InputError as error:
-        return dataclasses.replace(findings, unpaired=(str(error),))
-    partners = [pair.lq for pair in pairs]
-    others = _look_at([Picture(lq, "") for lq in partners if lq is not None], f"{lq_folder.name}: checking")
+        unpaired, partners = (str(error),), list_singles([lq_folder], [])
+    others = _look_at(partners, f"{lq_folder.name}: checking")
+    sizes = () if unpaired else _sizes_of_pairs({look.label: look for look in looks}, others, pairs, scale)
     return dataclasses.replace(
         findings,
         images=len(looks) + len(others),
-        unreadable=(*findings.unreadable, *(other.problem for other in others if other.problem)),
-        sizes=(*findings.sizes, *_sizes_of_pairs({look.label: look for look in looks}, others, pairs, scale)),
+        unreadable=(
+            *findings.unreadable,
+            *(other.problem for other in others if other.problem),
+            *(() if metas else _broken_links(lq_folder)),
+        ),
+        sizes=(*findings.sizes, *sizes),
+        unpaired=unpaired,
         grey=(*findings.grey, *_grey(others)),
     )
 
@@ -118,20 +129,19 @@ def _sizes_of_pairs(looks: dict[str, _Look], others: list[_Look], pairs: Sequenc
     return found
 
 
-def _look_at(listed: list[Picture], what: str) -> list[_Look]:
+def _look_at(listed: Sequence[ImageSource], what: str) -> list[_Look]:
     def look(index: int) -> _Look:
-        picture = listed[index]
-        label = picture.source.label
+        source = listed[index]
+        label = source.label
         try:
-            pixels = picture.stored()
-            source = picture.source
+            pixels = Picture(source, "").stored()
             if isinstance(source, PackImage) and open_pack(source.folder).damaged(source.number):
                 raise InputError(f"{label}: the pixels are damaged (checksum); pack the images again")
         except InputError as error:
-            return _Look(label, picture.key, problem=str(error))
+            return _Look(label, problem=str(error))
         height, width, channels = pixels.shape
         digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=b"%d" % width).digest()
-        return _Look(label, picture.key, height, width, channels, digest)
+        return _Look(label, height, width, channels, digest)
 
     return in_threads(look, range(len(listed)), what)
 
@@ -146,6 +156,27 @@ def _duplicates(looks: list[_Look]) -> tuple[str, ...]:
             found.append(f"{look.label}: the same pixels as {first[look.digest].label}")
         first.setdefault(look.digest, look)
     return tuple(found)
+
+
+def _same_names(sources: Sequence[ImageSource]) -> tuple[str, ...]:
+    """Files such as ``a.png`` and ``a.jpg``: data sets that are made of them could not tell them apart."""
+    first: dict[Path, Path] = {}
+    found = []
+    for source in sources:
+        if isinstance(source, FileImage):
+            other = first.setdefault(source.path.with_suffix(""), source.path)
+            if other != source.path:
+                found.append(f"{source.path}: the same name without extension as {other}")
+    return tuple(found)
+
+
+def _broken_links(folder: Path) -> tuple[str, ...]:
+    """Links to nowhere, or in a circle, that are called like images; listing a folder passes them over."""
+    if is_stored(folder):
+        return ()
+    links = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_symlink()]
+    broken = sorted(path for path in links if not path.name.startswith(".") and not path.exists())
+    return tuple(f"{path}: the link leads nowhere" for path in broken)
 
 
 def _grey(looks: list[_Look]) -> tuple[str, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,18 +13,19 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from data.images import Pixels, decode_image, encode_image
+from data.images import SUFFIXES, Pixels, decode_image, encode_image
 from data.listing import list_singles
-from data.pack import PackImage, open_pack
+from data.pack import INDEX, PackImage, open_pack
 from data.sources import FileImage, ImageSource, LmdbImage
 from utils.env import available_cores
 from utils.errors import InputError
-from utils.files import make_folder, storage_error
+from utils.files import make_folder, storage_error, write_json
 from utils.log import get_logger
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 UNFINISHED = ".part"
+SETTINGS = ".settings.json"  # beside the files that were made with them
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,19 @@ class Picture:
 
     @property
     def stamp(self) -> tuple[int, int]:
-        """Size and time of change of the file; tells a resumed command that it is still the same."""
-        if not isinstance(self.source, FileImage):
-            return 0, 0
-        found = self.source.path.stat()
-        return found.st_size, found.st_mtime_ns
+        """Size and time of change of the file that holds it; tells a resumed command that it is still the same.
+
+        Raises:
+            InputError: the file is gone.
+        """
+        if isinstance(self.source, FileImage):
+            path = self.source.path
+        elif isinstance(self.source, PackImage):
+            path = self.source.folder / INDEX
+        else:
+            assert isinstance(self.source, LmdbImage)
+            path = self.source.folder / "data.mdb"
+        return stamp_of(path)
 
 
 def pictures(folder: Path, meta_file: Path | None = None) -> list[Picture]:
@@ -100,7 +111,8 @@ def write_whole(path: Path, content: bytes) -> None:
         InputError: the folder cannot be written.
     """
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}{UNFINISHED}")
+    # Not the final name and more: that may already be as long as names can be.
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}{UNFINISHED}")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
@@ -115,22 +127,108 @@ def write_picture(path: Path, image: Pixels, compression: int | None = None) -> 
 
 
 @contextmanager
-def settled(folder: Path) -> Iterator[None]:
-    """Around the writing of many files: at the end they are on the disk, and what a killed run left half is gone."""
-    yield
-    if hasattr(os, "sync"):
-        os.sync()
-    for leftover in folder.glob(f".*{UNFINISHED}"):
-        leftover.unlink(missing_ok=True)
+def alone(folder: Path) -> Iterator[None]:
+    """Make ``folder``, and keep other processes from preparing it at the same time (where the system has locks).
+
+    Raises:
+        InputError: another process is preparing it, or it cannot be made.
+    """
+    make_folder(folder)
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())  # not finished just now
+        except BlockingIOError:
+            free = False
+        except OSError:  # some network file systems have no locks for folders
+            free = True
+        if not free:
+            raise InputError(f"{folder} is being prepared by another process; wait until it has ended")
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def settled(folder: Path, settings: Mapping[str, object] | None = None) -> Iterator[None]:
+    """Around the writing of many files: at the end they are on the disk, and what a killed run left half is gone.
+
+    Args:
+        folder: where they are written, by this process alone.
+        settings: what they are made with. Files that were made with others are not mixed with them, since those of an
+            earlier run are kept; None: does not matter.
+
+    Raises:
+        InputError: the folder holds files that were made with other settings, or another process is writing there.
+    """
+    with alone(folder):
+        if settings is not None:
+            _check_settings(folder, settings)
+        yield
+        if hasattr(os, "sync"):
+            os.sync()
+        for leftover in folder.glob(f".*{UNFINISHED}"):
+            leftover.unlink(missing_ok=True)
+
+
+def _check_settings(folder: Path, settings: Mapping[str, object]) -> None:
+    path = folder / SETTINGS
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        earlier = None
+    if earlier == settings:
+        return
+    if earlier and any(not item.name.startswith(".") for item in folder.iterdir()):
+        was, now = (", ".join(f"{key} {value}" for key, value in some.items()) for some in (earlier, settings))
+        raise InputError(
+            f"{folder} holds files that were made with {was}, not with {now}; remove it or choose another folder"
+        )
+    write_json(path, settings)
 
 
 def is_done(targets: Sequence[Path], source: Path) -> bool:
-    """Whether all files that are made of ``source`` are there, and none is older."""
-    changed = source.stat().st_mtime_ns
+    """Whether all files that are made of ``source`` are there, none older than it, and none empty.
+
+    After a power failure a file system may hold a name whose bytes were lost.
+
+    Raises:
+        InputError: the source is gone, or the name of a target cannot be.
+    """
+    changed = stamp_of(source)[1]
     try:
-        return all(target.stat().st_mtime_ns >= changed for target in targets)
+        found = [target.stat() for target in targets]
     except FileNotFoundError:
         return False
+    except OSError as error:  # above all names that are too long, which is not the machine's fault
+        raise InputError(f"{source}: its files cannot be written: {error.strerror or error}: {targets[0]}") from error
+    return all(file.st_size and file.st_mtime_ns >= changed for file in found)
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Size and time of change of a file; raises InputError when it is gone."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: the file cannot be read: {error.strerror or error}") from error
+    return found.st_size, found.st_mtime_ns
+
+
+def check_text_target(target: Path) -> None:
+    """Refuse to write text in the place of an image or a folder.
+
+    Raises:
+        InputError: it is called like an image, or is a folder.
+    """
+    if target.suffix.lower() in SUFFIXES or target.is_dir():
+        kind = "is a folder" if target.is_dir() else "is the name of an image"
+        raise InputError(f"{target} {kind}; expected the name of a text file, such as list.txt")
 
 
 def check_target(target: Path, suffix: str) -> None:

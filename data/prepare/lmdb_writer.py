@@ -6,17 +6,21 @@ run that was killed goes on after its last one.
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from data.images import decode_image
+from data.images import opencv_pixels
 from data.integrity import damage
-from data.prepare.common import UNFINISHED, Picture, Skipper, check_target, in_order, pictures
+from data.prepare.common import UNFINISHED, Picture, Skipper, alone, check_target, in_order, pictures, stamp_of
 from data.prepare.meta import shape_of
 from data.sources import FileImage, LmdbImage
 from utils.errors import InputError, StorageError
@@ -28,7 +32,9 @@ if TYPE_CHECKING:
     import lmdb
 
 _FIRST_MAP = 1 << 28  # grows as it fills
+_LITTLE = 1 << 20
 _PLAN = "plan.json"
+_EXIF = (b"Exif\0\0", b"eXIf", b"EXIF")  # in JPEG, PNG and WebP files
 
 
 def write_lmdb(
@@ -56,58 +62,75 @@ def write_lmdb(
         Number of images, and what was left out.
 
     Raises:
-        InputError: an image cannot be used, or the target exists or has another suffix.
+        InputError: an image cannot be used, there is none, the target exists or has another suffix, or another process
+            is writing it.
         StorageError: the disk is full.
     """
     check_target(target, ".lmdb")
     listed = pictures(source, meta_file)
     _check_keys(listed)
     part = target.with_name(target.name + UNFINISHED)
-    _begin(part, {"source": str(source.resolve()), "compression": compression, "copy": copy})
     skipper = Skipper(skip_bad)
 
-    def encode(picture: Picture) -> tuple[Picture, bytes] | None:
-        value = _value(picture, compression, copy)
-        return picture, value
+    def encode(picture: Picture) -> tuple[Picture, bytes]:
+        return picture, _value(picture, compression, copy)
 
-    guarded = skipper.usable(encode)
     try:
         import lmdb
     except ImportError as error:
         raise InputError(f"{target}: LMDB data sets need the package lmdb: pip install lmdb") from error
-    try:
-        environment = lmdb.open(str(part), map_size=_FIRST_MAP, readahead=False, meminit=False)
+    with alone(part):
+        check_target(target, ".lmdb")  # another process may just have finished it
+        _begin(part, {"source": str(source.resolve()), "compression": compression, "copy": copy})
         try:
-            with environment.begin() as transaction:
-                have = {bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)}
-            todo = [picture for picture in listed if picture.key.encode() not in have]
-            with Progress(
-                len(listed), "writing LMDB", done=len(listed) - len(todo), plain=get_logger().info
-            ) as progress:
-                waiting: list[tuple[bytes, bytes]] = []
-                for result in in_order(guarded, todo):
-                    progress.advance()
-                    if result is not None:
-                        waiting.append((result[0].key.encode(), result[1]))
-                    if len(waiting) == commit_every:
-                        _commit(environment, waiting)
-                        waiting = []
-                _commit(environment, waiting)
-            lines = _meta_lines(environment, listed, compression)
-        finally:
-            environment.close()
-    except lmdb.Error as error:
-        raise _lmdb_problem(target, error) from error
-    write_text(part / "meta_info.txt", "".join(lines))
-    (part / _PLAN).unlink()
-    part.rename(target)
+            _fill(part, listed, skipper.usable(encode), commit_every)
+            lines = _meta_lines(part, listed, compression)
+        except lmdb.Error as error:
+            raise _lmdb_problem(part, error) from error
+        if not lines:
+            raise InputError(f"{target}: there is no usable image in {source}")
+        write_text(part / "meta_info.txt", "".join(lines))
+        (part / _PLAN).unlink()
+        part.rename(target)
     return len(lines), skipper.messages
+
+
+def _fill(
+    part: Path,
+    listed: Sequence[Picture],
+    encode: Callable[[Picture], tuple[Picture, bytes] | None],
+    commit_every: int,
+) -> None:
+    """Write the entries that are not there yet, or whose images have changed since the last commit."""
+    import lmdb
+
+    data = part / "data.mdb"
+    committed = stamp_of(data)[1] if data.is_file() else 0
+    environment = lmdb.open(str(part), map_size=_FIRST_MAP, readahead=False)
+    try:
+        with environment.begin() as transaction:
+            have = {bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)}
+        todo = [picture for picture in listed if picture.key.encode() not in have or picture.stamp[1] > committed]
+        with Progress(len(listed), "writing LMDB", done=len(listed) - len(todo), plain=get_logger().info) as progress:
+            waiting: list[tuple[bytes, bytes]] = []
+            for result in in_order(encode, todo):
+                progress.advance()
+                if result is not None:
+                    waiting.append((result[0].key.encode(), result[1]))
+                if len(waiting) == commit_every:
+                    _commit(environment, waiting)
+                    waiting = []
+            _commit(environment, waiting)
+    finally:
+        environment.close()
 
 
 def _check_keys(listed: Sequence[Picture]) -> None:
     for picture in listed:
         if len(picture.key.encode()) > 511:  # LMDB's own limit
             raise InputError(f"{picture.source.label}: the name is longer than the 511 bytes that LMDB allows")
+        if picture.key.splitlines() != [picture.key]:
+            raise InputError(f"{picture.source.label!r}: the name holds a line break; rename the file")
 
 
 def _begin(part: Path, plan: dict[str, object]) -> None:
@@ -123,22 +146,26 @@ def _value(picture: Picture, compression: int, copy: bool) -> bytes:
     source = picture.source
     if not isinstance(source, FileImage | LmdbImage):
         pixels = picture.stored()
-    else:
-        content = source.content()
-        if copy:
-            problem = damage(content)
-            if problem:
-                raise InputError(f"{source.label}: the image cannot be read: {problem}")
-            return content
-        # As BasicSR reads them: with the bits and channels of the file.
+        ordered = pixels if pixels.shape[2] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        return _png(ordered, compression)
+    content = source.content()
+    if copy:
         problem = damage(content)
-        decoded = None if problem else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        if decoded is None:
-            decode_image(content, source.label)  # which says what is wrong
-            raise InputError(f"{source.label}: the image cannot be read")
-        return bytes(cv2.imencode(".png", decoded, [cv2.IMWRITE_PNG_COMPRESSION, compression])[1])
-    ordered = pixels if pixels.shape[2] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    return bytes(cv2.imencode(".png", ordered, [cv2.IMWRITE_PNG_COMPRESSION, compression])[1])
+        if problem:
+            raise InputError(f"{source.label}: the image cannot be read: {problem}")
+        return content
+    # As BasicSR reads them: with the bits and channels of the file. But that leaves photographs lying on their side,
+    # whose orientation the new file will not tell.
+    upright = any(mark in content for mark in _EXIF)
+    mode = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if upright else cv2.IMREAD_UNCHANGED
+    decoded = opencv_pixels(content, source.label, mode)
+    if decoded.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{source.label}: expected 8 or 16 bits per channel, got {decoded.dtype}")
+    return _png(decoded, compression)
+
+
+def _png(pixels: NDArray[Any], compression: int) -> bytes:
+    return bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, compression])[1])
 
 
 def _commit(environment: lmdb.Environment, items: Sequence[tuple[bytes, bytes]]) -> None:
@@ -155,9 +182,11 @@ def _commit(environment: lmdb.Environment, items: Sequence[tuple[bytes, bytes]])
             environment.set_mapsize(2 * environment.info()["map_size"])
 
 
-def _meta_lines(environment: lmdb.Environment, listed: Sequence[Picture], compression: int) -> list[str]:
+def _meta_lines(part: Path, listed: Sequence[Picture], compression: int) -> list[str]:
+    import lmdb
+
     lines = []
-    with environment.begin() as transaction:
+    with lmdb.open(str(part), readonly=True, lock=False) as environment, environment.begin() as transaction:
         for picture in listed:
             value = transaction.get(picture.key.encode())
             if value is not None:  # else it was left out
@@ -166,9 +195,11 @@ def _meta_lines(environment: lmdb.Environment, listed: Sequence[Picture], compre
     return lines
 
 
-def _lmdb_problem(target: Path, error: lmdb.Error) -> InputError | StorageError:
-    if "space" in str(error).lower():
-        return StorageError(f"the disk is full: {target} could not be written; free some space and start again")
+def _lmdb_problem(part: Path, error: lmdb.Error) -> InputError | StorageError:
+    # LMDB calls a write that the disk cut short an input/output error.
+    cut_short = os.strerror(errno.EIO) in str(error) and shutil.disk_usage(part).free < _LITTLE
+    if cut_short or "space" in str(error).lower():
+        return StorageError(f"the disk is full: {part} could not be written; free some space and start again")
     if isinstance(error.__cause__, OSError):
-        return storage_error(target, error.__cause__)
-    return StorageError(f"{target} could not be written: {error}")
+        return storage_error(part, error.__cause__)
+    return StorageError(f"{part} could not be written: {error}")

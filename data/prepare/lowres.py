@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from data.imresize import Rule, downscale, mod_crop
 from data.prepare.common import Skipper, is_done, settled, write_picture
 from data.scan import in_threads, size_text
 from utils.errors import InputError
+from utils.log import get_logger
 
 
 def make_low_resolution(
@@ -27,7 +29,7 @@ def make_low_resolution(
     """Write ``target/X2/NAME`` and so on for each image and scale, as PNG.
 
     Each image is cropped to a multiple of the scale first. What an earlier run has written is kept, unless its image
-    has changed since.
+    has changed since. Other processes are kept out of these folders meanwhile.
 
     Args:
         source: folder of high-resolution images, which are left as they are.
@@ -42,11 +44,16 @@ def make_low_resolution(
         Number of files, and what was left out.
 
     Raises:
-        InputError: an image cannot be read or is smaller than a low-resolution pixel.
+        InputError: an image cannot be read or is smaller than a low-resolution pixel; files of two images would have
+            the same name; folders are the same; or the files there were made by the other rule.
         StorageError: the disk is full.
     """
     files = list_images(source)
+    _check_names(files)
+    parents = [target] if cropped is None else [target, cropped]
+    _check_folders(source, parents, scales)
     skipper = Skipper(skip_bad)
+    uneven: list[str] = []
 
     def make(path: Path) -> int:
         smalls = [
@@ -57,6 +64,8 @@ def make_low_resolution(
             image = decode_image(read_bytes(path), str(path), keep_grey=True)
             for i, scale in enumerate(scales):
                 large = mod_crop(image, scale)
+                if large.shape != image.shape and cropped is None:
+                    uneven.append(f"{path} at x{scale}")
                 if not large.size:
                     raise InputError(f"{path}: the image is {size_text(image)}, smaller than one pixel at x{scale}")
                 write_picture(smalls[i], downscale(large, scale, rule=rule))
@@ -65,14 +74,40 @@ def make_low_resolution(
         return len(smalls)
 
     guarded = skipper.usable(make)
-    counts = in_threads(lambda i: guarded(files[i]), range(len(files)), "downscaling")
-    for scale in scales:
-        for parent in filter(None, (target, cropped)):
-            with settled(_folder(parent, scale)):
-                pass
+    with ExitStack() as stack:
+        for scale in scales:
+            stack.enter_context(settled(_folder(target, scale), {"rule": rule}))
+            if cropped is not None:
+                stack.enter_context(settled(_folder(cropped, scale)))
+        counts = in_threads(lambda i: guarded(files[i]), range(len(files)), "downscaling")
+    if uneven:
+        get_logger().warning(
+            "%d images are no multiples of the scale, such as %s: training takes their low-resolution files with the "
+            "cropped images only, which --hr DIR writes", len(uneven), min(uneven),
+        )  # fmt: skip
     return sum(count or 0 for count in counts), skipper.messages
 
 
 def _folder(parent: Path, scale: int) -> Path:
     text = str(parent)
     return Path(text.replace("{s}", str(scale))) if "{s}" in text else parent / f"X{scale}"
+
+
+def _check_names(files: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in files:
+        if path.stem in seen:
+            raise InputError(f"{path} and {seen[path.stem]}: their files would have the same name; rename one")
+        seen[path.stem] = path
+
+
+def _check_folders(source: Path, parents: Sequence[Path], scales: Sequence[int]) -> None:
+    """All folders that are read or written have to be different ones."""
+    seen = {source.resolve(): "the input folder"}
+    for parent in parents:
+        for scale in scales:
+            folder = _folder(parent, scale)
+            place = folder.resolve()
+            if place in seen:
+                raise InputError(f"{folder} would be written to, but is {seen[place]}, too; choose another folder")
+            seen[place] = f"the folder of other files, at x{scale}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data.images import decode_image, list_images, read_bytes
 from data.integrity import damage, png_size
+from data.prepare.common import check_text_target
 from data.scan import in_threads
 from utils.errors import InputError
 from utils.files import write_text
@@ -30,12 +31,14 @@ def write_meta(folder: Path, target: Path) -> int:
     """Write ``NAME (H,W,C)`` for each image of ``folder``, sorted by name; returns their number.
 
     Raises:
-        InputError: an image cannot be read, or a name cannot be told from what follows it.
+        InputError: an image cannot be read, a name cannot be told from what follows it, or ``target`` is no name of a
+            text file.
     """
+    check_text_target(target)
     files = list_images(folder)
-    broken = [path for path in files if not path.name.isprintable()]
+    broken = [path for path in files if not path.name.isprintable() or path.name != path.name.strip()]
     if broken:
-        raise InputError(f"{broken[0]!r}: the name holds a character that cannot stand in a list; rename the file")
+        raise InputError(f"{str(broken[0])!r}: the name holds a character that cannot stand in a list; rename the file")
     shapes = in_threads(lambda i: shape_of(read_bytes(files[i]), str(files[i])), range(len(files)), "reading sizes")
     lines = [f"{path.name} ({h},{w},{c})\n" for path, (h, w, c) in zip(files, shapes, strict=True)]
     write_text(target, "".join(lines))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,9 +18,9 @@ import numpy as np
 
 from data.images import Pixels
 from data.pack import ALIGNMENT, ENTRIES, ENTRY, FORMAT, INDEX, KEYS, VERSION, shard_name
-from data.prepare.common import UNFINISHED, Picture, Skipper, check_target, in_order, pictures
+from data.prepare.common import UNFINISHED, Picture, Skipper, alone, check_target, in_order, pictures
 from utils.errors import InputError
-from utils.files import atomic_write, make_folder, storage_error, write_json
+from utils.files import atomic_write, storage_error, write_json
 from utils.log import get_logger
 from utils.progress import Progress
 
@@ -46,7 +46,8 @@ def write_pack(
         Number of images, and what was left out.
 
     Raises:
-        InputError: an image cannot be used, or the target exists or has another suffix.
+        InputError: an image cannot be used, there is none, the target exists or has another suffix, or another process
+            is writing it.
         StorageError: the disk is full.
     """
     check_target(target, ".pack")
@@ -54,15 +55,33 @@ def write_pack(
     for picture in listed:
         if "\n" in picture.key:
             raise InputError(f"{picture.source.label!r}: the name holds a line break; rename the file")
-    part = make_folder(target.with_name(target.name + UNFINISHED))
-    shards = _finished(part, listed)
-    done = sum(shard.seen for shard in shards)
+    part = target.with_name(target.name + UNFINISHED)
     skipper = Skipper(skip_bad)
 
     def decode(picture: Picture) -> tuple[Picture, Pixels]:
         return picture, np.ascontiguousarray(picture.stored())
 
-    results = in_order(skipper.usable(decode), listed[done:])
+    with alone(part):
+        check_target(target, ".pack")  # another process may just have finished it
+        shards = _fill(part, listed, skipper.usable(decode), shard_bytes)
+        images = _write_index(part, shards)
+        expected = {INDEX, ENTRIES, KEYS, *(shard_name(number) for number in range(len(shards)))}
+        for leftover in [path for path in part.iterdir() if path.name not in expected]:
+            leftover.unlink()  # what is known of shards, and those of an earlier run with more of them
+        part.rename(target)
+    return images, skipper.messages
+
+
+def _fill(
+    part: Path,
+    listed: Sequence[Picture],
+    decode: Callable[[Picture], tuple[Picture, Pixels] | None],
+    shard_bytes: int,
+) -> list[_Shard]:
+    """Write the shards that are not there yet."""
+    shards = _finished(part, listed)
+    done = sum(shard.seen for shard in shards)
+    results = in_order(decode, listed[done:])
     with Progress(len(listed), "packing", done=done, plain=get_logger().info) as progress:
         while done < len(listed):
             shard = _write_shard(part, len(shards), results, shard_bytes, progress)
@@ -71,11 +90,7 @@ def write_pack(
             write_json(_sidecar(part, len(shards)), shard.as_json())
             shards.append(shard)
             done += shard.seen
-    images = _write_index(part, shards)
-    for number in range(len(shards)):
-        _sidecar(part, number).unlink()
-    part.rename(target)
-    return images, skipper.messages
+    return shards
 
 
 @dataclass

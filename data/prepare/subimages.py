@@ -88,7 +88,7 @@ def cut_subimages(
         return len(listed)
 
     guarded = skipper.usable(cut)
-    with settled(target):
+    with settled(target, {"crop_size": grid.size, "step": grid.step, "thresh_size": grid.threshold}):
         counts = in_threads(lambda i: guarded(files[i]), range(len(files)), "cutting sub-images")
     return sum(count or 0 for count in counts), skipper.messages
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import torch
 
 from scripts.benchmarks.limits import Cost
 from scripts.benchmarks.memory import MemoryMeter
+from scripts.benchmarks.needs import Need, missing
 from utils.env import available_memory
 
 Work = Callable[[], object]
@@ -44,11 +47,13 @@ class Side(NamedTuple):
         name: what it is, for the table.
         prepare: builds what is needed and returns the function to time.
         pilot: tells beforehand what the run will take; None for work that is small.
+        needs: what a device may not be able to do.
     """
 
     name: str
     prepare: Callable[[], Work]
     pilot: Pilot | None = None
+    needs: tuple[Need, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,9 +88,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Row:
-    """A measured comparison; times are medians in milliseconds, memory is the peak beyond what was held before.
+    """A comparison, measured or left out; times are medians in ms, memory is the peak beyond what was held before.
 
-    A baseline that was left out has no time; ``note`` says why.
+    A side without a time was left out: its note says why. Without ours the baseline is not measured either.
     """
 
     key: str
@@ -93,19 +98,21 @@ class Row:
     baseline: str
     ours: str
     baseline_ms: float | None
-    ours_ms: float
+    ours_ms: float | None
     baseline_mib: float | None
     ours_mib: float | None
     device: str = "cpu"
     turns: int = 0
     share: float | None = None
     limit: str | None = None
-    note: str = ""
+    baseline_note: str = ""
+    ours_note: str = ""
+    failed: bool = False
 
     @property
     def speed(self) -> float | None:
         """How many times faster ours is."""
-        return None if self.baseline_ms is None else self.baseline_ms / self.ours_ms
+        return None if self.baseline_ms is None or self.ours_ms is None else self.baseline_ms / self.ours_ms
 
     @property
     def memory(self) -> float | None:
@@ -113,13 +120,6 @@ class Row:
         if self.baseline_mib is None or self.ours_mib is None or self.baseline_mib < 1:
             return None
         return self.ours_mib / self.baseline_mib
-
-
-class LeftOut(NamedTuple):
-    """A comparison that was not measured, and why."""
-
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -139,36 +139,34 @@ class Effort:
     device: str = "cpu"
 
 
-class _TooMuchError(Exception):
-    """One sentence why a side is left out."""
+class _LeftOutError(Exception):
+    """A few words why a side is left out."""
 
 
-def measure(comparison: Comparison, effort: Effort, meter: MemoryMeter) -> Row | LeftOut:
+def measure(comparison: Comparison, effort: Effort, meter: MemoryMeter) -> Row:
     """Time both sides in turns, so that a busy moment of the machine meets both; then their memory.
 
-    Where only the baseline exceeds what may be spent, ours is measured alone.
+    Where only the baseline exceeds what may be spent, ours is measured alone; where ours does, nothing is.
     """
-    device = effort.device if comparison.group in ON_DEVICE else "cpu"
-    note = ""
-    try:
-        ours = _ready(comparison, "ours", effort, device, meter)
-    except _TooMuchError as error:
-        return LeftOut(comparison.key, f"{comparison.ours.name}: {error}")
-    works = {"ours": ours}
-    try:
-        works["baseline"] = _ready(comparison, "baseline", effort, device, meter)
-    except _TooMuchError as error:
-        note = str(error)
+    device = device_of(comparison, effort)
+    # What an earlier row compiled would count for this one: of some graphs of one class, the next runs uncompiled.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+    notes: dict[str, str] = {}
+    works: dict[str, Work] = {}
+    for side in ("ours", "baseline"):
+        try:
+            works[side] = _ready(comparison, side, effort, device, meter)
+        except _LeftOutError as error:
+            notes[side] = str(error)
+        if "ours" in notes:
+            return without_ours(comparison, device, notes["ours"])
     times, lost = _in_turns(works, effort)
-    if "ours" in lost:
-        return LeftOut(comparison.key, f"{comparison.ours.name}: {lost['ours']}")
-    note = lost.get("baseline", note)
-    del works, ours  # their memory is measured from a clean start
-    memory = {
-        side: meter.peak(comparison.key, side, prepared(comparison, side, device), device)
-        for side in times
-        if comparison.memory
-    }
+    notes.update(lost)
+    if "ours" in notes:
+        return without_ours(comparison, device, notes["ours"])
+    works.clear()  # their memory is measured from a clean start
+    memory = {side: _peak(comparison, side, device, meter) for side in times if comparison.memory}
     medians = {side: statistics.median(record) for side, record in times.items()}
     share, limit = None, None
     if comparison.cost is not None:
@@ -176,8 +174,29 @@ def measure(comparison: Comparison, effort: Effort, meter: MemoryMeter) -> Row |
     return Row(
         comparison.key, comparison.work, comparison.baseline.name, comparison.ours.name,
         1000 * medians["baseline"] if "baseline" in medians else None, 1000 * medians["ours"],
-        memory.get("baseline"), memory.get("ours"), device, len(times["ours"]), share, limit, note,
+        memory.get("baseline"), memory.get("ours"), device, len(times["ours"]), share, limit,
+        baseline_note=notes.get("baseline", ""),
     )  # fmt: skip
+
+
+def without_ours(comparison: Comparison, device: str, note: str, *, failed: bool = False) -> Row:
+    """The row of a comparison that was not measured.
+
+    Args:
+        comparison: which.
+        device: that it was meant for.
+        note: why, in a few words.
+        failed: it raised an error.
+    """
+    names = comparison.baseline.name, comparison.ours.name
+    return Row(
+        comparison.key, comparison.work, *names, None, None, None, None, device, ours_note=note, failed=failed
+    )  # fmt: skip
+
+
+def device_of(comparison: Comparison, effort: Effort) -> str:
+    """The device of a comparison: that of the run for groups that have one."""
+    return effort.device if comparison.group in ON_DEVICE else "cpu"
 
 
 def prepared(comparison: Comparison, side: str, device: str, *, pilot: bool = False) -> Callable[[], Work]:
@@ -205,26 +224,36 @@ def prepared(comparison: Comparison, side: str, device: str, *, pilot: bool = Fa
 
 
 def _ready(comparison: Comparison, side: str, effort: Effort, device: str, meter: MemoryMeter) -> Work:
-    """The work of a side; raises where its pilot foretells more than may be spent."""
+    """The work of a side; raises where the device cannot do it, or its pilot foretells more than may be spent."""
     chosen: Side = getattr(comparison, side)
+    lacking = missing(chosen.needs, device)
+    if lacking is not None:
+        raise _LeftOutError(f"left out: {lacking}")
     if chosen.pilot is not None:
         small = prepared(comparison, side, device, pilot=True)
-        work = small()
         with _memory_told():
+            work = small()
             timed(work)
             seconds = timed(work) * chosen.pilot.times
         if seconds > effort.max_seconds:
-            raise _TooMuchError(
-                f"estimated {seconds:.0f} s a call, more than the {effort.max_seconds:.0f} s of --max-seconds"
-            )
+            raise _LeftOutError(f"left out: about {seconds:.0f} s (--max-seconds {effort.max_seconds:g})")
         del work
         mib = meter.peak(comparison.key, side, small, device, pilot=True)
         free = free_mib(device)
         if mib is not None and free is not None and mib * chosen.pilot.times > free:
             needed = mib * chosen.pilot.times / 1024
-            raise _TooMuchError(f"estimated {needed:.0f} GiB, more than the {free / 1024:.0f} GiB that are free")
+            raise _LeftOutError(f"left out: about {needed:.0f} GiB, and {free / 1024:.0f} GiB are free")
     with _memory_told():
         return prepared(comparison, side, device)()
+
+
+def _peak(comparison: Comparison, side: str, device: str, meter: MemoryMeter) -> float | None:
+    """MiB of a side at its peak; None where that cannot be told."""
+    try:
+        with _memory_told():
+            return meter.peak(comparison.key, side, prepared(comparison, side, device), device)
+    except _LeftOutError:
+        return None
 
 
 def _in_turns(works: dict[str, Work], effort: Effort) -> tuple[dict[str, list[float]], dict[str, str]]:
@@ -239,7 +268,7 @@ def _in_turns(works: dict[str, Work], effort: Effort) -> tuple[dict[str, list[fl
                 # The first of short calls pays for what the other side has put into the caches.
                 calls[side] = 1 if first > _SHORT else math.ceil(_SHORT / max(timed(work), _SHORT / _MOST_CALLS))
             slowest = max(slowest, first)
-        except _TooMuchError as error:
+        except _LeftOutError as error:
             lost[side] = str(error)
             del works[side]
     times: dict[str, list[float]] = {side: [] for side in works}
@@ -259,16 +288,18 @@ def _memory_told() -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError):
-        raise _TooMuchError("the memory of the device does not suffice") from None
+        raise _LeftOutError("left out: the memory does not suffice") from None
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):
             raise
-        raise _TooMuchError("the memory does not suffice") from None
+        raise _LeftOutError("left out: the memory does not suffice") from None
 
 
 def free_mib(device: str) -> float | None:
     """MiB that one run may take; None where the system does not tell."""
     if device == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()  # what torch keeps of earlier rows is free for this one
         return _SHARE_OF_MEMORY * torch.cuda.mem_get_info()[0] / 2**20
     available = available_memory()
     return None if available is None else _SHARE_OF_MEMORY * available / 2**20

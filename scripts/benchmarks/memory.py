@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,7 @@ class MemoryMeter(contextlib.AbstractContextManager["MemoryMeter"]):
         self.limits, self.arguments = limits, arguments
         self.active = active
         self._server: subprocess.Popen[str] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def peak(
         self, key: str, side: str, prepare: Callable[[], Work], device: str, *, pilot: bool = False
@@ -58,30 +60,53 @@ class MemoryMeter(contextlib.AbstractContextManager["MemoryMeter"]):
             return cuda_peak(prepare())
         if not self.active or not Path("/proc/self/clear_refs").exists():
             return None
+        question = json.dumps([key, side, pilot]) + "\n"
         if self._server is None:
-            # Fixed thresholds make the allocator give memory back at once, so that the peak is the work's own.
-            environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-            command = [sys.executable, str(ROOT / "scripts/benchmark.py"), *self.arguments, SERVE]
-            self._server = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
+            self._server = self._start()
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps([key, side, pilot]) + "\n")
-        self._server.stdin.flush()
-        answer = self._server.stdout.readline()
+        answer = ""
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and has no answer
+            self._server.stdin.write(question)
+            self._server.stdin.flush()
+            answer = self._server.stdout.readline()
         if not answer:
+            self._close()
             raise RuntimeError(f"the process that measures memory ended at {key}; its messages are above")
         found: float | None = json.loads(answer)
         return found
 
-    def __exit__(self, *_: object) -> None:
+    def _start(self) -> subprocess.Popen[str]:
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        # Fixed thresholds make the allocator give memory back at once, so that the peak is the work's own.
+        environment = {
+            **os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536",
+            "TMPDIR": self._folder.name,
+        }  # fmt: skip
+        command = [sys.executable, str(ROOT / "scripts/benchmark.py"), *self.arguments, SERVE]
+        # In a group of its own, Ctrl-C does not reach it, and what it has started ends with it.
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._server is not None and kind is not None:
+            os.killpg(self._server.pid, signal.SIGKILL)  # what it measures may take minutes
+        self._close()
+
+    def _close(self) -> None:
+        """End the process; the next question starts another."""
         if self._server is not None:
             assert self._server.stdin is not None
             assert self._server.stdout is not None
-            self._server.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self._server.stdin.close()
             self._server.wait()
             self._server.stdout.close()
+            self._server = None
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 def serve(find: Find) -> None:

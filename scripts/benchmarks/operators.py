@@ -19,6 +19,7 @@ import ops
 from ops import FocusState
 from scripts.benchmarks.limits import Cost
 from scripts.benchmarks.measure import Comparison, Side, Work
+from scripts.benchmarks.needs import Need
 
 _SMALL, _STEP, _LARGE = "quick", "", "720p"  # kinds of sizes: --quick, a training step, an image
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -79,6 +80,18 @@ class Depthwise(NamedTuple):
         return f"{self.images} x {self.height} x {self.width} x {self.channels}, kernel {self.side} x {self.side}"
 
 
+class Linear(NamedTuple):
+    """A call of :func:`ops.linear`."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    gelu: bool
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.inputs} -> {self.outputs}{', GELU' if self.gelu else ''}"
+
+
 ATTENTIONS = {
     ("hat", _SMALL): Attention(8, 6, 256, 256, 30),
     ("esc", _SMALL): Attention(2, 4, 1024, 1024, 16),
@@ -111,12 +124,19 @@ FOCUSES = {
     ("focus_k256", _LARGE): Focus(60, 6, 40, 256, 256),
     ("focus_k64", _LARGE): Focus(60, 6, 40, 64, 64),
 }
-
-
 DEPTHWISE = {
     ("gelu_depthwise_k7", _SMALL): Depthwise(1, 64, 64, 52, 7),
+    ("gelu_depthwise_k3", _STEP): Depthwise(16, 64, 64, 80, 3),
+    ("gelu_depthwise_k7", _STEP): Depthwise(4, 64, 64, 480, 7),
     ("gelu_depthwise_k3", _LARGE): Depthwise(1, 180, 320, 80, 3),  # ESC
     ("gelu_depthwise_k7", _LARGE): Depthwise(1, 192, 320, 480, 7),  # classical PFT
+}
+LINEAR = {
+    ("linear_gelu", _SMALL): Linear(4096, 180, 360, gelu=True),
+    ("linear", _STEP): Linear(16384, 180, 540, gelu=False),  # queries, keys and values of HAT
+    ("linear_gelu", _STEP): Linear(16384, 180, 360, gelu=True),  # into its perceptron
+    ("linear", _LARGE): Linear(61440, 180, 540, gelu=False),
+    ("linear_gelu", _LARGE): Linear(61440, 180, 360, gelu=True),
 }
 
 
@@ -137,9 +157,12 @@ def comparisons() -> list[Comparison]:
                 for product in ("qmk", "amv"):
                     key = name.format(product)
                     found.append(_row(key, kind, direction, dtype, str(sparse), cost, _sparse(sparse, product)))
-        for (name, kind), sizes in DEPTHWISE.items():  # evaluation only
-            cost = _depthwise_cost(sizes, dtype)
-            found.append(_row(name, kind, "forward", dtype, str(sizes), cost, _depthwise(sizes)))
+            for (name, kind), depthwise in DEPTHWISE.items():
+                cost = _depthwise_cost(depthwise, direction, dtype)
+                found.append(_row(name, kind, direction, dtype, str(depthwise), cost, _depthwise(depthwise)))
+            for (name, kind), linear in LINEAR.items():
+                cost = _linear_cost(linear, direction, dtype)
+                found.append(_row(name, kind, direction, dtype, str(linear), cost, _linear(linear)))
     return found + backends()
 
 
@@ -158,6 +181,7 @@ def backends() -> list[Comparison]:
                     Side("auto", functools.partial(prepare, direction, "auto", torch.float32)),
                     quick=False,
                     large=True,
+                    cost=_attention_cost(sizes, direction, torch.float32),
                 )
             )
     return found
@@ -171,11 +195,12 @@ def _row(
 ) -> Comparison:
     short = str(dtype).removeprefix("torch.")
     ending = "" if dtype == torch.float32 else "_bf16"
+    needs: tuple[Need, ...] = () if dtype == torch.float32 else ("bfloat16",)
     return Comparison(
         f"ops/{name}{'_' if kind else ''}{kind}_{direction}{ending}",
         f"{direction}, {sizes}, {short}",
-        Side("reference", lambda: prepare(direction, "reference", dtype)),
-        Side("auto", lambda: prepare(direction, "auto", dtype)),
+        Side("reference", lambda: prepare(direction, "reference", dtype), needs=needs),
+        Side("auto", lambda: prepare(direction, "auto", dtype), needs=needs),
         quick=kind == _SMALL and dtype == torch.float32,
         large=dtype != torch.float32 or kind == _LARGE,
         cost=cost,
@@ -207,7 +232,13 @@ def _attention(sizes: Attention) -> Prepare:
 
 
 def _attention_cost(sizes: Attention, direction: str, dtype: torch.dtype) -> Cost:
-    """Two products forward and four backward; the backward pass reads q, k, v and the gradient, and writes three."""
+    """Two products forward and four backward; the backward pass reads q, k, v and the gradient, and writes three.
+
+    Of "both" the sum.
+    """
+    if direction == "both":
+        forward, backward = (_attention_cost(sizes, one, dtype) for one in _DIRECTIONS)
+        return Cost(forward.flops + backward.flops, forward.moved + backward.moved, dtype)
     windows, heads, queries, keys, width = sizes
     product = 2 * windows * heads * queries * keys * width
     rows = windows * heads * width * dtype.itemsize
@@ -292,16 +323,42 @@ def _depthwise(sizes: Depthwise) -> Prepare:
     images, height, width, channels, side = sizes
 
     def prepare(direction: str, backend: str, dtype: torch.dtype) -> Work:
-        x = torch.randn(images, height, width, channels, dtype=dtype)
-        weight = torch.randn(channels, 1, side, side, dtype=dtype) / side
-        bias = torch.zeros(channels, dtype=dtype)
-        return _run(lambda: ops.gelu_depthwise(x, weight, bias, backend), (), direction)
+        x = torch.randn(images, height, width, channels, dtype=dtype, requires_grad=True)
+        weight = (torch.randn(channels, 1, side, side, dtype=dtype) / side).requires_grad_()
+        bias = torch.zeros(channels, dtype=dtype, requires_grad=True)
+        return _run(lambda: ops.gelu_depthwise(x, weight, bias, backend), (x, weight, bias), direction)
 
     return prepare
 
 
-def _depthwise_cost(sizes: Depthwise, dtype: torch.dtype) -> Cost:
+def _depthwise_cost(sizes: Depthwise, direction: str, dtype: torch.dtype) -> Cost:
     """The convolution alone; no matrix product can do it, so its arithmetic limit is out of reach."""
     images, height, width, channels, side = sizes
     values = images * height * width * channels
-    return Cost(2 * values * side * side, 2 * values * dtype.itemsize, dtype)
+    convolution = 2 * values * side * side
+    if direction == "forward":
+        return Cost(convolution, 2 * values * dtype.itemsize, dtype)
+    return Cost(2 * convolution, 3 * values * dtype.itemsize, dtype)
+
+
+def _linear(sizes: Linear) -> Prepare:
+    rows, inputs, outputs, gelu = sizes
+
+    def prepare(direction: str, backend: str, dtype: torch.dtype) -> Work:
+        x = torch.randn(rows, inputs, dtype=dtype, requires_grad=True)
+        weight = (torch.randn(outputs, inputs, dtype=dtype) / inputs**0.5).requires_grad_()
+        bias = torch.zeros(outputs, dtype=dtype, requires_grad=True)
+        return _run(lambda: ops.linear(x, weight, bias, gelu=gelu, backend=backend), (x, weight, bias), direction)
+
+    return prepare
+
+
+def _linear_cost(sizes: Linear, direction: str, dtype: torch.dtype) -> Cost:
+    """One product forward and two backward."""
+    rows, inputs, outputs, gelu = sizes
+    product = 2 * rows * inputs * outputs
+    x, y, weight = rows * inputs, rows * outputs, inputs * outputs
+    if direction == "forward":
+        return Cost(product, (x + y + weight) * dtype.itemsize, dtype)
+    kept = y if gelu else 0  # what went into GELU
+    return Cost(2 * product, (2 * x + y + kept + 2 * weight) * dtype.itemsize, dtype)

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
 from data import PairedImageDataset, SampleKey, imresize, write_image
 from data.dataset_options import IoBackend
+from data.imresize import downscale_windows
 from metrics import calculate_ssim
 from ops.imresize import cubic
 from scripts.benchmarks.data import in_one_thread
 from scripts.benchmarks.measure import Comparison, Side, Work
+from scripts.benchmarks.windows import with_backend
 from utils.seed import random_stream
 
 HEIGHT, WIDTH = 376, 500  # of what is resized by the loop
@@ -48,6 +51,12 @@ def comparisons() -> list[Comparison]:
             Side("imresize", lambda: _ours(1400, 2040)),
         ),
         Comparison(
+            "data/downscale_patches",
+            "16 x 3 patches of 256 x 256 and their surroundings by 1/4, 8 bit, one thread",
+            Side("PyTorch's operators", lambda: _patches_downscaled("reference")),
+            Side("compiled kernel", lambda: _patches_downscaled("auto")),
+        ),
+        Comparison(
             "data/patches",
             "16 patches of 256 x 256 and 64 x 64 from 1400 x 2040 PNG",
             Side("disk", lambda: _patches("disk")),
@@ -70,6 +79,11 @@ def _unit(height: int, width: int) -> NDArray[np.float32]:
 def _ours(height: int, width: int) -> Work:
     image = _unit(height, width)
     return in_one_thread(lambda: imresize(image, 0.25))
+
+
+def _patches_downscaled(backend: str) -> Work:
+    windows = torch.from_numpy(random_stream(5).integers(0, 256, (16, 3, 272, 272), dtype=np.uint8))
+    return with_backend(in_one_thread(lambda: downscale_windows(windows, 4, "last")), backend)
 
 
 def _area(height: int, width: int) -> Work:

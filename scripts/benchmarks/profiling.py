@@ -1,15 +1,16 @@
 """Where the time of a network goes: convolutions, matrix products, attention kernels, copies, the rest.
 
-On the CPU the plain path (float32, the references of the operators, PlainUSR with its branches) beside ours, for one
-evaluation of one network of each family. On a GPU the kernels that take most of the time, for the training steps of PFT
-and HAT and the evaluation of ESC.
+On the CPU the plain path (float32, the references of the operators, PlainUSR with its branches) beside ours, for an
+evaluation and a training step of one network of each family. On a GPU the kernels that take most of the time, for the
+training steps of PFT and HAT and the evaluation of ESC.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,13 +27,17 @@ from scripts.benchmarks.published import families, trained_configuration
 from scripts.benchmarks.windows import with_backend
 from utils.progress import Progress
 
-# The first that fits counts. Names are those of ATen's and our operators; what calls others has no time of its own.
+# The first that fits counts. Names are those of ATen's and our operators; what calls others has no time of its own. The
+# backward passes of our kernels are seen as the function that torch makes for them: GeneratedBackwardFor_focalsr_NAME.
 KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("attention kernels", re.compile(r"focalsr::|_flash_attention|_efficient_attention|flex_attention")),
-    ("convolutions", re.compile(r"conv")),
+    (
+        "attention kernels",
+        re.compile(r"focalsr(?:::|_)(?!gelu_depthwise)|_flash_attention|_efficient_attention|flex_attention"),
+    ),
+    ("convolutions", re.compile(r"::\w*conv|::gelu_depthwise")),
     (
         "matrix products",
-        re.compile(r"aten::(mm|bmm|addmm|baddbmm|addbmm|linear|matmul|_addmm_activation)$|mkldnn_linear"),
+        re.compile(r"aten::(mm|bmm|addmm|baddbmm|addbmm|linear|matmul|_addmm_activation)$|::_linear|mkldnn_linear"),
     ),
     (
         "layout and copies",
@@ -51,23 +56,27 @@ KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
 )
 OTHER = "Python, dispatch and allocation"
 NAMES = (*(name for name, _ in KINDS), OTHER)
+WORKS = ("evaluation", "training step")
 _TOP = 15
+_MOST_CALLS = 5
 
 
 class Shares(NamedTuple):
-    """Parts of the time of one evaluation.
+    """Parts of the time of one call.
 
     Attributes:
         network: its name.
         path: "plain" or "ours".
-        milliseconds: of one evaluation, without the profiler.
+        milliseconds: of one call, without the profiler.
         parts: by the names of NAMES; their sum is 1.
+        work: of WORKS.
     """
 
     network: str
     path: str
     milliseconds: float
     parts: Mapping[str, float]
+    work: str = "evaluation"
 
 
 def kind_of(operator: str) -> str:
@@ -90,43 +99,60 @@ def parts_of(own_times: Iterable[tuple[str, float]], total: float) -> dict[str, 
     return {name: part / whole for name, part in parts.items()}
 
 
-def cpu_profiles(side: int, repeats: int) -> list[Shares]:
-    """Both paths of one network of each family, on an image of side x side pixels."""
+def cpu_profiles(size: tuple[int, int], seconds: float) -> list[Shares]:
+    """Both paths of one network of each family, evaluated and trained on one image.
+
+    Args:
+        size: height and width of the image.
+        seconds: calls are repeated for so long.
+    """
     found = []
-    jobs = [(name, configuration, plain) for name, configuration in families() for plain in (True, False)]
-    with Progress(len(jobs), "profiles", unit="networks", plain=print) as bar:
-        for name, configuration, plain in jobs:
+    jobs = list(itertools.product(WORKS, families(), (True, False)))
+    with Progress(len(jobs), "profiles", unit="calls", plain=print) as bar:
+        for kind, (name, configuration), plain in jobs:
             torch.manual_seed(0)
-            work = _evaluation(configuration, side, plain=plain)
-            found.append(shares(name, "plain" if plain else "ours", work, repeats))
-            bar.advance(note=name)
+            prepare = _evaluation if kind == "evaluation" else _step
+            work = prepare(configuration, size, plain=plain)
+            found.append(shares(name, "plain" if plain else "ours", work, seconds)._replace(work=kind))
+            bar.advance(note=f"{name}, {kind}")
     return found
 
 
-def shares(network: str, path: str, work: Work, repeats: int) -> Shares:
-    """Profile some calls of a work on the CPU."""
+def shares(network: str, path: str, work: Work, seconds: float) -> Shares:
+    """Profile some calls of a work on the CPU.
+
+    Args:
+        network: for the table.
+        path: for the table.
+        work: what is called.
+        seconds: calls are repeated for so long, without and again with the profiler.
+    """
     work()
-    seconds = min(timed(work) for _ in range(repeats))
+    first = timed(work)
+    repeats = max(1, min(_MOST_CALLS, int(seconds / first)))
+    fastest = min([first, *(timed(work) for _ in range(repeats - 1))])
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         total = sum(timed(work) for _ in range(repeats))
     own = [(event.key, event.self_cpu_time_total) for event in profiler.key_averages()]
-    return Shares(network, path, 1000 * seconds, parts_of(own, 1e6 * total))
+    return Shares(network, path, 1000 * fastest, parts_of(own, 1e6 * total))
 
 
-def cpu_section(found: Iterable[Shares], side: int) -> str:
+def cpu_section(found: Sequence[Shares], size: tuple[int, int]) -> str:
     """The Markdown section of docs/performance.md."""
     lines = [
         "## Where the time goes on the CPU",
         "",
-        "`python scripts/benchmark.py profile`: shares of the own times of operators (torch.profiler) in one",
-        f"evaluation at x4 of 1 x 3 x {side} x {side}, float32. Plain: references of the operators, PlainUSR unfolded.",
-        "",
-        f"| network | path | ms | {' | '.join(NAMES)} |",
-        f"| --- | --- | ---: |{' ---: |' * len(NAMES)}",
+        "`python scripts/benchmark.py profile`: shares of the own times of operators (torch.profiler) at x4, on",
+        f"1 x 3 x {size[0]} x {size[1]}, float32. Plain: references of the operators, PlainUSR with its branches.",
     ]
-    for one in found:
-        parts = " | ".join(f"{one.parts[name]:.0%}" for name in NAMES)
-        lines.append(f"| {one.network} | {one.path} | {one.milliseconds:.3g} | {parts} |")
+    for kind in WORKS:
+        rows = [one for one in found if one.work == kind]
+        if not rows:
+            continue
+        lines += ["", f"| {kind} | path | ms | {' | '.join(NAMES)} |", f"| --- | --- | ---: |{' ---: |' * len(NAMES)}"]
+        for one in rows:
+            parts = " | ".join(f"{one.parts[name]:.0%}" for name in NAMES)
+            lines.append(f"| {one.network} | {one.path} | {one.milliseconds:.3g} | {parts} |")
     return "\n".join(lines) + "\n"
 
 
@@ -186,15 +212,22 @@ def _esc(dtype: torch.dtype) -> Work:
     return _inference(network, torch.rand(1, 3, 360, 640, dtype=dtype))
 
 
-def _evaluation(configuration: Mapping[str, object], side: int, *, plain: bool) -> Work:
-    network = build_network({**configuration, **({"fold_on_the_fly": False} if _branches(configuration) else {})})
+def _evaluation(configuration: Mapping[str, object], size: tuple[int, int], *, plain: bool) -> Work:
+    network = _network(configuration, plain=plain)
     if isinstance(network, PlainUSR) and not plain:
         network = fold(network)
-    return with_backend(_inference(network, torch.rand(1, 3, side, side)), "reference" if plain else "auto")
+    return with_backend(_inference(network, torch.rand(1, 3, *size)), "reference" if plain else "auto")
 
 
-def _branches(configuration: Mapping[str, object]) -> bool:
-    return str(configuration["type"]).startswith("PlainUSR")
+def _step(configuration: Mapping[str, object], size: tuple[int, int], *, plain: bool) -> Work:
+    work = step(_network(configuration, plain=plain), torch.rand(1, 3, *size), 4)
+    return with_backend(work, "reference" if plain else "auto")
+
+
+def _network(configuration: Mapping[str, object], *, plain: bool) -> nn.Module:
+    """The network; the plain PlainUSR computes its branches."""
+    branches = plain and str(configuration["type"]).startswith("PlainUSR")
+    return build_network({**configuration, **({"fold_on_the_fly": False} if branches else {})})
 
 
 def _inference(network: nn.Module, x: Tensor) -> Work:

@@ -8,8 +8,9 @@ same network, whose time and memory grow with the number of pixels.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +19,31 @@ from archs import build_network
 from models import upscale
 from options import read
 from scripts.benchmarks.measure import Comparison, Pilot, Side, Work
+from scripts.benchmarks.needs import Need
 from scripts.benchmarks.networks import step
 from scripts.benchmarks.windows import with_backend
 
 OPTIONS = Path(__file__).resolve().parents[2] / "options"
+PLAINUSR = tuple(f"plainusr{size}" for size in ("_u", "_t", "_s", "_m", "_l", ""))
 VARIANTS = (
-    "plainusr_u", "plainusr_t", "plainusr_s", "plainusr_m", "plainusr_l", "plainusr",
-    "hat_s", "hat", "hat_l", "rgt_s", "rgt", "esc_light", "esc", "esc_fp", "esc_xl", "pft_light", "pft",
+    *PLAINUSR, "hat_s", "hat", "hat_l", "rgt_s", "rgt", "esc_light", "esc", "esc_fp", "esc_xl", "pft_light", "pft",
 )  # fmt: skip
-# Several files train the same network; of HAT-L the fine-tuning on DF2K. Smaller forms of PlainUSR have no recipe.
+# ESC-Real with other heads: changes of its configuration. There are no option files of these, and no weights.
+HEADS: Mapping[str, Mapping[str, object]] = {
+    "esc_real_dysample": {"use_dysample": True},
+    **{
+        f"esc_realm_{upsampler.replace('+', '_')}": {"type": "ESCRealM", "upsampler": upsampler}
+        for upsampler in ("nearest+conv", "pixelshuffle", "pixelshuffledirect", "dysample")
+    },
+}
+# Several files train the same network; of HAT-L the fine-tuning on DF2K. ESC-XL is fine-tuned on larger patches. The
+# smaller and the large PlainUSR have no file: they are trained as the one that has.
 TRAINED = {
-    **{name: f"train_{name}_x{{}}" for name in VARIANTS if name.startswith(("hat", "rgt", "esc", "pft"))},
+    **dict.fromkeys(PLAINUSR, "train_plainusr_x{}"),
+    **{name: f"train_{name}_x{{}}" for name in VARIANTS if name not in PLAINUSR},
     "hat_l": "train_hat_l_x{}_finetune",
-    "plainusr": "train_plainusr_x{}",
+    "esc_xl_finetune": "train_esc_xl_x{}_finetune",
+    "esc_real": "train_esc_real_x{}_mse",
 }
 SCALES = (2, 4)
 IMAGES = ((180, 320), (360, 640))  # height, width
@@ -40,34 +53,64 @@ MODES = {
     "float32_compiled": (torch.float32, True),
     "bf16_compiled": (torch.bfloat16, True),
 }
+_FEW = ("float32", "bf16")  # of scales and heads that are not asked for as often
 _PILOT = 64  # side of the small image
 _SMALL = 32  # side of the image of --quick
 _PLAIN = "eager, float32, references"
 
 
-def comparisons() -> list[Comparison]:
-    """Every variant at x2 and x4, each image size and mode; every published training step."""
-    found = []
+class Forward(NamedTuple):
+    """What of a network is measured.
+
+    Attributes:
+        name: of the variant.
+        scale: upsampling factor.
+        images: height and width of the inputs.
+        modes: of MODES.
+    """
+
+    name: str
+    scale: float
+    images: Sequence[tuple[int, int]] = IMAGES
+    modes: Sequence[str] = tuple(MODES)
+
+
+def forwards() -> Iterator[Forward]:
+    """Every network at every published scale: x2 and x4 in all sizes and modes, the rest in a few."""
     for scale in SCALES:
-        for name in VARIANTS:
-            for height, width in IMAGES:
-                found += [
-                    Comparison(
-                        f"networks/{name}_x{scale}_{width}x{height}_{mode}",
-                        f"{name} x{scale}, 1 x 3 x {height} x {width}, {mode.replace('_', ', ')}",
-                        _forward(_PLAIN, name, scale, (height, width), "float32", "reference"),
-                        _forward(mode.replace("_", ", "), name, scale, (height, width), mode, "auto"),
-                        quick=False, large=True,
-                    )
-                    for mode in MODES
-                ]  # fmt: skip
+        for name in (*VARIANTS, "esc_lte"):
+            yield Forward(name, scale)
+    yield Forward("esc_real", 4)
+    others = [(name, 3.0) for name in (*VARIANTS, "esc_lte") if name == "plainusr" or name not in PLAINUSR]
+    others += [("esc_lte", 3.7), ("esc_realm_nearest_conv", 2.0), *((name, 4.0) for name in HEADS)]
+    for name, factor in others:
+        yield Forward(name, factor, IMAGES[:1], _FEW)
+
+
+def steps() -> Iterator[tuple[str, int]]:
+    """Every variant and scale whose training step is measured."""
+    for scale in SCALES:
         for name in TRAINED:
-            found += [_published_step(name, scale, mode) for mode in MODES]
-    found += [_small(name) for name in ("hat_s", "rgt_s", "esc", "pft_light")]
-    real = ("networks/esc_real_x4_320x180_bf16", "esc_real x4, 1 x 3 x 180 x 320, bf16")
-    sizes = ("esc_real", 4, (180, 320))
-    sides = (_forward(_PLAIN, *sizes, "float32", "reference"), _forward("bf16", *sizes, "bf16", "auto"))
-    return [*found, Comparison(*real, *sides, quick=False, large=True)]
+            if name != "esc_real" or scale == 4:
+                yield name, scale
+
+
+def comparisons() -> list[Comparison]:
+    """Every variant and scale, by image size and mode; every published training step."""
+    found = [
+        Comparison(
+            f"networks/{name}_x{scale:g}_{width}x{height}_{mode}",
+            f"{name} x{scale:g}, 1 x 3 x {height} x {width}, {mode.replace('_', ', ')}",
+            _forward(_PLAIN, name, scale, (height, width), "float32", "reference"),
+            _forward(mode.replace("_", ", "), name, scale, (height, width), mode, "auto"),
+            quick=False, large=True,
+        )
+        for name, scale, images, modes in forwards()
+        for height, width in images
+        for mode in modes
+    ]  # fmt: skip
+    found += [_published_step(name, scale, mode) for name, scale in steps() for mode in MODES]
+    return found + [_small(name) for name in ("hat_s", "rgt_s", "esc", "pft_light")]
 
 
 def _small(name: str) -> Comparison:
@@ -81,7 +124,7 @@ def _small(name: str) -> Comparison:
     )
 
 
-def _forward(label: str, name: str, scale: int, image: tuple[int, int], mode: str, backend: str) -> Side:
+def _forward(label: str, name: str, scale: float, image: tuple[int, int], mode: str, backend: str) -> Side:
     dtype, compiled = MODES[mode]
 
     def prepare(height: int, width: int, compiles: bool) -> Work:
@@ -98,7 +141,13 @@ def _forward(label: str, name: str, scale: int, image: tuple[int, int], mode: st
 
     small = functools.partial(prepare, _PILOT, _PILOT, False)
     pixels = image[0] * image[1] / _PILOT**2
-    return Side(label, functools.partial(prepare, *image, compiled), Pilot(small, pixels))
+    return Side(label, functools.partial(prepare, *image, compiled), Pilot(small, pixels), _needs(mode))
+
+
+def _needs(mode: str) -> tuple[Need, ...]:
+    dtype, compiled = MODES[mode]
+    half: tuple[Need, ...] = ("bfloat16",) if dtype == torch.bfloat16 else ()
+    return (*half, "torch.compile") if compiled else half
 
 
 class _Compiled(nn.Module):
@@ -138,7 +187,7 @@ class _Called(nn.Module):
 
 
 def _published_step(name: str, scale: int, mode: str) -> Comparison:
-    batch, side = _training_sizes(name, scale)
+    batch, side = training_sizes(name, scale)
     shown = mode.replace("_", ", ")
     return Comparison(
         f"train/{name}_x{scale}_published_{mode}",
@@ -159,35 +208,47 @@ def _step(label: str, name: str, scale: int, sizes: tuple[int, int], mode: str, 
         called = _Called(torch.compile(network) if compiles else network, network, amp=dtype != torch.float32)
         return with_backend(step(called, torch.rand(images, 3, side, side), scale), backend)
 
-    return Side(label, functools.partial(prepare, batch, compiled), Pilot(functools.partial(prepare, 1, False), batch))
+    pilot = Pilot(functools.partial(prepare, 1, False), batch)
+    return Side(label, functools.partial(prepare, batch, compiled), pilot, _needs(mode))
 
 
 @functools.cache
-def configuration(name: str, scale: int) -> Mapping[str, object]:
-    """``network_g`` of the test file of a variant."""
-    stem = f"test_{name}_x{scale}_mse" if name == "esc_real" else f"test_{name}_x{scale}"
-    options = read(OPTIONS / f"{stem}.yml", mode="test")
-    return {"type": options.network_g.type, **options.network_g.arguments}
+def configuration(name: str, scale: float) -> Mapping[str, object]:
+    """``network_g`` of a variant for evaluation, as its test file has it.
+
+    PlainUSR x3 and other scales of the decoder LTE have no file: they are those of x4 with another scale.
+    """
+    if name in HEADS:
+        return {**configuration("esc_real", 4), "upscaling_factor": int(scale), **HEADS[name]}
+    if name == "esc_lte":
+        return {**_network("test_esc_lte", "test"), "upscaling_factor": float(scale)}
+    if name == "plainusr" and scale == 3:
+        return {**_network("test_plainusr_x4", "test"), "scale": 3}
+    return _network(f"test_{name}_x{scale:g}{'_mse' if name == 'esc_real' else ''}", "test")
 
 
 @functools.cache
 def trained_configuration(name: str, scale: int) -> Mapping[str, object]:
-    """``network_g`` of the training file of a variant."""
-    options = read(_training_file(name, scale), mode="train")
-    return {"type": options.network_g.type, **options.network_g.arguments}
+    """``network_g`` of a variant for training, as its training file has it."""
+    if name in PLAINUSR:  # one file for all of them, and the train form of each
+        folded = configuration(name, scale)
+        return {**folded, "type": str(folded["type"]).removesuffix("_inference")}
+    return _network(TRAINED[name].format(scale), "train")
 
 
 @functools.cache
-def _training_sizes(name: str, scale: int) -> tuple[int, int]:
+def training_sizes(name: str, scale: int) -> tuple[int, int]:
     """Images in a step of one GPU, and the side of their low-resolution patches."""
-    data = read(_training_file(name, scale), mode="train").train_dataset
+    data = read(OPTIONS / f"{TRAINED[name].format(scale)}.yml", mode="train").train_dataset
     side = getattr(data, "gt_size", None)
     assert side is not None
     return data.batch_size_per_gpu, side // scale
 
 
-def _training_file(name: str, scale: int) -> Path:
-    return OPTIONS / f"{TRAINED[name].format(scale)}.yml"
+def _network(stem: str, mode: Literal["train", "test"]) -> Mapping[str, object]:
+    """``network_g`` of an option file."""
+    network = read(OPTIONS / f"{stem}.yml", mode=mode).network_g
+    return {"type": network.type, **network.arguments}
 
 
 def families() -> Iterator[tuple[str, Mapping[str, object]]]:

@@ -1,16 +1,13 @@
-"""Rows as a Markdown table, as JSON, as the page docs/performance.md, and compared with an earlier run."""
+"""Rows as a Markdown table, as the page docs/performance.md, and compared with an earlier run."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from scripts.benchmarks.measure import LeftOut, Row
-from utils.env import hardware, versions
+from scripts.benchmarks.measure import Row
 from utils.errors import InputError
 
 SLOWER = 0.9  # a ratio below this part of the earlier one is called slower; less is within what a busy machine does
@@ -21,7 +18,7 @@ _HEAD = """\
 Written by `python scripts/benchmark.py {}`. Both columns of a row were measured in turns within one run; times are
 medians. "Share of the limit" is the least time that the machine's bandwidth or arithmetic allows, as a part of ours: of
 copying a large buffer and of a large matrix product, measured in this run with the same threads. Work that fits into
-the caches can exceed the first. "Memory" is what a call adds at its peak.
+the caches can exceed the first. "Memory" is what a call adds at its peak. Where a time is missing, its place says why.
 """
 
 GPU = """\
@@ -45,56 +42,39 @@ def markdown(rows: Sequence[Row]) -> str:
         "| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [
-        f"| {row.key} | {row.work} | {row.device} | {row.baseline} | {row.ours} | {_number(row.baseline_ms)} "
-        f"| {row.ours_ms:.3g} | {'-' if row.speed is None else f'{row.speed:.2f}'} | {_share(row)} | {_memory(row)} |"
+        f"| {row.key} | {row.work} | {row.device} | {row.baseline} | {row.ours} "
+        f"| {_time(row.baseline_ms, row.baseline_note)} | {_time(row.ours_ms, row.ours_note)} "
+        f"| {'-' if row.speed is None else f'{row.speed:.2f}'} | {_share(row)} | {_memory(row)} |"
         for row in rows
     ]
     return "\n".join(lines)
 
 
-def left_out(rows: Sequence[Row], omitted: Sequence[LeftOut]) -> str:
-    """What was not measured, and why; nothing where all was."""
-    lines = [f"- {found.key}: {found.reason}" for found in omitted]
-    lines += [f"- {row.key}, baseline ({row.baseline}): {row.note}" for row in rows if row.note]
-    return "Not measured:\n\n" + "\n".join(lines) + "\n" if lines else ""
-
-
-def as_json(rows: Sequence[Row], omitted: Sequence[LeftOut], limits: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that was found, for ``--json`` and a later ``--compare``."""
-    return {
-        "hardware": hardware(),
-        "versions": versions(),
-        "limits": dict(limits),
-        "rows": [{**dataclasses.asdict(row), "speed": row.speed} for row in rows],
-        "left_out": [found._asdict() for found in omitted],
-    }
-
-
-def page(command: str, table: str, gaps: str, limits: Mapping[str, str], sections: Sequence[str]) -> str:
+def page(command: str, facts: Mapping[str, str], rows: Sequence[Row], missing: int, sections: Sequence[str]) -> str:
     """The page ``docs/performance.md``.
 
     Args:
         command: the arguments that the benchmark was given.
-        table: of :func:`markdown`.
-        gaps: of :func:`left_out`.
-        limits: of the machine, as measured.
+        facts: hardware, versions and limits of the machine.
+        rows: measured or left out.
+        missing: rows that were asked for and have not had their turn.
         sections: further ones: kernels, profiles.
     """
     load = f"{os.getloadavg()[1]:.1f} over the last five minutes, this program included"
-    facts = {**hardware(), **versions(), **limits, "load": load}
-    head = _HEAD.format(command)
-    lines = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    parts = [head, lines + "\n", table + "\n" if table else "", gaps, *sections]
+    lines = "\n".join(f"- {name}: {value}" for name, value in {**facts, "load": load}.items())
+    halted = f"{missing} of the rows that were asked for are not here: the run goes on, or was interrupted.\n"
+    table = markdown(rows) + "\n" if rows else ""
+    parts = [_HEAD.format(command), lines + "\n", halted if missing else "", table, *sections]
     return "\n".join(part for part in parts if part)
 
 
-def compare(rows: Sequence[Row], old: Path) -> str:
+def compare(rows: Sequence[Row], earlier: Mapping[str, float]) -> str:
     """Ratio then and now, for rows that both runs have; what became slower is marked.
 
-    Raises:
-        InputError: the file is no earlier ``--json``.
+    Args:
+        rows: of this run.
+        earlier: of :func:`earlier_ratios`.
     """
-    earlier = _ratios(old)
     lines, slower = [], 0
     for row in rows:
         before = earlier.get(row.key)
@@ -105,23 +85,29 @@ def compare(rows: Sequence[Row], old: Path) -> str:
         mark = "  SLOWER" if change < SLOWER else ""
         lines.append(f"{row.key}: {before:.2f} -> {row.speed:.2f} ({change - 1:+.0%}){mark}")
     if not lines:
-        return f"no row of {old} was measured"
+        return "no row of the earlier run was measured in this one"
     return "\n".join([*lines, f"{slower} of {len(lines)} rows lost more than {1 - SLOWER:.0%} of their ratio"])
 
 
-def _ratios(old: Path) -> dict[str, float]:
-    """Key -> how many times faster, of the rows that have a baseline."""
+def earlier_ratios(old: Path) -> dict[str, float]:
+    """Key -> how many times faster, of the rows of an earlier run that have both times.
+
+    Raises:
+        InputError: the file is no earlier ``--json``.
+    """
     try:
         rows = json.loads(old.read_text(encoding="utf-8"))["rows"]
-        return {row["key"]: row["baseline_ms"] / row["ours_ms"] for row in rows if row["baseline_ms"] is not None}
+        both = [row for row in rows if row["baseline_ms"] is not None and row["ours_ms"] is not None]
+        return {row["key"]: row["baseline_ms"] / row["ours_ms"] for row in both}
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise InputError(
             f"--compare {old}: expected a file that an earlier run wrote with --json ({type(error).__name__}: {error})"
         ) from None
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+def _time(milliseconds: float | None, note: str) -> str:
+    """The time, or why there is none."""
+    return note.replace("|", "/") or "-" if milliseconds is None else f"{milliseconds:.3g}"
 
 
 def _share(row: Row) -> str:

@@ -71,11 +71,13 @@ def until_line(command: list[str], folder: Path, text: str) -> None:
     )
     with process:  # waits
         assert process.stdout is not None
-        for line in process.stdout:
-            seen.append(line)
-            if text in line:
-                process.kill()
-                return
+        try:
+            for line in process.stdout:
+                seen.append(line)
+                if text in line:
+                    return
+        finally:
+            process.kill()  # Ctrl-C too
     raise RuntimeError(f"{' '.join(command[:3])} ended before {text!r}:\n{''.join(seen[-20:])}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import mmap
+import re
 import subprocess
 import sys
 import time
@@ -15,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.benchmarks import pixels
+from scripts.benchmarks import needs, pixels
 from scripts.benchmarks.limits import Cost, Limits
-from scripts.benchmarks.measure import Comparison, Effort, LeftOut, Pilot, Row, Side, Work, measure
+from scripts.benchmarks.measure import Comparison, Effort, Pilot, Side, Work, free_mib, measure
 from scripts.benchmarks.memory import MemoryMeter, own_peak
 from scripts.benchmarks.startup import until_line
 from tests.runs import ROOT
@@ -67,10 +68,10 @@ def test_the_ratio_is_that_of_the_medians(monkeypatch: pytest.MonkeyPatch) -> No
         return Side(name, lambda: work)
 
     row = measure(Comparison("x/y", "w", told("long", 3, 5, 4), told("short", 2, 1, 2)), EFFORT, meter())
-    assert isinstance(row, Row)
     assert (row.baseline_ms, row.ours_ms, row.speed) == (4000, 2000, 2)
     assert order[2:] in (["long", "short"] * 3, ["short", "long"] * 3), "in turns"
-    assert (row.baseline, row.ours, row.turns, row.device, row.note) == ("long", "short", 3, "cpu", "")
+    assert (row.baseline, row.ours, row.turns, row.device) == ("long", "short", 3, "cpu")
+    assert (row.baseline_note, row.ours_note, row.failed) == ("", "", False)
 
 
 def test_short_calls_are_timed_several_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,10 +92,8 @@ def test_memory_is_that_of_each_side(monkeypatch: pytest.MonkeyPatch) -> None:
     peaks = {"baseline": 8.0, "ours": 2.0}
     monkeypatch.setattr(MemoryMeter, "peak", lambda self, key, side, prepare, device, pilot=False: peaks[side])
     row = measure(Comparison("x/y", "sleeping", sleeper("a", 0), sleeper("b", 0)), EFFORT, meter())
-    assert isinstance(row, Row)
     assert row.memory == 0.25
     bare = measure(Comparison("x/y", "sleeping", sleeper("a", 0), sleeper("b", 0), memory=False), EFFORT, meter())
-    assert isinstance(bare, Row)
     assert bare.memory is None
 
 
@@ -102,18 +101,40 @@ def test_what_would_take_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -
     pilot = Pilot(lambda: lambda: time.sleep(0.01), 1e6)
     slow = Side("slow", lambda: pytest.fail("this was to be left out"), pilot)
     row = measure(Comparison("x/y", "w", slow, sleeper("short", 0)), EFFORT, meter())
-    assert isinstance(row, Row)
-    assert row.baseline_ms is None
-    assert row.speed is None
-    assert "--max-seconds" in row.note
-    omitted = measure(Comparison("x/y", "w", sleeper("short", 0), slow), EFFORT, meter())
-    assert isinstance(omitted, LeftOut)
-    assert "slow: estimated" in omitted.reason
+    assert (row.baseline_ms, row.speed, row.failed) == (None, None, False)
+    assert row.ours_ms is not None
+    assert re.fullmatch(r"left out: about \d{5,} s \(--max-seconds 60\)", row.baseline_note)
+    row = measure(Comparison("x/y", "w", sleeper("short", 0), slow), EFFORT, meter())
+    assert (row.baseline_ms, row.ours_ms, row.baseline_note) == (None, None, "")
+    assert row.ours_note.startswith("left out: about ")
     monkeypatch.setattr(MemoryMeter, "peak", lambda self, key, side, prepare, device, pilot=False: 1e9)
     large = Side("large", slow.prepare, Pilot(lambda: lambda: None, 2.0))
-    omitted = measure(Comparison("x/y", "w", sleeper("short", 0), large), EFFORT, meter())
-    assert isinstance(omitted, LeftOut)
-    assert "GiB that are free" in omitted.reason
+    row = measure(Comparison("x/y", "w", sleeper("short", 0), large), EFFORT, meter())
+    assert row.ours_note.startswith("left out: about 1953125 GiB, and ")
+
+
+def test_what_the_device_cannot_do_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_nothing(function: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    needs._lack.cache_clear()
+    compiled = Side("compiled", lambda: pytest.fail("this cannot be built"), needs=("bfloat16", "torch.compile"))
+    try:
+        row = measure(Comparison("x/y", "w", sleeper("short", 0), compiled), EFFORT, meter())
+        assert needs.missing(("bfloat16",), "cpu") is None
+    finally:
+        needs._lack.cache_clear()
+    assert row.ours_note == "left out: torch.compile does not work here (RuntimeError)"
+
+
+def test_what_was_compiled_for_a_row_does_not_count_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    resets = []
+    monkeypatch.setitem(sys.modules, "torch._dynamo", sys.modules.get("torch._dynamo", ModuleType("dynamo")))
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(1))
+    for _ in range(2):
+        measure(Comparison("x/y", "w", sleeper("a", 0), sleeper("b", 0)), EFFORT, meter())
+    assert len(resets) == 2
 
 
 def test_a_full_memory_does_not_end_the_run() -> None:
@@ -122,9 +143,11 @@ def test_a_full_memory_does_not_end_the_run() -> None:
 
     for side in (Side("full", full), Side("full", lambda: full)):
         row = measure(Comparison("x/y", "w", side, sleeper("short", 0)), EFFORT, meter())
-        assert isinstance(row, Row)
-        assert "memory does not suffice" in row.note
-        assert isinstance(measure(Comparison("x/y", "w", sleeper("short", 0), side), EFFORT, meter()), LeftOut)
+        assert (row.baseline_ms, row.baseline_note) == (None, "left out: the memory does not suffice")
+        row = measure(Comparison("x/y", "w", sleeper("short", 0), side), EFFORT, meter())
+        assert (row.ours_ms, row.ours_note) == (None, "left out: the memory does not suffice")
+    free = free_mib("cpu")
+    assert free is None or free > 1
 
 
 @linux
@@ -188,6 +211,8 @@ def test_published_sizes_are_those_of_the_option_files(benchmark: ModuleType) ->
     rows = benchmark.comparisons()
     assert "step, 4 x 3 x 64 x 64" in rows["train/pft_x4_published_bf16"].work
     assert "step, 16 x 3 x 64 x 64" in rows["train/esc_x4_published_float32"].work
+    assert "step, 12 x 3 x 64 x 64" in rows["train/esc_real_x4_published_bf16"].work
+    assert "step, 16 x 3 x 96 x 96" in rows["train/esc_xl_finetune_x2_published_bf16"].work
     assert "1 x 3 x 360 x 640" in rows["networks/hat_l_x2_640x360_bf16_compiled"].work
 
 
@@ -200,6 +225,10 @@ def test_bad_arguments_are_told_before_anything_is_measured(
         (["--max-seconds", "0"], "--max-seconds"),
         (["--device", "cuda"], "no CUDA device"),
         (["--compare", str(tmp_path / "absent.json")], "--compare"),
+        (["--resume"], "--json"),
+        (["--size", "64x64"], "group profile"),
+        (["profile", "--size", "64"], "such as 320x180"),
+        (["profile", "--size", "0x8"], "such as 320x180"),
     ):
         with pytest.raises(InputError, match=message):
             benchmark.main(arguments)
@@ -210,7 +239,8 @@ def test_bad_arguments_are_told_before_anything_is_measured(
     [
         "metrics/ssim", "data/imresize_x4", "train/plainusr_U", "ops/smm_qmk_quick_forward",
         "ops/smm_amv_quick_backward", "ops/focus_k64_quick_backward", "ops/attention_hat_quick_backward",
-        "ops/gelu_depthwise_k7_quick_forward", "networks/esc_x4_32x32_float32",
+        "ops/gelu_depthwise_k7_quick_forward", "ops/gelu_depthwise_k7_quick_backward",
+        "ops/linear_gelu_quick_forward", "ops/linear_gelu_quick_backward", "networks/esc_x4_32x32_float32",
     ],
 )  # fmt: skip
 def test_small_comparisons_run(benchmark: ModuleType, key: str) -> None:

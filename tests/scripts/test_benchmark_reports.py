@@ -11,57 +11,93 @@ import torch
 
 from scripts.benchmarks.kernels import Resources, resources
 from scripts.benchmarks.kernels import section as kernel_section
-from scripts.benchmarks.measure import LeftOut, Row
-from scripts.benchmarks.profiling import NAMES, OTHER, cpu_section, kind_of, parts_of, shares
-from scripts.benchmarks.report import GPU, as_json, compare, left_out, markdown, page
+from scripts.benchmarks.limits import Limits
+from scripts.benchmarks.measure import Row
+from scripts.benchmarks.profiling import NAMES, OTHER, WORKS, Shares, _evaluation, _step, cpu_section, kind_of, parts_of
+from scripts.benchmarks.profiling import shares as profiled
+from scripts.benchmarks.published import families
+from scripts.benchmarks.record import Record, earlier_rows
+from scripts.benchmarks.report import GPU, compare, earlier_ratios, markdown, page
 from utils.errors import InputError
 
 ROW = Row("x/y", "w", "a", "b", 3.0, 2.0, 8.0, 2.0, share=0.5, limit="bandwidth")
-ALONE = Row("x/z", "w", "a", "b", None, 2.0, None, 2.0, note="estimated 99 s a call")
+ALONE = Row("x/z", "w", "a", "b", None, 2.0, None, 2.0, baseline_note="left out: about 99 s")
+MISSING = Row("x/w", "w", "a", "b", None, None, None, None, ours_note="failed: ValueError: a|b", failed=True)
 
 
-def test_the_table_has_what_was_measured() -> None:
-    lines = markdown([ROW, ALONE]).splitlines()
+def test_the_table_has_every_row() -> None:
+    lines = markdown([ROW, ALONE, MISSING]).splitlines()
     assert lines[2] == "| x/y | w | cpu | a | b | 3 | 2 | 1.50 | 50% (bandwidth) | 0.25 (2 / 8 MiB) |"
-    assert lines[3] == "| x/z | w | cpu | a | b | - | 2 | - | - | - (2 MiB) |"
+    assert lines[3] == "| x/z | w | cpu | a | b | left out: about 99 s | 2 | - | - | - (2 MiB) |"
+    assert lines[4] == "| x/w | w | cpu | a | b | - | failed: ValueError: a/b | - | - | - |"
     assert {line.count("|") for line in lines} == {11}
 
 
-def test_what_is_missing_is_told() -> None:
-    told = left_out([ROW, ALONE], [LeftOut("x/w", "the memory does not suffice")])
-    assert "- x/w: the memory does not suffice" in told
-    assert "- x/z, baseline (a): estimated 99 s a call" in told
-    assert left_out([ROW], []) == ""
-
-
 def test_the_page() -> None:
-    text = page("all --quick", markdown([ROW]), "", {"copying, cpu": "9 GB/s"}, ["## More\n", GPU])
+    text = page("all --quick", {"copying, cpu": "9 GB/s"}, [ROW], 0, ["## More\n", GPU])
     assert text.startswith("# Performance\n")
     assert "`python scripts/benchmark.py all --quick`" in text
     assert "- copying, cpu: 9 GB/s" in text
+    assert "interrupted" not in text
     assert text.index("x/y") < text.index("## More") < text.index("make gpu")
     assert (Path(__file__).resolve().parents[2] / "scripts/run_gpu.sh").exists()
+    assert "3 of the rows that were asked for are not here" in page("all", {}, [ROW], 3, [])
 
 
 def test_earlier_runs_are_compared(tmp_path: Path) -> None:
     old = tmp_path / "old.json"
-    rows = [Row(f"x/{i}", "w", "a", "b", 4.0, 2.0, None, None) for i in range(3)]
-    old.write_text(json.dumps(as_json([*rows, ALONE], [], {})))
+    record = Record("", Limits(), old, None, 5)
+    for row in (*(Row(f"x/{i}", "w", "a", "b", 4.0, 2.0, None, None) for i in range(3)), ALONE, MISSING):
+        record.add(row)
     now = [
         Row("x/0", "w", "a", "b", 3.0, 2.0, None, None),
         Row("x/1", "w", "a", "b", 3.8, 2.0, None, None),
         Row("x/new", "w", "a", "b", 4.0, 2.0, None, None),
     ]
-    assert compare([*now, ALONE], old).splitlines() == [
+    assert compare([*now, ALONE, MISSING], earlier_ratios(old)).splitlines() == [
         "x/0: 2.00 -> 1.50 (-25%)  SLOWER",
         "x/1: 2.00 -> 1.90 (-5%)",
         "1 of 2 rows lost more than 10% of their ratio",
     ]
-    assert "no row" in compare([now[2]], old)
+    assert "no row" in compare([now[2]], earlier_ratios(old))
     for text in ("no json", "{}", '{"rows": [{"key": "x"}]}', '{"rows": 3}'):
         old.write_text(text)
         with pytest.raises(InputError, match=r"--compare .*old\.json"):
-            compare(now, old)
+            earlier_ratios(old)
+
+
+def test_files_have_every_row_as_soon_as_it_is_measured(tmp_path: Path) -> None:
+    record = Record("ops", Limits(), tmp_path / "rows.json", tmp_path / "page.md", 3)
+    record.add(ROW)
+    record.add(ALONE)
+    held = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["key"] for row in held["rows"]] == ["x/y", "x/z"]
+    assert held["missing"] == 1
+    assert held["rows"][0]["speed"] == 1.5
+    text = (tmp_path / "page.md").read_text()
+    assert "1 of the rows" in text
+    assert "left out: about 99 s" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.md", "rows.json"]
+
+
+def test_a_run_is_gone_on_with_on_the_same_machine_alone(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    assert earlier_rows(file) == []
+    record = Record("ops", Limits(), file, None, 3)
+    for row in (ROW, ALONE, MISSING):
+        record.add(row)
+    assert earlier_rows(file) == [ROW], "what was left out has another chance"
+    again = Record("ops", Limits(), file, None, 1, [ROW])
+    again.add(ALONE)
+    assert [row.key for row in again.rows] == ["x/y", "x/z"]
+    held = json.loads(file.read_text())
+    held["versions"]["torch"] = "1.0"
+    file.write_text(json.dumps(held))
+    with pytest.raises(InputError, match=r"another machine \(torch 1\.0, here "):
+        earlier_rows(file)
+    file.write_text("[]")
+    with pytest.raises(InputError, match=r"--resume: .*rows\.json"):
+        earlier_rows(file)
 
 
 TOLD = """\
@@ -92,8 +128,13 @@ def test_resources_of_kernels_are_read() -> None:
     ("operator", "kind"),
     [
         ("aten::mkldnn_convolution", "convolutions"),
+        ("mkldnn::_convolution_pointwise", "convolutions"),
+        ("aten::convolution_backward", "convolutions"),
+        ("focalsr::gelu_depthwise", "convolutions"),
         ("aten::addmm", "matrix products"),
+        ("mkldnn::_linear_pointwise", "matrix products"),
         ("focalsr::window_attention", "attention kernels"),
+        ("GeneratedBackwardFor_focalsr_focus_sparse_default", "attention kernels"),
         ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention kernels"),
         ("aten::copy_", "layout and copies"),
         ("aten::index_select", "layout and copies"),
@@ -101,6 +142,7 @@ def test_resources_of_kernels_are_read() -> None:
         ("aten::gelu", "element-wise and norms"),
         ("aten::empty_strided", OTHER),
         ("aten::view", OTHER),
+        ("autograd::engine::evaluate_function: ConvolutionBackward0", OTHER),
     ],
 )
 def test_operators_are_sorted(operator: str, kind: str) -> None:
@@ -123,9 +165,26 @@ def test_a_profile_of_a_product_and_of_waiting() -> None:
             torch.mm(x, x)
         time.sleep(0.01)
 
-    found = shares("net", "plain", work, 2)
+    found = profiled("net", "plain", work, 0.05)
     assert set(found.parts) == set(NAMES)
     assert found.parts["matrix products"] > 0
     assert found.parts[OTHER] > 0
     assert found.parts["convolutions"] == 0
-    assert "| net | plain |" in cpu_section([found], 64)
+
+
+def test_profiles_of_evaluation_and_training_stand_in_tables_of_their_own() -> None:
+    parts = dict.fromkeys(NAMES, 1 / len(NAMES))
+    found = [Shares("net", path, 2.0, parts, work) for work in WORKS for path in ("plain", "ours")]
+    text = cpu_section(found, (48, 64))
+    assert "1 x 3 x 48 x 64" in text
+    assert text.index("| evaluation | path |") < text.index("| training step | path |")
+    assert text.count("| net | plain | 2 |") == text.count("| net | ours | 2 |") == 2
+
+
+def test_every_family_has_works_to_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FOCALSR_OPS", raising=False)
+    configurations = dict(families())
+    assert len(configurations) == 5
+    for prepare in (_evaluation, _step):
+        for plain in (True, False):
+            prepare(configurations["plainusr"], (16, 24), plain=plain)()

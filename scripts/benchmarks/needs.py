@@ -1,0 +1,40 @@
+"""What a device may not be able to do, tried once: compile, and multiply in bfloat16."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Need = Literal["torch.compile", "bfloat16"]
+_SIDE = 16  # of the matrices that are tried
+
+
+def missing(needs: Iterable[Need], device: str) -> str | None:
+    """What of some needs a device lacks, in a few words; None where it can do all.
+
+    Args:
+        needs: of a piece of work.
+        device: "cpu" or "cuda".
+    """
+    return next((lack for lack in (_lack(need, device) for need in needs) if lack is not None), None)
+
+
+@functools.cache
+def _lack(need: Need, device: str) -> str | None:
+    """Why the device cannot do it: the error of trying."""
+    dtype = torch.bfloat16 if need == "bfloat16" else torch.float32
+    try:
+        x = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device)
+        product = torch.compile(_product) if need == "torch.compile" else _product
+        product(x).sum().item()
+    except Exception as error:  # noqa: BLE001  compilers, drivers and back ends fail in as many ways as there are
+        return f"{need} does not work here ({type(error).__name__})"
+    return None
+
+
+def _product(x: Tensor) -> Tensor:
+    return (x @ x).relu() + 1

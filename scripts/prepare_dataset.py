@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
 from data.prepare.check import check_images
+from data.prepare.common import check_text_target
 from data.prepare.lmdb_writer import write_lmdb
 from data.prepare.lowres import make_low_resolution
 from data.prepare.meta import write_meta
@@ -44,7 +45,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _folders(cut, "folder of images", "folder for the squares")
     cut.add_argument("--crop_size", type=_positive, default=480, help="side of a square (default: 480)")
     cut.add_argument("--step", type=_positive, default=240, help="distance of neighbouring squares (default: 240)")
-    cut.add_argument("--thresh_size", type=int, default=0, help="wider rests get a square at the border (default: 0)")
+    cut.add_argument(
+        "--thresh_size", type=_whole, default=0, help="wider rests get a square at the border (default: 0)"
+    )
     cut.add_argument("--compression", type=_level, default=3, help="level of PNG files, 0 to 9 (default: 3)")
     _skip(cut)
 
@@ -98,8 +101,8 @@ def subimages(typed: argparse.Namespace) -> None:
 
 def low_resolution(typed: argparse.Namespace) -> None:
     """See the module's docstring."""
-    if "{}" not in typed.template:
-        raise InputError(f'--template: expected "{{}}" in it, as in "{{}}x{{s}}", got "{typed.template}"')
+    if "{}" not in typed.template or "/" in typed.template:
+        raise InputError(f'--template: expected a name with "{{}}" in it, as in "{{}}x{{s}}", got "{typed.template}"')
     count, left = make_low_resolution(
         typed.input, typed.output, typed.scale, rule=typed.rule, template=typed.template, cropped=typed.hr,
         skip_bad=typed.skip_bad,
@@ -132,6 +135,8 @@ def to_pack(typed: argparse.Namespace) -> None:
 
 def check(typed: argparse.Namespace) -> None:
     """See the module's docstring; raises InputError when anything is wrong."""
+    if typed.report:
+        check_text_target(typed.report)
     findings = check_images(
         typed.input, meta_file=typed.meta_info_file, least=typed.least, lq_folder=typed.lq, scale=typed.scale,
         template=typed.template,
@@ -188,6 +193,12 @@ def _meta_file(parser: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or above, got {text}")
     return int(text)
 
 

@@ -16,7 +16,7 @@ from data.images import Pixels, decode_image, encode_image
 from data.imresize import downscale, mod_crop
 from data.integrity import damage, png_size
 from data.prepare.archives import Entry, open_sources
-from data.prepare.common import settled, write_whole
+from data.prepare.common import alone, settle, write_whole
 from data.prepare.layouts import SETS, Guess, guess
 from data.scan import in_threads
 from utils.errors import InputError
@@ -132,8 +132,10 @@ def _arrange(name: str, images: Mapping[str, _Image], folder: Path, scale: int, 
         except InputError as error:
             return False, str(error)
 
-    with settled(place / "HR"), settled(place / "LR"):
+    with alone(folder):
         results = in_threads(arrange, range(len(keys)), f"{name} x{scale}")
+        for part in ("HR", "LR"):
+            settle(place / part)
     problems = [problem for _, problem in results if problem]
     present = len(keys) - len(problems)
     strangers = _strangers(place / "HR", set(keys)) + _strangers(place / "LR", set(keys))
@@ -159,8 +161,9 @@ def _arrange_whole(name: str, images: Mapping[str, _Image], folder: Path) -> Out
             return str(error)
         return None
 
-    with settled(folder / "HR"):
+    with alone(folder):
         problems = [problem for problem in in_threads(arrange, range(len(keys)), name) if problem]
+        settle(folder / "HR")
     present = len(keys) - len(problems)
     return Outcome(name, None, present, 0, (*problems, *_count(name, present)))
 

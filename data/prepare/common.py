@@ -171,10 +171,15 @@ def settled(folder: Path, settings: Mapping[str, object] | None = None) -> Itera
         if settings is not None:
             _check_settings(folder, settings)
         yield
-        if hasattr(os, "sync"):
-            os.sync()
-        for leftover in folder.glob(f".*{UNFINISHED}"):
-            leftover.unlink(missing_ok=True)
+        settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Wait until what was written is on the disk, and remove what a killed run left half in ``folder``."""
+    if hasattr(os, "sync"):
+        os.sync()
+    for leftover in folder.glob(f".*{UNFINISHED}"):
+        leftover.unlink(missing_ok=True)
 
 
 def _check_settings(folder: Path, settings: Mapping[str, object]) -> None:

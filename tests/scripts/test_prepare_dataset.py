@@ -79,8 +79,17 @@ def test_check_reports_every_kind_of_problem(hr: Path, tmp_path: Path, capsys: p
     ):
         assert line in report.read_text()
     (small / "z.png").unlink()
+    (small / "é.png").write_bytes(b"")
+    (hr / "zz.bmp").symlink_to("nowhere.bmp")
+    write_image(hr / "z.bmp", noise(48, 48, 7))
     assert run(*command) == 2
-    assert "1 high-resolution without low-resolution: z.png (expected z.png)" in report.read_text()
+    for line in (
+        "2 high-resolution without low-resolution: z.bmp (expected z.bmp), z.png (expected z.png)",
+        f"{small / 'é.png'}: the image cannot be read: the file is empty",
+        f"{hr / 'zz.bmp'}: the link leads nowhere",
+        f"{hr / 'z.png'}: the same name without extension as {hr / 'z.bmp'}",
+    ):
+        assert line in report.read_text()
 
 
 def test_damaged_packs_are_found(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +120,7 @@ def test_a_full_disk(hr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         patch.setattr(Path, "write_bytes", full)
         assert run("lr", "-i", hr, "-o", tmp_path / "lr", "--scale", 2) == 1
     assert "the disk is full: " in capsys.readouterr().err
-    assert not [path for path in (tmp_path / "lr").rglob("*") if path.is_file()]  # nothing half-written
+    assert {path.name for path in (tmp_path / "lr").rglob("*") if path.is_file()} <= {common.SETTINGS}  # no half ones
     assert run("lr", "-i", hr, "-o", tmp_path / "lr", "--scale", 2) == 0
 
 
@@ -120,7 +129,16 @@ def test_bad_input(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "the output folder is the input folder" in capsys.readouterr().err
     assert run("pack", "-i", tmp_path / "nowhere", "-o", tmp_path / "x.pack") == 2
     assert "nowhere does not exist" in capsys.readouterr().err
-    assert run("lr", "-i", hr, "-o", tmp_path, "--scale", 2, "--template", "x2") == 2
+    for template in ("x2", "../{}"):
+        assert run("lr", "-i", hr, "-o", tmp_path, "--scale", 2, "--template", template) == 2
+    capsys.readouterr()
+    before = (hr / "z.png").read_bytes()
+    assert run("meta", "-i", hr, "-o", hr / "z.png") == 2
+    assert "z.png is the name of an image; expected the name of a text file" in capsys.readouterr().err
+    assert run("check", hr, "--report", hr / "z.png") == 2
+    assert run("check", hr, "--report", hr) == 2
+    assert f"{hr} is a folder; expected the name of a text file" in capsys.readouterr().err
+    assert (hr / "z.png").read_bytes() == before
     (hr / "é.png").write_bytes(b"no image")
     assert run("pack", "-i", hr, "-o", tmp_path / "x.pack") == 2
     assert "é.png: the image cannot be read" in capsys.readouterr().err
@@ -129,9 +147,10 @@ def test_bad_input(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_lists_of_names_that_cannot_stand_in_one(tmp_path: Path) -> None:
-    write_image(tmp_path / "hr/a\nb.png", noise(8, 8))
-    with pytest.raises(InputError, match="cannot stand in a list"):
-        write_meta(tmp_path / "hr", tmp_path / "meta.txt")
+    for name in ("a\nb.png", " a.png"):
+        write_image(tmp_path / name.strip() / name, noise(8, 8))
+        with pytest.raises(InputError, match="cannot stand in a list"):
+            write_meta(tmp_path / name.strip(), tmp_path / "meta.txt")
 
 
 def test_unfinished_files_are_swept(tmp_path: Path) -> None:

@@ -52,6 +52,30 @@ def test_images_without_a_pixel_left(tmp_path: Path) -> None:
         make_low_resolution(tmp_path / "hr", tmp_path / "lr", [4])
 
 
+def test_files_that_would_take_each_others_place(tmp_path: Path) -> None:
+    write_folder(tmp_path / "X2", ["a.png", "a.bmp"])
+    with pytest.raises(InputError, match=r"a\.png and .*a\.bmp: their files would have the same name"):
+        make_low_resolution(tmp_path / "X2", tmp_path / "lr", [2])
+    (tmp_path / "X2/a.bmp").unlink()
+    with pytest.raises(InputError, match="X2 would be written to, but is the input folder, too"):
+        make_low_resolution(tmp_path / "X2", tmp_path, [2], template="{}")
+    with pytest.raises(InputError, match="X4 would be written to, but is the folder of other files, at x4, too"):
+        make_low_resolution(tmp_path / "X2", tmp_path / "lr", [4], cropped=tmp_path / "lr")
+    assert not (tmp_path / "lr").exists()
+
+
+def test_images_that_had_to_be_cropped_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_folder(tmp_path / "hr", ["a.png", "b.png"], 24, 32)
+    make_low_resolution(tmp_path / "hr", tmp_path / "lr", [2, 4])
+    assert not caplog.text
+    make_low_resolution(tmp_path / "hr", tmp_path / "lr", [3])
+    assert "2 images are no multiples of the scale, such as " in caplog.text
+    assert "a.png at x3: training takes" in caplog.text
+    caplog.clear()
+    make_low_resolution(tmp_path / "hr", tmp_path / "lr3", [3], cropped=tmp_path / "mod")
+    assert not caplog.text
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("name", ["Set5", "Set14"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,50 @@ def test_grey_and_deep_images_keep_their_form_in_lmdb(tmp_path: Path) -> None:
     assert np.asarray(cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_UNCHANGED)).dtype == np.uint16
 
 
+@pytest.mark.parametrize(("writer", "suffix"), WRITERS)
+def test_photographs_stand_upright(writer: Writer, suffix: str, tmp_path: Path) -> None:
+    """As files of folders do; a new file does not say that its pixels lie on their side."""
+    orientation = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    write_image(tmp_path / "hr/a.jpg", noise(8, 12))
+    photo = (tmp_path / "hr/a.jpg").read_bytes()
+    segment = b"\xff\xe1" + (len(orientation) + 2).to_bytes(2, "big") + orientation
+    (tmp_path / "hr/a.jpg").write_bytes(photo[:2] + segment + photo[2:])
+    upright = read_image(tmp_path / "hr/a.jpg")
+    assert upright.shape == (12, 8, 3)
+    writer(tmp_path / "hr", tmp_path / f"hr{suffix}")
+    assert np.array_equal(list_singles([tmp_path / f"hr{suffix}"], [])[0].read(), upright)
+
+
+def test_kinds_of_pixels_that_lmdb_does_not_take(tmp_path: Path) -> None:
+    (_made(tmp_path / "hr") / "a.tif").write_bytes(bytes(cv2.imencode(".tif", np.ones((4, 4, 3), np.float32))[1]))
+    with pytest.raises(InputError, match=r"a\.tif: expected 8 or 16 bits per channel, got float32"):
+        write_lmdb(tmp_path / "hr", tmp_path / "hr.lmdb")
+
+
+def test_images_beyond_the_decoders_limits(tmp_path: Path) -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    parts = [header, b"IDAT" + zlib.compress(b""), b"IEND"]
+    chunks = [struct.pack(">I", len(p) - 4) + p + struct.pack(">I", zlib.crc32(p)) for p in parts]
+    (_made(tmp_path / "hr") / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with pytest.raises(InputError, match=r"a\.png: the image cannot be read"):
+        write_lmdb(tmp_path / "hr", tmp_path / "hr.lmdb")
+
+
+@pytest.mark.parametrize(("writer", "suffix"), WRITERS)
+def test_nothing_usable(writer: Writer, suffix: str, tmp_path: Path) -> None:
+    (_made(tmp_path / "hr") / "a.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="there is no usable image"):
+        writer(tmp_path / "hr", tmp_path / f"hr{suffix}", skip_bad=True)
+    assert not (tmp_path / f"hr{suffix}").exists()
+
+
+@pytest.mark.parametrize(("writer", "suffix"), WRITERS)
+def test_names_with_line_breaks(writer: Writer, suffix: str, tmp_path: Path) -> None:
+    write_image(tmp_path / "hr/a\nb.png", noise(8, 8))
+    with pytest.raises(InputError, match="the name holds a line break"):
+        writer(tmp_path / "hr", tmp_path / f"hr{suffix}")
+
+
 def content(folder: Path, suffix: str) -> dict[str, bytes]:
     """What the files of a finished data set hold; LMDB's own file depends on when it was committed."""
     if suffix == ".lmdb":
@@ -192,6 +238,36 @@ def test_a_pack_is_begun_anew_where_its_images_have_changed(folder: Path, tmp_pa
     assert np.array_equal(pack.pixels(1), noise(24, 32, 77))
 
 
+def test_an_lmdb_takes_images_again_that_have_changed(folder: Path, tmp_path: Path) -> None:
+    def stop(*_: Any) -> list[str]:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lmdb_writer, "_meta_lines", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_lmdb(folder, tmp_path / "hr.lmdb")
+    write_image(folder / "b.c.png", noise(24, 32, 77))
+    later = (tmp_path / "hr.lmdb.part/data.mdb").stat().st_mtime_ns + 10**9
+    os.utime(folder / "b.c.png", ns=(later, later))
+    write_lmdb(folder, tmp_path / "hr.lmdb")
+    images = {image.name: image.read() for image in list_singles([tmp_path / "hr.lmdb"], [])}
+    assert np.array_equal(images["b.c"], noise(24, 32, 77))
+
+
+def test_shards_of_an_earlier_run_do_not_stay(folder: Path, tmp_path: Path) -> None:
+    def stop(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack_writer, "_write_index", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_pack(folder, tmp_path / "hr.pack", shard_bytes=1)
+    write_image(folder / NAMES[0], noise(24, 32, 77))  # the first of four shards: all are made anew
+    write_pack(folder, tmp_path / "hr.pack")
+    names = {path.name for path in (tmp_path / "hr.pack").iterdir()}
+    assert names == {"index.json", "entries.npy", "keys.txt", "shard-00000.bin"}
+
+
 def test_an_lmdb_begun_otherwise_is_not_mixed(folder: Path, tmp_path: Path) -> None:
     lmdb_writer._begin(tmp_path / "hr.lmdb.part", {"source": "elsewhere"})
     with pytest.raises(InputError, match=r"hr\.lmdb\.part was begun from another source"):
@@ -236,7 +312,18 @@ def test_a_full_disk_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.M
             raise lmdb.DiskError("mdb_txn_commit: No space left on device")
 
         patch.setattr(lmdb_writer, "_commit", full_lmdb)
-        with pytest.raises(StorageError, match=r"the disk is full: .*hr\.lmdb could not be written"):
+        with pytest.raises(StorageError, match=r"the disk is full: .*hr\.lmdb\.part could not be written"):
+            write_lmdb(folder, tmp_path / "hr.lmdb")
+    with monkeypatch.context() as patch:
+
+        def cut_short(*_: Any) -> None:
+            raise lmdb.DiskError("mdb_txn_commit: Input/output error")
+
+        patch.setattr(lmdb_writer, "_commit", cut_short)
+        with pytest.raises(StorageError, match=r"hr\.lmdb\.part could not be written: .*Input/output error"):
+            write_lmdb(folder, tmp_path / "hr.lmdb")
+        patch.setattr(lmdb_writer, "_LITTLE", 1 << 62)  # more than is free
+        with pytest.raises(StorageError, match="the disk is full: "):
             write_lmdb(folder, tmp_path / "hr.lmdb")
     assert not (tmp_path / "hr.pack").exists()
     assert not (tmp_path / "hr.lmdb").exists()

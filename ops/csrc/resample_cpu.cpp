@@ -114,14 +114,15 @@ void sum_rows(const R* const* rows, const R* weight, int64_t taps, int64_t count
   }
 }
 
-// The results of kRows rows at one column: sums of turned lines, `pixel` values apart for neighbouring pixels.
+// The results of kRows rows at one column: sums of turned lines, which begin at pixel `first` and are `pixel` values
+// apart for neighbouring ones.
 template <class Q>
-FOCALSR_INLINE void sum_columns(const Q* lines, int64_t pixel, const int64_t* source, const Q* weight, int64_t taps,
-                                Wide<Q>* to) {
+FOCALSR_INLINE void sum_columns(const Q* lines, int64_t pixel, int64_t first, const int64_t* source, const Q* weight,
+                                int64_t taps, Wide<Q>* to) {
   constexpr int kVectors = kRows / kWide<Q>;
   Wide<Q> sums[kVectors] = {};
   for (int64_t t = 0; t < taps; ++t) {
-    const Wide<Q>* line = reinterpret_cast<const Wide<Q>*>(lines + source[t] * pixel);
+    const Wide<Q>* line = reinterpret_cast<const Wide<Q>*>(lines + (source[t] - first) * pixel);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) sums[v] += weight[t] * line[v];
   }
@@ -165,10 +166,9 @@ class Tile {
     }
     if constexpr (std::is_same<Q, double>::value)
       if (round_rows) round_lines(count);
-    const Q* lines = lines_.get() - near_ * channels_ * kRows;
     for (int64_t column = left_; column < right_; ++column) {
       Out* result = to + (top_ * across_.n + column) * channels_;
-      for (int64_t c = 0; c < channels_; ++c) put_column(lines + c * kRows, column, bottom_ - top_, result + c);
+      for (int64_t c = 0; c < channels_; ++c) put_column(lines_.get() + c * kRows, column, bottom_ - top_, result + c);
     }
   }
 
@@ -185,7 +185,7 @@ class Tile {
     constexpr int kVectors = kRows / kWide<Q>;
     Wide<Q> sums[kVectors];
     const int64_t tap = column * across_.taps, step = across_.n * channels_;
-    sum_columns<Q>(lines, channels_ * kRows, across_.source + tap, across_.weight + tap, across_.taps, sums);
+    sum_columns<Q>(lines, channels_ * kRows, near_, across_.source + tap, across_.weight + tap, across_.taps, sums);
     if constexpr (std::is_same<Out, uint8_t>::value) {
       typename WideOf<Q>::whole levels[kVectors];
       for (int v = 0; v < kVectors; ++v) levels[v] = to_levels(sums[v]);

@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
     written = prepare(package_folder(), target)
     print(
         f"{target}: {len(TRAINING)} photographs to train on, {len(HELD_OUT)} held out"
-        f" ({len(written)} written, the others were there)"
+        f" ({len(written)} written, {len(TRAINING) + len(HELD_OUT) - len(written)} were there already)"
     )
     for path in strangers(target):
         print(f"note: {path} is not part of the demo, but runs on this folder will use it")

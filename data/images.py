@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.integrity import damage, png_size
+from data.names import first_few
 from utils.errors import InputError
 from utils.files import atomic_write
 
@@ -55,7 +59,11 @@ def opencv_pixels(data: bytes, name: str, mode: int) -> NDArray[Any]:
     try:
         decoded: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
     except cv2.error as error:
-        raise InputError(f"{name}: the image cannot be read: {error.err or error}") from error
+        limit = re.search(r"CV_(IO_MAX_IMAGE_\w+)", error.err or "")  # OpenCV's own names for its limits
+        reason = error.err or error
+        if limit:
+            reason = f"it has too many pixels; the environment variable OPENCV_{limit[1]} raises the limit"
+        raise InputError(f"{name}: the image cannot be read: {reason}") from error
     if decoded is None:
         raise InputError(
             f"{name}: the image cannot be read: it is damaged, or of a kind that is not supported"
@@ -87,7 +95,22 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file") from error
+        problem = "the link leads nowhere" if path.is_symlink() else "there is no such file"
+        raise InputError(f"{path}: {problem}") from error
+    except OSError as error:
+        raise InputError(f"{path}: the file cannot be read: {error.strerror or error}") from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        InputError: that cannot be told, above all because its folder may not be looked into.
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero byte, as in lists that are UTF-16
+        return False
     except OSError as error:
         raise InputError(f"{path}: the file cannot be read: {error.strerror or error}") from error
 
@@ -122,21 +145,50 @@ def image_size(path: Path) -> tuple[int, int]:
     return height, width
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, *, keep_broken: bool = False) -> list[Path]:
     """The image files of a folder (not of its sub-folders), sorted by name; names that start with a dot are left out.
 
+    Args:
+        folder: where they are.
+        keep_broken: also list links that lead nowhere; reading them tells what is wrong.
+
     Raises:
-        InputError: there is no such folder, or it holds no images.
+        InputError: there is no such folder, it may not be read, it holds no images, or one of them is a link that leads
+            nowhere or has a name that is not UTF-8.
     """
-    if not folder.is_dir():
-        kind = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise InputError(f"the folder {folder} {kind} (relative paths start at {Path.cwd()})")
-    files = sorted(item for item in folder.iterdir() if item.is_file() and not item.name.startswith("."))
-    images = [item for item in files if item.suffix.lower() in SUFFIXES]
+    try:
+        if not folder.is_dir():
+            kind = "is a file, not a folder" if folder.exists() else "does not exist"
+            raise InputError(f"the folder {folder} {kind} (relative paths start at {Path.cwd()})")
+        visible = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"the folder {folder} cannot be read: {error.strerror or error}") from error
+    files, broken = _files_and_broken(visible)
+    if broken and not keep_broken:
+        named = first_few(f"{path.name} ({problem})" for path, problem in broken.items())
+        raise InputError(f"{len(broken)} images of the folder {folder} cannot be read: {named}; mend or remove them")
+    images = sorted([*(path for path in files if path.suffix.lower() in SUFFIXES), *broken])
+    for path in images:
+        if path.name.encode(errors="ignore").decode() != path.name:
+            raise InputError(f"{str(path)!r}: the file name is not UTF-8; rename it")
     if not images:
         others = f"; it holds {len(files)} other files, such as {files[0].name}" if files else ""
         raise InputError(f"the folder {folder} holds no images ({', '.join(SUFFIXES)}){others}")
     return images
+
+
+def _files_and_broken(paths: Iterable[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """Those that are files; those that are called like images, but are not to be opened, and why."""
+    files, broken = [], {}
+    for path in paths:
+        try:
+            if stat.S_ISREG(path.stat().st_mode):
+                files.append(path)
+        except OSError as error:
+            if path.suffix.lower() in SUFFIXES:
+                missing = isinstance(error, FileNotFoundError)
+                broken[path] = "the link leads nowhere" if missing else error.strerror or str(error)
+    return files, broken
 
 
 def to_tensor(image: Pixels) -> Tensor:

@@ -11,15 +11,26 @@ from typing import NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import list_images, read_bytes
-from data.names import Names
+from data.images import is_file, list_images, read_bytes
+from data.names import Names, first_few
 from data.pack import PackImage, open_pack
 from data.sources import FileImage, ImageSource, LmdbImage, lmdb_images
 from utils.errors import InputError
 
-_SHOWN = 5
-# "NAME (H,W,C)": the size tells where a name with spaces ends.
-_META_LINE = re.compile(r"(?P<name>.+?)\s+\(\d+(,\s*\d+)+\).*")
+# "NAME (H,W,C)": the size tells where a name with spaces ends; a name may hold what looks like a size.
+_META_LINE = re.compile(r"(?P<name>.*\S)\s+\(\d+(,\s*\d+)+\).*")
+
+
+class PairingError(InputError):
+    """Images that are listed do not exist, or those of two folders do not pair; the message names the first few.
+
+    Attributes:
+        unpaired: all of them, one line for each.
+    """
+
+    def __init__(self, message: str, unpaired: Sequence[str]) -> None:
+        super().__init__(message)
+        self.unpaired = tuple(unpaired)
 
 
 class Pair(NamedTuple):
@@ -81,7 +92,12 @@ class PairList(Sequence[Pair]):
 
 
 def list_pairs(
-    gt_folders: Sequence[Path], lq_folders: Sequence[Path], meta_files: Sequence[Path], template: str
+    gt_folders: Sequence[Path],
+    lq_folders: Sequence[Path],
+    meta_files: Sequence[Path],
+    template: str,
+    *,
+    keep_broken: bool = False,
 ) -> PairList:
     """All pairs of a data set, folder after folder.
 
@@ -90,9 +106,11 @@ def list_pairs(
         lq_folders: one for each of them, or none.
         meta_files: one list of names for each of them, or none: all images of the folders, sorted by name.
         template: name of a low-resolution image without extension; ``{}`` stands for the high-resolution one's.
+        keep_broken: see :func:`data.images.list_images`.
 
     Raises:
-        InputError: a folder is missing or empty, or the two sides do not pair.
+        InputError: a folder is missing, empty or not to be read.
+        PairingError: images of a list are missing, or the two sides do not pair.
     """
     parts = []
     for i, gt_folder in enumerate(gt_folders):
@@ -103,13 +121,15 @@ def list_pairs(
         elif meta_file is not None:
             parts.append(_listed_pairs(gt_folder, lq_folder, meta_file, template))
         else:
-            parts.append(_folder_pairs(gt_folder, lq_folder, template))
+            parts.append(_folder_pairs(gt_folder, lq_folder, template, keep_broken))
     return PairList(parts)
 
 
-def list_singles(folders: Sequence[Path], meta_files: Sequence[Path]) -> list[ImageSource]:
+def list_singles(
+    folders: Sequence[Path], meta_files: Sequence[Path], *, keep_broken: bool = False
+) -> list[ImageSource]:
     """All images of a data set without pairs; arguments and errors as :func:`list_pairs`."""
-    return [pair.gt for pair in list_pairs(folders, (), meta_files, "{}")]
+    return [pair.gt for pair in list_pairs(folders, (), meta_files, "{}", keep_broken=keep_broken)]
 
 
 def is_stored(folder: Path) -> bool:
@@ -155,7 +175,7 @@ def _stored_pairs(
         wanted_keys = [str(PurePosixPath(name).with_suffix("")) for name in meta_names(meta_file)]
         absent = [f"{gt_folder}: {key}" for key in wanted_keys if key not in gt_keys]
         if absent:
-            raise InputError(f"{meta_file} lists images that do not exist ({len(absent)}): {_first(absent)}")
+            raise InputError(f"{meta_file} lists images that do not exist ({len(absent)}): {first_few(absent)}")
         gt_keys = {key: gt_keys[key] for key in wanted_keys}
     if lq_folder is None:
         return _listed(gt_folder, gt_keys.values()), None
@@ -180,18 +200,23 @@ def _listed_pairs(
     partners = [_partner(PurePosixPath(name), template) for name in names]
     wanted = [gt_folder / name for name in names]
     wanted += [] if lq_folder is None else [lq_folder / name for name in partners]
-    absent = [str(path) for path in wanted if not path.is_file()]
+    absent = [str(path) for path in wanted if not is_file(path)]
     if absent:
-        raise InputError(f"{meta_file} lists images that do not exist ({len(absent)}): {_first(absent)}")
+        raise PairingError(
+            f"{meta_file} lists images that do not exist ({len(absent)}): {first_few(absent)}",
+            [f"{path} does not exist, but {meta_file} lists it" for path in absent],
+        )
     return Listed(gt_folder, names), None if lq_folder is None else Listed(lq_folder, partners)
 
 
-def _folder_pairs(gt_folder: Path, lq_folder: Path | None, template: str) -> tuple[Listed, Listed | None]:
-    gt_files = list_images(gt_folder)
+def _folder_pairs(
+    gt_folder: Path, lq_folder: Path | None, template: str, keep_broken: bool
+) -> tuple[Listed, Listed | None]:
+    gt_files = list_images(gt_folder, keep_broken=keep_broken)
     gt = Listed(gt_folder, (path.name for path in gt_files))
     if lq_folder is None:
         return gt, None
-    by_name = {path.name: path for path in list_images(lq_folder)}
+    by_name = {path.name: path for path in list_images(lq_folder, keep_broken=keep_broken)}
     by_stem = {path.stem: path.name for path in by_name.values()}
     wanted = {}
     for path in gt_files:
@@ -211,19 +236,21 @@ def _check_pairing(
     gt_folder: Path, lq_folder: Path, wanted: Mapping[str, str], present: Mapping[str, object], all_used: bool = True
 ) -> None:
     """``wanted``: high-resolution name -> low-resolution name that belongs to it; ``present``: those that exist."""
-    alone = [f"{gt} (expected {lq})" for gt, lq in wanted.items() if lq not in present]
+    alone = {gt: lq for gt, lq in wanted.items() if lq not in present}
     surplus = sorted(set(present) - set(wanted.values())) if all_used else []
     if not alone and not surplus:
         return
     lines = [f"the images of {gt_folder} ({len(wanted)}) and {lq_folder} ({len(present)}) do not pair:"]
     if alone:
-        lines.append(f"  {len(alone)} high-resolution without low-resolution: {_first(alone)}")
+        named = first_few(f"{gt} (expected {lq})" for gt, lq in alone.items())
+        lines.append(f"  {len(alone)} high-resolution without low-resolution: {named}")
     if surplus:
-        lines.append(f"  {len(surplus)} low-resolution without high-resolution: {_first(surplus)}")
+        lines.append(f"  {len(surplus)} low-resolution without high-resolution: {first_few(surplus)}")
     lines.append('  filename_tmpl says how names correspond, for example "{}x4" for a.png and ax4.png')
-    raise InputError("\n".join(lines))
-
-
-def _first(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")
+    raise PairingError(
+        "\n".join(lines),
+        [
+            *(f"{gt_folder}: {gt} has no partner {lq} in {lq_folder}" for gt, lq in alone.items()),
+            *(f"{lq_folder}: {lq} is no partner of an image in {gt_folder}" for lq in surplus),
+        ],
+    )

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import Pixels
+from data.images import Pixels, is_file, read_bytes
 from data.names import Names
 from utils.errors import InputError
 
@@ -67,7 +67,8 @@ class Pack:
         self.keys = Names(_checked(folder, header, KEYS).decode().split("\n")[:-1])
         _checked(folder, header, ENTRIES)
         self.entries: NDArray[Any] = np.load(folder / ENTRIES, mmap_mode="r", allow_pickle=False)
-        if self.entries.dtype != ENTRY or {len(self.entries), len(self.keys)} != {header["images"]}:
+        fits = self.entries.dtype == ENTRY and {len(self.entries), len(self.keys)} == {header["images"]}
+        if not fits or np.any(self.entries["shard"] >= len(header["shards"])):
             raise InputError(f"{folder}: the index does not fit together; {_AGAIN}")
         self._shards = [_map_shard(folder, number, size) for number, size in enumerate(header["shards"])]
 
@@ -130,17 +131,21 @@ class PackImage:
 
 def _header(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
-    if not path.is_file():
+    if not is_file(path):
         state = "is no pack, or its packing was not finished" if folder.is_dir() else "does not exist"
         raise InputError(f"{folder} {state}: expected a folder NAME.pack with {INDEX}")
     try:
-        header = json.loads(path.read_text(encoding="utf-8"))
+        header = json.loads(read_bytes(path))
     except ValueError as error:
         raise InputError(f"{path}: the index is damaged ({error}); {_AGAIN}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise InputError(f"{path}: this is no index of a pack")
     if header.get("version") != VERSION:
         raise InputError(f"{folder}: a pack of version {header.get('version')}, but {VERSION} is read here; {_AGAIN}")
+    shards, checksums = header.get("shards"), header.get("crc32")
+    whole = isinstance(header.get("images"), int) and isinstance(checksums, dict) and {ENTRIES, KEYS} <= set(checksums)
+    if not whole or not isinstance(shards, list) or not all(isinstance(size, int) for size in shards):
+        raise InputError(f"{path}: the index is damaged (images, shards or crc32 is missing or odd); {_AGAIN}")
     return header
 
 
@@ -156,9 +161,14 @@ def _checked(folder: Path, header: dict[str, Any], name: str) -> bytes:
 
 def _map_shard(folder: Path, number: int, size: int) -> NDArray[np.uint8]:
     path = folder / shard_name(number)
-    found = path.stat().st_size if path.is_file() else None
+    if not is_file(path):
+        raise InputError(f"{path} is missing; copy it again, or {_AGAIN}")
+    found = path.stat().st_size
     if found != size:
-        problem = "is missing" if found is None else f"is cut short ({found:,} of {size:,} bytes)"
-        raise InputError(f"{path} {problem}; copy it again, or {_AGAIN}")
+        problem = f"is cut short ({found:,} of" if found < size else f"is too long ({found:,} instead of"
+        raise InputError(f"{path} {problem} {size:,} bytes); copy it again, or {_AGAIN}")
     # Not np.memmap: its views carry an object each, and cost microseconds.
-    return np.asarray(np.memmap(path, np.uint8, mode="r")) if size else np.empty(0, np.uint8)
+    try:
+        return np.asarray(np.memmap(path, np.uint8, mode="r")) if size else np.empty(0, np.uint8)
+    except OSError as error:
+        raise InputError(f"{path}: the file cannot be read: {error.strerror or error}") from error

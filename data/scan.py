@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 
 from utils.env import available_cores
@@ -12,25 +13,37 @@ from utils.errors import InputError
 from utils.log import get_logger
 from utils.progress import Progress
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_threads(function: Callable[[int], Result], indices: Sequence[int], description: str) -> list[Result]:
-    """``function`` of each index, in order, computed by as many threads as there are cores, with progress.
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """``function`` of each item, in order, by as many threads as there are cores; few results wait at any time.
 
     Decoding images does not hold Python's lock. The first exception ends the work and is raised.
     """
+    rest = iter(items)
+    with ThreadPoolExecutor(available_cores()) as pool:
+        waiting: list[Future[Result]] = [pool.submit(function, item) for item in islice(rest, 4 * available_cores())]
+        try:
+            while waiting:
+                result = waiting.pop(0).result()
+                waiting += [pool.submit(function, item) for item in islice(rest, 1)]
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def in_threads(function: Callable[[int], Result], indices: Sequence[int], description: str) -> list[Result]:
+    """The results of :func:`in_order`, all of them, with progress."""
     if not indices:
         return []
     results = []
-    pool = ThreadPoolExecutor(available_cores())
-    try:
-        with Progress(len(indices), description, plain=get_logger().info) as progress:
-            for result in pool.map(function, indices):
-                results.append(result)
-                progress.advance()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with Progress(len(indices), description, plain=get_logger().info) as progress:
+        for result in in_order(function, indices):
+            results.append(result)
+            progress.advance()
     return results
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
-from data.images import Pixels, decode_image, read_bytes, read_image
+from data.images import Pixels, decode_image, is_file, read_bytes, read_image
 from utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -103,13 +103,17 @@ def lmdb_images(folder: Path) -> list[LmdbImage]:
     """The entries that ``meta_info.txt`` of an LMDB folder lists, sorted by key.
 
     Raises:
-        InputError: it is no such folder.
+        InputError: it is no such folder, or the list cannot be read.
     """
     listing = folder / "meta_info.txt"
-    if folder.suffix != ".lmdb" or not (folder / "data.mdb").is_file() or not listing.is_file():
+    if folder.suffix != ".lmdb" or not is_file(folder / "data.mdb") or not is_file(listing):
         missing = "does not exist" if not folder.is_dir() else "is no LMDB data set"
         raise InputError(f"{folder} {missing}: expected a folder NAME.lmdb with data.mdb and meta_info.txt")
-    lines = [line for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = read_bytes(listing).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{listing}: the list is not UTF-8 (byte {error.start:,}); copy it again") from error
+    lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise InputError(f"{listing}: lists no images")
     return [LmdbImage(folder, key) for key in sorted(_key(line) for line in lines)]
@@ -139,7 +143,20 @@ def _opened(folder: Path, place: Path) -> lmdb.Environment:
         raise InputError(f"{folder}: LMDB data sets need the package lmdb: pip install lmdb") from error
     try:
         opened = lmdb.open(str(place), readonly=True, lock=False, readahead=False, meminit=False)
+        _check_whole(folder, place, opened)
     except lmdb.Error as error:
         raise InputError(f"{folder}: the LMDB data set cannot be opened: {error}") from error
     _environments[place] = (os.getpid(), opened)
     return opened
+
+
+def _check_whole(folder: Path, place: Path, environment: lmdb.Environment) -> None:
+    """Refuse a file that was cut short: LMDB would touch memory that is not there, which ends the process (SIGBUS)."""
+    facts = environment.stat()
+    # The pages in use and the two at the start. Not up to the last page that was ever used: where entries were
+    # removed, LMDB may never have written that one.
+    pages = 2 + facts["branch_pages"] + facts["leaf_pages"] + facts["overflow_pages"]
+    needed, found = pages * facts["psize"], (place / "data.mdb").stat().st_size
+    if found < needed:
+        environment.close()
+        raise InputError(f"{folder / 'data.mdb'} is cut short ({found:,} of {needed:,} bytes or more); copy it again")

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -41,7 +41,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # mostly it is renamed; a name that is too long cannot even be asked for
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -99,6 +100,10 @@ def storage_error(path: Path, error: OSError) -> InputError | StorageError:
         return InputError(f"no permission to write {path}; choose another folder or change its rights")
     if error.errno in _NO_FOLDER:
         return InputError(f"{path} cannot be written: a part of this path is a file, not a folder; choose another")
+    if error.errno == errno.EISDIR:
+        return InputError(f"{path} cannot be written: it is a folder; remove it or choose another name")
+    if error.errno == errno.ENAMETOOLONG:
+        return InputError(f"{path} cannot be written: the name is too long; choose a shorter one")
     return StorageError(f"{path} could not be written: {error.strerror or error}")
 
 

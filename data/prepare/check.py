@@ -7,8 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.images import SUFFIXES
-from data.listing import Pair, is_stored, list_pairs, list_singles
+from data.listing import Pair, PairingError, list_pairs, list_singles
 from data.pack import PackImage, open_pack
 from data.prepare.common import Picture
 from data.scan import in_threads
@@ -75,11 +74,11 @@ def check_images(
         InputError: the folder itself cannot be read.
     """
     metas = [] if meta_file is None else [meta_file]
-    sources = list_singles([folder], metas)
+    sources = list_singles([folder], metas, keep_broken=True)
     looks = _look_at(sources, f"{folder.name}: checking")
     findings = Findings(
         images=len(looks),
-        unreadable=(*(look.problem for look in looks if look.problem), *(() if metas else _broken_links(folder))),
+        unreadable=tuple(look.problem for look in looks if look.problem),
         sizes=tuple(
             f"{look.label}: {look.height} x {look.width} (height x width), smaller than {least}"
             for look in looks
@@ -93,20 +92,17 @@ def check_images(
     pairs: Sequence[Pair] = ()
     unpaired: tuple[str, ...] = ()
     try:
-        pairs = list_pairs([folder], [lq_folder], metas, template)
+        pairs = list_pairs([folder], [lq_folder], metas, template, keep_broken=True)
         partners = [pair.lq for pair in pairs if pair.lq is not None]
     except InputError as error:
-        unpaired, partners = (str(error),), list_singles([lq_folder], [])
+        unpaired = error.unpaired if isinstance(error, PairingError) else (str(error),)
+        partners = list_singles([lq_folder], [], keep_broken=True)
     others = _look_at(partners, f"{lq_folder.name}: checking")
     sizes = () if unpaired else _sizes_of_pairs({look.label: look for look in looks}, others, pairs, scale)
     return dataclasses.replace(
         findings,
         images=len(looks) + len(others),
-        unreadable=(
-            *findings.unreadable,
-            *(other.problem for other in others if other.problem),
-            *(() if metas else _broken_links(lq_folder)),
-        ),
+        unreadable=(*findings.unreadable, *(other.problem for other in others if other.problem)),
         sizes=(*findings.sizes, *sizes),
         unpaired=unpaired,
         grey=(*findings.grey, *_grey(others)),
@@ -168,15 +164,6 @@ def _same_names(sources: Sequence[ImageSource]) -> tuple[str, ...]:
             if other != source.path:
                 found.append(f"{source.path}: the same name without extension as {other}")
     return tuple(found)
-
-
-def _broken_links(folder: Path) -> tuple[str, ...]:
-    """Links to nowhere, or in a circle, that are called like images; listing a folder passes them over."""
-    if is_stored(folder):
-        return ()
-    links = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_symlink()]
-    broken = sorted(path for path in links if not path.name.startswith(".") and not path.exists())
-    return tuple(f"{path}: the link leads nowhere" for path in broken)
 
 
 def _grey(looks: list[_Look]) -> tuple[str, ...]:

@@ -6,10 +6,8 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +15,6 @@ from data.images import SUFFIXES, Pixels, decode_image, encode_image
 from data.listing import list_singles
 from data.pack import INDEX, PackImage, open_pack
 from data.sources import FileImage, ImageSource, LmdbImage
-from utils.env import available_cores
 from utils.errors import InputError
 from utils.files import make_folder, storage_error, write_json
 from utils.log import get_logger
@@ -83,21 +80,6 @@ def pictures(folder: Path, meta_file: Path | None = None) -> list[Picture]:
             )
         found[key] = Picture(source, key)
     return list(found.values())
-
-
-def in_order(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """``function`` of each item, in order, by as many threads as there are cores; few results wait at any time."""
-    rest = iter(items)
-    with ThreadPoolExecutor(available_cores()) as pool:
-        waiting: list[Future[Result]] = [pool.submit(function, item) for item in islice(rest, 4 * available_cores())]
-        try:
-            while waiting:
-                result = waiting.pop(0).result()
-                waiting += [pool.submit(function, item) for item in islice(rest, 1)]
-                yield result
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def write_whole(path: Path, content: bytes) -> None:

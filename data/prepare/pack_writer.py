@@ -18,7 +18,8 @@ import numpy as np
 
 from data.images import Pixels
 from data.pack import ALIGNMENT, ENTRIES, ENTRY, FORMAT, INDEX, KEYS, VERSION, shard_name
-from data.prepare.common import UNFINISHED, Picture, Skipper, alone, check_target, in_order, pictures
+from data.prepare.common import UNFINISHED, Picture, Skipper, alone, check_target, pictures
+from data.scan import in_order
 from utils.errors import InputError
 from utils.files import atomic_write, storage_error, write_json
 from utils.log import get_logger

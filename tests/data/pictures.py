@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import pytest
 
 from data.images import Pixels, write_image
 
@@ -24,3 +27,15 @@ def write_folder(folder: Path, names: list[str], height: int = 24, width: int = 
     for seed, path in enumerate(paths):
         write_image(path, noise(height, width, seed))
     return paths
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, method: str, *paths: Path) -> None:
+    """A method of these paths fails for want of permission, even for an administrator, whom the system lets through."""
+    original = getattr(Path, method)
+
+    def refused(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path in paths:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, method, refused)

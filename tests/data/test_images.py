@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import struct
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from data.images import (
     Pixels,
     decode_image,
     image_size,
+    is_file,
     list_images,
     planes,
     read_image,
@@ -25,7 +30,7 @@ from data.images import (
     to_unit,
     write_image,
 )
-from tests.data.pictures import noise, write_folder
+from tests.data.pictures import forbid, noise, write_folder
 from utils.errors import InputError
 
 SMOOTH: Pixels = np.asarray(cv2.GaussianBlur(noise(40, 56), (0, 0), 3), dtype=np.uint8)
@@ -223,3 +228,55 @@ def test_rounding_of_basicsr(shared: Path) -> None:
     golden = json.loads((shared / "golden/formats/tensor2img.json").read_text())
     values = torch.tensor(golden["values"], dtype=torch.float32).view(1, 1, -1)
     assert to_uint8(values).ravel().tolist() == golden["uint8"]
+
+
+def test_links_to_nowhere_are_named(tmp_path: Path) -> None:
+    write_folder(tmp_path, ["a.png"])
+    (tmp_path / "b.png").symlink_to("a.png")
+    (tmp_path / "gone.txt").symlink_to("nowhere.txt")
+    assert [path.name for path in list_images(tmp_path)] == ["a.png", "b.png"]
+    (tmp_path / "c.png").symlink_to("nowhere.png")
+    (tmp_path / "0.png").symlink_to("0.png")
+    with pytest.raises(
+        InputError, match=r"2 images of the folder .* 0\.png \(.*\), c\.png \(the link leads nowhere\); mend"
+    ):
+        list_images(tmp_path)
+    assert [path.name for path in list_images(tmp_path, keep_broken=True)] == ["0.png", "a.png", "b.png", "c.png"]
+    with pytest.raises(InputError, match=r"c\.png: the link leads nowhere"):
+        read_image(tmp_path / "c.png")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
+def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, ["a.png"])
+    (tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    with pytest.raises(InputError, match=r"caf\\udce9\.png': the file name is not UTF-8; rename it"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["iterdir", "stat"])
+def test_folders_without_permission(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = write_folder(tmp_path, ["a.png"])
+    forbid(monkeypatch, method, tmp_path if method == "iterdir" else path)
+    with pytest.raises(InputError, match=rf"the folder {tmp_path} cannot be read: .*Permission denied"):
+        list_images(tmp_path)
+
+
+def test_whether_there_is_a_file(tmp_path: Path) -> None:
+    (path,) = write_folder(tmp_path, ["a.png"])
+    assert is_file(path)
+    for other in (tmp_path, tmp_path / "gone.png", path / "below.png", tmp_path / "zero\0byte.png"):
+        assert not is_file(other)
+    with pytest.raises(InputError, match="xxx: the file cannot be read: File name too long"):
+        is_file(tmp_path / ("x" * 300))
+
+
+def test_images_with_too_many_pixels_are_explained() -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 40000, 40000, 8, 2, 0, 0, 0))
+    image = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    expected = "huge: .* it has too many pixels; the environment variable OPENCV_IO_MAX_IMAGE_PIXELS raises the limit"
+    with pytest.raises(InputError, match=expected):
+        decode_image(image, "huge")

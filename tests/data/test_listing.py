@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data.listing import Pair, list_pairs, list_singles, meta_names
-from tests.data.pictures import write_folder
+from data.listing import Pair, PairingError, list_pairs, list_singles, meta_names
+from tests.data.pictures import forbid, write_folder
 from utils.errors import InputError
 
 
@@ -56,6 +56,14 @@ def test_what_does_not_pair_is_listed_on_both_sides(tmp_path: Path) -> None:
     assert "6.png" not in message
     assert "2 low-resolution without high-resolution: 1x4.png, surplus.png\n" in message
     assert "filename_tmpl" in message
+    assert isinstance(caught.value, PairingError)
+    assert caught.value.unpaired == (
+        *(f"{tmp_path / 'hr'}: {i}.png has no partner {i}.png in {tmp_path / 'lr'}" for i in range(1, 8)),
+        *(
+            f"{tmp_path / 'lr'}: {name} is no partner of an image in {tmp_path / 'hr'}"
+            for name in ("1x4.png", "surplus.png")
+        ),
+    )
 
 
 def test_surplus_low_resolution_images_do_not_pair(tmp_path: Path) -> None:
@@ -79,9 +87,12 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path, side: str) -> None:
 def test_lists_of_names(tmp_path: Path) -> None:
     meta = tmp_path / "meta.txt"
     meta.write_text(
-        "\ufeff0001_s001.png (480,480,3)\n\nsub/a b.png (8,10,3) 1\nplain.png\nword.png 7\ngrey.png (4, 5)\n", "utf-8"
+        "\ufeff0001_s001.png (480,480,3)\n\nsub/a b.png (8,10,3) 1\nplain.png\nword.png 7\ngrey.png  (4, 5)\n"
+        "q (480,480,3).png (480,480,3)\n",
+        "utf-8",
     )
-    assert meta_names(meta) == ["0001_s001.png", "sub/a b.png", "plain.png", "word.png", "grey.png"]
+    names = ["0001_s001.png", "sub/a b.png", "plain.png", "word.png", "grey.png", "q (480,480,3).png"]
+    assert meta_names(meta) == names
     meta.write_text("\n")
     with pytest.raises(InputError, match="empty"):
         meta_names(meta)
@@ -112,3 +123,11 @@ def test_listed_images_that_do_not_exist_are_named(tmp_path: Path) -> None:
 def test_singles_are_sorted(tmp_path: Path) -> None:
     write_folder(tmp_path, ["b.png", "a.png"])
     assert [image.name for image in list_singles([tmp_path], [])] == ["a", "b"]
+
+
+def test_listed_images_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = write_folder(tmp_path / "hr", ["a.png"])
+    (tmp_path / "meta.txt").write_text("a.png\n")
+    forbid(monkeypatch, "stat", path)
+    with pytest.raises(InputError, match=r"a\.png: the file cannot be read: Permission denied"):
+        list_pairs([tmp_path / "hr"], [], [tmp_path / "meta.txt"], "{}")

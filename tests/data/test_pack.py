@@ -13,11 +13,11 @@ from data.dataset_options import IoBackend
 from data.images import read_image, write_image
 from data.listing import list_pairs
 from data.names import Names
-from data.pack import ALIGNMENT, Pack, PackImage, open_pack
+from data.pack import ALIGNMENT, Pack, PackImage, _map_shard, open_pack
 from data.paired import PairedImageDataset
 from data.prepare.pack_writer import write_pack
 from data.sampler import SampleKey
-from tests.data.pictures import noise, write_folder
+from tests.data.pictures import forbid, noise, write_folder
 from utils.errors import InputError
 
 NAMES = ["a b.png", "b.c.png", "é 漢字.png", "z.png"]
@@ -172,3 +172,55 @@ def test_backends_are_told_apart(folder: Path) -> None:
     options = PairedImageDataset.Options(name="T", dataroot_gt=folder, gt_size=8, io_backend=IoBackend(type="pack"))
     with pytest.raises(InputError, match=r"io_backend pack expects folders NAME\.pack"):
         PairedImageDataset(options, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": None}, "the index is damaged"),
+        ({"images": "4"}, "the index is damaged"),
+        ({"shards": {}}, "the index is damaged"),
+        ({"shards": ["1", "2"]}, "the index is damaged"),
+        ({"shards": None}, "the index is damaged"),
+        ({"crc32": {"keys.txt": 1}}, "the index is damaged"),
+        ({"crc32": None}, "the index is damaged"),
+        ({"images": 7}, "does not fit together"),
+        ({"shards": [7488]}, "does not fit together"),
+        ({"shards": []}, "does not fit together"),
+    ],
+)
+def test_damaged_indices_are_named(folder: Path, change: dict[str, object], message: str) -> None:
+    index = packed(folder) / "index.json"
+    header = {**json.loads(index.read_text()), **change}
+    index.write_text(json.dumps({key: value for key, value in header.items() if value is not None}))
+    with pytest.raises(InputError, match=rf"hr\.pack.*{message}.*pack the images again"):
+        Pack(index.parent)
+
+
+def test_shards_that_are_too_long_are_named(folder: Path) -> None:
+    target = packed(folder)
+    with (target / "shard-00001.bin").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(InputError, match=r"shard-00001\.bin is too long \([\d,]+ instead of [\d,]+ bytes\)"):
+        Pack(target)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [("stat", "index.json"), ("read_bytes", "index.json"), ("stat", "shard-00000.bin")]
+)
+def test_packs_without_permission(folder: Path, method: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = packed(folder)
+    forbid(monkeypatch, method, target / name)
+    with pytest.raises(InputError, match=f"{name}: the file cannot be read: Permission denied"):
+        Pack(target)
+
+
+def test_shards_without_permission(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = packed(folder)
+
+    def refused(path: Path, *arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(np, "memmap", refused)
+    with pytest.raises(InputError, match=r"shard-00000\.bin: the file cannot be read: Permission denied"):
+        _map_shard(target, 0, (target / "shard-00000.bin").stat().st_size)

@@ -13,7 +13,7 @@ import pytest
 
 from data.listing import list_pairs
 from data.sources import FileImage, LmdbImage, lmdb_images
-from tests.data.pictures import noise, write_folder
+from tests.data.pictures import forbid, noise, write_folder
 from utils.errors import InputError
 
 
@@ -126,3 +126,55 @@ def test_threads_share_one_environment(tmp_path: Path, monkeypatch: pytest.Monke
         shapes = list(pool.map(lambda _: images[0].read().shape, range(8)))
     assert len(set(shapes)) == 1
     assert len(opens) == 1
+
+
+def test_lmdb_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    folder = write_lmdb(tmp_path / "a.lmdb", ["a", "b"], height=100, width=100)
+    data = folder / "data.mdb"
+    whole = data.read_bytes()
+    with data.open("r+b") as file:
+        file.truncate(len(whole) // 2)
+    with pytest.raises(InputError, match=r"data\.mdb is cut short \([\d,]+ of [\d,]+ bytes or more\); copy it again"):
+        lmdb_images(folder)[0].read()
+    data.write_bytes(whole)
+    assert lmdb_images(folder)[1].read().shape == (100, 100, 3)
+
+
+def test_lmdb_whose_last_pages_were_never_written_is_whole(tmp_path: Path) -> None:
+    """As happens where entries were removed."""
+    folder = write_lmdb(tmp_path / "a.lmdb", ["a"])
+    with lmdb.open(str(folder), map_size=2**20) as environment:
+        for sizes in ({"x": 60000, "y": 60000, "z": 60000}, {"y": 60000}, {"y": 9000}):
+            with environment.begin(write=True) as transaction:
+                for key, size in sizes.items():
+                    transaction.put(key.encode(), bytes(size))
+                if sizes == {"y": 9000}:
+                    transaction.delete(b"y")
+        last, page = environment.info()["last_pgno"], environment.stat()["psize"]
+    assert (last + 1) * page > (folder / "data.mdb").stat().st_size
+    assert np.array_equal(lmdb_images(folder)[0].read(), noise(8, 10, 0))
+
+
+def test_lists_of_lmdb_in_other_encodings(tmp_path: Path) -> None:
+    folder = write_lmdb(tmp_path / "a.lmdb", ["a", "é"])
+    listing = folder / "meta_info.txt"
+    listing.write_text("a.png (8,10,3) 1\né.png (8,10,3) 1\n", encoding="utf-8-sig")
+    assert [image.read().shape for image in lmdb_images(folder)] == [(8, 10, 3)] * 2
+    listing.write_text("a.png (8,10,3) 1\né.png (8,10,3) 1\n", encoding="latin-1")
+    with pytest.raises(InputError, match=r"meta_info\.txt: the list is not UTF-8 \(byte 17\)"):
+        lmdb_images(folder)
+
+
+@pytest.mark.parametrize("name", ["data.mdb", "meta_info.txt"])
+def test_lmdb_without_permission(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_lmdb(tmp_path / "a.lmdb", ["a"])
+    forbid(monkeypatch, "stat", folder / name)
+    with pytest.raises(InputError, match=f"{name}: the file cannot be read: Permission denied"):
+        lmdb_images(folder)
+
+
+def test_list_of_lmdb_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_lmdb(tmp_path / "a.lmdb", ["a"])
+    forbid(monkeypatch, "read_bytes", folder / "meta_info.txt")
+    with pytest.raises(InputError, match=r"meta_info\.txt: the file cannot be read: Permission denied"):
+        lmdb_images(folder)

@@ -84,7 +84,8 @@ def test_check_reports_every_kind_of_problem(hr: Path, tmp_path: Path, capsys: p
     write_image(hr / "z.bmp", noise(48, 48, 7))
     assert run(*command) == 2
     for line in (
-        "2 high-resolution without low-resolution: z.bmp (expected z.bmp), z.png (expected z.png)",
+        f"{hr}: z.bmp has no partner z.bmp in {small}",
+        f"{hr}: z.png has no partner z.png in {small}",
         f"{small / 'é.png'}: the image cannot be read: the file is empty",
         f"{hr / 'zz.bmp'}: the link leads nowhere",
         f"{hr / 'z.png'}: the same name without extension as {hr / 'z.bmp'}",
@@ -166,3 +167,14 @@ def test_command_runs_from_any_folder(tmp_path: Path) -> None:
     shown = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True).stdout
     for name in ("subimages", "lr", "meta", "lmdb", "pack", "check"):
         assert name in shown
+
+
+def test_reports_name_all_that_do_not_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hr, small, report = tmp_path / "hr", tmp_path / "lr", tmp_path / "report.txt"
+    write_folder(hr, [f"{i}.png" for i in range(15)])
+    write_folder(small, ["0.png"])
+    assert run("check", hr, "--lq", small, "--report", report) == 2
+    assert report.read_text().count("has no partner") == 14
+    told = capsys.readouterr().err
+    assert told.count("has no partner") == 10
+    assert "do not pair (14):" in told

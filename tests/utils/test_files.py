@@ -55,12 +55,23 @@ def test_a_file_in_the_way_is_bad_input(tmp_path: Path) -> None:
         make_folder(tmp_path / "file")
 
 
+def test_names_that_cannot_be_are_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="it is a folder; remove it or choose another name"):
+        write_text(tmp_path / "folder", "x")
+    with pytest.raises(InputError, match="the name is too long; choose a shorter one"):
+        write_text(tmp_path / ("x" * 300), "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 @pytest.mark.parametrize(
     ("number", "kind", "text"),
     [
         (errno.EACCES, InputError, "no permission"),
         (errno.EROFS, InputError, "no permission"),
         (errno.EDQUOT, StorageError, "disk is full"),
+        (errno.EISDIR, InputError, "it is a folder"),
+        (errno.ENAMETOOLONG, InputError, "the name is too long"),
         (errno.EIO, StorageError, "Input/output error"),
     ],
 )

@@ -5,6 +5,7 @@ Shapes: B batch size, C channels, h w low-resolution and H W high-resolution pix
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -237,6 +238,7 @@ def _start_worker(_: int) -> None:
     if parent is not None and hasattr(signal, "sigwaitinfo"):  # elsewhere a SIGTERM from anybody ends a worker
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_leave_when_dismissed, args=(parent.pid,), daemon=True).start()
+    gc.freeze()  # what the main process made is not looked through again and again, and so stays shared memory
     cv2.setNumThreads(0)  # its thread pool does not survive a fork, and the cores are taken
 
 

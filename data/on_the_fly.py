@@ -14,10 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from data.patches import PatchDataset, PatchOptions
+from data.patches import PatchDataset, PatchOptions, batch_memory
 from data.sampler import SampleKey
 from data.samples import Phase, PixelBatch
 from utils.typed import option
+
+_AT_ONCE = (
+    2**16
+)  # bytes of low-resolution patches: larger pieces of memory, given back again and again, make the heap grow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,15 @@ class OnTheFlyDataset(PatchDataset):
     ) -> PixelBatch:
         """The patches of batch ``step``; ``reading`` is told each file before it is read; errors as :meth:`sample`."""
         batch = super().collect(keys, step, reading)
-        return batch._replace(lq=self._low(batch.gt)) if self._makes_lq and self._in_loader else batch
+        if not (self._makes_lq and self._in_loader):
+            return batch
+        made = self._low(batch.gt[:1])
+        lq = batch_memory((len(keys), *made.shape[1:]), made.dtype)
+        lq[:1] = made
+        count = max(1, _AT_ONCE // (made.numel() * made.element_size()))
+        for start in range(1, len(keys), count):
+            lq[start : start + count] = self._low(batch.gt[start : start + count])
+        return batch._replace(lq=lq)
 
     def finish(self, batch: PixelBatch) -> tuple[Tensor, Tensor]:
         """Lq and gt as the network sees them, on the device of the batch."""

@@ -6,6 +6,7 @@ Shapes: H W high-resolution and h w low-resolution pixels, s scale, p side of a 
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from data.dataset_options import DatasetOptions, check_backend, folders
 from data.images import Pixels, planes
@@ -164,12 +166,12 @@ class PatchDataset(ABC):
             floating = floating or patch.gt.dtype != np.uint8
         first = patches[0]
         kind = torch.float32 if floating else torch.uint8
-        gt = torch.empty((len(keys), 3, *first.gt.shape[:2]), dtype=kind)
+        gt = batch_memory((len(keys), 3, *first.gt.shape[:2]), kind)
         for place, patch in zip(gt.numpy(), patches, strict=True):
             _split(_in_units(patch.gt, floating), place)
         if first.lq is not None:
             kind = torch.uint8 if first.lq.dtype == np.uint8 else torch.float32
-            lq = torch.empty((len(keys), 3, *first.lq.shape[:2]), dtype=kind)
+            lq = batch_memory((len(keys), 3, *first.lq.shape[:2]), kind)
             for place, patch in zip(lq.numpy(), patches, strict=True):
                 assert patch.lq is not None
                 _split(patch.lq, place)
@@ -267,6 +269,19 @@ class PatchDataset(ABC):
         pair = self.pairs[index]
         source = pair.lq or pair.gt
         return Sample(self.convert(planes(lq)), self.convert(planes(gt)), source.name, source.label, pair.gt.label)
+
+
+def batch_memory(shape: Sequence[int], kind: torch.dtype) -> Tensor:
+    """An empty tensor for a batch; of a worker process, in memory that it shares with the main one.
+
+    A batch in memory of the worker's own would be copied on its way, and as PyTorch remembers a hundred batches in
+    small notes that the allocator puts between them, the worker would grow by as many.
+    """
+    if get_worker_info() is None:
+        return torch.empty(tuple(shape), dtype=kind)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * kind.itemsize)
+    empty: Tensor = torch.empty(0, dtype=kind)
+    return empty.set_(storage, 0, tuple(shape), torch.empty(tuple(shape), device="meta").stride())
 
 
 def in_unit(image: NDArray[Any]) -> NDArray[np.float32]:

@@ -168,10 +168,10 @@ def in_one_thread(work: Work) -> Work:
 
 
 def workers(count: int) -> Work:
-    """Start so many processes, and take the batches that they prepare."""
+    """Start so many processes, and take the batches that they prepare; this one keeps to one thread."""
     options = PairedImageDataset.Options(
         name="bench", dataroot_gt=folder() / "hr", dataroot_lq=folder() / "lr", gt_size=PATCH, batch_size_per_gpu=1,
         num_worker_per_gpu=count,
     )  # fmt: skip
     dataset = PairedImageDataset(options, SCALE, phase="train")
-    return lambda: [batch.epoch for batch in train_batches(dataset, options, stop=STREAM)]
+    return in_one_thread(lambda: [batch.epoch for batch in train_batches(dataset, options, stop=STREAM)])

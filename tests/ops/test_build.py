@@ -157,12 +157,12 @@ def test_importing_builds_nothing_and_a_killed_process_blocks_nobody(
     tmp_path: Path, recipe: Callable[[str], build.Recipe], private_cache: Path
 ) -> None:
     recipe(GOOD)
-    slow = tmp_path / "slow"
-    slow.write_text("#!/bin/sh\nsleep 60\n")
+    slow, started = tmp_path / "slow", tmp_path / "started"
+    slow.write_text(f"#!/bin/sh\ntouch '{started}'\nsleep 60\n")
     slow.chmod(0o755)
     command = [sys.executable, "-c", BUILDER, str(slow), str(tmp_path / "answer.cpp"), "yes"]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
-    while not list(private_cache.glob("building-*")):
+    while not started.exists():
         assert process.poll() is None
         time.sleep(0.05)
     [work] = private_cache.glob("building-*")

@@ -77,6 +77,7 @@ def downscale(
 
 
 def _downscaled(pixels: NDArray[np.uint8], scale: int, part: Region, rule: Rule) -> NDArray[np.uint8]:
+    """[H, W, C] or [H, W] -> the part [h, w, C] or [h, w] of its low-resolution image."""
     height, width = pixels.shape[:2]
     kind = torch.float32 if scale in _EXACT else torch.float64
     border: Border = "repeat" if rule == "published" else "mirror"

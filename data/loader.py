@@ -212,10 +212,11 @@ def _checked(results: Iterator[PixelBatch | _Failure], collector: _Collector) ->
                 raise InputError(result.message)
             yield result
     except (RuntimeError, OSError, EOFError) as error:
-        # PyTorch's message; or a batch that was announced could not be fetched from the process that made it.
-        announced = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
         files = collector.read_by_the_dead()
-        if not announced and (isinstance(error, RuntimeError) or not files):
+        # Without PyTorch's message: perhaps a batch could not be fetched from the process that had announced it.
+        if not isinstance(error, RuntimeError) and not files:
             raise
         raise WorkerError(
             f"{collector.dataset.name}: a process that prepares batches ended unexpectedly"

@@ -19,9 +19,8 @@ from data.sampler import SampleKey
 from data.samples import Phase, PixelBatch
 from utils.typed import option
 
-_AT_ONCE = (
-    2**16
-)  # bytes of low-resolution patches: larger pieces of memory, given back again and again, make the heap grow
+# Bytes of low-resolution patches made at a time: larger pieces, given back again and again, make the heap grow.
+_AT_ONCE = 2**16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ class OnTheFlyOptions(PatchOptions):
 
 
 class OnTheFlyDataset(PatchDataset):
-    """Patches whose low-resolution side is made a batch at a time, by the loader or on the device.
+    """Patches whose low-resolution side is made of the batch, by the loader or on the device.
 
     Args:
         options: the section of the option file.

@@ -306,20 +306,18 @@ def test_a_full_disk_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.M
         patch.setattr(pack_writer, "_append", full)
         with pytest.raises(StorageError, match=r"the disk is full: .*shard-00000"):
             write_pack(folder, tmp_path / "hr.pack")
+
+    def refused(message: str) -> Callable[..., None]:
+        def commit(*_: Any) -> None:
+            raise lmdb.DiskError(f"mdb_txn_commit: {message}")
+
+        return commit
+
     with monkeypatch.context() as patch:
-
-        def full_lmdb(*_: Any) -> None:
-            raise lmdb.DiskError("mdb_txn_commit: No space left on device")
-
-        patch.setattr(lmdb_writer, "_commit", full_lmdb)
+        patch.setattr(lmdb_writer, "_commit", refused("No space left on device"))
         with pytest.raises(StorageError, match=r"the disk is full: .*hr\.lmdb\.part could not be written"):
             write_lmdb(folder, tmp_path / "hr.lmdb")
-    with monkeypatch.context() as patch:
-
-        def cut_short(*_: Any) -> None:
-            raise lmdb.DiskError("mdb_txn_commit: Input/output error")
-
-        patch.setattr(lmdb_writer, "_commit", cut_short)
+        patch.setattr(lmdb_writer, "_commit", refused("Input/output error"))
         with pytest.raises(StorageError, match=r"hr\.lmdb\.part could not be written: .*Input/output error"):
             write_lmdb(folder, tmp_path / "hr.lmdb")
         patch.setattr(lmdb_writer, "_LITTLE", 1 << 62)  # more than is free

@@ -78,7 +78,7 @@ def check_images(
     looks = _look_at(sources, f"{folder.name}: checking")
     findings = Findings(
         images=len(looks),
-        unreadable=tuple(look.problem for look in looks if look.problem),
+        unreadable=_problems(looks),
         sizes=tuple(
             f"{look.label}: {look.height} x {look.width} (height x width), smaller than {least}"
             for look in looks
@@ -102,7 +102,7 @@ def check_images(
     return dataclasses.replace(
         findings,
         images=len(looks) + len(others),
-        unreadable=(*findings.unreadable, *(other.problem for other in others if other.problem)),
+        unreadable=(*findings.unreadable, *_problems(others)),
         sizes=(*findings.sizes, *sizes),
         unpaired=unpaired,
         grey=(*findings.grey, *_grey(others)),
@@ -123,6 +123,11 @@ def _sizes_of_pairs(looks: dict[str, _Look], others: list[_Look], pairs: Sequenc
         if large.channels != small.channels:
             found.append(f"{small.label} and {large.label}: one is grey, the other coloured")
     return found
+
+
+def _problems(looks: Sequence[_Look]) -> tuple[str, ...]:
+    """Why images cannot be read, each reason once: it may be the file that holds all of them."""
+    return tuple(dict.fromkeys(look.problem for look in looks if look.problem))
 
 
 def _look_at(listed: Sequence[ImageSource], what: str) -> list[_Look]:

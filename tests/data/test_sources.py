@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from data.listing import list_pairs
+from data.prepare.check import check_images
 from data.sources import FileImage, LmdbImage, lmdb_images
 from tests.data.pictures import forbid, noise, write_folder
 from utils.errors import InputError
@@ -136,6 +137,7 @@ def test_lmdb_that_is_cut_short_is_named(tmp_path: Path) -> None:
         file.truncate(len(whole) // 2)
     with pytest.raises(InputError, match=r"data\.mdb is cut short \([\d,]+ of [\d,]+ bytes or more\); copy it again"):
         lmdb_images(folder)[0].read()
+    assert len(check_images(folder).unreadable) == 1  # not once for each image
     data.write_bytes(whole)
     assert lmdb_images(folder)[1].read().shape == (100, 100, 3)
 

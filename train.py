@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from config import read
+from config.command import parse_command
 from models.distributed import world
 from models.plan import check_training
 from models.trainer import train
-from options import read
-from options.command import parse_command
 from utils.command import run_command
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import torch
 
+from config.schema import TrainOptions
 from data.loader import Batch
 from models.finite import FiniteGuard
 from models.memory import memory_is_full
 from models.state import TrainState
 from models.step import train_step
-from options.schema import TrainOptions
 from utils.env import available_memory, peak_memory, reset_peak_memory
 from utils.errors import InputError
 from utils.log import get_logger

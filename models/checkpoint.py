@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 import archs
+from config import to_dict
+from config.schema import PathOptions, TrainOptions
 from models.distributed import World
 from models.partial import LoadReport, fit
 from models.schedule import scheduler_state
 from models.state import Best, TrainState
-from options import to_dict
-from options.schema import PathOptions, TrainOptions
 from utils.env import versions
 from utils.errors import InputError
 from utils.files import atomic_write

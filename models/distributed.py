@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from options.schema import DistOptions
+from config.schema import DistOptions
 from utils.errors import InputError, WorkerError
 
 Launcher = Literal["none", "pytorch", "slurm"]

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from config.schema import TileOptions, ValOptions
 from data import EvalDataset, Sample, imresize, to_levels
 from metrics import Metric
 from models.distributed import World
 from models.inference import upscale
 from models.layout import for_inference, to_channels_last
 from models.tiling import EqualTiles, GrownTiles, Tiling
-from options.schema import TileOptions, ValOptions
 from utils.errors import InputError, StopRequested
 from utils.progress import Progress
 from utils.signals import StopFlag

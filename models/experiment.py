@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from options import describe
-from options.bases import written
-from options.command import Command
-from options.schema import TestOptions, TrainOptions
+from config import describe
+from config.bases import written
+from config.command import Command
+from config.schema import TestOptions, TrainOptions
 from utils.env import hardware, versions
 from utils.files import archive_existing, make_folder, write_text
 from utils.log import configure_logging

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from options.schema import OptimOptions
+from config.schema import OptimOptions
 
 _FUSED = ("Adam", "AdamW", "SGD")
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from config import describe
+from config.schema import TestOptions, TrainOptions
 from data import EvalDataset, TrainDataset, build_dataset
 from data.loader import Batch, train_batches
 from data.patches import PatchOptions
@@ -17,8 +19,6 @@ from models.state import TrainState
 from models.step import train_step
 from models.tester import load_network
 from models.trainer import describe_run, prepare_state, together, training_set, validation_sets
-from options import describe
-from options.schema import TestOptions, TrainOptions
 from utils.env import peak_memory
 from utils.errors import InputError
 from utils.log import configure_logging, get_logger

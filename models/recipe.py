@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import archs
+from config import to_dict
+from config.command import Command
+from config.recipe import Recipe, Stage
 from models.checkpoint import CheckpointFolder, find_resume, read_checkpoint
 from models.distributed import World
 from models.evaluate import format_table
@@ -15,9 +18,6 @@ from models.experiment import training_folder
 from models.partial import fit
 from models.plan import check_training
 from models.trainer import train
-from options import to_dict
-from options.command import Command
-from options.recipe import Recipe, Stage
 from utils.errors import InputError
 from utils.files import archive_existing
 from utils.log import configure_logging, get_logger

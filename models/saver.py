@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from config.schema import LoggerOptions, TrainOptions
 from models import checkpoint
 from models.checkpoint import CheckpointFolder, Snapshot
 from models.distributed import World
 from models.state import TrainState
-from options.schema import LoggerOptions, TrainOptions
 from utils.seed import random_state
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from functools import singledispatch
 from typing import Any
 
-from options.schema import CosineAnnealingLR, CosineAnnealingRestartLR, LinearLR, MultiStepLR, TrainingOptions
+from config.schema import CosineAnnealingLR, CosineAnnealingRestartLR, LinearLR, MultiStepLR, TrainingOptions
 
 
 def learning_rate(options: TrainingOptions, base: float, iteration: int) -> float:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from config.schema import WandbOptions
 from models.state import Best
-from options.schema import WandbOptions
 from utils.errors import InputError
 from utils.files import make_folder, write_text
 from utils.log import get_logger

@@ -8,10 +8,10 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from config.schema import TrainOptions
 from models.ema import Tensors, make_ema, tensors_of
 from models.layout import to_channels_last
 from models.optim import build_optimizer
-from options.schema import TrainOptions
 
 
 @dataclass

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from config.schema import TrainOptions
 from data.loader import Batch
 from models.distributed import World
 from models.ema import update_ema
 from models.finite import FiniteGuard, NonFiniteLossError, Suspect
 from models.schedule import learning_rate
 from models.state import TrainState
-from options.schema import TrainOptions
 from utils.errors import InputError
 
 __all__ = ["NonFiniteLossError", "StepResult", "autocast", "set_learning_rate", "train_step"]

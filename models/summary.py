@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from config.published import Score, Table, scores_of
+from config.schema import TestOptions, ValOptions
 from metrics import PSNR, SSIM, Metric
 from models.evaluate import EvalReport, format_table
-from options.published import Score, Table, scores_of
-from options.schema import TestOptions, ValOptions
 
 
 def summary(options: TestOptions, reports: Sequence[EvalReport]) -> str:

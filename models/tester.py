@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import archs
+from config import to_dict
+from config.command import Command
+from config.schema import TestOptions, ValOptions
 from data import Sample, build_dataset
 from models import checkpoint
 from models.distributed import World
@@ -16,9 +19,6 @@ from models.evaluate import EvalReport, evaluate
 from models.experiment import open_run, test_folder
 from models.pictures import PictureWriter
 from models.summary import published_scores, summary
-from options import to_dict
-from options.command import Command
-from options.schema import TestOptions, ValOptions
 from utils.env import hardware, peak_memory, reset_peak_memory, versions
 from utils.errors import InputError
 from utils.files import write_json

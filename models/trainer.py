@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import archs
+from config import describe, to_dict
+from config.command import Command
+from config.schema import TrainOptions, ValOptions
 from data import EvalDataset, Sample, TrainDataset, build_dataset, to_uint8
 from data.loader import Batch, train_batches
 from models import checkpoint
@@ -30,9 +33,6 @@ from models.saver import Saver
 from models.sinks import JsonLinesSink, LogSink, Sink, TensorBoardSink, TrainRecord, ValidationRecord, WandbSink
 from models.state import TrainState
 from models.step import StepResult, train_step
-from options import describe, to_dict
-from options.command import Command
-from options.schema import TrainOptions, ValOptions
 from utils.env import peak_memory
 from utils.errors import InputError, StopRequested
 from utils.log import configure_logging, get_logger

@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 import archs
+from config.bases import load
+from config.network import SCALE_KEYS, read_network
 from models.checkpoint import load_weights, read_checkpoint, select_weights
 from models.layout import for_inference
-from options.bases import load
-from options.network import SCALE_KEYS, read_network
 from utils.errors import InputError
 from utils.typed import Report, fields_of
 

@@ -15,11 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from options import published  # noqa: E402  the root has to be on the path first
-from options.documentation import json_schema, markdown  # noqa: E402
+from config import published  # noqa: E402  the root has to be on the path first
+from config.docs_generator import json_schema, markdown  # noqa: E402
 
 REPRODUCING = Path("docs/reproducing.md")
-BEGIN, END = "<!-- published scores, from options/published.py -->\n", "<!-- end of the published scores -->\n"
+BEGIN, END = "<!-- published scores, from config/published.py -->\n", "<!-- end of the published scores -->\n"
 
 
 def pages() -> dict[Path, str]:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
+from config.command import Command
+from config.recipe import read_recipe
 from models.distributed import world
 from models.recipe import check_recipe, run_recipe
-from options.command import Command
-from options.recipe import read_recipe
 from utils.command import run_command
 
 

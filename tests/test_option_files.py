@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from archs import build_network
-from options import read
+from config import read
 from tests.runs import ROOT, picture, run_here
 
 FILES = sorted(

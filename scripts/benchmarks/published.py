@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from archs import build_network
+from config import read
 from models import upscale
-from options import read
 from scripts.benchmarks.measure import Comparison, Pilot, Side, Work
 from scripts.benchmarks.needs import Need
 from scripts.benchmarks.networks import step

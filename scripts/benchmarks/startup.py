@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from options import read
+from config import read
 from scripts.benchmarks.measure import Comparison, Side, Work
 from scripts.prepare_demo_data import package_folder, prepare
 

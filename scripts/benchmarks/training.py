@@ -12,13 +12,13 @@ import torch
 from torch.nn import functional
 
 from archs import build_network
+from config import read
+from config.command import parse_command
 from data import write_image
 from data.images import read_image
 from models.distributed import World
 from models.ema import make_ema, tensors_of, update_ema
 from models.trainer import iterations, opened
-from options import read
-from options.command import parse_command
 from scripts.benchmarks.measure import Comparison, Side, Work
 from scripts.benchmarks.networks import U
 from scripts.prepare_demo_data import TRAINING, package_folder

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import archs
+from config import read
 from models import upscale
 from models.weights import network_from_weights
-from options import read
-from tests.options.files import write
+from tests.config.files import write
 from utils.errors import InputError
 
 THEIRS = ("basicsr", "torchvision")

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import archs
+from config import read
+from config.schema import PathOptions
 from models import checkpoint
 from models.checkpoint import CheckpointFolder, apply_resume
 from models.distributed import World
 from models.state import TrainState
-from options import read
-from options.schema import PathOptions
 from tests.runs import workplace
 
 

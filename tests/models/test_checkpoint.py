@@ -15,12 +15,12 @@ from torch import nn
 
 from archs import build_network
 from archs.layers.constants import published_state
+from config import read
+from config.schema import PathOptions, TrainOptions
 from models import checkpoint
 from models.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from models.distributed import World
 from models.state import TrainState
-from options import read
-from options.schema import PathOptions, TrainOptions
 from tests.runs import workplace
 from utils.errors import InputError, StorageError
 

@@ -15,13 +15,13 @@ from torch import nn
 
 from archs import build_network
 from archs.plainusr import PlainUSR, fold
+from config.schema import TileOptions, ValOptions
 from data import PairedImageDataset, Sample, build_dataset, to_uint8, write_image
 from data.single import SingleImageDataset
 from metrics import METRICS
 from models.checkpoint import load_weights
 from models.distributed import T, World
 from models.evaluate import EvalReport, EvalRow, evaluate, format_table, of_equal_size
-from options.schema import TileOptions, ValOptions
 from tests.runs import picture, workplace
 from utils.errors import InputError, StopRequested
 from utils.signals import StopFlag

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from config.schema import OPTIMIZERS, Adam, AdamW
 from models.optim import build_optimizer
-from options.schema import OPTIMIZERS, Adam, AdamW
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

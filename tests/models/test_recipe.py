@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import models.trainer
+from config import read
 from models.checkpoint import read_checkpoint
 from models.step import train_step
-from options import read
 from tests.runs import ROOT, environment, run_here, workplace
 
 SCRIPT = "scripts/run_recipe.py"

@@ -13,13 +13,13 @@ import torch
 from safetensors import safe_open
 
 from archs import build_network
+from config import read
+from config.schema import TrainOptions
 from models import checkpoint
 from models.checkpoint import CheckpointFolder, load_weights
 from models.distributed import World
 from models.saver import Saver
 from models.state import TrainState
-from options import read
-from options.schema import TrainOptions
 from tests.runs import run_here, workplace
 from utils.errors import InputError, StorageError
 

@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from losses import L1Loss
-from models.schedule import learning_rate, scheduler_state
-from options.schema import (
+from config.schema import (
     SCHEDULERS,
     Adam,
     CosineAnnealingLR,
@@ -21,6 +19,8 @@ from options.schema import (
     MultiStepLR,
     TrainingOptions,
 )
+from losses import L1Loss
+from models.schedule import learning_rate, scheduler_state
 from utils.typed import Report, read
 
 

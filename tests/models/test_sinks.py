@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from config.schema import WandbOptions
 from models.sinks import JsonLinesSink, LogSink, TensorBoardSink, TrainRecord, ValidationRecord, WandbSink
 from models.state import Best
-from options.schema import WandbOptions
 from utils.errors import InputError
 
 RECORD = TrainRecord(

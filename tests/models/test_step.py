@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from archs import build_network
+from config import read
+from config.schema import TrainOptions
 from data.loader import Batch
 from models.distributed import World
 from models.finite import FiniteGuard, NonFiniteLossError
 from models.state import TrainState
 from models.step import train_step
 from models.trainer import called_network, prepare_state
-from options import read
-from options.schema import TrainOptions
 from tests.runs import workplace
 from utils.errors import InputError
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from config import read
+from config.schema import TestOptions
 from models.evaluate import EvalReport, EvalRow
 from models.summary import published_scores, summary
-from options import read
-from options.schema import TestOptions
-from tests.options.files import write
+from tests.config.files import write
 
 FILE = """\
 name: mine

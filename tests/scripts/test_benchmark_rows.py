@@ -11,7 +11,7 @@ import torch
 
 import ops
 from archs import NETWORKS
-from options import read
+from config import read
 from scripts.benchmarks import networks, operators, published
 from scripts.benchmarks.measure import Comparison
 

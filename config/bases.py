@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from options.document import Document, file_text, parse
+from config.document import Document, file_text, parse
 from utils.errors import InputError
 from utils.typed import KeyPath, PlainText
 

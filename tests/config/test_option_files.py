@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import options
-from options.bases import load
+import config
+from config.bases import load
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = [path for path in (ROOT / "options").rglob("*.yml") if path.parent.name not in ("common", "recipes")]
@@ -17,10 +17,10 @@ FILES = sorted(path.relative_to(ROOT) for path in RUNS)
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_option_file(file: Path) -> None:
     if file.name.startswith("train"):
-        found: options.Options = options.read(ROOT / file, mode="train")
+        found: config.Options = config.read(ROOT / file, mode="train")
     else:
         assert file.name.startswith("test"), "the name of an option file starts with train or test"
-        found = options.read(ROOT / file, mode="test")
+        found = config.read(ROOT / file, mode="test")
     assert found.notes == (), "a file of ours holds nothing without effect"
 
 

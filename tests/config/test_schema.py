@@ -11,12 +11,9 @@ import pytest
 import torch
 
 from archs import NETWORKS
-from data import DATASETS
-from losses import LOSSES
-from metrics import METRICS
-from options.checks import UNSUPPORTED_KEYS
-from options.documentation import sections
-from options.schema import (
+from config.checks import UNSUPPORTED_KEYS
+from config.docs_generator import sections
+from config.schema import (
     OPTIMIZERS,
     SCHEDULERS,
     DistOptions,
@@ -30,6 +27,9 @@ from options.schema import (
     TrainOptions,
     ValOptions,
 )
+from data import DATASETS
+from losses import LOSSES
+from metrics import METRICS
 from utils.typed import fields_of
 
 DATACLASSES = sorted({section.target for section in sections() if dataclasses.is_dataclass(section.target)}, key=str)

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import options
-from tests.options.files import TEST, TRAIN, write
+import config
+from tests.config.files import TEST, TRAIN, write
 
 VARIANTS = [
     (),
@@ -26,22 +26,22 @@ VARIANTS = [
 
 @pytest.mark.parametrize("overrides", VARIANTS)
 def test_a_training_description_reads_back_equal(tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    found = options.read(write(tmp_path, TRAIN), overrides, mode="train")
-    text = options.describe(found)
-    assert options.read(write(tmp_path, text), mode="train") == found
-    assert options.describe(options.read(write(tmp_path, text), mode="train")) == text
+    found = config.read(write(tmp_path, TRAIN), overrides, mode="train")
+    text = config.describe(found)
+    assert config.read(write(tmp_path, text), mode="train") == found
+    assert config.describe(config.read(write(tmp_path, text), mode="train")) == text
 
 
 def test_a_test_description_reads_back_equal(tmp_path: Path) -> None:
-    found = options.read(write(tmp_path, TEST), mode="test")
-    again = options.read(write(tmp_path, options.describe(found)), mode="test")
+    found = config.read(write(tmp_path, TEST), mode="test")
+    again = config.read(write(tmp_path, config.describe(found)), mode="test")
     assert again == found
     assert again.manual_seed == found.manual_seed
 
 
 @pytest.mark.parametrize("overrides", VARIANTS)
 def test_plain_mappings_survive_json(tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    plain = options.to_dict(options.read(write(tmp_path, TRAIN), overrides, mode="train"))
+    plain = config.to_dict(config.read(write(tmp_path, TRAIN), overrides, mode="train"))
     assert json.loads(json.dumps(plain)) == plain
     assert plain["network_g"] == {"type": "PlainUSR_ultra", "scale": 2}
     assert plain["train"]["pixel_opt"]["type"] == "L1Loss"
@@ -56,6 +56,6 @@ def test_plain_mappings_survive_json(tmp_path: Path, overrides: tuple[str, ...])
 def test_any_text_survives(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, TEST)
     quoted = yaml.safe_dump(text, default_style='"', width=1000)
-    found = options.read(path, [f"path:param_key_g={quoted}"], mode="test")
+    found = config.read(path, [f"path:param_key_g={quoted}"], mode="test")
     assert found.path.param_key_g == text
-    assert options.read(write(tmp_path, options.describe(found)), mode="test") == found
+    assert config.read(write(tmp_path, config.describe(found)), mode="test") == found

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from options.document import Builder, Document, Mistake, Place, compose
+from config.document import Builder, Document, Mistake, Place, compose
 from utils.errors import InputError
 from utils.typed import KeyPath, PlainText, near_miss
 

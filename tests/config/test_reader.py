@@ -13,17 +13,17 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import options
+import config
+from config.schema import Adam, LoggerOptions, MultiStepLR
 from losses import L1Loss
 from metrics import PSNR
-from options.schema import Adam, LoggerOptions, MultiStepLR
-from tests.options.files import TEST, TRAIN, line_of, mistakes, write
+from tests.config.files import TEST, TRAIN, line_of, mistakes, write
 from utils.errors import InputError
 
 
 def test_a_training_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    found = options.read(write(tmp_path, TRAIN), mode="train")
+    found = config.read(write(tmp_path, TRAIN), mode="train")
     assert (found.name, found.model_type, found.scale, found.manual_seed) == ("exp", "SRModel", 2, 3)
     assert found.num_gpu == torch.cuda.device_count()
     assert found.network_g.as_mapping() == {"type": "PlainUSR_ultra", "scale": 2}
@@ -45,7 +45,7 @@ def test_a_training_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_test_file(tmp_path: Path) -> None:
-    found = options.read(write(tmp_path, TEST), mode="test")
+    found = config.read(write(tmp_path, TEST), mode="test")
     assert list(found.datasets) == ["test_10", "test_2"]
     assert 1 <= found.manual_seed <= 10000
     assert found.path.param_key_g == "params_ema"
@@ -54,28 +54,28 @@ def test_a_test_file(tmp_path: Path) -> None:
 
 
 def test_options_cannot_be_changed(tmp_path: Path) -> None:
-    found = options.read(write(tmp_path, TEST), mode="test")
+    found = config.read(write(tmp_path, TEST), mode="test")
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.name = "other"  # type: ignore[misc]
 
 
 def test_a_missing_seed_is_drawn_anew_each_time(tmp_path: Path) -> None:
     path = write(tmp_path, TEST)
-    seeds = {options.read(path, mode="test").manual_seed for _ in range(20)}
+    seeds = {config.read(path, mode="test").manual_seed for _ in range(20)}
     assert len(seeds) > 1
-    assert options.read(path, ["manual_seed=~"], mode="test").manual_seed in range(1, 10001)
-    assert options.read(path, ["manual_seed=0"], mode="test").manual_seed == 0
+    assert config.read(path, ["manual_seed=~"], mode="test").manual_seed in range(1, 10001)
+    assert config.read(path, ["manual_seed=0"], mode="test").manual_seed == 0
 
 
 @pytest.mark.parametrize(("number", "expected"), [("auto", 3), ("~", 3), ("0", 0), ("2", 2)])
 def test_number_of_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str, expected: int) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert options.read(write(tmp_path, TEST), [f"num_gpu={number}"], mode="test").num_gpu == expected
+    assert config.read(write(tmp_path, TEST), [f"num_gpu={number}"], mode="test").num_gpu == expected
 
 
 @pytest.mark.parametrize(("name", "debug", "expected"), [("exp", True, "debug_exp"), ("debug_1", True, "debug_1")])
 def test_debug(tmp_path: Path, name: str, debug: bool, expected: str) -> None:
-    found = options.read(write(tmp_path, TRAIN), [f"name={name}"], mode="train", debug=debug)
+    found = config.read(write(tmp_path, TRAIN), [f"name={name}"], mode="train", debug=debug)
     assert found.name == expected
     assert found.val is not None
     assert found.val.val_freq == 8
@@ -83,12 +83,12 @@ def test_debug(tmp_path: Path, name: str, debug: bool, expected: str) -> None:
 
 
 def test_a_name_that_holds_debug_is_enough(tmp_path: Path) -> None:
-    assert options.read(write(tmp_path, TRAIN), ["name=my_debug"], mode="train").logger.print_freq == 1
-    assert options.read(write(tmp_path, TEST), mode="test", debug=True).name == "debug_tst"
+    assert config.read(write(tmp_path, TRAIN), ["name=my_debug"], mode="train").logger.print_freq == 1
+    assert config.read(write(tmp_path, TEST), mode="test", debug=True).name == "debug_tst"
 
 
 def test_null_sections_are_empty_ones(tmp_path: Path) -> None:
-    found = options.read(write(tmp_path, TRAIN), ["logger=~", "path=~", "val:metrics=~", "tile=~"], mode="train")
+    found = config.read(write(tmp_path, TRAIN), ["logger=~", "path=~", "val:metrics=~", "tile=~"], mode="train")
     assert found.logger == LoggerOptions()
     assert found.val is not None
     assert found.val.metrics == {}
@@ -98,7 +98,7 @@ def test_sections_may_share_text(tmp_path: Path) -> None:
     text = TEST.replace("test_2: {", "test_2: &set {").replace(
         "test_10: {name: A, type: SingleImageDataset, dataroot_lq: a/lq}", "test_10: {<<: *set, name: A}"
     )
-    datasets = options.read(write(tmp_path, text), mode="test").datasets
+    datasets = config.read(write(tmp_path, text), mode="test").datasets
     assert dataclasses.replace(datasets["test_10"], name="B") == datasets["test_2"]
 
 
@@ -221,7 +221,7 @@ def test_notes_are_said_once_with_their_line(tmp_path: Path) -> None:
     text = TRAIN.replace("manual_seed: 3", "find_unused_parameters: true").replace(
         "gt_size: 64", "gt_size: 64\n    task: SR"
     )
-    found = options.read(write(tmp_path, text), ["train:optim_d={type: Adam}", "train:gan_opt=~"], mode="train")
+    found = config.read(write(tmp_path, text), ["train:optim_d={type: Adam}", "train:gan_opt=~"], mode="train")
     assert [note.removeprefix(f"{tmp_path}/").split(": has no effect here: ")[0] for note in found.notes] == [
         f"options.yml:{line_of(text, 'find_unused')}: find_unused_parameters",
         f"options.yml:{line_of(text, 'task')}: datasets.train.task",
@@ -231,10 +231,10 @@ def test_notes_are_said_once_with_their_line(tmp_path: Path) -> None:
 
 def test_notes_about_validation_that_will_not_happen(tmp_path: Path) -> None:
     path = write(tmp_path, TRAIN)
-    (note,) = options.read(path, ["val=~"], mode="train").notes
+    (note,) = config.read(path, ["val=~"], mode="train").notes
     assert 'there is no section "val": nothing will be validated' in note
     only_train = write(tmp_path, TRAIN[: TRAIN.index("  val_2:")] + TRAIN[TRAIN.index("network_g:") :])
-    (note,) = options.read(only_train, mode="train").notes
+    (note,) = config.read(only_train, mode="train").notes
     assert "val: has no effect here: there is no data set to validate on" in note
 
 
@@ -246,7 +246,7 @@ def test_resolved_options_of_basicsr(shared: Path, tmp_path: Path, monkeypatch: 
         expected = case["resolved"]
         arguments = [item for item in case["arguments"] if not item.startswith("--") and "new_key" not in item]
         found = _read_recorded(case, tmp_path, arguments)
-        assert _different(expected, options.to_dict(found)) <= DIFFERENT, case["case"]
+        assert _different(expected, config.to_dict(found)) <= DIFFERENT, case["case"]
 
 
 # Folders and launch state are not options here; the drawn seed is random; TensorBoard is switched off in the options.
@@ -263,7 +263,7 @@ DIFFERENT = {
 }
 
 
-def _read_recorded(case: dict[str, Any], folder: Path, arguments: list[str]) -> options.Options:
+def _read_recorded(case: dict[str, Any], folder: Path, arguments: list[str]) -> config.Options:
     text = case["yaml"]
     text["network_g"] = {"type": "PlainUSR_ultra", "scale": text["scale"]}
     if "train" in text:
@@ -271,8 +271,8 @@ def _read_recorded(case: dict[str, Any], folder: Path, arguments: list[str]) -> 
     path = write(folder, yaml.safe_dump(text, sort_keys=False))
     debug = "--debug" in case["arguments"]
     if case["is_train"]:
-        return options.read(path, arguments, mode="train", debug=debug)
-    return options.read(path, [f"manual_seed={case['resolved']['manual_seed']}"], mode="test", debug=debug)
+        return config.read(path, arguments, mode="train", debug=debug)
+    return config.read(path, [f"manual_seed={case['resolved']['manual_seed']}"], mode="test", debug=debug)
 
 
 def _different(expected: Any, found: Any, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
@@ -290,7 +290,7 @@ def test_recorded_schedules_can_be_read(shared: Path, tmp_path: Path) -> None:
     for case in json.loads((shared / "golden/formats/learning_rate.json").read_text())["cases"]:
         section = {**case["train"], "pixel_opt": {"type": "L1Loss"}}
         path = write(tmp_path, TRAIN[: TRAIN.index("\ntrain:") + 1] + yaml.safe_dump({"train": section}))
-        found = options.read(path, mode="train")
+        found = config.read(path, mode="train")
         assert found.train.optim_g.lr == case["train"]["optim_g"]["lr"]
         assert found.train.total_iter == case["train"]["total_iter"]
 
@@ -306,7 +306,7 @@ def test_whatever_is_written_ends_in_options_or_one_message(
 ) -> None:
     path = write(tmp_path, "\n".join(lines))
     try:
-        options.read(path, overrides, mode="train" if mode == "train" else "test")
+        config.read(path, overrides, mode="train" if mode == "train" else "test")
     except InputError as error:
         assert all(line.startswith((str(path), "--force_yml ")) for line in str(error).splitlines())
 
@@ -316,6 +316,6 @@ def test_whatever_is_written_ends_in_options_or_one_message(
 def test_a_damaged_file_ends_in_options_or_one_message(tmp_path: Path, at: int, words: str, gone: int) -> None:
     path = write(tmp_path, TRAIN[:at] + words + TRAIN[at + gone :])
     try:
-        options.read(path, mode="train")
+        config.read(path, mode="train")
     except InputError as error:
         assert str(error).startswith(str(path))

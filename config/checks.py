@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from config.document import Document
+from config.published import variants
+from config.schema import SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
 from data import DegradationOptions
-from options.document import Document
-from options.published import variants
-from options.schema import SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
 from utils.errors import InputError
 from utils.typed import INVALID, KeyPath, Report, near_miss, read
 

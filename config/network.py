@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from archs import NETWORKS, network_class
-from options.document import Document
-from options.schema import NetworkOptions
+from config.document import Document
+from config.schema import NetworkOptions
 from utils.errors import InputError
 from utils.typed import INVALID, KeyPath, Report, fields_of, read, read_arguments
 

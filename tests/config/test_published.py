@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import options
-from options.published import SETS, Score, scores_of, tables, variants
-from tests.options.files import TEST, mistakes, write
+import config
+from config.published import SETS, Score, scores_of, tables, variants
+from tests.config.files import TEST, mistakes, write
 from tests.runs import ROOT
 
 ROWS = [(variant, scale, scores) for table in tables() for (variant, scale), scores in table.rows.items()]
@@ -42,7 +42,7 @@ def test_a_larger_scale_scores_less(name: str) -> None:
 def test_our_files_name_what_is_published() -> None:
     named = set()
     for path in sorted((ROOT / "options").glob("test_*.yml")):
-        found = options.read(path, mode="test")
+        found = config.read(path, mode="test")
         if found.published is not None:
             assert scores_of(found.published, found.scale) is not None, path.name
             named.add(found.published)

@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 
-import options
+import config
 from archs import build_network, network_class
-from options.checks import Mode
+from config.checks import Mode
 
 FOLDER = Path(__file__).parent / "dialects"
 
@@ -38,8 +38,8 @@ NOTED = {
 }
 
 
-def read(path: Path, mode: Mode) -> options.Options:
-    return options.read(path, mode="train") if mode == "train" else options.read(path, mode="test")
+def read(path: Path, mode: Mode) -> config.Options:
+    return config.read(path, mode="train") if mode == "train" else config.read(path, mode="test")
 
 
 @pytest.fixture(params=NOTED)
@@ -70,7 +70,7 @@ def test_what_has_no_effect_is_said_once(dialect: tuple[Path, Mode]) -> None:
 def test_values_arrive() -> None:
     """The keys in which the dialects differ."""
     hat, rgt, pft, esc, real = (
-        options.read(FOLDER / f"{name}_train.yml", mode="train") for name in ("hat", "rgt", "pft", "esc", "hat_real")
+        config.read(FOLDER / f"{name}_train.yml", mode="train") for name in ("hat", "rgt", "pft", "esc", "hat_real")
     )
     assert real.degradations is not None
     assert (real.degradations.gt_usm, real.degradations.poisson_scale_range) == (True, (0.05, 3))
@@ -83,6 +83,6 @@ def test_values_arrive() -> None:
     assert hat.val is not None
     assert hat.val.val_freq == hat.logger.save_checkpoint_freq == 5000
     assert list(hat.datasets) == ["train", "val_1", "val_2"]
-    tiled = options.read(FOLDER / "hat_test.yml", mode="test")
-    assert tiled.tile == options.schema.TileOptions(tile_size=256, tile_pad=32)
+    tiled = config.read(FOLDER / "hat_test.yml", mode="test")
+    assert tiled.tile == config.schema.TileOptions(tile_size=256, tile_pad=32)
     assert tiled.path.param_key_g == "params_ema"

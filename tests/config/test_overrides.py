@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import options
-from options.document import parse
-from options.overrides import apply_overrides
-from tests.options.files import TRAIN, line_of, mistakes, write
+import config
+from config.document import parse
+from config.overrides import apply_overrides
+from tests.config.files import TRAIN, line_of, mistakes, write
 from utils.typed import INVALID, PlainText, Report, read
 
 
@@ -105,7 +105,7 @@ def test_all_mistakes_of_file_and_edits_together(tmp_path: Path) -> None:
 
 
 def test_edits_take_effect_in_their_order(tmp_path: Path) -> None:
-    read_options = options.read(
+    read_options = config.read(
         write(tmp_path, TRAIN),
         [
             "manual_seed=42",
@@ -121,7 +121,7 @@ def test_edits_take_effect_in_their_order(tmp_path: Path) -> None:
     )
     assert read_options.manual_seed == 42
     assert read_options.train.optim_g.lr == 5e-4
-    assert read_options.train.scheduler == options.schema.CosineAnnealingRestartLR(periods=(5000,), eta_min=1e-7)
+    assert read_options.train.scheduler == config.schema.CosineAnnealingRestartLR(periods=(5000,), eta_min=1e-7)
     assert read_options.val is not None
     assert read_options.val.suffix == "a=b"
     assert read_options.path.pretrain_network_g is None
@@ -129,7 +129,7 @@ def test_edits_take_effect_in_their_order(tmp_path: Path) -> None:
 
 def test_an_edit_mends_a_mistake_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, TRAIN.replace("total_iter: 5e3", "total_iter: lots"))
-    assert options.read(path, ["train:total_iter=100"], mode="train").train.total_iter == 100
+    assert config.read(path, ["train:total_iter=100"], mode="train").train.total_iter == 100
 
 
 KEYS = st.lists(st.text(alphabet="abcd_", min_size=1, max_size=3), min_size=1, max_size=3)

@@ -10,8 +10,8 @@ from typing import Any, get_args
 
 import yaml
 
+from config.schema import NetworkOptions, Options, TrainOptions
 from data import DegradationOptions
-from options.schema import NetworkOptions, Options, TrainOptions
 from utils.typed import OneOf, PlainText, plain_value
 
 

@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-import options
-from options.bases import dump, load, merge, written
-from options.document import parse
-from tests.options.files import TRAIN, line_of, mistakes, write
+import config
+from config.bases import dump, load, merge, written
+from config.document import parse
+from tests.config.files import TRAIN, line_of, mistakes, write
 from utils.errors import InputError
 from utils.typed import plain_value
 
@@ -58,13 +58,13 @@ def test_paths_start_from_the_including_file_and_the_later_base_wins(tmp_path: P
 
 
 def test_a_file_cut_in_two_means_the_same(tmp_path: Path) -> None:
-    whole = options.read(write(tmp_path, TRAIN, "whole.yml"), mode="train")
+    whole = config.read(write(tmp_path, TRAIN, "whole.yml"), mode="train")
     head, rest = TRAIN.split("\nnetwork_g:")
     write(tmp_path, "network_g:" + rest, "rest.yml")
-    cut = options.read(write(tmp_path, "base: rest.yml\n" + head), mode="train")
+    cut = config.read(write(tmp_path, "base: rest.yml\n" + head), mode="train")
     assert cut == whole
     assert [Path(file).name for file in cut.files] == ["options.yml", "rest.yml"]
-    overridden = options.read(tmp_path / "options.yml", ["train:optim_g:lr=1"], mode="train")
+    overridden = config.read(tmp_path / "options.yml", ["train:optim_g:lr=1"], mode="train")
     assert overridden.train.optim_g.lr == 1
 
 
@@ -114,8 +114,8 @@ def test_the_text_of_a_merged_file_stands_alone(tmp_path: Path) -> None:
     text = written(own)
     assert text.startswith(f"# merged from {own}, {plain}\n")
     (tmp_path / "elsewhere").mkdir()
-    alone = options.read(write(tmp_path / "elsewhere", text), mode="train")
-    assert alone == options.read(own, mode="train")
+    alone = config.read(write(tmp_path / "elsewhere", text), mode="train")
+    assert alone == config.read(own, mode="train")
 
 
 SCALARS = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5))

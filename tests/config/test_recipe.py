@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from options.recipe import Recipe, read_recipe
-from tests.options.files import TRAIN, write
+from config.recipe import Recipe, read_recipe
+from tests.config.files import TRAIN, write
 from tests.runs import ROOT
 from utils.errors import InputError
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from archs import NETWORKS, network_class
-from options.bases import KEY as BASE
-from options.checks import MODEL_TYPES, UNSUPPORTED_KEYS, UNSUPPORTED_MODEL_TYPES
-from options.describe import markers, to_plain
-from options.schema import NetworkOptions, Options, TestOptions, TrainOptions
+from config.bases import KEY as BASE
+from config.checks import MODEL_TYPES, UNSUPPORTED_KEYS, UNSUPPORTED_MODEL_TYPES
+from config.describe import markers, to_plain
+from config.schema import NetworkOptions, Options, TestOptions, TrainOptions
 from utils.typed import Field, fields_of, key_text, type_name
 
 _INTRODUCTION = """\

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-import options
-from options.documentation import json_schema, markdown, sections
+import config
+from config.docs_generator import json_schema, markdown, sections
 from scripts.make_docs import ROOT, main, pages
-from tests.options.files import TEST, TRAIN, write
+from tests.config.files import TEST, TRAIN, write
 from utils.typed import fields_of
 
 
@@ -61,8 +61,8 @@ def test_every_key_is_on_the_page() -> None:
 def test_schema_accepts_what_the_reader_accepts(tmp_path: Path) -> None:
     for text in (TRAIN, TEST):
         assert violations(yaml.safe_load(text.replace("2e-4", "0.0002").replace("5e3", "5000"))) == []
-    found = options.read(write(tmp_path, TRAIN), mode="train")
-    assert violations(options.to_dict(found)) == []
+    found = config.read(write(tmp_path, TRAIN), mode="train")
+    assert violations(config.to_dict(found)) == []
 
 
 @pytest.mark.parametrize(

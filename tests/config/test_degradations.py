@@ -6,35 +6,35 @@ from pathlib import Path
 
 import yaml
 
-import options
+import config
+from config import describe
 from data import DegradationOptions
-from options import describe
-from tests.options.files import TRAIN, write
+from tests.config.files import TRAIN, write
 from tests.runs import ROOT
 
 PUBLISHED = ROOT / "options/train_real_hat_x4_mse.yml"
 
 
 def test_published_keys_become_degradations() -> None:
-    read = options.read(PUBLISHED, ["jpeg_range2=[40,80]"], mode="train")
+    read = config.read(PUBLISHED, ["jpeg_range2=[40,80]"], mode="train")
     assert read.degradations == DegradationOptions(gt_usm=True, jpeg_range2=(40, 80))
     assert not [note for note in read.notes if "no effect" in note]
 
 
 def test_a_run_is_described_with_them(tmp_path: Path) -> None:
-    read = options.read(PUBLISHED, mode="train")
-    again = options.read(write(tmp_path, describe(read)), mode="train")
+    read = config.read(PUBLISHED, mode="train")
+    again = config.read(write(tmp_path, describe(read)), mode="train")
     assert again == read
     assert "second_blur_prob" in yaml.safe_load(describe(read))
 
 
 def test_other_data_sets_have_none(tmp_path: Path) -> None:
-    read = options.read(write(tmp_path, TRAIN), mode="train")
+    read = config.read(write(tmp_path, TRAIN), mode="train")
     assert read.degradations is None
     assert "jpeg_range" not in yaml.safe_load(describe(read))
-    noted = options.read(write(tmp_path, TRAIN + "\njpeg_range: [40, 80]\n"), mode="train")
+    noted = config.read(write(tmp_path, TRAIN + "\njpeg_range: [40, 80]\n"), mode="train")
     assert any(
         "jpeg_range: has no effect here: it is for datasets.train.type RealESRGANDataset" in note
         for note in noted.notes
     )
-    assert options.read(write(tmp_path, describe(noted)), mode="train") == noted
+    assert config.read(write(tmp_path, describe(noted)), mode="train") == noted

@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from options.bases import load
-from options.document import Document, parse
+from config.bases import load
+from config.document import Document, parse
 from utils.errors import InputError
 from utils.typed import PlainText, plain_value
 

@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from options.bases import load, merge
-from options.document import Document
-from options.overrides import FLAG
-from options.reader import interpret
-from options.schema import TrainOptions
+from config.bases import load, merge
+from config.document import Document
+from config.overrides import FLAG
+from config.reader import interpret
+from config.schema import TrainOptions
 from utils.errors import InputError
 from utils.typed import INVALID, KeyPath, Report, near_miss, option, read
 

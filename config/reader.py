@@ -10,12 +10,12 @@ from typing import Any, Literal, TypeVar, overload
 
 import torch
 
-from options.bases import load
-from options.checks import UNSUPPORTED_KEYS, Mode, check, check_kind
-from options.document import Document, Mistake
-from options.network import read_network, scale_edits
-from options.overrides import apply_overrides
-from options.schema import Options, TestOptions, TrainOptions
+from config.bases import load
+from config.checks import UNSUPPORTED_KEYS, Mode, check, check_kind
+from config.document import Document, Mistake
+from config.network import read_network, scale_edits
+from config.overrides import apply_overrides
+from config.schema import Options, TestOptions, TrainOptions
 from utils.errors import InputError
 from utils.typed import KeyPath, Report
 from utils.typed import read as read_typed

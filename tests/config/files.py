@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import options
-from options.checks import Mode
+import config
+from config.checks import Mode
 from utils.errors import InputError
 
 TRAIN = """\
@@ -86,9 +86,9 @@ def mistakes(path: Path, overrides: Sequence[str] = (), *, mode: Mode = "train")
     """The lines of the message with which reading fails, without the folder of the file."""
     with pytest.raises(InputError) as caught:
         if mode == "train":
-            options.read(path, overrides, mode="train")
+            config.read(path, overrides, mode="train")
         else:
-            options.read(path, overrides, mode="test")
+            config.read(path, overrides, mode="test")
     return [line.removeprefix(f"{path.parent}/") for line in str(caught.value).splitlines()]
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from options import read
-from options.bases import written
-from options.command import number, parse_command
+from config import read
+from config.bases import written
+from config.command import number, parse_command
 from tests.runs import ROOT
 from utils.errors import InputError
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from config import read
 from config.command import parse_command
 from models.distributed import world
-from models.plan import check_training
-from models.trainer import train
+from models.training.check import check_training
+from models.training.loop import train
 from utils.command import run_command
 
 

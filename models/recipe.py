@@ -11,13 +11,13 @@ import archs
 from config import to_dict
 from config.command import Command
 from config.recipe import Recipe, Stage
-from models.checkpoint import CheckpointFolder, find_resume, read_checkpoint
 from models.distributed import World
-from models.evaluate import format_table
+from models.evaluation.evaluate import format_table
 from models.experiment import training_folder
-from models.partial import fit
-from models.plan import check_training
-from models.trainer import train
+from models.training.check import check_training
+from models.training.checkpoint import CheckpointFolder, find_resume, read_checkpoint
+from models.training.loop import train
+from models.weights.fit import fit
 from utils.errors import InputError
 from utils.files import archive_existing
 from utils.log import configure_logging, get_logger

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 
 import archs
 from archs.layers.constants import published_state
-from models.checkpoint import load_weights
-from models.layout import for_inference
-from models.weights import configuration
+from models.training.checkpoint import load_weights
+from models.weights.layout import for_inference
+from models.weights.recognise import configuration
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import atomic_write

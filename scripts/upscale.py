@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 from config.command import number
 from data.images import Pixels
 from data.photo import Photo, picture_size, read_photo, write_photo
-from models.upscale_plan import Job, plan_jobs
-from models.upscaling import TileChoice, Upscaler, upscale_photo
-from models.video import inspect_film, upscale_film
-from models.weights import network_from_weights
+from models.inference.jobs import Job, plan_jobs
+from models.inference.photo import TileChoice, Upscaler, upscale_photo
+from models.inference.video import inspect_film, upscale_film
+from models.weights.recognise import network_from_weights
 from utils.command import run_command
 from utils.errors import InputError
 from utils.progress import Progress, console_line

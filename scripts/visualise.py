@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 from data.images import SUFFIXES, image_size, list_images, read_image, write_image
 from data.imresize import downscale, mod_crop
 from metrics import calculate_psnr
-from models.pictures import bicubic_picture, comparison_picture, most_detailed_part
+from models.evaluation.pictures import bicubic_picture, comparison_picture, most_detailed_part
 from utils.command import run_command
 from utils.errors import InputError
 

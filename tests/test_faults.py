@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from models import trainer
-from models.step import train_step
+from models.training import loop as trainer
+from models.training.step import train_step
 from tests.runs import command, environment, run, run_here, workplace
 from tests.test_straight_line import assert_same_run, weights
 from utils.seed import random_stream

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from archs import build_network
 from archs.plainusr import PlainUSR, fold
-from models.layout import to_channels_last
+from models.weights.layout import to_channels_last
 from scripts.benchmarks.measure import Comparison, Side, Work
 
 U: Mapping[str, object] = {"type": "PlainUSR_ultra", "n_feat": 16, "im_feat": [16, 8], "scale": 4}

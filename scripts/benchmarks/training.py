@@ -17,8 +17,8 @@ from config.command import parse_command
 from data import write_image
 from data.images import read_image
 from models.distributed import World
-from models.ema import make_ema, tensors_of, update_ema
-from models.trainer import iterations, opened
+from models.training.ema import make_ema, tensors_of, update_ema
+from models.training.loop import iterations, opened
 from scripts.benchmarks.measure import Comparison, Side, Work
 from scripts.benchmarks.networks import U
 from scripts.prepare_demo_data import TRAINING, package_folder

@@ -15,7 +15,7 @@ import torch
 import archs
 from config import read
 from models import upscale
-from models.weights import network_from_weights
+from models.weights.recognise import network_from_weights
 from tests.config.files import write
 from utils.errors import InputError
 

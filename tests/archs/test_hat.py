@@ -14,8 +14,8 @@ from archs import build_network, identify
 from archs.hat import HAT, HybridAttentionBlock, OverlappingCrossAttention
 from archs.hat.blocks import WindowAttention
 from archs.layers.constants import constant_keys, published_state
-from models.inference import upscale
-from models.tiling import GrownTiles
+from models.inference.tiling import GrownTiles
+from models.inference.upscale import upscale
 from tests.golden import Case, assert_close, cases
 from utils.errors import InputError
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from archs import build_network
 from archs.pft import PFT, attention_maps, bands
 from archs.pft.bands import FocusBands, add_local, cut
-from models.memory import _peak
+from models.inference.memory import _peak
 from ops.registry import ENVIRONMENT
 from tests.ops.kernels import require_cpu_kernels
 

@@ -21,8 +21,8 @@ from archs.rgt import RGT, RectangleWindowAttention, RecursiveGeneralizationAtte
 from archs.rgt.network import Block
 from archs.rgt.position import PositionNetwork, position_tables, relative_offsets
 from archs.rgt.recursion import recursion_bias, recursion_kernel
-from models.inference import upscale
-from models.tiling import EqualTiles
+from models.inference.tiling import EqualTiles
+from models.inference.upscale import upscale
 from tests.golden import Case, assert_close, cases
 from utils.errors import InputError
 

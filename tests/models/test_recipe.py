@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-import models.trainer
+import models.training.loop
 from config import read
-from models.checkpoint import read_checkpoint
-from models.step import train_step
+from models.training.checkpoint import read_checkpoint
+from models.training.step import train_step
 from tests.runs import ROOT, environment, run_here, workplace
 
 SCRIPT = "scripts/run_recipe.py"
@@ -89,9 +89,9 @@ def test_a_killed_recipe_ends_with_the_same_weights(
         done += 1
         return train_step(*arguments, **named)
 
-    monkeypatch.setattr(models.trainer, "train_step", dying)
+    monkeypatch.setattr(models.training.loop, "train_step", dying)
     assert run_here(SCRIPT, "recipe.yml") == 130
-    monkeypatch.setattr(models.trainer, "train_step", train_step)
+    monkeypatch.setattr(models.training.loop, "train_step", train_step)
     assert run_here(SCRIPT, "recipe.yml") == 0
     assert_equal(weights("first"), expected[0])
     assert_equal(weights("second"), expected[1])

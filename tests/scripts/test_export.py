@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from archs import build_network
-from models.checkpoint import load_weights
-from models.weights import configuration
+from models.training.checkpoint import load_weights
+from models.weights.recognise import configuration
 from tests.runs import main_of
 from utils.command import run_command
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from archs import build_network
-from models.checkpoint import write_network
+from models.training.checkpoint import write_network
 from tests.runs import main_of
 from utils.command import run_command
 

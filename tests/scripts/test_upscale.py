@@ -16,8 +16,8 @@ from PIL import Image
 import archs
 from data.images import read_image, to_tensor, to_uint8, write_image
 from data.photo import Photo, read_photo, write_photo
-from models import inference
-from models.inference import upscale
+from models.inference import upscale as inference
+from models.inference.upscale import upscale
 from scripts.upscale import main
 from utils.command import run_command
 
@@ -201,7 +201,7 @@ def test_tiles_that_fit_the_memory(
         return run_once(network, x, scale)
 
     monkeypatch.setattr(inference, "_run", noted)
-    monkeypatch.setattr("models.upscaling.free_memory", lambda device: 1_000_000)
+    monkeypatch.setattr("models.inference.photo.free_memory", lambda device: 1_000_000)
     assert run(large, *(["--half"] if half else []), "--cpu") == 0
     assert max(max(size) for size in sizes) < 110
     expected = to_uint8(upscale(network, to_tensor(read_image(large))))
@@ -213,7 +213,7 @@ def test_films(
     run: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     (folder / "film.mp4").write_bytes(b"film")
-    monkeypatch.setattr("models.video.shutil.which", lambda name: None)
+    monkeypatch.setattr("models.inference.video.shutil.which", lambda name: None)
     assert run(folder) == 1
     written = capsys.readouterr()
     assert "film.mp4: films need the programs ffmpeg and ffprobe, and ffprobe is not installed" in written.err

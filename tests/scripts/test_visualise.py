@@ -11,7 +11,7 @@ import pytest
 
 from data.images import read_image, write_image
 from data.imresize import downscale
-from models.pictures import GAP, STRIP, bicubic_picture
+from models.evaluation.pictures import GAP, STRIP, bicubic_picture
 from scripts.visualise import main
 from utils.command import run_command
 

@@ -1,0 +1,123 @@
+"""A test run: every data set of an option file, scored, saved and told."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import archs
+from config import to_dict
+from config.command import Command
+from config.schema import TestOptions, ValOptions
+from data import Sample, build_dataset
+from models.distributed import World
+from models.evaluation.evaluate import EvalReport, evaluate
+from models.evaluation.pictures import PictureWriter
+from models.evaluation.summary import published_scores, summary
+from models.experiment import open_run, test_folder
+from models.training import checkpoint
+from utils.env import hardware, peak_memory, reset_peak_memory, versions
+from utils.errors import InputError
+from utils.files import write_json
+from utils.log import configure_logging, get_logger
+from utils.seed import seed_everything
+from utils.signals import catch_signals
+
+
+def test(options: TestOptions, command: Command, world: World) -> list[EvalReport]:
+    """Evaluate on every data set; writes ``results/NAME`` with log, images, options and ``scores.json``.
+
+    Returns:
+        One report per data set, in the (string-sorted) order of their keys.
+
+    Raises:
+        InputError: an option, the weights or the data cannot be used.
+        StopRequested: SIGINT or SIGTERM came.
+    """
+    with catch_signals() as stop:
+        datasets = [
+            build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="test")
+            for dataset in options.datasets.values()
+        ]
+        device = world.device(options.num_gpu)
+        network = load_network(options, device)  # before an earlier run's folder is renamed
+        folder = test_folder(options)
+        if world.is_main:
+            open_run(folder, "test", options, command, fresh=True)
+        else:
+            configure_logging(rank=world.rank)
+        seed_everything(options.manual_seed)
+        val = options.val or ValOptions()
+        suffix = val.suffix or options.name
+        reports = []
+        for dataset in datasets:
+            _reset_peak_memory(device)
+            saver = _Saver(folder.pictures / dataset.name, suffix) if val.save_img else None
+            try:
+                report = evaluate(
+                    network, dataset, val, device=device, tile=options.tile,
+                    channels_last=options.channels_last, world=world, keep=saver.keep if saver else None, stop=stop,
+                )  # fmt: skip
+            finally:
+                if saver is not None:
+                    saver.writer.finish()
+            reports.append(dataclasses.replace(report, memory=max(world.gather(_peak_memory(device)))))
+            if command.per_image:
+                get_logger().info("%s, image by image\n%s", report.dataset, report.table())
+            else:
+                get_logger().info("%s: %d images, %.3f s each", report.dataset, len(report.rows), report.seconds)
+        get_logger().info("%s", summary(options, reports))
+        if world.is_main:
+            write_scores(folder.root / "scores.json", options, reports)
+            get_logger().info("scores and images are in %s", folder.root)
+    return reports
+
+
+def load_network(options: TestOptions, device: torch.device) -> nn.Module:
+    """The network of a test file, with its weights, ready to evaluate.
+
+    Raises:
+        InputError: no weights are named, or they do not fit.
+    """
+    network = archs.build_network(options.network_g.as_mapping())
+    if checkpoint.load_pretrained(network, options.path) is None:
+        raise InputError("path.pretrain_network_g: a test needs weights; name a .pth or .safetensors file")
+    return network.to(device).eval()
+
+
+def write_scores(path: Path, options: TestOptions, reports: list[EvalReport]) -> None:
+    """``scores.json``: per data set the means and each image, with options, versions and hardware."""
+    write_json(path, {
+        "name": options.name,
+        "weights": str(options.path.pretrain_network_g),
+        "datasets": {report.dataset: report.as_json() for report in reports},
+        "published": published_scores(options),
+        "options": to_dict(options),
+        "versions": versions(),
+        "hardware": hardware(),
+    })  # fmt: skip
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        reset_peak_memory()
+
+
+def _peak_memory(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
+
+
+class _Saver:
+    """Writes outputs as ``FOLDER/IMAGE_SUFFIX.png``."""
+
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self.folder, self.suffix = folder, suffix
+        self.writer = PictureWriter()
+
+    def keep(self, sample: Sample, image: Tensor) -> None:
+        self.writer.write(self.folder / f"{sample.name}_{self.suffix}.png", image.cpu().numpy())

@@ -1,0 +1,1 @@
+"""Images through a network: whole, in tiles, pictures, films."""

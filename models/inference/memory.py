@@ -1,0 +1,161 @@
+"""How large an image a network can take in the memory that is free, and what to do when that was too optimistic.
+
+Shapes: h w low-resolution pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from models.inference.tiling import aligned_tile
+from models.inference.upscale import evaluation_mode, size_rule
+from utils.env import available_memory
+from utils.errors import InputError
+
+_PROBE = 48  # side of the first probe, at least; the second has twice the side
+# What is measured on the CPU are the tensors: what kernels take for themselves, and other programs, come on top.
+_SHARE_OF_HOST, _SHARE_OF_DEVICE = 0.4, 0.8
+_HOST_FULL = ("can't allocate memory", "not enough memory")
+
+
+class Demand(NamedTuple):
+    """Bytes that a network needs for n pixels: ``linear * n + square * n**2``."""
+
+    linear: float
+    square: float
+
+    def pixels(self, budget: float) -> int:
+        """The most pixels that ``budget`` bytes suffice for."""
+        linear = max(self.linear, 1.0)
+        # The root in the form that does not subtract equal numbers.
+        return int(2 * budget / (linear + math.sqrt(linear * linear + 4 * self.square * budget)))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that may be spent on the activations of a network; None where that cannot be told."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # What PyTorch keeps for later is free for it.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(_SHARE_OF_DEVICE * (free + kept))
+    available = available_memory() if device.type == "cpu" else None
+    return None if available is None else int(_SHARE_OF_HOST * available)
+
+
+def probe_sides(network: nn.Module) -> tuple[int, int]:
+    """Sides of the two images that :func:`measure` runs."""
+    rule = size_rule(network)
+    unit = math.lcm(rule.multiple, rule.tile_multiple)
+    first = -(-max(_PROBE, rule.minimum) // unit) * unit
+    return first, 2 * first
+
+
+def measure(network: nn.Module) -> Demand:
+    """What the network needs, from its peak memory on two small images.
+
+    Args:
+        network: on the device and of the type in which it is to run.
+    """
+    like = next(network.parameters(), torch.zeros(()))
+    sides = probe_sides(network)
+    channels = getattr(network, "channels", 3)
+    small, large = (_peak(network, like.new_zeros(1, channels, side, side)) for side in sides)
+    n, m = (side * side for side in sides)
+    square = max(0.0, (large / m - small / n) / (m - n))
+    return Demand(large / m - square * m, square)
+
+
+def find_tile(network: nn.Module, h: int, w: int, overlap: int, demand: Demand, budget: int) -> int | None:
+    """Side of the largest tiles that fit into ``budget`` bytes; None if all of h x w pixels does.
+
+    Where not even the smallest possible tiles fit, their side: the estimate is careful.
+    """
+    pixels = demand.pixels(budget)
+    if h * w <= pixels:
+        return None
+    return max(math.isqrt(pixels), smallest_tile(network, overlap))
+
+
+def smallest_tile(network: nn.Module, overlap: int) -> int:
+    """The smallest side of tiles that work with this network and overlap."""
+    rule = size_rule(network)
+    unit = math.lcm(rule.multiple, rule.tile_multiple)
+    side = -(-max(overlap + unit, rule.minimum + unit - 1) // unit) * unit
+    return aligned_tile(side, overlap, rule)
+
+
+def halved(network: nn.Module, tile: int | None, h: int, w: int, overlap: int) -> int:
+    """Side of the next smaller tiles, after ``tile`` (None: all of h x w) was too large for the memory.
+
+    Raises:
+        InputError: there are none.
+    """
+    side = max(h, w) if tile is None else tile
+    least = smallest_tile(network, overlap)
+    if side <= least:
+        raise InputError(
+            f"the memory does not suffice, not even for tiles of {side} x {side} pixels; close other programs, use "
+            "--half on a GPU, or a smaller network"
+        )
+    return max(side // 2, least)
+
+
+def memory_is_full(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, of a device or of the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _HOST_FULL)
+
+
+def _peak(network: nn.Module, x: Tensor) -> int:
+    """Most bytes that a pass takes beyond what is there before it."""
+    with torch.no_grad(), evaluation_mode(network):
+        network(x)  # tables that are computed once do not count
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+            torch.cuda.reset_peak_memory_stats(x.device)
+            before = torch.cuda.memory_allocated(x.device)
+            network(x)
+            return int(torch.cuda.max_memory_allocated(x.device)) - before
+        live = _LiveTensors()
+        with live:
+            network(x)
+        return live.peak
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, as they come and go."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self.known: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for item in tree_leaves(result):
+            if isinstance(item, Tensor):
+                self._count(item.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self.known:
+            return
+        self.known[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self.known.pop(key, 0)

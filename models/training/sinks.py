@@ -1,0 +1,276 @@
+"""Where the figures of a training run go: console and log file, TensorBoard, ``metrics.jsonl``, Weights & Biases."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config.schema import WandbOptions
+from models.training.state import Best
+from utils.errors import InputError
+from utils.files import make_folder, write_text
+from utils.log import get_logger
+from utils.progress import clock
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+@dataclass(frozen=True)
+class TrainRecord:
+    """What is told of an iteration that is logged.
+
+    Attributes:
+        step: the iteration, from 1.
+        epoch: of its first sample.
+        lr: rate of each parameter group.
+        losses: terms by their log names, means over the ranks.
+        grad_norm: L2 norm of the gradient before clipping.
+        images_per_second: over the iterations since the last record, all ranks.
+        seconds: per iteration, since the last record.
+        data_seconds: of these, spent waiting for the batch.
+        eta_seconds: to the end of the run.
+        memory: most bytes in use so far: of the GPU, or of this process on the CPU.
+    """
+
+    step: int
+    epoch: int
+    lr: tuple[float, ...]
+    losses: Mapping[str, float]
+    grad_norm: float | None
+    images_per_second: float
+    seconds: float
+    data_seconds: float
+    eta_seconds: float
+    memory: int = 0
+
+    @property
+    def data_share(self) -> float:
+        """Part of the time that was spent waiting for data."""
+        return self.data_seconds / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class ValidationRecord:
+    """Means over a validation set, with the best so far, and pictures to look at.
+
+    Attributes:
+        step: iterations done.
+        dataset: its name.
+        scores: metric -> mean.
+        best: metric -> best value so far.
+        pictures: image name -> LR, bicubic, ours, HR side by side, uint8 [H,W,3] RGB.
+    """
+
+    step: int
+    dataset: str
+    scores: Mapping[str, float]
+    best: Mapping[str, Best]
+    pictures: Mapping[str, NDArray[np.uint8]]
+
+
+class Sink(Protocol):
+    """Somewhere that records go."""
+
+    def training(self, record: TrainRecord) -> None:
+        """An iteration."""
+
+    def validation(self, record: ValidationRecord) -> None:
+        """A validation set."""
+
+    def close(self) -> None:
+        """Flush and release."""
+
+
+class LogSink:
+    """Lines in BasicSR's form, which its plotting tools read."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name[:5]
+
+    def training(self, record: TrainRecord) -> None:
+        """``[NAME5..][epoch: 0, iter: 1,000, lr:(2e-04,)] [eta: 1:02:03, time (data): 0.1 (0.0)] l_pix: 3e-02``."""
+        rates = "".join(f"{rate:.3e}," for rate in record.lr)
+        losses = " ".join(f"{name}: {value:.4e}" for name, value in record.losses.items())
+        get_logger().info(
+            "[%s..][epoch:%3d, iter:%8s, lr:(%s)] [eta: %s, time (data): %.3f (%.3f)] %s "
+            "[%.1f images/s, data wait %.0f%%, %.1f GiB]",
+            self.name, record.epoch, f"{record.step:,}", rates, clock(record.eta_seconds), record.seconds,
+            record.data_seconds, losses, record.images_per_second, 100 * record.data_share,
+            record.memory / 2**30,
+        )  # fmt: skip
+
+    def validation(self, record: ValidationRecord) -> None:
+        """``Validation SET`` and a line per metric with the best so far."""
+        lines = [f"Validation {record.dataset}"]
+        for metric, value in record.scores.items():
+            best = record.best[metric]
+            lines.append(f"\t # {metric}: {value:.4f}\tBest: {best.value:.4f} @ {best.step} iter")
+        get_logger().info("%s", "\n".join(lines))
+
+    def close(self) -> None:
+        """Nothing: the logger outlives the run."""
+
+
+class JsonLinesSink:
+    """``metrics.jsonl``: one JSON object per record, for programs.
+
+    On resuming, records of iterations after the resumed one are taken out, so that the file reads as if the run had
+    never stopped.
+    """
+
+    def __init__(self, path: Path, step: int, validated: int) -> None:
+        if path.exists():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_past(line, step, validated)]
+            write_text(path, "".join(line + "\n" for line in kept))
+        make_folder(path.parent)
+        self.file = path.open("a", encoding="utf-8", buffering=1)  # line by line: a killed run loses none
+
+    def training(self, record: TrainRecord) -> None:
+        """Kind ``train``, with every figure of the record."""
+        self._write({
+            "kind": "train", "step": record.step, "epoch": record.epoch, "lr": list(record.lr), **record.losses,
+            "grad_norm": record.grad_norm, "images_per_second": round(record.images_per_second, 2),
+            "data_share": round(record.data_share, 4), "memory": record.memory,
+        })  # fmt: skip
+
+    def validation(self, record: ValidationRecord) -> None:
+        """Kind ``val``, with the means."""
+        self._write({"kind": "val", "step": record.step, "dataset": record.dataset, "scores": dict(record.scores)})
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def _write(self, value: Mapping[str, object]) -> None:
+        self.file.write(json.dumps(value) + "\n")
+
+
+class TensorBoardSink:
+    """Scalars ``losses/l_X``, ``metrics/SET/NAME``, ``lr``, ``grad_norm``, ``speed/...``; validation pictures."""
+
+    def __init__(self, folder: Path, step: int, options_text: str) -> None:
+        self.folder = folder
+        self.options_text = options_text
+        self.writer = self._open(step)
+
+    def _open(self, step: int) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter
+
+        make_folder(self.folder)
+        writer: SummaryWriter = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+        if not step:
+            writer.add_text("options", f"```yaml\n{self.options_text}\n```")
+        return writer
+
+    def _reopen_if_lost(self, step: int) -> None:
+        """Somebody removed the folder: what follows goes into a new one instead of nowhere."""
+        if not self.folder.is_dir():
+            get_logger().warning("%s is gone; TensorBoard's curves begin again there", self.folder)
+            make_folder(self.folder)  # the old writer's thread may still have events to put somewhere
+            with contextlib.suppress(OSError):
+                self.writer.close()
+            self.writer = self._open(step)
+
+    def training(self, record: TrainRecord) -> None:
+        """Losses, rate, gradient norm, speed."""
+        self._reopen_if_lost(record.step)
+        for name, value in record.losses.items():
+            self.writer.add_scalar(f"losses/{name}" if name.startswith("l_") else name, value, record.step)
+        self.writer.add_scalar("lr", record.lr[0], record.step)
+        if record.grad_norm is not None:
+            self.writer.add_scalar("grad_norm", record.grad_norm, record.step)
+        self.writer.add_scalar("speed/images_per_second", record.images_per_second, record.step)
+        self.writer.add_scalar("speed/data_share", record.data_share, record.step)
+        self.writer.add_scalar("speed/memory_gib", record.memory / 2**30, record.step)
+
+    def validation(self, record: ValidationRecord) -> None:
+        """Means and pictures."""
+        self._reopen_if_lost(record.step)
+        for metric, value in record.scores.items():
+            self.writer.add_scalar(f"metrics/{record.dataset}/{metric}", value, record.step)
+        for name, picture in record.pictures.items():
+            self.writer.add_image(f"{record.dataset}/{name}", picture, record.step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush the events."""
+        self.writer.close()
+
+
+class WandbSink:
+    """Weights & Biases, with the names of the TensorBoard curves; a run goes on without it where it fails.
+
+    Args:
+        folder: where its files go.
+        name: of the run.
+        options: project and the run to continue.
+        configuration: the options of the run, as plain values.
+
+    Raises:
+        InputError: the package wandb is not installed.
+    """
+
+    def __init__(self, folder: Path, name: str, options: WandbOptions, configuration: Mapping[str, object]) -> None:
+        try:
+            self.wandb: Any = importlib.import_module("wandb")
+        except ModuleNotFoundError as error:
+            raise InputError(
+                "logger.wandb: the package wandb is not installed; `pip install wandb`, or set logger.wandb to null"
+            ) from error
+        arguments = {
+            "project": options.project, "name": name, "id": options.resume_id, "resume": "allow",
+            "dir": str(folder), "config": dict(configuration),
+        }  # fmt: skip
+        self.run: Any = None
+        try:
+            self.run = self.wandb.init(**arguments)
+        except self.wandb.errors.Error as error:
+            get_logger().warning("wandb: %s; logging offline, `wandb sync` sends it later", error)
+            self.run = self.wandb.init(**arguments, mode="offline")
+
+    def training(self, record: TrainRecord) -> None:
+        """Losses, rate, gradient norm, speed."""
+        values: dict[str, object] = {f"losses/{name}": value for name, value in record.losses.items()}
+        values |= {"lr": record.lr[0], "speed/images_per_second": record.images_per_second}
+        if record.grad_norm is not None:
+            values["grad_norm"] = record.grad_norm
+        self._send(values, record.step)
+
+    def validation(self, record: ValidationRecord) -> None:
+        """Means and pictures."""
+        values: dict[str, object] = {
+            f"metrics/{record.dataset}/{metric}": value for metric, value in record.scores.items()
+        }
+        for name, picture in record.pictures.items():
+            values[f"{record.dataset}/{name}"] = self.wandb.Image(picture)
+        self._send(values, record.step)
+
+    def close(self) -> None:
+        """Send what is left."""
+        if self.run is not None:
+            self.run.finish()
+
+    def _send(self, values: Mapping[str, object], step: int) -> None:
+        if self.run is None:
+            return
+        try:
+            self.run.log(dict(values), step=step)
+        except (self.wandb.errors.Error, OSError) as error:
+            get_logger().warning("wandb: %s; the run goes on without it", error)
+            self.run = None
+
+
+def _is_past(line: str, step: int, validated: int) -> bool:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:  # the last line of a killed run
+        return False
+    return bool(record["step"] <= (validated if record["kind"] == "val" else step))

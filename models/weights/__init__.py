@@ -1,0 +1,1 @@
+"""Weight files: their forms, which network they belong to, fitting them in."""

@@ -1,0 +1,101 @@
+"""The network that a weight file belongs to, built and filled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import archs
+from config.bases import load
+from config.network import SCALE_KEYS, read_network
+from models.training.checkpoint import load_weights, read_checkpoint, select_weights
+from models.weights.layout import for_inference
+from utils.errors import InputError
+from utils.typed import Report, fields_of
+
+
+def network_from_weights(
+    weights: Path, option_file: Path | None = None, key: str = "params_ema", scale: float | None = None
+) -> nn.Module:
+    """The network with its weights, in the form in which it runs fastest.
+
+    Args:
+        weights: the file.
+        option_file: what describes the network, if the weights do not.
+        key: entry of the weight file.
+        scale: factor, if it is to be another than the network's own.
+
+    Raises:
+        InputError: the files cannot be read, do not fit, do not say which network this is, or it cannot do ``scale``.
+    """
+    described = configuration(weights, option_file, key)
+    if scale is not None:
+        described = rescaled(described, scale)
+    network = archs.build_network(described)
+    load_weights(network, weights, key)
+    return for_inference(network)
+
+
+def configuration(weights: Path, option_file: Path | None = None, key: str = "params_ema") -> Mapping[str, Any]:
+    """``network_g``: of the option file if there is one, else as the weight file tells.
+
+    Files of ours carry their options; published ones are recognised by the names and shapes of their tensors.
+
+    Raises:
+        InputError: nothing tells.
+    """
+    if option_file is not None:
+        return network_of_options(option_file)
+    content = read_checkpoint(weights)
+    told = content.get("focalsr", {}).get("options", {}).get("network_g") or _metadata(weights)
+    found: Mapping[str, Any] | None = told or archs.identify(select_weights(content, key, weights))
+    if not found:
+        raise InputError(f"{weights} does not say which network it belongs to; give an option file with -opt")
+    return found
+
+
+def rescaled(network: Mapping[str, Any], scale: float) -> Mapping[str, Any]:
+    """``network_g`` with another factor.
+
+    Raises:
+        InputError: the network is made for one factor only.
+    """
+    name = str(network["type"])
+    fields = fields_of(archs.network_class(name))
+    key = next((key for key in SCALE_KEYS if key in fields), None)
+    own = None if key is None else network.get(key, fields[key].default)
+    if own == scale:
+        return network
+    if key is None or fields[key].annotation is not float:
+        raise InputError(
+            f"--scale {scale:g}: this {name} upscales by {own}; only networks such as ESCLTE take any scale"
+        )
+    return {**network, key: scale}
+
+
+def network_of_options(path: Path) -> Mapping[str, Any]:
+    """``network_g`` of an option file; the rest of it may be about data that is not here."""
+    document, report = load(path), Report()
+    network = read_network(document, report)
+    if network is None:
+        raise InputError(f'{path}: has no section "network_g"')
+    mistakes = [str(document.mistake(*problem)) for problem in report.problems]
+    if mistakes:
+        raise InputError("\n".join(mistakes))
+    found: Mapping[str, Any] = network.as_mapping()
+    return found
+
+
+def _metadata(weights: Path) -> Mapping[str, Any] | None:
+    """The ``network_g`` that our ``.safetensors`` files carry beside their tensors."""
+    if weights.suffix != ".safetensors":
+        return None
+    from safetensors import safe_open
+
+    with safe_open(weights, "pt") as file:
+        text = (file.metadata() or {}).get("network_g")
+    return None if text is None else json.loads(text)

@@ -1,0 +1,86 @@
+"""Which files become which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models.inference.jobs import plan_jobs
+from utils.errors import InputError
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in (
+        "a.png",
+        "a.jpg",
+        "b.JPG",
+        "film.avi",
+        "film.mp4",
+        ".hidden.png",
+        "notes.txt",
+        "deep/a.png",
+        "deep/c.tif",
+    ):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def results(*inputs: str, output: str = "out", suffix: str = "") -> dict[str, str]:
+    return {str(job.source): str(job.target) for job in plan_jobs(inputs, Path(output), suffix)}
+
+
+def test_folders(tree: Path) -> None:
+    assert results("in", suffix="_x4") == {
+        "in/a.jpg": "out/a.jpg_x4.png",
+        "in/a.png": "out/a.png_x4.png",
+        "in/b.JPG": "out/b_x4.png",
+        "in/film.avi": "out/film.avi_x4.mkv",
+        "in/film.mp4": "out/film.mp4_x4.mp4",
+    }
+
+
+def test_patterns_keep_sub_folders(tree: Path) -> None:
+    assert results("in/**/*.png") == {"in/a.png": "out/a.png", "in/deep/a.png": "out/deep/a.png"}
+    assert results("in/*/*") == {"in/deep/a.png": "out/deep/a.png", "in/deep/c.tif": "out/deep/c.png"}
+    assert results(str(tree / "in/[b]*")) == {str(tree / "in/b.JPG"): "out/b.png"}
+
+
+def test_several_inputs(tree: Path) -> None:
+    assert results("in/a.png", "in/*.png", "in/deep/c.tif") == {"in/a.png": "out/a.png", "in/deep/c.tif": "out/c.png"}
+
+
+def test_single_files(tree: Path) -> None:
+    assert results("in/a.png", output="x.tif") == {"in/a.png": "x.tif"}
+    assert results("in/film.avi", output="x.mp4") == {"in/film.avi": "x.mp4"}
+    assert [job.is_video for job in plan_jobs(["in/film.avi"], Path("x.mp4"))] == [True]
+    (tree / "v1.5").mkdir()
+    assert results("in/a.png", output="v1.5") == {"in/a.png": "v1.5/a.png"}  # a folder, despite its name
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "message"),
+    [
+        (["nowhere"], "out", "nowhere: there is no such file or folder"),
+        (["in/*.gif"], "out", "no picture fits this pattern"),
+        (["in/deep/*.txt"], "out", "no picture fits this pattern"),
+        (["in"], "out.png", "name a folder, since in is not the only file"),
+        (["in/a.png", "in/b.JPG"], "out.png", "name a folder"),
+        (["in/a.png"], "out.gif", "a file that ends in one of .png"),
+        (["in/film.mp4"], "out.png", "a file that ends in one of .mp4"),
+        (["in/a.png"], "in", "a.png is a picture to be upscaled and would be replaced"),
+        (["in/a.png", "in/deep/a.png"], "out", "would both become out"),
+    ],
+)
+def test_bad_input(tree: Path, inputs: list[str], output: str, message: str) -> None:
+    with pytest.raises(InputError, match=message.replace(".", r"\.")):
+        plan_jobs(inputs, Path(output))
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no images .* and no films"):
+        plan_jobs([str(tmp_path)], Path("out"))

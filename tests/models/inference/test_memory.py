@@ -1,0 +1,106 @@
+"""What networks need, measured; how it becomes a size of tiles; what is free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from archs.layers.size import SizeRule
+from models.inference import memory
+from models.inference.memory import Demand, find_tile, free_memory, measure, memory_is_full, smallest_tile
+from utils import env
+
+
+class Squares(nn.Module):
+    """Keeps 4 k n bytes, and with ``attention`` 4 n**2 bytes, for n pixels."""
+
+    scale = 1
+
+    def __init__(self, k: int, attention: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(k, 1))
+        self.attention = attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[1, 3, h, w] -> the same."""
+        flat = x[:, :1].flatten(2)  # [1, 1, n]
+        features = self.weight * flat  # [1, k, n]
+        if self.attention:
+            scores = flat.transpose(1, 2) * flat  # [1, n, n]
+            return x + scores.sum() + features.sum()
+        return x + features.sum()
+
+
+@pytest.mark.parametrize("k", [10, 40])
+def test_linear_networks(k: int) -> None:
+    demand = measure(Squares(k))
+    assert demand.square == pytest.approx(0, abs=0.01)
+    assert 4 * k <= demand.linear <= 4 * (k + 12)
+    assert abs(demand.pixels(1e6) - 1e6 / demand.linear) <= 1
+
+
+def test_quadratic_networks() -> None:
+    demand = measure(Squares(10, attention=True))
+    assert demand.square == pytest.approx(4, rel=0.05)
+
+
+@given(st.floats(0, 1e5), st.floats(0, 10), st.floats(1e4, 1e12))
+def test_pixels_of_a_budget(linear: float, square: float, budget: float) -> None:
+    n = Demand(linear, square).pixels(budget)
+    linear = max(linear, 1.0)
+
+    def needed(pixels: int) -> float:
+        return linear * pixels + square * pixels * pixels
+
+    assert needed(n) <= budget * (1 + 1e-9)
+    assert needed(n + 1) >= budget * (1 - 1e-9)
+
+
+def test_tiles() -> None:
+    network = Squares(1)
+    network.size_rule = SizeRule(tile_multiple=16)  # type: ignore[assignment]
+    demand = Demand(100, 0)
+    assert find_tile(network, 100, 100, 8, demand, 1_000_000) is None
+    assert find_tile(network, 101, 100, 8, demand, 1_000_000) == 100
+    assert find_tile(network, 1000, 1000, 8, demand, 10) == smallest_tile(network, 8) == 32
+
+
+def test_full_memory() -> None:
+    assert memory_is_full(torch.OutOfMemoryError("full"))
+    assert memory_is_full(MemoryError())
+    assert memory_is_full(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
+    assert not memory_is_full(RuntimeError("shapes cannot be multiplied"))
+    assert not memory_is_full(ValueError("can't allocate memory"))
+
+
+def test_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
+    assert free_memory(torch.device("cpu")) == 400
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
+    assert free_memory(torch.device("cpu")) is None
+
+
+def test_limits_of_containers_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "max").write_text("5000\n")
+    (tmp_path / "current").write_text("4000\n")
+    monkeypatch.setattr(env, "_CONTAINER_LIMITS", ((str(tmp_path / "max"), str(tmp_path / "current")),))
+    assert env.available_memory() == 1000
+    (tmp_path / "max").write_text("max\n")
+    found = env.available_memory()
+    assert found is None or found > 10_000
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu() -> None:
+    device = torch.device("cuda")
+    free = free_memory(device)
+    assert free is not None
+    assert free > 2**20
+    demand = measure(Squares(40).to(device))
+    assert 160 <= demand.linear <= 300

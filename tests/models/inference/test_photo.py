@@ -1,0 +1,188 @@
+"""Upscaler and upscale_photo: tiles by memory, halving, depth, grey, transparency; how far tiles are from the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import archs
+from archs.layers.size import SizeRule
+from data.images import read_image, to_tensor, to_uint8
+from data.photo import Photo
+from metrics import calculate_psnr
+from models.inference.photo import Upscaler, upscale_photo
+from models.inference.upscale import upscale
+from models.weights.recognise import network_from_weights
+from utils.errors import InputError
+
+
+class Net(nn.Module):
+    """Two 3 x 3 convolutions, scale 2; refuses inputs of more than ``most`` pixels as a full memory does."""
+
+    def __init__(self, channels: int = 3, scale: float = 2, most: int = 10**9, error: type[Exception] | None = None):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first = nn.Conv2d(channels, 8, 3, padding=1)
+            self.last = nn.Conv2d(8, channels * 4, 3, padding=1)
+        self.channels, self.scale, self.most, self.error = channels, scale, most, error or torch.OutOfMemoryError
+        self.size_rule = SizeRule(tile_multiple=4)
+        self.seen: list[tuple[int, int]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, C, 2h, 2w]."""
+        self.seen.append((x.shape[-2], x.shape[-1]))
+        if x.shape[-2] * x.shape[-1] > self.most:
+            raise self.error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return F.pixel_shuffle(self.last(torch.tanh(self.first(x))), 2) * 0.2 + 0.5
+
+
+def image(h: int, w: int, channels: int = 3) -> Tensor:
+    return torch.rand(channels, h, w, generator=torch.Generator().manual_seed(1))
+
+
+class TestTiles:
+    @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
+    def test_halved_when_the_memory_runs_out(self, error: type[Exception], log: list[str]) -> None:
+        network = Net(most=60 * 60, error=error)
+        upscaler = Upscaler(network, tile=None, overlap=8)
+        shares: list[float] = []
+        result = upscaler(image(150, 110), shares.append)
+        torch.testing.assert_close(result, upscale(Net(), image(150, 110)), atol=1e-6, rtol=0)
+        assert upscaler.limit == 37  # 150, 75, 37
+        assert sum(shares) == pytest.approx(1)  # what a failed attempt had done is taken back
+        assert [line for line in log if "going on with tiles of 37" in line]
+        network.seen.clear()
+        upscaler(image(150, 110))
+        assert max(max(size) for size in network.seen) <= 37  # not tried again
+        assert network.seen.count((30, 20)) == 0
+        small = image(30, 20)
+        upscaler(small)
+        assert network.seen[-1] == (30, 20)
+
+    def test_other_errors_are_not_about_memory(self) -> None:
+        class Broken(Net):
+            def forward(self, x: Tensor) -> Tensor:
+                raise RuntimeError("a fault")
+
+        with pytest.raises(RuntimeError, match="a fault"):
+            Upscaler(Broken(), tile=None)(image(8, 8))
+
+    def test_no_smaller_tiles(self) -> None:
+        with pytest.raises(InputError, match="not even for tiles of 12 x 12 pixels; close other programs"):
+            Upscaler(Net(most=10), tile=None, overlap=8)(image(40, 40))
+        with pytest.raises(InputError, match="cannot be cut into tiles"):
+            Upscaler(Net(most=10, scale=2.0), overlap=8)(image(40, 40))
+
+    @pytest.mark.parametrize(("budget", "whole"), [(400_000, False), (10**9, True), (None, True)])
+    def test_found_from_the_free_memory(self, monkeypatch: pytest.MonkeyPatch, budget: int | None, whole: bool) -> None:
+        monkeypatch.setattr("models.inference.photo.free_memory", lambda device: budget)
+        network = Net()
+        upscaler = Upscaler(network, overlap=8)
+        result = upscaler(image(160, 120))
+        torch.testing.assert_close(result, upscale(Net(), image(160, 120)), atol=1e-6, rtol=0)
+        assert ((160, 120) in network.seen) == whole
+        if not whole:
+            tiles = [size for size in network.seen if size not in ((48, 48), (96, 96))]
+            # 8 channels of features and 12 before the shuffle, of 4 bytes, and what stands beside them
+            assert 400_000 / 200 < max(h * w for h, w in tiles) < 400_000 / 80
+
+    def test_a_choice_that_cannot_work(self) -> None:
+        with pytest.raises(InputError, match="tiles of 8 pixels are too small"):
+            Upscaler(Net(), tile=8, overlap=8)
+
+    def test_numbers_that_overflow(self) -> None:
+        network = Net().half()
+        network.last.weight.data *= 1e5
+        with pytest.raises(InputError, match="no numbers; leave --half out"):
+            Upscaler(network)(image(8, 8))
+
+    def test_half_precision(self) -> None:
+        result = Upscaler(Net().half(), tile=24, overlap=8)(image(40, 30))
+        assert result.dtype == torch.float32
+        torch.testing.assert_close(result, upscale(Net(), image(40, 30)), atol=2e-3, rtol=0)
+
+
+class TestPhotos:
+    @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("network_channels", [1, 3])
+    def test_channels_and_depth(self, kind: Any, channels: int, network_channels: int) -> None:
+        top = np.iinfo(kind).max
+        pixels = np.random.default_rng(0).integers(0, top + 1, (9, 7, channels), dtype=kind)
+        network = Net(network_channels)
+        result = upscale_photo(Photo(pixels, profile=b"p", exif=b"e"), Upscaler(network)).pixels
+        assert (result.shape, result.dtype) == ((18, 14, channels), kind)
+        lq = torch.from_numpy(pixels.astype(np.float32) / top).permute(2, 0, 1)
+        if network_channels == channels:
+            expected = upscale(network, lq)
+        elif channels == 1:
+            expected = upscale(network, lq.expand(3, -1, -1)).mean(0, keepdim=True)
+        else:
+            expected = torch.cat([upscale(network, lq[i : i + 1]) for i in range(3)])
+        difference = np.abs(result.astype(float) - (expected.clamp(0, 1) * top).permute(1, 2, 0).numpy())
+        assert difference.max() <= 0.51 + top * 1e-6
+
+    def test_transparency(self) -> None:
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+        alpha = rng.integers(0, 256, (9, 7, 1), dtype=np.uint8)
+        network = Net()
+        shares: list[float] = []
+        result = upscale_photo(Photo(pixels, alpha, b"p", b"e"), Upscaler(network), shares.append)
+        assert (result.profile, result.exif) == (b"p", b"e")
+        assert result.alpha is not None
+        expected = upscale(network, to_tensor(alpha).expand(3, -1, -1)).mean(0, keepdim=True)
+        assert np.abs(result.alpha.astype(int) - to_uint8(expected).astype(int)).max() <= 1
+        assert sum(shares) == pytest.approx(1)
+        network.seen.clear()
+        for level in (0, 255):
+            constant = upscale_photo(Photo(pixels, np.full((9, 7, 1), level, np.uint8)), Upscaler(network)).alpha
+            assert constant is not None
+            assert (constant == level).all()
+            assert constant.shape == (18, 14, 1)
+        assert len(network.seen) == 2  # the colours alone
+
+
+NETWORKS: list[dict[str, object]] = [
+    {"type": "PlainUSR_general"},
+    {"type": "HAT", "window_size": 8, "depths": [2], "num_heads": [2], "embed_dim": 60, "upscale": 2},
+    {"type": "RGT", "depth": [2], "num_heads": [2], "embed_dim": 48, "split_size": [8, 8], "upscale": 2},
+    {"type": "ESC", "dim": 16, "pdim": 8, "kernel_size": 13, "n_blocks": 1, "conv_blocks": 1, "window_size": 8,
+     "num_heads": 2, "upscaling_factor": 2},
+    {"type": "PFT", "upscale": 2, "embed_dim": 24, "depths": [2], "num_heads": 2, "num_topk": [64, 32],
+     "window_size": 8, "convffn_kernel_size": 5, "img_range": 1.0, "mlp_ratio": 2, "upsampler": "pixelshuffledirect"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("configuration", NETWORKS, ids=lambda item: str(item["type"]))
+def test_half_precision_of_the_networks(configuration: dict[str, object]) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = archs.build_network(configuration)
+    whole = Upscaler(network)(image(26, 34))
+    half = Upscaler(network.half())(image(26, 34))
+    assert (half - whole).abs().max() * 255 < (whole.max() - whole.min())  # one level of 255
+
+
+@pytest.mark.shared
+def test_tiles_are_close_to_the_whole_image(shared: Path) -> None:
+    """The bound of docs/upscaling.md, on the image and the network where it is hardest to keep."""
+    folder = shared / "data/Set14/x4"
+    lq, gt = to_tensor(read_image(folder / "LR/img_014.png")), read_image(folder / "HR/img_014.png")
+    network = network_from_weights(shared / "weights/PlainUSR_Rep_x4.pth")
+    assert getattr(network, "receptive_radius", None) is None
+    whole, tiled = upscale(network, lq), Upscaler(network, tile=96)(lq)
+    difference = (whole.clamp(0, 1) - tiled.clamp(0, 1)).double()
+    assert -10 * difference.square().mean().log10() > 49
+    assert difference.abs().mean() * 255 < 0.4
+    scores = [calculate_psnr(to_uint8(item), gt, 4, test_y_channel=True) for item in (whole, tiled)]
+    assert abs(scores[0] - scores[1]) < 0.05
+    exact = network_from_weights(shared / "weights/PlainUSRU_Rep_x4.pth")
+    torch.testing.assert_close(Upscaler(exact, tile=96)(lq), upscale(exact, lq), atol=1e-5, rtol=0)

@@ -1,0 +1,267 @@
+"""upscale: shapes, padding, tiles, self-ensemble, modes, gradients, misuse."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archs import build_network
+from archs.layers.size import SizeRule
+from models.inference.tiling import EqualTiles, GrownTiles, Tiling, tile_spans
+from models.inference.upscale import pad_to_rule, upscale
+from utils.errors import InputError
+
+
+class ConvNet(nn.Module):
+    """Convolutions, then pixel shuffle; optionally one mean over windows, whose grid starts at the input's corner."""
+
+    def __init__(self, scale: int = 2, depth: int = 2, window: int = 1, rule: SizeRule | None = None) -> None:
+        super().__init__()
+        widths = [3, *[4] * (depth - 1), 3 * scale**2]
+        self.convs = nn.ModuleList(nn.Conv2d(m, n, 3, padding=1) for m, n in pairwise(widths))
+        self.window = window
+        self.scale = scale
+        self.receptive_radius = depth + window - 1
+        if rule is not None:
+            self.size_rule = rule
+        self.seen: list[tuple[int, int]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, h, w] -> [B, 3, s*h, s*w]."""
+        self.seen.append((x.shape[-2], x.shape[-1]))
+        mean = F.avg_pool2d(x, self.window)
+        assert mean.shape[-1] * self.window == x.shape[-1]
+        x = x + mean.repeat_interleave(self.window, -1).repeat_interleave(self.window, -2)
+        for conv in self.convs:
+            x = torch.tanh(conv(x))
+        return F.pixel_shuffle(x, self.scale)
+
+
+def make(seed: int = 0, **arguments: object) -> ConvNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return ConvNet(**arguments).double()  # type: ignore[arg-type]
+
+
+def image(h: int, w: int, batch: int | None = None, seed: int = 1) -> Tensor:
+    shape = (3, h, w) if batch is None else (batch, 3, h, w)
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_one_image_and_a_batch(scale: int) -> None:
+    network = make(scale=scale)
+    batch = image(5, 7, batch=3)
+    result = upscale(network, batch)
+    assert result.shape == (3, 3, 5 * scale, 7 * scale)
+    torch.testing.assert_close(result[1], upscale(network, batch[1]))
+    torch.testing.assert_close(result, network(batch))
+
+
+class TestPadding:
+    @pytest.mark.parametrize("mode", ["reflect", "replicate"])
+    def test_as_torch_pads(self, mode: str) -> None:
+        x = image(6, 7, batch=2)
+        padded = pad_to_rule(x, SizeRule(multiple=5, mode=mode))  # type: ignore[arg-type]
+        torch.testing.assert_close(padded, F.pad(x, (0, 3, 0, 4), mode=mode))
+
+    @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 9), st.integers(1, 20))
+    def test_any_size(self, h: int, w: int, multiple: int, minimum: int) -> None:
+        rule = SizeRule(multiple=multiple, minimum=minimum)
+        x = image(h, w)
+        padded = pad_to_rule(x, rule)
+        for wanted, given_size in zip(padded.shape[1:], (h, w), strict=True):
+            assert wanted % multiple == 0
+            assert max(given_size, minimum) <= wanted < max(given_size, minimum) + multiple
+        assert (padded[:, :h, :w] == x).all()
+
+    def test_reflection_longer_than_the_image(self) -> None:
+        x = torch.arange(3.0).expand(3, 1, 3)
+        padded = pad_to_rule(x, SizeRule(minimum=9))
+        assert padded[0, 0].tolist() == [0, 1, 2, 1, 0, 1, 2, 1, 0]
+        assert padded.shape == (3, 9, 9)
+
+    def test_network_sees_the_size_it_wants(self) -> None:
+        network = make(window=4, rule=SizeRule(multiple=4, minimum=8))
+        assert upscale(network, image(5, 9)).shape == (3, 10, 18)
+        assert network.seen == [(8, 12)]
+        expected = network(F.pad(image(5, 9)[None], (0, 3, 0, 3), mode="reflect"))[0, :, :10, :18]
+        torch.testing.assert_close(upscale(network, image(5, 9)), expected)
+
+
+class TestTiles:
+    @given(st.integers(1, 200), st.integers(0, 12), st.integers(1, 8), st.integers(0, 20))
+    def test_spans(self, length: int, overlap: int, alignment: int, extra: int) -> None:
+        tile = -(-(overlap + alignment + extra) // alignment) * alignment
+        spans = tile_spans(length, tile, overlap, alignment)
+        assert [span.keep_start for span in spans] == [0, *(span.keep_stop for span in spans[:-1])]
+        assert (spans[0].start, spans[-1].stop, spans[-1].keep_stop) == (0, length, length)
+        for span in spans:
+            assert span.start % alignment == 0
+            assert min(length, tile - alignment + 1) <= span.stop - span.start <= tile
+            assert span.start == 0 or span.keep_start - span.start >= overlap // 2
+            assert span.stop == length or span.stop - span.keep_stop >= overlap // 2
+        for left, right in pairwise(spans):
+            assert left.stop - right.start >= overlap
+
+    @given(
+        h=st.integers(1, 30), w=st.integers(1, 30), scale=st.integers(1, 3), depth=st.integers(1, 3),
+        window=st.integers(1, 4), tile_multiple=st.sampled_from([1, 2, 3]), extra=st.integers(0, 9),
+    )  # fmt: skip
+    def test_equal_to_the_whole_image(
+        self, h: int, w: int, scale: int, depth: int, window: int, tile_multiple: int, extra: int
+    ) -> None:
+        rule = SizeRule(multiple=window, tile_multiple=tile_multiple)
+        network = make(scale=scale, depth=depth, window=window, rule=rule)
+        overlap = 2 * network.receptive_radius
+        tile = overlap + 3 * window * tile_multiple + extra
+        whole, tiled = (upscale(network, image(h, w, batch=2), tile=side, overlap=overlap) for side in (None, tile))
+        torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
+        assert all(max(size) <= tile for size in network.seen[1:])
+
+    @given(st.integers(1, 700), st.integers(1, 300), st.integers(0, 40), st.integers(1, 16))
+    def test_published_tilings_cover_everything_once(self, length: int, side: int, around: int, alignment: int) -> None:
+        tilings: tuple[Tiling, ...] = (GrownTiles(side, around), EqualTiles(side, around))
+        for tiling in tilings:
+            spans, end = tiling.spans(length, alignment), tiling.extended(length)
+            assert [span.keep_start for span in spans] == [0, *(span.keep_stop for span in spans[:-1])]
+            assert length <= spans[-1].keep_stop == end
+            for span in spans:
+                assert span.start == max(0, span.start) <= span.keep_start < span.keep_stop <= span.stop <= end
+                assert span.start == 0 or span.keep_start - span.start >= around
+                assert span.stop == end or span.stop - span.keep_stop >= around
+
+    def test_the_published_number_of_equal_tiles(self) -> None:
+        assert [len(EqualTiles().spans(length, 1)) for length in (199, 200, 399, 400)] == [1, 2, 2, 3]
+
+    @pytest.mark.parametrize("tiling", [GrownTiles(9, 8), EqualTiles(12, 8)])
+    def test_published_tilings_equal_the_whole_image_where_the_network_sees_no_further(self, tiling: Tiling) -> None:
+        network = make(scale=2, depth=2, window=1, rule=SizeRule())
+        whole, tiled = (upscale(network, image(31, 26, batch=2), tiling=kind) for kind in (None, tiling))
+        inner = (..., slice(0, -16), slice(0, -16))  # equal tiles see a mirror instead of nothing behind the end
+        torch.testing.assert_close(tiled[inner], whole[inner], rtol=0, atol=1e-12)
+
+    def test_published_architecture(self) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = build_network({"type": "PlainUSR_ultra_inference", "n_feat": 8, "im_feat": [8, 4], "scale": 2})
+        radius = network.receptive_radius
+        assert isinstance(radius, int)
+        lq = image(60, 47)
+        whole, tiled = (upscale(network.double(), lq, tile=tile, overlap=2 * radius) for tile in (None, 30))
+        torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
+
+    def test_no_tile_leaves_the_grid(self) -> None:
+        network = make(rule=SizeRule(tile_multiple=6))
+        upscale(network, image(100, 40), tile=40, overlap=8)
+        rows, columns = ({size[axis] for size in network.seen} for axis in (0, 1))
+        assert (rows, columns) == ({36, 34}, {36, 34})  # 100 = 66 + 34, 40 = 6 + 34: starts at multiples of 6
+
+    def test_a_tile_as_large_as_the_image_is_the_whole_image(self) -> None:
+        network = make()
+        upscale(network, image(20, 30), tile=32, overlap=4)
+        assert network.seen == [(20, 30)]
+
+    @pytest.mark.parametrize(
+        ("tile", "overlap", "rule", "least"),
+        [(32, 32, SizeRule(), 33), (0, 0, SizeRule(), 1), (37, 32, SizeRule(tile_multiple=6), 42),
+         (24, 4, SizeRule(multiple=8, minimum=24), 32)],
+    )  # fmt: skip
+    def test_too_small(self, tile: int, overlap: int, rule: SizeRule, least: int) -> None:
+        network = make(rule=rule)
+        with pytest.raises(InputError, match=f"tiles of {tile} pixels are too small .* at least {least},"):
+            upscale(network, image(60, 50), tile=tile, overlap=overlap)
+        assert upscale(network, image(least + 7, 9), tile=least, overlap=overlap).shape == (3, 2 * least + 14, 18)
+
+    def test_negative_overlap(self) -> None:
+        with pytest.raises(InputError, match="0 or more, got -1"):
+            upscale(make(), image(9, 9), tile=8, overlap=-1)
+
+
+class TestSelfEnsemble:
+    def test_mean_over_the_eight_symmetries(self) -> None:
+        network = make()
+        lq = image(5, 8, batch=1)
+        views = [lq, lq.flip(-1), lq.flip(-2), lq.flip(-1, -2)]
+        outputs = [network(view) for view in views]
+        outputs += [network(view.transpose(-1, -2)).transpose(-1, -2) for view in views]
+        back = [(), (-1,), (-2,), (-1, -2)] * 2
+        expected = sum(output.flip(dims) for output, dims in zip(outputs, back, strict=True)) / 8
+        torch.testing.assert_close(upscale(network, lq, self_ensemble=True), expected)
+
+    def test_equivariance(self) -> None:
+        network = make()
+        lq = image(6, 9)
+        result = upscale(network, lq, self_ensemble=True)
+        turned = upscale(network, torch.rot90(lq, 1, (-2, -1)), self_ensemble=True)
+        torch.testing.assert_close(turned, torch.rot90(result, 1, (-2, -1)))
+
+    def test_with_tiles(self) -> None:
+        network = make(window=2, rule=SizeRule(multiple=2))
+        lq = image(19, 33)
+        whole = upscale(network, lq, self_ensemble=True)
+        torch.testing.assert_close(upscale(network, lq, tile=14, overlap=6, self_ensemble=True), whole)
+
+
+class TestModeAndGradients:
+    def test_modes_come_back(self) -> None:
+        network = nn.Sequential(make(), nn.Dropout(0.5), nn.Sequential(nn.Dropout(0.5)))
+        network.scale = 2  # type: ignore[assignment]
+        network[1].eval()
+        before = [module.training for module in network.modules()]
+        result = upscale(network, image(8, 8))
+        torch.testing.assert_close(result, upscale(network, image(8, 8)))
+        assert [module.training for module in network.modules()] == before
+
+    def test_modes_come_back_after_a_failure(self) -> None:
+        network = make().train()
+        network.convs.append(nn.Conv2d(12, 48, 1).double())
+        with pytest.raises(
+            ValueError, match=r"ConvNet made \[1, 12, 16, 16\] of an input \[1, 3, 8, 8\]; with scale 2"
+        ):
+            upscale(network, image(8, 8))
+        assert network.training
+
+    def test_no_gradients_unless_the_input_asks(self) -> None:
+        network = make(rule=SizeRule(multiple=4))
+        assert not upscale(network, image(6, 6)).requires_grad
+        lq = image(14, 13).requires_grad_()
+        gradients = []
+        for tile in (None, 8):
+            result = upscale(network, lq, tile=tile, overlap=4)
+            gradients.append(torch.autograd.grad(result[:, 3:9, 5].sum(), lq)[0])
+        assert gradients[0].abs().sum() > 0
+        torch.testing.assert_close(*gradients)
+        with torch.no_grad():
+            assert not upscale(network, lq).requires_grad
+
+    def test_input_stays_as_it_is(self) -> None:
+        lq = image(9, 9)
+        copy = lq.clone()
+        upscale(make(rule=SizeRule(multiple=4)), lq, tile=8, overlap=4, self_ensemble=True)
+        assert (lq == copy).all()
+
+
+class TestMisuse:
+    @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3), (1, 4, 4), (2, 4, 8, 8), (1, 1, 3, 8, 8)])
+    def test_shape(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match=r"expected an image \[3, h, w\] or a batch"):
+            upscale(make(), torch.zeros(shape))
+
+    def test_empty(self) -> None:
+        with pytest.raises(ValueError, match="nothing to upscale"):
+            upscale(make(), torch.zeros(3, 0, 4))
+
+    def test_bytes(self) -> None:
+        with pytest.raises(ValueError, match="divided by 255"):
+            upscale(make(), torch.zeros(3, 4, 4, dtype=torch.uint8))
+
+    def test_network_without_scale(self) -> None:
+        with pytest.raises(ValueError, match="no number `scale`"):
+            upscale(nn.Conv2d(3, 3, 1), torch.zeros(3, 4, 4))

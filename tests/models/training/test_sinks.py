@@ -1,0 +1,157 @@
+"""Where the figures of a run go."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from config.schema import WandbOptions
+from models.training.sinks import JsonLinesSink, LogSink, TensorBoardSink, TrainRecord, ValidationRecord, WandbSink
+from models.training.state import Best
+from utils.errors import InputError
+
+RECORD = TrainRecord(
+    step=1000, epoch=3, lr=(2e-4,), losses={"l_pix": 0.0312}, grad_norm=0.5, images_per_second=160.0, seconds=0.1,
+    data_seconds=0.002, eta_seconds=3661.0, memory=3 << 29,
+)  # fmt: skip
+VALIDATION = ValidationRecord(
+    1000, "Set5", {"psnr": 30.5}, {"psnr": Best(31.0, 500)}, {"baby": np.zeros((8, 8, 3), np.uint8)}
+)
+
+
+def test_the_log_line_is_basicsr_s(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    sink = LogSink("train_plainusr_x4")
+    sink.training(RECORD)
+    sink.validation(VALIDATION)
+    sink.close()
+    line, table = (record.getMessage() for record in caplog.records)
+    assert line.startswith(
+        "[train..][epoch:  3, iter:   1,000, lr:(2.000e-04,)] [eta: 1:01:01, time (data): 0.100 (0.002)] "
+        "l_pix: 3.1200e-02 "
+    )
+    assert "[160.0 images/s, data wait 2%, 1.5 GiB]" in line
+    assert table == "Validation Set5\n\t # psnr: 30.5000\tBest: 31.0000 @ 500 iter"
+
+
+def test_json_lines_read_as_if_the_run_had_never_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonLinesSink(path, 0, -1)
+    for step in (10, 20, 30):
+        sink.training(dataclasses.replace(RECORD, step=step))
+        sink.validation(dataclasses.replace(VALIDATION, step=step))
+    sink.close()
+    with path.open("a") as file:
+        file.write('{"kind": "train", "st')  # killed while writing
+    sink = JsonLinesSink(path, 20, 10)  # the state of iteration 20, saved before its validation
+    sink.validation(dataclasses.replace(VALIDATION, step=20))
+    sink.close()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(record["kind"], record["step"]) for record in records] == [
+        ("train", 10),
+        ("val", 10),
+        ("train", 20),
+        ("val", 20),
+    ]
+    assert records[0]["l_pix"] == 0.0312
+    assert records[1]["scores"] == {"psnr": 30.5}
+
+
+def test_tensorboard_gets_scalars_and_pictures(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sink = TensorBoardSink(tmp_path, 0, "name: x")
+    sink.training(RECORD)
+    sink.validation(VALIDATION)
+    sink.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert {"losses/l_pix", "lr", "grad_norm", "metrics/Set5/psnr"} <= set(events.Tags()["scalars"])
+    assert events.Scalars("losses/l_pix")[0].value == pytest.approx(0.0312)
+    assert events.Tags()["images"] == ["Set5/baby"]
+
+
+def test_a_lost_tensorboard_folder_is_made_again(tmp_path: Path, log: list[str]) -> None:
+    folder = tmp_path / "board"
+    sink = TensorBoardSink(folder, 0, "name: x")
+    sink.training(RECORD)
+    sink.writer.flush()  # its thread is done with the folder
+    shutil.rmtree(folder)
+    sink.training(dataclasses.replace(RECORD, step=1100))
+    sink.close()
+    assert len(list(folder.iterdir())) == 1
+    assert sum("board is gone" in line for line in log) == 1
+
+
+class FakeWandb:
+    """The part of wandb that is used; fails online, and at a chosen log call."""
+
+    class errors:  # noqa: N801  as in wandb
+        class Error(Exception):
+            pass
+
+    def __init__(self, online: bool, fails: bool) -> None:
+        self.online, self.fails = online, fails
+        self.started: list[dict[str, Any]] = []
+        self.logged: list[tuple[int, dict[str, Any]]] = []
+        self.finished = 0
+
+    def init(self, **arguments: Any) -> Any:
+        self.started.append(arguments)
+        if not self.online and arguments.get("mode") != "offline":
+            raise self.errors.Error("no network")
+        return SimpleNamespace(log=self.log, finish=self.finish)
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        if self.fails:
+            raise self.errors.Error("the connection is lost")
+        self.logged.append((step, values))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+    def Image(self, picture: Any) -> Any:  # noqa: N802  as in wandb
+        return picture.shape
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, online: bool) -> None:
+    fake = FakeWandb(online, fails=False)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    sink = WandbSink(tmp_path, "x4", WandbOptions(project="sr", resume_id="abc"), {"scale": 4})
+    sink.training(RECORD)
+    sink.validation(VALIDATION)
+    sink.close()
+    assert fake.started[-1].get("mode") == (None if online else "offline")
+    assert (fake.started[-1]["project"], fake.started[-1]["id"], fake.started[-1]["config"]) == (
+        "sr",
+        "abc",
+        {"scale": 4},
+    )
+    assert fake.logged[0] == (
+        1000, {"losses/l_pix": 0.0312, "lr": 2e-4, "speed/images_per_second": 160.0, "grad_norm": 0.5}
+    )  # fmt: skip
+    assert fake.logged[1] == (1000, {"metrics/Set5/psnr": 30.5, "Set5/baby": (8, 8, 3)})
+    assert fake.finished == 1
+
+
+def test_a_run_goes_on_without_weights_and_biases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(True, fails=True))
+    sink = WandbSink(tmp_path, "x4", WandbOptions(project="sr"), {})
+    for _ in range(3):
+        sink.training(RECORD)
+    sink.close()
+    assert sum("the run goes on without it" in line for line in log) == 1
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match=r"logger.wandb: the package wandb is not installed; `pip install wandb`"):
+        WandbSink(tmp_path, "x4", WandbOptions(project="sr"), {})

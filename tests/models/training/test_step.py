@@ -1,0 +1,250 @@
+"""One iteration: pieces of a batch, precision, losses that are not finite, waiting for the device."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from archs import build_network
+from config import read
+from config.schema import TrainOptions
+from data.loader import Batch
+from models.distributed import World
+from models.training.finite import FiniteGuard, NonFiniteLossError
+from models.training.loop import called_network, prepare_state
+from models.training.state import TrainState
+from models.training.step import train_step
+from tests.runs import workplace
+from utils.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = workplace(tmp_path)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def options(*overrides: str) -> TrainOptions:
+    return read(Path("train.yml"), overrides, mode="train")
+
+
+def fresh(chosen: TrainOptions) -> TrainState:
+    torch.manual_seed(0)
+    return TrainState.create(build_network(chosen.network_g.as_mapping()), chosen, CPU)
+
+
+def batch(count: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    lq, gt = torch.rand(count, 3, 8, 8, generator=generator), torch.rand(count, 3, 16, 16, generator=generator)
+    return Batch(lq=lq, gt=gt, names=tuple(f"image_{i}" for i in range(count)), epoch=0)
+
+
+def weights(state: TrainState) -> list[Tensor]:
+    networks = [state.network, *([state.ema] if state.ema is not None else [])]
+    return [p.detach().clone() for network in networks for p in network.parameters()]
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 9])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_pieces_of_a_batch_add_up(place: Path, pieces: int, reduction: str) -> None:
+    # SGD moves by the gradient itself; Adam's first step would hide its size.
+    changes = ("train:optim_g:type=SGD", "train:optim_g:betas=~", f"train:pixel_opt:reduction={reduction}")
+    changes = (changes[0], changes[2], "train:optim_g:lr=1e-3")
+    (place / "train.yml").write_text((place / "train.yml").read_text().replace(", betas: [0.9, 0.99]", ""))
+    results = []
+    for accumulate in (1, pieces):
+        chosen = options(*changes, f"train:accumulate={accumulate}")
+        state = fresh(chosen)
+        result = train_step(state, batch(), chosen)
+        results.append((result, weights(state)))
+    (whole, expected), (parts, found) = results
+    torch.testing.assert_close(parts.losses["l_pix"], whole.losses["l_pix"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(parts.grad_norm, whole.grad_norm, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_learns(place: Path, amp: str) -> None:
+    chosen = options(f"train:amp={amp}")
+    state = fresh(chosen)
+    seen: list[torch.dtype] = []
+    convolution = next(m for m in state.network.modules() if isinstance(m, nn.Conv2d))
+    convolution.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    found = [float(train_step(state, batch(), chosen).losses["l_pix"]) for _ in range(12)]
+    assert found[-1] < found[0]
+    assert all(p.dtype is torch.float32 for p in state.network.parameters())
+    assert (state.scaler is None) == (amp == "bf16")
+    assert set(seen) <= {torch.bfloat16 if amp == "bf16" else torch.float16}
+
+
+class Broken(nn.Module):
+    """A network whose gradient, or whose output, is not finite at chosen calls."""
+
+    def __init__(self, network: nn.Module, bad: set[int], what: str) -> None:
+        super().__init__()
+        self.network, self.bad, self.what, self.calls = network, bad, what, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        y: Tensor = self.network(x)
+        if self.calls not in self.bad:
+            return y
+        if self.what == "loss":
+            return y * torch.inf
+        y.register_hook(lambda gradient: gradient * torch.nan)
+        return y
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("deferred", [False, True])
+def test_what_is_not_finite_stops_before_the_weights_change(place: Path, what: str, deferred: bool) -> None:
+    chosen = options()
+    state = fresh(chosen)
+    model = Broken(state.network, {2}, what)
+    guard = FiniteGuard(deferred=deferred, skip=False)
+    train_step(state, batch(), chosen, model=model, guard=guard)
+    before = [p.detach().clone() for p in state.network.parameters()]
+    message = rf"the {what} is not finite .*iteration 2: l_pix = .*; images: image_0, image_1"
+    with pytest.raises(NonFiniteLossError, match=message):
+        train_step(state, batch(), chosen, model=model, guard=guard)
+        guard.settle()
+    assert all(torch.equal(a, b) for a, b in zip(before, state.network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_or_is_skipped_and_counted(place: Path, deferred: bool) -> None:
+    chosen = options("train:nonfinite=skip", "train:ema_decay=0")
+    state = fresh(chosen)
+    model = Broken(state.network, {2}, "gradient")
+    guard = FiniteGuard(deferred=deferred, skip=True)
+    flags = [train_step(state, batch(), chosen, model=model, guard=guard).skipped for _ in range(3)]
+    assert flags == [False, not deferred, False]
+    assert guard.settle() == (1 if deferred else 0)
+    assert state.step == 3
+    assert state.skipped == (0 if deferred else 1)  # the trainer adds what a deferred guard tells
+    # As if the iteration had not been: its rate only, which is constant here.
+    other = fresh(chosen)
+    for _ in range(2):
+        train_step(other, batch(), chosen)
+    torch.testing.assert_close(weights(state), weights(other), rtol=1e-6, atol=1e-8)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a device: reading a number out of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("amp", ["~", "bf16"])
+def test_the_host_does_not_wait_between_log_points(place: Path, amp: str) -> None:
+    chosen = options(f"train:amp={amp}", "train:grad_clip=1", "train:accumulate=2")
+    state = fresh(chosen)
+    guard = FiniteGuard(deferred=True, skip=False)
+    train_step(state, batch(), chosen, guard=guard)
+    with Waits() as waits:
+        for _ in range(3):
+            train_step(state, batch(), chosen, guard=guard)
+        assert waits.count == 0
+        guard.settle()
+    assert waits.count > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_host_does_not_wait_for_a_gpu(place: Path) -> None:
+    chosen = options()
+    device = torch.device("cuda")
+    state = TrainState.create(build_network(chosen.network_g.as_mapping()), chosen, device)
+    guard = FiniteGuard.create(state.optimizer, device, skip=False)
+    assert guard.deferred
+    there = Batch(lq=batch().lq.to(device), gt=batch().gt.to(device), names=("a",), epoch=0)
+    train_step(state, there, chosen, guard=guard)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            train_step(state, there, chosen, guard=guard)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert guard.settle() == 0
+
+
+def test_ranks_exchange_gradients_once_per_batch(place: Path) -> None:
+    chosen = options("train:accumulate=4")
+    state = fresh(chosen)
+    dist.init_process_group("gloo", init_method=f"file://{place}/meeting", rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(state.network)
+        exchanged: list[bool] = []
+        state.network.register_forward_hook(lambda *_: exchanged.append(model.require_backward_grad_sync))
+        train_step(state, batch(), chosen, model=model)
+        assert exchanged == [False, False, False, True]
+    finally:
+        dist.destroy_process_group()
+
+
+def test_activations_are_computed_again(place: Path) -> None:
+    with pytest.raises(InputError, match=r"checkpoint_activations: PlainUSR_ultra cannot compute its blocks twice"):
+        prepare_state(options("train:checkpoint_activations=true"), CPU)
+    text = (place / "train.yml").read_text()
+    small = (
+        "{type: HAT, upscale: 2, embed_dim: 12, depths: [4], num_heads: [2], window_size: 4, img_size: 8, "
+        "compress_ratio: 3, squeeze_factor: 3, drop_path_rate: 0}"
+    )
+    (place / "train.yml").write_text(
+        text.replace("{type: PlainUSR_ultra, n_feat: 8, im_feat: [8, 4], scale: 2}", small)
+    )
+    states = [prepare_state(options(f"train:checkpoint_activations={flag}"), CPU) for flag in ("false", "true")]
+    states[1].network.load_state_dict(states[0].network.state_dict())
+    kept: list[int] = []
+    for state in states:
+        state.network.train()
+        sizes: list[int] = []
+
+        def keep(x: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(x.nbytes)
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            train_step(state, batch(), options())
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 2
+    gradients = [[p.grad for p in state.network.parameters()] for state in states]
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_compiled_networks_train_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = options("train:compile=true", "train:compile_mode=reduce-overhead")
+    asked: list[str | None] = []
+    compiler = torch.compile
+
+    def traced(network: nn.Module, *, mode: str | None = None) -> Any:
+        asked.append(mode)
+        return compiler(network, backend="eager")  # generating code would take minutes
+
+    monkeypatch.setattr(torch, "compile", traced)
+    state = fresh(chosen)
+    other = copy.deepcopy(state)
+    model = called_network(state.network, chosen, World())
+    assert asked == ["reduce-overhead"]
+    assert model is not state.network
+    for _ in range(2):
+        train_step(state, batch(), chosen, model=model)
+        train_step(other, batch(), options())
+    torch.testing.assert_close(weights(state), weights(other))
+    assert not any("_orig_mod" in key for key in state.network.state_dict())

@@ -1,0 +1,43 @@
+"""Which network a weight file belongs to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import archs
+from models.weights.recognise import configuration, network_from_weights
+from utils.errors import InputError
+
+NETWORK = {"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}
+
+
+def test_our_own_say_it(tmp_path: Path) -> None:
+    network = archs.build_network(NETWORK)
+    content = {"params": network.state_dict(), "focalsr": {"options": {"network_g": {**NETWORK, "marked": True}}}}
+    torch.save(content, tmp_path / "net.pth")
+    assert configuration(tmp_path / "net.pth") == {**NETWORK, "marked": True}
+    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    save_file(tensors, tmp_path / "net.safetensors", {"network_g": json.dumps({**NETWORK, "marked": True})})
+    assert configuration(tmp_path / "net.safetensors") == {**NETWORK, "marked": True}
+
+
+def test_others_are_recognised(tmp_path: Path) -> None:
+    network = archs.build_network(NETWORK)
+    torch.save({f"module.{name}": value for name, value in network.state_dict().items()}, tmp_path / "net.pth")
+    found = configuration(tmp_path / "net.pth")
+    assert archs.build_network(found).state_dict().keys() == network.state_dict().keys()
+    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    save_file(tensors, tmp_path / "net.safetensors")
+    assert configuration(tmp_path / "net.safetensors") == found
+    assert network_from_weights(tmp_path / "net.safetensors").scale == 2
+
+
+def test_unknown(tmp_path: Path) -> None:
+    torch.save({"params": {"a": torch.zeros(1)}}, tmp_path / "net.pth")
+    with pytest.raises(InputError, match=r"net\.pth does not say which network it belongs to"):
+        network_from_weights(tmp_path / "net.pth")

@@ -3,14 +3,14 @@
 from data.dataset_options import DatasetOptions
 from data.datasets import DATASETS, build_dataset
 from data.degradations import DegradationOptions, usm_sharpen
-from data.downsample import DownsampleImageDataset
-from data.imagenet import ImageNetPairedDataset
-from data.images import image_size, list_images, read_image, to_levels, to_tensor, to_uint8, write_image
-from data.imresize import downscale, imresize, mod_crop
+from data.images.files import image_size, list_images, read_image, to_levels, to_tensor, to_uint8, write_image
 from data.loader import Batch, train_batches
-from data.paired import PairedImageDataset
-from data.realesrgan import RealESRGANDataset
-from data.sampler import SampleKey
+from data.patches.downsample import DownsampleImageDataset
+from data.patches.imagenet import ImageNetPairedDataset
+from data.patches.paired import PairedImageDataset
+from data.patches.realesrgan import RealESRGANDataset
+from data.patches.sampler import SampleKey
+from data.resizing.matlab import downscale, imresize, mod_crop
 from data.samples import EvalDataset, Sample, TrainDataset
 from data.single import SingleImageDataset
 

@@ -8,10 +8,10 @@ from typing import Literal, overload
 from data.any_scale import AnyScaleDataset
 from data.dataset_options import DatasetOptions
 from data.degradations import DegradationOptions
-from data.downsample import DownsampleImageDataset
-from data.imagenet import ImageNetPairedDataset
-from data.paired import PairedImageDataset
-from data.realesrgan import RealESRGANDataset
+from data.patches.downsample import DownsampleImageDataset
+from data.patches.imagenet import ImageNetPairedDataset
+from data.patches.paired import PairedImageDataset
+from data.patches.realesrgan import RealESRGANDataset
 from data.samples import EvalDataset, Phase, TrainDataset
 from data.single import SingleImageDataset
 from utils.errors import InputError

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data.dataset_options import DatasetOptions
 from data.degradations import PairPool
-from data.sampler import SampleKey, batch_stream
+from data.patches.sampler import SampleKey, batch_stream
 from data.samples import PixelBatch, TrainDataset
 from utils.env import available_cores
 from utils.errors import InputError, WorkerError

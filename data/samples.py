@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from data.dataset_options import DatasetOptions
-from data.images import to_unit
-from data.sampler import SampleKey, Share
+from data.images.files import to_unit
+from data.patches.sampler import SampleKey, Share
 
 Phase = Literal["train", "val", "test"]
 

@@ -17,8 +17,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
-from data.images import Pixels, list_images, read_image, write_image
-from data.imresize import mod_crop
+from data.images.files import Pixels, list_images, read_image, write_image
+from data.resizing.matlab import mod_crop
 from utils.command import run_command
 from utils.errors import InputError
 

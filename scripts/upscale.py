@@ -21,8 +21,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
 from config.command import number
-from data.images import Pixels
-from data.photo import Photo, picture_size, read_photo, write_photo
+from data.images.files import Pixels
+from data.images.photo import Photo, picture_size, read_photo, write_photo
 from models.inference.jobs import Job, plan_jobs
 from models.inference.photo import TileChoice, Upscaler, upscale_photo
 from models.inference.video import inspect_film, upscale_film

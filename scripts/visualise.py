@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
-from data.images import SUFFIXES, image_size, list_images, read_image, write_image
-from data.imresize import downscale, mod_crop
+from data.images.files import SUFFIXES, image_size, list_images, read_image, write_image
+from data.resizing.matlab import downscale, mod_crop
 from metrics import calculate_psnr
 from models.evaluation.pictures import bicubic_picture, comparison_picture, most_detailed_part
 from utils.command import run_command

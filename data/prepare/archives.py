@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 
-from data.images import SUFFIXES, Pixels, decode_image, read_bytes
-from data.integrity import png_size
+from data.images.files import SUFFIXES, Pixels, decode_image, read_bytes
+from data.images.integrity import png_size
 from utils.errors import InputError
 from utils.files import make_folder
 

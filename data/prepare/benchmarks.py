@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import Pixels, decode_image, encode_image
-from data.imresize import downscale, mod_crop
-from data.integrity import damage, png_size
+from data.images.files import Pixels, decode_image, encode_image
+from data.images.integrity import damage, png_size
+from data.images.scan import in_threads
 from data.prepare.archives import Entry, open_sources
 from data.prepare.common import alone, settle, write_whole
 from data.prepare.layouts import SETS, Guess, guess
-from data.scan import in_threads
+from data.resizing.matlab import downscale, mod_crop
 from utils.errors import InputError
 
 # Height and width of the uncropped images; of B100 either way round. Archives hold them cropped by up to 11 pixels.

@@ -7,11 +7,11 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.listing import Pair, PairingError, list_pairs, list_singles
-from data.pack import PackImage, open_pack
+from data.images.listing import Pair, PairingError, list_pairs, list_singles
+from data.images.pack import PackImage, open_pack
+from data.images.scan import in_threads
+from data.images.sources import FileImage, ImageSource
 from data.prepare.common import Picture
-from data.scan import in_threads
-from data.sources import FileImage, ImageSource
 from utils.errors import InputError
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from data.images import SUFFIXES, Pixels, decode_image, encode_image
-from data.listing import list_singles
-from data.pack import INDEX, PackImage, open_pack
-from data.sources import FileImage, ImageSource, LmdbImage
+from data.images.files import SUFFIXES, Pixels, decode_image, encode_image
+from data.images.listing import list_singles
+from data.images.pack import INDEX, PackImage, open_pack
+from data.images.sources import FileImage, ImageSource, LmdbImage
 from utils.errors import InputError
 from utils.files import make_folder, storage_error, write_json
 from utils.log import get_logger

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from data.images import SUFFIXES
+from data.images.files import SUFFIXES
 
 SETS: Mapping[str, int] = {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100, "Manga109": 109}
 """Name -> number of images."""

@@ -18,12 +18,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import opencv_pixels
-from data.integrity import damage
+from data.images.files import opencv_pixels
+from data.images.integrity import damage
+from data.images.scan import in_order
+from data.images.sources import FileImage, LmdbImage
 from data.prepare.common import UNFINISHED, Picture, Skipper, alone, check_target, pictures, stamp_of
 from data.prepare.meta import shape_of
-from data.scan import in_order
-from data.sources import FileImage, LmdbImage
 from utils.errors import InputError, StorageError
 from utils.files import make_folder, storage_error, write_text
 from utils.log import get_logger

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import decode_image, list_images, read_bytes
-from data.imresize import Rule, downscale, mod_crop
+from data.images.files import decode_image, list_images, read_bytes
+from data.images.scan import in_threads, size_text
 from data.prepare.common import Skipper, is_done, settled, write_picture
-from data.scan import in_threads, size_text
+from data.resizing.matlab import Rule, downscale, mod_crop
 from utils.errors import InputError
 from utils.log import get_logger
 
@@ -35,7 +35,7 @@ def make_low_resolution(
         source: folder of high-resolution images, which are left as they are.
         target: parent of the folders X2, X3, ..., or a folder with ``{s}`` in its path, which stands for the scale.
         scales: whole factors.
-        rule: "published" or "double", see :func:`data.imresize.downscale`.
+        rule: "published" or "double", see :func:`data.resizing.matlab.downscale`.
         template: name without extension; ``{}`` stands for the high-resolution one's, ``{s}`` for the scale.
         cropped: the same for the cropped high-resolution images; None: not written.
         skip_bad: leave out images that cannot be used.

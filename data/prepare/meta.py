@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from data.images import decode_image, list_images, read_bytes
-from data.integrity import damage, png_size
+from data.images.files import decode_image, list_images, read_bytes
+from data.images.integrity import damage, png_size
+from data.images.scan import in_threads
 from data.prepare.common import check_text_target
-from data.scan import in_threads
 from utils.errors import InputError
 from utils.files import write_text
 

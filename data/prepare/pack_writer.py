@@ -1,4 +1,4 @@
-"""Writing packs (:mod:`data.pack`): decoding by several threads, one shard after the other.
+"""Writing packs (:mod:`data.images.pack`): decoding by several threads, one shard after the other.
 
 A pack is made in ``NAME.pack.part``, which takes the final name at the end. A run that was killed goes on after the
 last whole shard.
@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data.images import Pixels
-from data.pack import ALIGNMENT, ENTRIES, ENTRY, FORMAT, INDEX, KEYS, VERSION, shard_name
+from data.images.files import Pixels
+from data.images.pack import ALIGNMENT, ENTRIES, ENTRY, FORMAT, INDEX, KEYS, VERSION, shard_name
+from data.images.scan import in_order
 from data.prepare.common import UNFINISHED, Picture, Skipper, alone, check_target, pictures
-from data.scan import in_order
 from utils.errors import InputError
 from utils.files import atomic_write, storage_error, write_json
 from utils.log import get_logger

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.images import decode_image, image_size, list_images, read_bytes
+from data.images.files import decode_image, image_size, list_images, read_bytes
+from data.images.scan import in_threads
 from data.prepare.common import Skipper, is_done, settled, write_picture
-from data.scan import in_threads
 from utils.errors import InputError
 
 _SCALES = re.compile("x[2348]")  # removed from names: crops of 0001x4.png are called like those of 0001.png

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import to_tensor, to_uint8, write_image
-from data.imresize import Region, imresize
+from data.images.files import to_tensor, to_uint8, write_image
+from data.resizing.matlab import Region, imresize
 
 Pixels = NDArray[np.uint8]
 

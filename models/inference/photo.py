@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.photo import Levels, Photo
+from data.images.photo import Levels, Photo
 from models.inference.memory import Demand, find_tile, free_memory, halved, measure, memory_is_full, probe_sides
 from models.inference.tiling import aligned_tile
 from models.inference.upscale import Watch, size_rule, upscale

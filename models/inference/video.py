@@ -20,7 +20,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from data.images import Pixels
+from data.images.files import Pixels
 from utils.errors import InputError
 from utils.files import make_folder
 

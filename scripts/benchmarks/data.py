@@ -19,7 +19,7 @@ import torch
 
 from data import PairedImageDataset, SampleKey, downscale, write_image
 from data.dataset_options import IoBackend
-from data.images import Pixels, read_image
+from data.images.files import Pixels, read_image
 from data.loader import train_batches
 from data.prepare.lmdb_writer import write_lmdb
 from data.prepare.pack_writer import write_pack

@@ -13,7 +13,7 @@ from skimage.metrics import structural_similarity
 
 from data import PairedImageDataset, SampleKey, imresize, write_image
 from data.dataset_options import IoBackend
-from data.imresize import downscale_windows
+from data.resizing.matlab import downscale_windows
 from metrics import calculate_ssim
 from ops.imresize import cubic
 from scripts.benchmarks.data import in_one_thread

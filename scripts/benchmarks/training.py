@@ -15,7 +15,7 @@ from archs import build_network
 from config import read
 from config.command import parse_command
 from data import write_image
-from data.images import read_image
+from data.images.files import read_image
 from models.distributed import World
 from models.training.ema import make_ema, tensors_of, update_ema
 from models.training.loop import iterations, opened

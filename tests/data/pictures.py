@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from data.images import Pixels, write_image
+from data.images.files import Pixels, write_image
 
 Backend = Literal["disk", "memory", "lmdb", "pack"]
 BACKENDS: tuple[Backend, ...] = ("disk", "memory")

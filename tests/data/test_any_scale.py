@@ -10,9 +10,9 @@ import torch
 
 from data import build_dataset
 from data.any_scale import AnyScaleDataset
-from data.images import planes, read_image, write_image
-from data.paired import PairedImageDataset
-from data.pil_resize import pil_bicubic_to
+from data.images.files import planes, read_image, write_image
+from data.patches.paired import PairedImageDataset
+from data.resizing.pillow import pil_bicubic_to
 from utils.errors import InputError
 
 

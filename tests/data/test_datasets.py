@@ -8,7 +8,7 @@ import pytest
 import data
 from data.dataset_options import DatasetOptions, IoBackend
 from data.datasets import DATASETS, build_dataset
-from data.paired import PairedImageDataset
+from data.patches.paired import PairedImageDataset
 from data.single import SingleImageDataset
 from tests.data.pictures import write_folder
 from utils.errors import InputError

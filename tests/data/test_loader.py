@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from data.dataset_options import IoBackend
-from data.images import write_image
+from data.images.files import write_image
 from data.loader import Batch, _checked, _Collector, _start_worker, train_batches
-from data.paired import PairedImageDataset
+from data.patches.paired import PairedImageDataset
+from data.patches.sampler import SampleKey
 from data.prepare.lmdb_writer import write_lmdb
 from data.prepare.pack_writer import write_pack
-from data.sampler import SampleKey
 from data.samples import PixelBatch
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from tests.runs import ROOT
@@ -337,7 +337,7 @@ import multiprocessing, sys
 from pathlib import Path
 from data.dataset_options import IoBackend
 from data.loader import train_batches
-from data.paired import PairedImageDataset
+from data.patches.paired import PairedImageDataset
 
 def private_kib(process):
     for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from data.dataset_options import IoBackend
-from data.images import to_tensor
+from data.images.files import to_tensor
 from data.single import SingleImageDataset
+from tests.data.images.test_sources import write_lmdb
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
-from tests.data.test_sources import write_lmdb
 from utils.errors import InputError
 
 

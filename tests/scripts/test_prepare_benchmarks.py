@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from data.images import Pixels, image_size, read_image, write_image
-from data.imresize import downscale, mod_crop
+from data.images.files import Pixels, image_size, read_image, write_image
+from data.resizing.matlab import downscale, mod_crop
 from scripts.prepare_benchmarks import main
 from tests.data.pictures import noise
 from utils.command import run_command

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.images import list_images, read_image, write_image
+from data.images.files import list_images, read_image, write_image
 from data.prepare import common
 from data.prepare.meta import write_meta
 from scripts.prepare_dataset import main

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.images import image_size, list_images, read_image
-from data.imresize import mod_crop
+from data.images.files import image_size, list_images, read_image
+from data.resizing.matlab import mod_crop
 from scripts.prepare_demo_data import HELD_OUT, MULTIPLE, TRAINING, main, package_folder, prepare, strangers
 from utils.command import run_command
 from utils.errors import InputError

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 import archs
-from data.images import read_image, to_tensor, to_uint8, write_image
-from data.photo import Photo, read_photo, write_photo
+from data.images.files import read_image, to_tensor, to_uint8, write_image
+from data.images.photo import Photo, read_photo, write_photo
 from models.inference import upscale as inference
 from models.inference.upscale import upscale
 from scripts.upscale import main

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.images import read_image, write_image
-from data.imresize import downscale
+from data.images.files import read_image, write_image
+from data.resizing.matlab import downscale
 from models.evaluation.pictures import GAP, STRIP, bicubic_picture
 from scripts.visualise import main
 from utils.command import run_command

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data.images import write_image
+from data.images.files import write_image
 from data.prepare import common
 from data.prepare.lmdb_writer import write_lmdb
 from data.prepare.lowres import make_low_resolution

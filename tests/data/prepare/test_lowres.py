@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from data.images import list_images, read_image, write_image
-from data.imresize import Rule, downscale, mod_crop
+from data.images.files import list_images, read_image, write_image
 from data.prepare.lowres import make_low_resolution
+from data.resizing.matlab import Rule, downscale, mod_crop
 from tests.data.pictures import noise, write_folder
 from utils.errors import InputError
 

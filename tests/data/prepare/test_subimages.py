@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.images import read_image, write_image
+from data.images.files import read_image, write_image
 from data.prepare.subimages import Grid, crops, cut_subimages, starts
 from tests.data.pictures import noise, write_folder
 from utils.errors import InputError

@@ -19,9 +19,9 @@ import lmdb
 import numpy as np
 import pytest
 
-from data.images import read_image, write_image
-from data.listing import list_singles
-from data.pack import Pack
+from data.images.files import read_image, write_image
+from data.images.listing import list_singles
+from data.images.pack import Pack
 from data.prepare import common, lmdb_writer, pack_writer
 from data.prepare.lmdb_writer import write_lmdb
 from data.prepare.pack_writer import write_pack

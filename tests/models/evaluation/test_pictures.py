@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data.images import read_image, to_tensor, to_uint8
-from data.imresize import Region, imresize
+from data.images.files import read_image, to_tensor, to_uint8
+from data.resizing.matlab import Region, imresize
 from models.evaluation.pictures import (
     GAP,
     STRIP,

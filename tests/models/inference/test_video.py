@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.images import Pixels
+from data.images.files import Pixels
 from models.inference import video
 from models.inference.video import Film, inspect_film, upscale_film
 from tests.data.pictures import noise

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.imresize import Region, Rule, downscale, imresize, mod_crop
+from data.resizing.matlab import Region, Rule, downscale, imresize, mod_crop
 from tests.data.pictures import noise
 
 SIDES = st.integers(1, 24)

@@ -11,9 +11,9 @@ import lmdb
 import numpy as np
 import pytest
 
-from data.listing import list_pairs
+from data.images.listing import list_pairs
+from data.images.sources import FileImage, LmdbImage, lmdb_images
 from data.prepare.check import check_images
-from data.sources import FileImage, LmdbImage, lmdb_images
 from tests.data.pictures import forbid, noise, write_folder
 from utils.errors import InputError
 

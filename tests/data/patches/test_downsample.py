@@ -12,10 +12,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.downsample import DownsampleImageDataset
-from data.images import to_tensor, to_uint8, write_image
-from data.pil_resize import pil_bicubic
-from data.sampler import SampleKey
+from data.images.files import to_tensor, to_uint8, write_image
+from data.patches.downsample import DownsampleImageDataset
+from data.patches.sampler import SampleKey
+from data.resizing.pillow import pil_bicubic
 from tests.data.pictures import noise, write_folder
 from utils.errors import InputError
 

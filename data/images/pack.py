@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import Pixels, is_file, read_bytes
-from data.names import Names
+from data.images.files import Pixels, is_file, read_bytes
+from data.images.names import Names
 from utils.errors import InputError
 
 FORMAT, VERSION = "focalsr pack", 1
@@ -115,12 +115,12 @@ class PackImage:
 
     @property
     def name(self) -> str:
-        """See :class:`data.sources.ImageSource`."""
+        """See :class:`data.images.sources.ImageSource`."""
         return PurePosixPath(self.key).name
 
     @property
     def label(self) -> str:
-        """See :class:`data.sources.ImageSource`."""
+        """See :class:`data.images.sources.ImageSource`."""
         return f"{self.folder}: {self.key}"
 
     def read(self) -> Pixels:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from data.dataset_options import IoBackend
-from data.images import read_image, write_image
-from data.listing import list_pairs
-from data.names import Names
-from data.pack import ALIGNMENT, Pack, PackImage, _map_shard, open_pack
-from data.paired import PairedImageDataset
+from data.images.files import read_image, write_image
+from data.images.listing import list_pairs
+from data.images.names import Names
+from data.images.pack import ALIGNMENT, Pack, PackImage, _map_shard, open_pack
+from data.patches.paired import PairedImageDataset
+from data.patches.sampler import SampleKey
 from data.prepare.pack_writer import write_pack
-from data.sampler import SampleKey
 from tests.data.pictures import forbid, noise, write_folder
 from utils.errors import InputError
 

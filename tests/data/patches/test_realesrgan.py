@@ -10,10 +10,10 @@ import torch
 
 from data.datasets import build_dataset
 from data.degradations import DegradationOptions, usm_sharpen
-from data.images import write_image
+from data.images.files import write_image
 from data.loader import Batch, train_batches
-from data.realesrgan import RealESRGANDataset
-from data.sampler import SampleKey
+from data.patches.realesrgan import RealESRGANDataset
+from data.patches.sampler import SampleKey
 from tests.data.pictures import noise, write_folder
 from utils.errors import InputError
 

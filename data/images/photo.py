@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import SUFFIXES, encode_image, opencv_pixels, read_bytes
+from data.images.files import SUFFIXES, encode_image, opencv_pixels, read_bytes
 from utils.errors import InputError
 from utils.files import atomic_write
 

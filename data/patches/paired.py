@@ -11,16 +11,16 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from data import augment
 from data.dataset_options import folders
-from data.images import Pixels
-from data.imresize import downscale, downscale_windows, inside, mod_crop, window
-from data.listing import Pair
-from data.on_the_fly import OnTheFlyDataset, OnTheFlyOptions
-from data.patches import Patch
-from data.sampler import SampleKey
+from data.images.files import Pixels
+from data.images.listing import Pair
+from data.images.scan import size_text
+from data.patches import augment
+from data.patches.dataset import Patch
+from data.patches.on_the_fly import OnTheFlyDataset, OnTheFlyOptions
+from data.patches.sampler import SampleKey
+from data.resizing.matlab import downscale, downscale_windows, inside, mod_crop, window
 from data.samples import Phase, Sample
-from data.scan import size_text
 from utils.errors import InputError
 from utils.seed import random_stream
 from utils.typed import option

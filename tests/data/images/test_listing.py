@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.listing import Pair, PairingError, list_pairs, list_singles, meta_names
+from data.images.listing import Pair, PairingError, list_pairs, list_singles, meta_names
 from tests.data.pictures import forbid, write_folder
 from utils.errors import InputError
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
-from data.images import Pixels, decode_image, is_file, read_bytes, read_image
+from data.images.files import Pixels, decode_image, is_file, read_bytes, read_image
 from utils.errors import InputError
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ import dataclasses
 
 from torch import Tensor
 
-from data import augment
-from data.images import Pixels, planes
-from data.imresize import mod_crop
-from data.on_the_fly import OnTheFlyDataset, OnTheFlyOptions
-from data.patches import Patch
-from data.pil_resize import pil_bicubic
-from data.sampler import SampleKey
+from data.images.files import Pixels, planes
+from data.patches import augment
+from data.patches.dataset import Patch
+from data.patches.on_the_fly import OnTheFlyDataset, OnTheFlyOptions
+from data.patches.sampler import SampleKey
+from data.resizing.matlab import mod_crop
+from data.resizing.pillow import pil_bicubic
 from data.samples import Phase, Sample
 from utils.seed import random_stream
 

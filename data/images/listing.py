@@ -11,10 +11,10 @@ from typing import NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import is_file, list_images, read_bytes
-from data.names import Names, first_few
-from data.pack import PackImage, open_pack
-from data.sources import FileImage, ImageSource, LmdbImage, lmdb_images
+from data.images.files import is_file, list_images, read_bytes
+from data.images.names import Names, first_few
+from data.images.pack import PackImage, open_pack
+from data.images.sources import FileImage, ImageSource, LmdbImage, lmdb_images
 from utils.errors import InputError
 
 # "NAME (H,W,C)": the size tells where a name with spaces ends; a name may hold what looks like a size.
@@ -106,7 +106,7 @@ def list_pairs(
         lq_folders: one for each of them, or none.
         meta_files: one list of names for each of them, or none: all images of the folders, sorted by name.
         template: name of a low-resolution image without extension; ``{}`` stands for the high-resolution one's.
-        keep_broken: see :func:`data.images.list_images`.
+        keep_broken: see :func:`data.images.files.list_images`.
 
     Raises:
         InputError: a folder is missing, empty or not to be read.

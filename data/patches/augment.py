@@ -10,8 +10,8 @@ from typing import NamedTuple, cast
 import cv2
 import numpy as np
 
-from data.images import Pixels
-from data.imresize import Region
+from data.images.files import Pixels
+from data.resizing.matlab import Region
 
 _FLIP_CODES = {(True, False): 1, (False, True): 0, (True, True): -1}  # OpenCV's
 

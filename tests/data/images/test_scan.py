@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from data import scan
+from data.images import scan
 
 
 class Counted(list[int]):

@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data import augment
-from data.images import to_unit
-from data.imresize import downscale_windows, imresize, inside, mod_crop, window
-from data.on_the_fly import OnTheFlyDataset, OnTheFlyOptions
-from data.patches import Patch, in_unit
-from data.sampler import SampleKey
+from data.images.files import to_unit
+from data.images.scan import size_text
+from data.patches import augment
+from data.patches.dataset import Patch, in_unit
+from data.patches.on_the_fly import OnTheFlyDataset, OnTheFlyOptions
+from data.patches.sampler import SampleKey
+from data.resizing.matlab import downscale_windows, imresize, inside, mod_crop, window
 from data.samples import Phase, Sample
-from data.scan import size_text
 from utils.errors import InputError
 from utils.seed import random_stream
 

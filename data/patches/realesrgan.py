@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import augment
 from data.degradations import DegradationOptions, degrade, usm_sharpen
 from data.degradations.kernels import KERNEL_TYPES, KernelType, draw_blur, draw_final_sinc
 from data.degradations.synthesis import DRAWS
-from data.images import Pixels, to_unit
-from data.imresize import Region
-from data.patches import Patch, PatchDataset, PatchOptions
-from data.sampler import SampleKey
+from data.images.files import Pixels, to_unit
+from data.patches import augment
+from data.patches.dataset import Patch, PatchDataset, PatchOptions
+from data.patches.sampler import SampleKey
+from data.resizing.matlab import Region
 from data.samples import PixelBatch, Recipe
 from utils.errors import InputError
 from utils.seed import random_stream

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.images import (
+from data.images.files import (
     Pixels,
     decode_image,
     image_size,

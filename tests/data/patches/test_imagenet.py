@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from data.dataset_options import IoBackend
-from data.imagenet import ImageNetPairedDataset
-from data.images import write_image
-from data.imresize import imresize
-from data.sampler import SampleKey
+from data.images.files import write_image
+from data.patches.imagenet import ImageNetPairedDataset
+from data.patches.sampler import SampleKey
+from data.resizing.matlab import imresize
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from utils.errors import InputError
 

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.integrity import damage, png_size
-from data.names import first_few
+from data.images.integrity import damage, png_size
+from data.images.names import first_few
 from utils.errors import InputError
 from utils.files import atomic_write
 

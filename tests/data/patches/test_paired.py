@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.dataset_options import IoBackend
-from data.images import read_image, to_tensor, write_image
-from data.imresize import downscale, mod_crop
-from data.paired import PairedImageDataset
-from data.sampler import SampleKey
+from data.images.files import read_image, to_tensor, write_image
+from data.patches.paired import PairedImageDataset
+from data.patches.sampler import SampleKey
+from data.resizing.matlab import downscale, mod_crop
+from tests.data.images.test_sources import write_lmdb
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
-from tests.data.test_sources import write_lmdb
 from utils.errors import InputError
 
 KEYS = [SampleKey(epoch, position, position % 3) for epoch in range(4) for position in range(6)]

@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from data.patches import PatchDataset, PatchOptions, batch_memory
-from data.sampler import SampleKey
+from data.patches.dataset import PatchDataset, PatchOptions, batch_memory
+from data.patches.sampler import SampleKey
 from data.samples import Phase, PixelBatch
 from utils.typed import option
 
@@ -39,7 +39,7 @@ class OnTheFlyDataset(PatchDataset):
 
     Args:
         options: the section of the option file.
-        scale, seed, phase, lq_folders, template: see :class:`data.patches.PatchDataset`, errors too.
+        scale, seed, phase, lq_folders, template: see :class:`data.patches.dataset.PatchDataset`, errors too.
         makes_lq: False where patches bring their low-resolution side.
     """
 
@@ -57,7 +57,7 @@ class OnTheFlyDataset(PatchDataset):
         super().__init__(options, scale, seed, phase, lq_folders, template)
 
     def preload(self) -> None:
-        """See :meth:`data.patches.PatchDataset.preload`."""
+        """See :meth:`data.patches.dataset.PatchDataset.preload`."""
         super().preload()
         if self._makes_lq and self._in_loader:
             # Whatever has to be compiled is, by this process and not by each of its workers.

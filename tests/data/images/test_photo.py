@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
-from data.images import SUFFIXES
-from data.photo import Photo, picture_size, read_photo, write_photo
+from data.images.files import SUFFIXES
+from data.images.photo import Photo, picture_size, read_photo, write_photo
 from tests.data.pictures import noise
 from utils.errors import InputError
 

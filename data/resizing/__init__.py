@@ -1,0 +1,1 @@
+"""How low-resolution images are made of high-resolution ones, by the rules of published data sets."""

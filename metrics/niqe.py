@@ -23,7 +23,7 @@ import numpy as np
 from metrics.arrays import as_hwc, crop
 from metrics.color import Image, luma
 from metrics.metric import Metric
-from ops.imresize import imresize
+from ops.pixels.imresize import imresize
 from utils.errors import InputError
 from utils.typed import option
 

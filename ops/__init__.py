@@ -9,17 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from ops import registry
-from ops.attention import WINDOW_ATTENTION, window_attention
-from ops.focused_attention import FOCUSED_ATTENTION, FocusState, focused_attention
-from ops.gelu_depthwise import GELU_DEPTHWISE, gelu_depthwise
-from ops.imresize import imresize
-from ops.linear import LINEAR, linear
+from ops.focused.attention import FOCUSED_ATTENTION, FocusState, focused_attention
 from ops.memo import Memo
-from ops.region_mask import RegionMask
+from ops.mlp.gelu_depthwise import GELU_DEPTHWISE, gelu_depthwise
+from ops.mlp.linear import LINEAR, linear
+from ops.pixels.imresize import imresize
+from ops.pixels.resample import RESAMPLE, resample
 from ops.registry import Explanation, Operator
-from ops.relative_bias import RelativeBias
-from ops.resample import RESAMPLE, resample
-from ops.smm import SMM_AMV, SMM_QMK, smm_amv, smm_qmk
+from ops.sparse.smm import SMM_AMV, SMM_QMK, smm_amv, smm_qmk
+from ops.window.attention import WINDOW_ATTENTION, window_attention
+from ops.window.region_mask import RegionMask
+from ops.window.relative_bias import RelativeBias
 
 __all__ = [
     "OPERATORS",

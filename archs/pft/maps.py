@@ -16,8 +16,8 @@ from archs.pft.bands import FocusBands
 from archs.pft.blocks import AttentionTransformerLayer
 from archs.pft.network import PFT, mirror_index
 from ops import FocusState
-from ops.focus_state import base_row, token_positions
-from ops.region_mask import dense_mask
+from ops.focused.state import base_row, token_positions
+from ops.window.region_mask import dense_mask
 from utils.errors import InputError
 
 

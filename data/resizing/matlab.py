@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ops import imresize, resample
-from ops.imresize import Border, taps_of
-from ops.resample import Rounding, Taps
+from ops.pixels.imresize import Border, taps_of
+from ops.pixels.resample import Rounding, Taps
 
 __all__ = [
     "Region",

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ops import resample
-from ops.imresize import cubic
-from ops.resample import Taps
+from ops.pixels.imresize import cubic
+from ops.pixels.resample import Taps
 
 _FRACTION = float(1 << 22)  # weights are whole multiples of its inverse: 32 bits less 8 for the pixel, 2 for overshoot
 

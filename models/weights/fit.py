@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from archs.layers.constants import constant_keys, published_state
-from archs.layers.resize import resized_tables
+from archs.layers.position_table import resized_tables
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, tuple[Shape, Shape]]

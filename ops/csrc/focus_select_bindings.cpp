@@ -1,6 +1,6 @@
 // focus_select on CUDA tensors: lays rows out as the kernels read them, and registers.
 //
-// Shapes as in focus.h; the messages for people are in ops/focused_attention.py.
+// Shapes as in focus.h; the messages for people are in ops/focused/attention.py.
 
 #include <ATen/ops/empty.h>
 #include <torch/library.h>

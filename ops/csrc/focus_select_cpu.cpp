@@ -9,7 +9,7 @@ namespace focalsr::focus {
 namespace {
 
 constexpr int64_t kTile = 24;       // rows of queries that are multiplied with all keys at once
-constexpr double kHidden = -100.0;  // between regions, as ops/region_mask.py
+constexpr double kHidden = -100.0;  // between regions, as ops/window/region_mask.py
 
 // Queries, keys and what is added of one head; logits of kTile queries at a time.
 template <class T, class A>

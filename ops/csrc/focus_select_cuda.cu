@@ -16,7 +16,7 @@ namespace {
 constexpr int kThreads = kWarp * kWarps;
 constexpr int kColumns = static_cast<int>(kMostTokens) / kThreads;
 static_assert(kColumns == 4, "a thread loads its columns at once");
-constexpr float kHidden = -100.0f;  // between regions, as ops/region_mask.py
+constexpr float kHidden = -100.0f;  // between regions, as ops/window/region_mask.py
 
 // A block's rows of logits, or of their gradients.
 using Tile = float[kWarps][kMostTokens];

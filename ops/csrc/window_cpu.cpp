@@ -30,7 +30,7 @@ constexpr int64_t kBlockBytes = 96 * 1024;          // of one block of logits
 constexpr int64_t kRowsInTask = 1024;               // of queries, in the forward pass
 constexpr int64_t kTasks = 64;                      // of the backward pass, if there are so many windows and heads
 constexpr int64_t kPartialBytes = 64 * 1024 * 1024;  // of the partial sums of the bias gradient
-constexpr double kHidden = -100.0;                  // between regions, as ops/region_mask.py
+constexpr double kHidden = -100.0;                  // between regions, as ops/window/region_mask.py
 
 // [W, h, tokens, width] of any strides.
 template <class T>

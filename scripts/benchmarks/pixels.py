@@ -15,7 +15,7 @@ from data import PairedImageDataset, SampleKey, imresize, write_image
 from data.dataset_options import IoBackend
 from data.resizing.matlab import downscale_windows
 from metrics import calculate_ssim
-from ops.imresize import cubic
+from ops.pixels.imresize import cubic
 from scripts.benchmarks.data import in_one_thread
 from scripts.benchmarks.measure import Comparison, Side, Work
 from scripts.benchmarks.windows import with_backend

@@ -116,7 +116,7 @@ def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch, factor: float) -
     whole = imresize(image, factor)
     (expected,) = torch.autograd.grad(whole.square().sum(), image)
     for strip in (1, 5):
-        monkeypatch.setattr(importlib.import_module("ops.resample"), "_STRIP", strip)
+        monkeypatch.setattr(importlib.import_module("ops.pixels.resample"), "_STRIP", strip)
         parts = imresize(image, factor)
         torch.testing.assert_close(parts, whole, rtol=0, atol=1e-14)
         torch.testing.assert_close(torch.autograd.grad(parts.square().sum(), image)[0], expected, rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""The definition of focused attention: the published formulas, map by map. Shapes as in ops/focused_attention.py.
+"""The definition of focused attention: the published formulas, map by map. Shapes as in ops/focused/attention.py.
 
 It holds several maps [W, h, N, N] at once, as the published network does; everything else is compared with it.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ops.focus_state import FocusInputs, FocusState, position_index
-from ops.region_mask import dense_mask
+from ops.focused.state import FocusInputs, FocusState, position_index
+from ops.window.region_mask import dense_mask
 
 _EPS = 1e-20
 

@@ -15,9 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ops import build, smm_library
+from ops import build
 from ops.autocast import as_autocast
 from ops.registry import Backend, Operator, exporting
+from ops.sparse import library as smm_library
 from utils.errors import InputError
 
 CHECK_INDEX = "FOCALSR_CHECK_INDEX"

@@ -1,7 +1,7 @@
 """Focused attention by compiled kernels of this project: ops/csrc/focus_*.
 
 One query at a time, so that no map exists; the backward pass computes weights again from logits or from queries and
-keys. Layers that keep all keys are ordinary attention. Shapes as in ops/focused_attention.py.
+keys. Layers that keep all keys are ordinary attention. Shapes as in ops/focused/attention.py.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ops.focus_composed import unlisted
-from ops.focus_state import FocusInputs, FocusState, joined, list_dtype
+from ops.focused.composed import unlisted
+from ops.focused.state import FocusInputs, FocusState, joined, list_dtype
 
 for _name, _arguments, _results in (
     (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ops import RelativeBias
-from ops.relative_bias import _scatter_sum, _sorted_sum
+from ops.window.relative_bias import _scatter_sum, _sorted_sum
 from utils.errors import InputError
 
 

@@ -1,4 +1,4 @@
-"""What a layer of focused attention is given, and what it hands on. Shapes as in ops/focused_attention.py."""
+"""What a layer of focused attention is given, and what it hands on. Shapes as in ops/focused/attention.py."""
 
 from __future__ import annotations
 

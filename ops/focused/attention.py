@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ops import build
 from ops.autocast import as_autocast
-from ops.focus_composed import composed_focus
-from ops.focus_native import native_focus
-from ops.focus_reference import reference_focus
-from ops.focus_state import FocusInputs, FocusState
+from ops.focused.composed import composed_focus
+from ops.focused.native import native_focus
+from ops.focused.reference import reference_focus
+from ops.focused.state import FocusInputs, FocusState
 from ops.registry import AUTO, REFERENCE, Backend, Operator, exporting
 from utils.errors import InputError
 

@@ -1,7 +1,8 @@
 """Window attention by compiled kernels of this project, on the CPU: ops/csrc/window_cpu.cpp.
 
-Shapes as in ops/attention.py. Logits exist a block of rows at a time, in the cache; the backward pass computes them
-again, so only the inputs are kept between the two. The mask may be regions, and nothing of size [n, N, M] is made then.
+Shapes as in ops/window/attention.py. Logits exist a block of rows at a time, in the cache; the backward pass computes
+them again, so only the inputs are kept between the two. The mask may be regions, and nothing of size [n, N, M] is made
+then.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ops.attention_chunked import backward_flops, forward_flops
-from ops.region_mask import is_regions
+from ops.window.chunked import backward_flops, forward_flops
+from ops.window.region_mask import is_regions
 
 torch.library.define(
     "focalsr::window_attention", "(Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? mask, float scale) -> Tensor"

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ops
-from ops import FocusState, build, focus_composed, focused_attention
-from ops.focus_composed import largest
-from ops.focus_reference import dense_bias
-from ops.focus_state import position_index
-from ops.focused_attention import FOCUSED_ATTENTION, FocusCall
+from ops import FocusState, build, focused_attention
+from ops.focused import composed as focus_composed
+from ops.focused.attention import FOCUSED_ATTENTION, FocusCall
+from ops.focused.composed import largest
+from ops.focused.reference import dense_bias
+from ops.focused.state import position_index
 from ops.registry import ENVIRONMENT
 from tests.ops.kernels import require_cpu_kernels, require_tracing
 from utils.errors import InputError

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ops.resample import Taps, resample
+from ops.pixels.resample import Taps, resample
 
 Image = TypeVar("Image", NDArray[Any], Tensor)
 Border = Literal["mirror", "repeat"]

@@ -1,7 +1,7 @@
 """The sparse matrix products as operators of PyTorch: schemas, fake kernels, gradients, FLOP counts.
 
 Kernels come from ops/csrc once ops/build.py has loaded them; until then, tracing and counting work and a call does not.
-Shapes as in ops/smm.py.
+Shapes as in ops/sparse/smm.py.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ops import linear
-from ops.linear import LINEAR, LinearCall
+from ops.mlp.linear import LINEAR, LinearCall
 from utils.errors import InputError
 
 needs_onednn = pytest.mark.skipif(LINEAR.choose(LinearCall("cpu")).name != "onednn", reason="torch without oneDNN")

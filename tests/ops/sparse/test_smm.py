@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import ops
-from ops import build, smm, smm_library
+from ops import build
 from ops.registry import ENVIRONMENT
+from ops.sparse import library as smm_library
+from ops.sparse import smm
 from tests.ops.kernels import require_cpu_kernels, require_tracing
 from utils.errors import InputError
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
-from ops import attention_flex, registry, window_attention
-from ops.attention import WINDOW_ATTENTION, AttentionCall
-from ops.attention_flex import flex_refusal
+from ops import registry, window_attention
+from ops.window import flex as attention_flex
+from ops.window.attention import WINDOW_ATTENTION, AttentionCall
+from ops.window.flex import flex_refusal
 from tests.ops.inputs import CASES, make
 from utils.errors import InputError
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ops import focus_composed
-from ops.focus_composed import largest
+from ops.focused import composed as focus_composed
+from ops.focused.composed import largest
+from tests.ops.focused.test_attention import Chain, assert_close, fast, make, run, through
 from tests.ops.kernels import require_cpu_kernels
-from tests.ops.test_focused_attention import Chain, assert_close, fast, make, run, through
 
 
 @pytest.fixture(autouse=True)

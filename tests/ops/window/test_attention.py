@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ops import RegionMask, RelativeBias, attention_chunked, attention_sdpa, window_attention
+from ops import RegionMask, RelativeBias, window_attention
+from ops.window import chunked as attention_chunked
+from ops.window import sdpa as attention_sdpa
 from tests.ops.inputs import CASES, Case, make, run
 from utils.errors import InputError
 

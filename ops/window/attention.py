@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ops import build
-from ops.attention_flex import flex_bias_attention, flex_refusal
-from ops.attention_native import native_attention
-from ops.attention_sdpa import sdpa_attention
 from ops.autocast import knows_autocast
-from ops.region_mask import RegionMask, dense_mask, is_regions
 from ops.registry import Backend, Operator, exporting
-from ops.relative_bias import RelativeBias
+from ops.window.flex import flex_bias_attention, flex_refusal
+from ops.window.native import native_attention
+from ops.window.region_mask import RegionMask, dense_mask, is_regions
+from ops.window.relative_bias import RelativeBias
+from ops.window.sdpa import sdpa_attention
 from utils.errors import InputError
 
 

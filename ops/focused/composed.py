@@ -1,10 +1,10 @@
-"""Focused attention from PyTorch's operators, on cumulative logits. Shapes as in ops/focused_attention.py.
+"""Focused attention from PyTorch's operators, on cumulative logits. Shapes as in ops/focused/attention.py.
 
 It serves where no compiled kernel does, traces into exported programs, and is exact to rounding. Layers that select or
 have a list hold the maps [., h, N, N] of a few windows at a time, and are deterministic on CUDA too, in the backward
-pass as well: the keys of a list are distinct, so what is gathered or scattered by them meets nothing else in its place,
-and ops/relative_bias.py sums the gradient of the table without atomic additions. Layers that keep all keys are as
-deterministic as :func:`ops.window_attention`.
+pass as well: the keys of a list are distinct, so what is gathered or scattered by them meets nothing else in its
+place, and ops/window/relative_bias.py sums the gradient of the table without atomic additions. Layers that keep all
+keys are as deterministic as :func:`ops.window_attention`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ops.attention import window_attention
-from ops.focus_state import FocusInputs, FocusState, joined, list_dtype, position_index
-from ops.region_mask import RegionMask, dense_mask
-from ops.relative_bias import RelativeBias
+from ops.focused.state import FocusInputs, FocusState, joined, list_dtype, position_index
+from ops.window.attention import window_attention
+from ops.window.region_mask import RegionMask, dense_mask
+from ops.window.relative_bias import RelativeBias
 
 # Elements of a map [windows, h, N, N] that exist at once: 64 MiB in float32, and a few of them.
 _ELEMENTS = 1 << 24

@@ -1,9 +1,9 @@
 """Window attention for the CPU whose backward pass computes the weights again, a cache-sized chunk at a time.
 
-Shapes as in ops/attention.py. Forward: PyTorch's fused kernel. Backward: five matrix products and a softmax per chunk
-of windows (or of the queries of one window), in float32 at least; the gradient of the bias is summed over the windows
-on the way. Only the inputs are kept between the two. One operator each, so that compiled graphs hold one node instead
-of one per chunk, and the loops may depend on the sizes and on which windows are masked at all.
+Shapes as in ops/window/attention.py. Forward: PyTorch's fused kernel. Backward: five matrix products and a softmax per
+chunk of windows (or of the queries of one window), in float32 at least; the gradient of the bias is summed over the
+windows on the way. Only the inputs are kept between the two. One operator each, so that compiled graphs hold one node
+instead of one per chunk, and the loops may depend on the sizes and on which windows are masked at all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ops.region_mask import dense_mask, is_regions
+from ops.window.region_mask import dense_mask, is_regions
 
 # Logits in one chunk, per thread: 2 MiB of float32, three such buffers. Measured best between 0.2 and 0.5 million for
 # windows of 256 to 1024 tokens.

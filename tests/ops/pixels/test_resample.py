@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ops import explain, resample
-from ops.resample import Rounding, Taps
+from ops.pixels.resample import Rounding, Taps
 from tests.ops.kernels import require_cpu_kernels
 from utils.errors import InputError
 

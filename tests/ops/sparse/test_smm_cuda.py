@@ -16,10 +16,10 @@ from torch import Tensor
 
 import ops
 from ops import build
-from ops.smm import SMM_QMK, SmmCall, reference_qmk
+from ops.sparse.smm import SMM_QMK, SmmCall, reference_qmk
 from tests.ops.emulation import ENTRIES, VALUES, Guarded, aligned_rows, built, emulated, unset
 from tests.ops.kernels import compiler
-from tests.ops.test_smm import OPERATORS, TOLERANCE, Sizes, assert_close, loops, make, operators, run
+from tests.ops.sparse.test_smm import OPERATORS, TOLERANCE, Sizes, assert_close, loops, make, operators, run
 from utils.errors import InputError
 
 

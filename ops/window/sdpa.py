@@ -1,10 +1,10 @@
 """Window attention on ``scaled_dot_product_attention``: the logits never exist as a whole, nor does their gradient.
 
-Shapes as in ops/attention.py. Facts this file is built around (seen in PyTorch 2.13):
+Shapes as in ops/window/attention.py. Facts this file is built around (seen in PyTorch 2.13):
 
 - The fused CPU kernel gives no gradient of its mask argument; with a bias that learns, PyTorch silently computes
   everything with plain matrices, even where no gradient is recorded. So the bias is detached in evaluation, and
-  ops/attention_chunked.py has a backward pass of its own for training.
+  ops/window/chunked.py has a backward pass of its own for training.
 - It reads a float32 mask beside float64 queries as garbage. The bias is therefore always cast.
 - It takes four dimensions, so a mask per window and a bias per head can only be joined per window.
 - On CUDA FlashAttention takes no mask at all; cuDNN is reported to misread masks; the memory-efficient kernel takes
@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ops.attention_chunked import chunked_attention, widen
-from ops.region_mask import dense_mask
 from ops.registry import exporting
+from ops.window.chunked import chunked_attention, widen
+from ops.window.region_mask import dense_mask
 
 # Elements of [windows, h, N, M] in one call where joined bias and mask, or the gradient of the bias, take that shape:
 # 128 MiB in float32. Windows times heads in one call: the limit of a CUDA grid in its second and third dimension.

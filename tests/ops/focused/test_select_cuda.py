@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ops import build
 from tests.ops.emulation import VALUES, aligned_rows, launch, launchers, unset
+from tests.ops.focused.test_sparse_cuda import TOLERANCE, assert_close
 from tests.ops.kernels import require_cpu_kernels
-from tests.ops.test_focus_cuda import TOLERANCE, assert_close
 
 pytestmark = pytest.mark.build
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from archs.hat.blocks import OverlappingCrossAttention
 from archs.hat.blocks import WindowAttention as HatAttention
 from archs.layers.position import overlapping_position_index
-from archs.layers.resize import resized_tables
+from archs.layers.position_table import resized_tables
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ their gradient are never stored. Its backward pass sums the gradient of the bias
 differs from run to run: the last bits of trained weights do too. The bias is given dense, not as a table read by
 displacement: additions then meet at one address once per window instead of once per window and pair of tokens.
 
-Shapes as in ops/attention.py.
+Shapes as in ops/window/attention.py.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Focused attention: windows whose layers hand on which keys mattered (PFT)."""

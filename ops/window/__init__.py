@@ -1,0 +1,1 @@
+"""Attention inside windows, with a position bias and a mask."""

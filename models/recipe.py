@@ -15,8 +15,9 @@ from models.distributed import World
 from models.evaluation.evaluate import format_table
 from models.experiment import training_folder
 from models.training.check import check_training
-from models.training.checkpoint import CheckpointFolder, find_resume, read_checkpoint
+from models.training.checkpoint import CheckpointFolder, find_resume
 from models.training.loop import train
+from models.weights.files import read_checkpoint
 from models.weights.fit import fit
 from utils.errors import InputError
 from utils.files import archive_existing

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 
 import archs
 from archs.layers.constants import published_state
-from models.training.checkpoint import load_weights
+from models.weights.files import load_weights
 from models.weights.layout import for_inference
 from models.weights.recognise import configuration
 from utils.command import run_command

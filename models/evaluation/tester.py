@@ -18,7 +18,7 @@ from models.evaluation.evaluate import EvalReport, evaluate
 from models.evaluation.pictures import PictureWriter
 from models.evaluation.summary import published_scores, summary
 from models.experiment import open_run, test_folder
-from models.training import checkpoint
+from models.weights.files import load_pretrained
 from utils.env import hardware, peak_memory, reset_peak_memory, versions
 from utils.errors import InputError
 from utils.files import write_json
@@ -83,7 +83,7 @@ def load_network(options: TestOptions, device: torch.device) -> nn.Module:
         InputError: no weights are named, or they do not fit.
     """
     network = archs.build_network(options.network_g.as_mapping())
-    if checkpoint.load_pretrained(network, options.path) is None:
+    if load_pretrained(network, options.path) is None:
         raise InputError("path.pretrain_network_g: a test needs weights; name a .pth or .safetensors file")
     return network.to(device).eval()
 

@@ -1,152 +1,37 @@
-"""Reading and writing weights and training states, in BasicSR's forms.
+"""The state of a training on the disk, in BasicSR's forms.
 
 ``net_g_ITER.pth`` holds ``params`` and, with an average, ``params_ema``; ``ITER.state`` holds the optimiser, the
 position in the training and the random generators. Both carry the options and versions of the run under the key
-``focalsr``, which BasicSR ignores. Everything is read with torch's weights-only loader: no code from files.
+``focalsr``, which BasicSR ignores. What a weight file may look like is in :mod:`models.weights.files`.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-import archs
 from config import to_dict
 from config.schema import PathOptions, TrainOptions
 from models.distributed import World
 from models.training.schedule import scheduler_state
 from models.training.state import Best, TrainState
-from models.weights.fit import LoadReport, fit
+from models.weights.files import (
+    check_sums,
+    first_line,
+    read_checkpoint,
+    select_weights,
+    write_checkpoint,
+    write_safetensors,
+)
 from utils.env import versions
 from utils.errors import InputError
-from utils.files import atomic_write
 from utils.log import get_logger
 from utils.seed import random_state, set_random_state
-
-
-def load_weights(
-    network: nn.Module,
-    path: Path | str,
-    key: str | None = "params_ema",
-    strict: bool = True,
-    *,
-    resize_tables: bool = False,
-) -> LoadReport:
-    """Fill a network from a ``.pth`` (BasicSR's forms or a bare state dict) or ``.safetensors`` file.
-
-    Args:
-        network: filled in place, in its own dtype and on its own device.
-        path: the file.
-        key: entry of the checkpoint; where it is absent, ``params`` serves, and a bare state dict is taken as it is.
-            None: the file itself is the state dict.
-        strict: every tensor must fit; False leaves out those that do not, and reports them.
-        resize_tables: tables of relative positions of another window are resized, and fit then.
-
-    Returns:
-        What was loaded, converted and left out (nothing when strict).
-
-    Raises:
-        InputError: the file cannot be read, or does not fit; says what would.
-    """
-    report = _fill(network, Path(path), key, strict, resize_tables)
-    if report:
-        get_logger().warning("%s was loaded in part: %s", path, report.summary())
-    elif report.converted:
-        get_logger().info("%s: %s", path, report.summary())
-    return report
-
-
-def _fill(network: nn.Module, path: Path, key: str | None, strict: bool, resize_tables: bool) -> LoadReport:
-    tensors = select_weights(read_checkpoint(path), key, path)
-    taken, report = fit(network, tensors, resize_tables=resize_tables)
-    if report and strict:
-        raise InputError(_misfit(path, network, tensors, report))
-    try:
-        network.load_state_dict(taken, strict=False)
-    except RuntimeError as error:  # a stored table that does not follow from the network's arguments
-        raise InputError(f"{path}: {str(error).strip().splitlines()[-1].strip()}") from error
-    return report
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file, on the CPU; tensors and plain values only.
-
-    Raises:
-        InputError: absent, damaged, of another kind, or wanting to run code.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about pickle protocols of files that are refused anyway
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        _, _, reason = str(error).partition("WeightsUnpickler error: ")
-        raise InputError(
-            f"{path}: refused, because it is damaged or holds more than tensors and plain values "
-            f"(loading it could run code): {reason.split('. Please')[0].split(' was not')[0] or _first_line(error)}"
-        ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError) as error:
-        raise InputError(f"{path}: not a readable checkpoint (damaged or cut off?): {_first_line(error)}") from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
-    return dict(content)
-
-
-def select_weights(content: Mapping[str, Any], key: str | None, path: Path) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint's content, without any leading ``module.``.
-
-    Raises:
-        InputError: there is none under that key.
-    """
-    if key is not None and key in content:
-        chosen = content[key]
-    elif key is not None and "params" in content:
-        get_logger().info('%s has no "%s"; using "params"', path, key)
-        chosen = content["params"]
-    elif isinstance(content.get("model"), Mapping) and "sd" in content["model"]:
-        chosen = content["model"]["sd"]  # the form of LIIF and its successors
-    else:
-        chosen = content
-    tensors = {
-        name.removeprefix("module."): value for name, value in chosen.items() if isinstance(value, Tensor)
-    } if isinstance(chosen, Mapping) else {}  # fmt: skip
-    if not tensors:
-        raise InputError(f'{path}: holds no weights under "{key}"; its entries: {", ".join(map(str, content))}')
-    return tensors
-
-
-def load_pretrained(network: nn.Module, path: PathOptions) -> LoadReport | None:
-    """Fill a network from ``path.pretrain_network_g``, if there is one."""
-    if path.pretrain_network_g is None:
-        return None
-    return load_weights(
-        network, path.pretrain_network_g, path.param_key_g, path.strict_load_g,
-        resize_tables=path.resize_position_tables,
-    )  # fmt: skip
-
-
-def load_pretrained_ema(ema: nn.Module, path: PathOptions) -> None:
-    """Fill an average, already a copy of the loaded network, from the file's own average.
-
-    What the file lacks or holds in another shape stays a copy of the network, for which that has been said already.
-    """
-    if path.pretrain_network_g is None or path.param_key_g is None:
-        return
-    _fill(ema, Path(path.pretrain_network_g), "params_ema", path.strict_load_g, path.resize_position_tables)
 
 
 @dataclass(frozen=True)
@@ -236,8 +121,8 @@ def write(folder: CheckpointFolder, taken: Snapshot, *, safetensors: bool = Fals
     """
     write_network(folder.network(taken.step), taken.network)
     if safetensors:
-        _write_safetensors(folder.network(taken.step).with_suffix(".safetensors"), taken.network)
-    _write(folder.state(taken.step), taken.state)
+        write_safetensors(folder.network(taken.step).with_suffix(".safetensors"), taken.network)
+    write_checkpoint(folder.state(taken.step), taken.state)
 
 
 def write_network(path: Path, content: Mapping[str, Any]) -> None:
@@ -246,7 +131,7 @@ def write_network(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         StorageError: the disk is full or broken.
     """
-    _write(path, content)
+    write_checkpoint(path, content)
 
 
 def save(folder: CheckpointFolder, state: TrainState, options: TrainOptions, world: World) -> None:
@@ -302,7 +187,7 @@ def read_resume(path: Path, options: PathOptions) -> Resume:
         InputError: one of them is absent, damaged, or not what its name says.
     """
     content = read_checkpoint(path)
-    _check_sums(path)
+    check_sums(path)
     if not {"iter", "optimizers"} <= content.keys():
         raise InputError(f"{path}: not a training state; expected the entries iter and optimizers")
     folder = CheckpointFolder(path.parent.parent)
@@ -311,7 +196,7 @@ def read_resume(path: Path, options: PathOptions) -> Resume:
     if not ignored:
         weights = folder.network(int(content["iter"]))
         network = read_checkpoint(weights)
-        _check_sums(weights)
+        check_sums(weights)
     return Resume(path, content, network)
 
 
@@ -339,7 +224,7 @@ def apply_resume(state: TrainState, resume: Resume, options: TrainOptions, world
     try:
         state.optimizer.load_state_dict(resume.content["optimizers"][0])
     except (ValueError, KeyError, IndexError) as error:
-        raise InputError(f"{resume.path}: its optimiser does not fit train.optim_g: {_first_line(error)}") from error
+        raise InputError(f"{resume.path}: its optimiser does not fit train.optim_g: {first_line(error)}") from error
     for group in state.optimizer.param_groups:
         group["initial_lr"] = options.train.optim_g.lr  # the option file decides, as for the schedule
     state.step, state.epoch = resume.step, int(resume.content.get("epoch", 0))
@@ -352,40 +237,6 @@ def apply_resume(state: TrainState, resume: Resume, options: TrainOptions, world
     randoms = ours.get("random", [])
     if world.rank < len(randoms):
         set_random_state(randoms[world.rank])
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Save atomically; in memory first, because torch hides a full disk behind an error of its own."""
-    buffer = io.BytesIO()
-    torch.save(dict(content), buffer)
-    with atomic_write(path) as file:
-        file.write(buffer.getbuffer())
-
-
-def _write_safetensors(path: Path, content: Mapping[str, Any]) -> None:
-    """The averaged weights if there are some, with the options as metadata."""
-    from safetensors.torch import save
-
-    passport = content["focalsr"]
-    metadata = {key: json.dumps(value) for key, value in passport.items()}
-    metadata["network_g"] = json.dumps(passport["options"]["network_g"])
-    weights = content.get("params_ema", content["params"])
-    with atomic_write(path) as file:
-        file.write(save(weights, {"format": "pt", **metadata}))
-
-
-def _check_sums(path: Path) -> None:
-    """Compare a file with the checksums inside it; torch itself does not look at them.
-
-    Raises:
-        InputError: they differ.
-    """
-    if not zipfile.is_zipfile(path):
-        return  # a form older than the checksums
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise InputError(f"{path}: damaged: the checksum of its part {damaged} is wrong")
 
 
 def _copied(value: Any) -> Any:
@@ -402,16 +253,7 @@ def _restore(network: nn.Module, content: Mapping[str, Any], key: str, path: Pat
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(f"{path}: belongs to another network than network_g: {_first_line(error)}") from error
-
-
-def _misfit(path: Path, network: nn.Module, tensors: Mapping[str, Tensor], report: LoadReport) -> str:
-    message = f"{path}: does not fit {type(network).__name__}: {report}."
-    held = archs.identify(tensors)
-    if held is None:
-        return message + " Its keys belong to no network known here."
-    described = ", ".join(f"{key}: {value}" for key, value in held.items())
-    return message + f" The file fits network_g: {{{described}}}."
+        raise InputError(f"{path}: belongs to another network than network_g: {first_line(error)}") from error
 
 
 def _passport(state: TrainState, options: TrainOptions) -> dict[str, Any]:
@@ -429,17 +271,3 @@ def _best(state: TrainState) -> dict[str, dict[str, list[float]]]:
 def _cpu_state(network: nn.Module) -> dict[str, Tensor]:
     """Copies on the CPU, dense: later iterations do not change what is being written."""
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in network.state_dict().items()}
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a readable safetensors file: {error}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -41,6 +41,7 @@ from models.training.sinks import (
 )
 from models.training.state import TrainState
 from models.training.step import StepResult, train_step
+from models.weights.files import load_pretrained, load_pretrained_ema
 from utils.env import peak_memory
 from utils.errors import InputError, StopRequested
 from utils.log import configure_logging, get_logger
@@ -122,10 +123,10 @@ def prepare_state(options: TrainOptions, device: torch.device) -> TrainState:
     """The network, with its pretrained weights if any, and all that training adds to it."""
     set_precision(tf32=options.train.tf32)
     network = archs.build_network(_network_arguments(options))
-    checkpoint.load_pretrained(network, options.path)
+    load_pretrained(network, options.path)
     state = TrainState.create(network, options, device)
     if state.ema is not None:
-        checkpoint.load_pretrained_ema(state.ema, options.path)
+        load_pretrained_ema(state.ema, options.path)
     return state
 
 

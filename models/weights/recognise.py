@@ -12,7 +12,7 @@ from torch import nn
 import archs
 from config.bases import load
 from config.network import SCALE_KEYS, read_network
-from models.training.checkpoint import load_weights, read_checkpoint, select_weights
+from models.weights.files import load_weights, read_checkpoint, select_weights
 from models.weights.layout import for_inference
 from utils.errors import InputError
 from utils.typed import Report, fields_of

@@ -20,7 +20,7 @@ from archs.esc.dysample import DySample
 from archs.esc.kernels import convolve_symmetric, depthwise_by_image
 from archs.layers.constants import constant_keys, published_state
 from models.inference.upscale import upscale
-from models.training.checkpoint import load_weights
+from models.weights.files import load_weights
 from tests.golden import Case, assert_close, cases
 from utils.errors import InputError
 

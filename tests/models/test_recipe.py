@@ -13,8 +13,8 @@ import torch
 
 import models.training.loop
 from config import read
-from models.training.checkpoint import read_checkpoint
 from models.training.step import train_step
+from models.weights.files import read_checkpoint
 from tests.runs import ROOT, environment, run_here, workplace
 
 SCRIPT = "scripts/run_recipe.py"

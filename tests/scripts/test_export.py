@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from archs import build_network
-from models.training.checkpoint import load_weights
+from models.weights.files import load_weights
 from models.weights.recognise import configuration
 from tests.runs import main_of
 from utils.command import run_command

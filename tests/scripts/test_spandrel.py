@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from archs import build_network
-from models.training.checkpoint import write_network
+from models.weights.files import write_checkpoint
 from tests.runs import main_of
 from utils.command import run_command
 
@@ -39,7 +39,7 @@ def test_spandrel_upscales_the_same(spandrel: Any, tmp_path: Path, name: str, su
     network, other = build_network(described).eval(), build_network(described)
     saved, exported = tmp_path / "net_g_latest.pth", tmp_path / f"exported{suffix}"
     passport = {"options": {"network_g": described}}
-    write_network(saved, {"params": other.state_dict(), "params_ema": network.state_dict(), "focalsr": passport})
+    write_checkpoint(saved, {"params": other.state_dict(), "params_ema": network.state_dict(), "focalsr": passport})
     line = ["-w", str(saved), "-o", str(exported), "--published"]
     assert run_command(main_of("scripts/export.py"), line) == 0
     opened = spandrel.ModelLoader(device="cpu").load_from_file(exported)

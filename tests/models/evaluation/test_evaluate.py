@@ -21,7 +21,7 @@ from data.single import SingleImageDataset
 from metrics import METRICS
 from models.distributed import T, World
 from models.evaluation.evaluate import EvalReport, EvalRow, evaluate, format_table, of_equal_size
-from models.training.checkpoint import load_weights
+from models.weights.files import load_weights
 from tests.runs import picture, workplace
 from utils.errors import InputError, StopRequested
 from utils.signals import StopFlag

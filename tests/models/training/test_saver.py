@@ -17,9 +17,10 @@ from config import read
 from config.schema import TrainOptions
 from models.distributed import World
 from models.training import checkpoint
-from models.training.checkpoint import CheckpointFolder, load_weights
+from models.training.checkpoint import CheckpointFolder
 from models.training.saver import Saver
 from models.training.state import TrainState
+from models.weights.files import load_weights
 from tests.runs import run_here, workplace
 from utils.errors import InputError, StorageError
 

@@ -10,7 +10,7 @@ import torch
 from archs import build_network
 from archs.layers.constants import published_state
 from config.schema import PathOptions
-from models.training.checkpoint import load_pretrained, load_pretrained_ema, load_weights
+from models.weights.files import load_pretrained, load_pretrained_ema, load_weights
 from utils.errors import InputError
 
 HAT = {"type": "HAT", "window_size": 4, "embed_dim": 12, "depths": [2], "num_heads": [2], "squeeze_factor": 3}

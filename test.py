@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from config import read
 from config.command import parse_command
 from models.distributed import world
+from models.evaluation.check import check_testing
 from models.evaluation.tester import test
-from models.training.check import check_testing
 from utils.command import run_command
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from data import DATASETS, DatasetOptions, DegradationOptions, RealESRGANDataset
-from losses import LOSSES, PixelLoss
+from losses import LOSSES, LossOptions
 from metrics import METRICS, Metric
 from utils.typed import OneOf, option
 
@@ -146,7 +146,7 @@ SCHEDULERS: Mapping[str, type[SchedulerOptions]] = {
 
 # Mappings whose key "type" picks one of the dataclasses of a table.
 AnyDataset = Annotated[DatasetOptions, OneOf(lambda: DATASETS, "dataset")]
-AnyLoss = Annotated[PixelLoss, OneOf(lambda: LOSSES, "loss")]
+AnyLoss = Annotated[LossOptions, OneOf(lambda: LOSSES, "loss")]
 AnyMetric = Annotated[Metric, OneOf(lambda: METRICS, "metric")]
 AnyOptimizer = Annotated[OptimOptions, OneOf(lambda: OPTIMIZERS, "optimizer")]
 AnyScheduler = Annotated[SchedulerOptions, OneOf(lambda: SCHEDULERS, "scheduler")]
@@ -238,6 +238,23 @@ class ValOptions:
     val_first: bool = option("validate once before the first iteration", False)
 
 
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """Weights that a network starts from.
+
+    Attributes:
+        path: the file.
+        key: its entry; None: the file itself is the state dict.
+        strict: every tensor must fit.
+        resize_tables: tables of relative positions of another window are resized, and fit then.
+    """
+
+    path: Path
+    key: str | None
+    strict: bool
+    resize_tables: bool
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PathOptions:
     """Weights to start from, and where outputs go."""
@@ -265,6 +282,13 @@ class PathOptions:
     )
     experiments_root: Path = option("folder of training outputs, one folder per name", Path("experiments"))
     results_root: Path = option("folder of test outputs, one folder per name", Path("results"))
+
+    @property
+    def pretrained_g(self) -> Pretrained | None:
+        """The weights that network_g starts from, if any."""
+        if self.pretrain_network_g is None:
+            return None
+        return Pretrained(self.pretrain_network_g, self.param_key_g, self.strict_load_g, self.resize_position_tables)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

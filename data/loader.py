@@ -12,9 +12,9 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeVar
 
@@ -42,15 +42,52 @@ class Batch:
 
     Attributes:
         lq: low-resolution patches, float32 [B, C, h, w].
-        gt: high-resolution patches, float32 [B, C, H, W].
+        targets: what the output is compared with, by name, float32 [B, C, H, W]; "gt" is the ground truth.
+        size: (H, W) of the output that is wanted.
         names: the file of each sample.
         epoch: of the first sample.
     """
 
     lq: Tensor
-    gt: Tensor
+    targets: Mapping[str, Tensor]
+    size: tuple[int, int]
     names: tuple[str, ...]
     epoch: int
+
+    @classmethod
+    def of_pair(cls, lq: Tensor, gt: Tensor, names: tuple[str, ...], epoch: int) -> Batch:
+        """The batch whose only target is the ground truth."""
+        return cls(lq, {"gt": gt}, (gt.shape[-2], gt.shape[-1]), names, epoch)
+
+    @property
+    def gt(self) -> Tensor:
+        """The ground truth [B, C, H, W]."""
+        return self.targets["gt"]
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.lq)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The low-resolution patches, then every target."""
+        yield self.lq
+        yield from self.targets.values()
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor put through ``change``, which keeps the size of the images."""
+        targets = {name: change(target) for name, target in self.targets.items()}
+        return replace(self, lq=change(self.lq), targets=targets)
+
+    def micro_batches(self, count: int) -> Iterator[Batch]:
+        """The samples in at most ``count`` parts of nearly equal size, in their order."""
+        parts = min(count, len(self))
+        lqs = self.lq.tensor_split(parts)
+        targets = {name: target.tensor_split(parts) for name, target in self.targets.items()}
+        start = 0
+        for i, lq in enumerate(lqs):
+            names = self.names[start : start + len(lq)]
+            yield Batch(lq, {name: split[i] for name, split in targets.items()}, self.size, names, self.epoch)
+            start += len(lq)
 
 
 def train_batches(
@@ -143,7 +180,7 @@ class _Placement:
                 return None
             lq, gt, names = self.pool.exchange(pixels.step, lq, gt, names)
         lq, gt = lq.contiguous(memory_format=self.layout), gt.contiguous(memory_format=self.layout)
-        return Batch(lq, gt, names, pixels.epoch)
+        return Batch.of_pair(lq, gt, names, pixels.epoch)
 
 
 @dataclass(frozen=True)
@@ -275,7 +312,7 @@ def _copied_ahead(source: Iterator[PixelBatch], place: _Placement) -> Generator[
     while batch is not None:
         using = torch.cuda.current_stream(place.device)
         using.wait_stream(copying)
-        for tensor in (batch.lq, batch.gt):
+        for tensor in batch.tensors():
             tensor.record_stream(using)  # else its memory could be given away while it is still read
         following = fetch()
         yield batch

@@ -1,4 +1,4 @@
-"""Losses per pixel, as frozen options that can be called.
+"""Losses per pixel.
 
 Shapes: B images, C channels, H W pixels.
 """
@@ -6,21 +6,29 @@ Shapes: B images, C channels, H W pixels.
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
-from typing import Literal
+from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from losses.loss import LossOptions, Reduction
 from utils.typed import option
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PixelLoss(ABC):
-    """A weight, a reduction, and what to do with the difference of two pixels."""
+@dataclasses.dataclass(frozen=True)
+class PixelLoss:
+    """A weighted sum or mean of a function of the difference of two pixels.
 
-    loss_weight: float = option("factor of this loss in the total", 1.0)
-    reduction: Literal["mean", "sum", "none"] = option("how the values of the pixels become one", "mean")
+    Attributes:
+        loss_weight: factor of the result.
+        reduction: how the values of the pixels become one; "none" leaves them as they are.
+        element: the loss of each element of prediction - target, of any shape.
+    """
+
+    loss_weight: float
+    reduction: Reduction
+    element: Callable[[Tensor], Tensor]
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The loss, a scalar unless ``reduction`` is "none".
@@ -29,16 +37,15 @@ class PixelLoss(ABC):
             prediction: [B, C, H, W], any dtype; below float32 it is computed in float32.
             target: the same shape.
             weight: importance per element, [B, C, H, W] or [B, 1, H, W]; the mean is then the weighted one.
+
+        Raises:
+            ValueError: the shapes differ.
         """
         if prediction.shape != target.shape:
             raise ValueError(f"prediction {list(prediction.shape)} and target {list(target.shape)} differ in shape")
         dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
         values = self.element(prediction.to(dtype) - target.to(dtype))
         return self.loss_weight * self._reduce(values, weight)
-
-    @abstractmethod
-    def element(self, difference: Tensor) -> Tensor:
-        """The loss of each element of prediction - target."""
 
     def _reduce(self, values: Tensor, weight: Tensor | None) -> Tensor:
         if weight is None:
@@ -54,7 +61,22 @@ class PixelLoss(ABC):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class L1Loss(PixelLoss):
+class PixelLossOptions(LossOptions):
+    """A weight, a reduction, and what to do with the difference of two pixels."""
+
+    reduction: Reduction = option("how the values of the pixels become one", "mean")
+
+    @abstractmethod
+    def element(self, difference: Tensor) -> Tensor:
+        """The loss of each element of prediction - target."""
+
+    def build(self, device: torch.device) -> PixelLoss:
+        """The loss; it holds no weights, so it works on every device."""
+        return PixelLoss(self.loss_weight, self.reduction, self.element)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class L1Loss(PixelLossOptions):
     """Mean absolute error."""
 
     def element(self, difference: Tensor) -> Tensor:
@@ -63,7 +85,7 @@ class L1Loss(PixelLoss):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MSELoss(PixelLoss):
+class MSELoss(PixelLossOptions):
     """Mean square error."""
 
     def element(self, difference: Tensor) -> Tensor:
@@ -72,7 +94,7 @@ class MSELoss(PixelLoss):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CharbonnierLoss(PixelLoss):
+class CharbonnierLoss(PixelLossOptions):
     """Charbonnier loss: a mean absolute error that is smooth at 0 (Lai et al., CVPR 2017)."""
 
     eps: float = option(

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.training import loop as trainer
-from models.training.step import train_step
+from models.training.objectives import PixelObjective
 from tests.runs import command, environment, run, run_here, workplace
 from tests.test_straight_line import assert_same_run, weights
 from utils.seed import random_stream
@@ -28,13 +27,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def at_step(step: int, fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a fault happen when iteration ``step`` begins."""
+    sound = PixelObjective.step
 
-    def faulty(state: Any, *arguments: Any, **keywords: Any) -> Any:
+    def faulty(objective: PixelObjective, state: Any, batch: Any) -> Any:
         if state.step + 1 == step:
             fault()
-        return train_step(state, *arguments, **keywords)
+        return sound(objective, state, batch)
 
-    monkeypatch.setattr(trainer, "train_step", faulty)
+    monkeypatch.setattr(PixelObjective, "step", faulty)
 
 
 def test_full_memory_is_explained_and_the_state_kept(

@@ -54,7 +54,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
         suffix = val.suffix or options.name
         reports = []
         for dataset in datasets:
-            _reset_peak_memory(device)
+            reset_peak_memory(device)
             saver = _Saver(folder.pictures / dataset.name, suffix) if val.save_img else None
             try:
                 report = evaluate(
@@ -64,7 +64,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
             finally:
                 if saver is not None:
                     saver.writer.finish()
-            reports.append(dataclasses.replace(report, memory=max(world.gather(_peak_memory(device)))))
+            reports.append(dataclasses.replace(report, memory=max(world.gather(peak_memory(device)))))
             if command.per_image:
                 get_logger().info("%s, image by image\n%s", report.dataset, report.table())
             else:
@@ -83,8 +83,9 @@ def load_network(options: TestOptions, device: torch.device) -> nn.Module:
         InputError: no weights are named, or they do not fit.
     """
     network = archs.build_network(options.network_g.as_mapping())
-    if load_pretrained(network, options.path) is None:
+    if options.path.pretrained_g is None:
         raise InputError("path.pretrain_network_g: a test needs weights; name a .pth or .safetensors file")
+    load_pretrained(network, options.path.pretrained_g)
     return network.to(device).eval()
 
 
@@ -99,17 +100,6 @@ def write_scores(path: Path, options: TestOptions, reports: list[EvalReport]) ->
         "versions": versions(),
         "hardware": hardware(),
     })  # fmt: skip
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        reset_peak_memory()
-
-
-def _peak_memory(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
 
 class _Saver:

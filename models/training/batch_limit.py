@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from config.schema import TrainOptions
 from data.loader import Batch
 from models.inference.memory import memory_is_full
 from models.training.finite import FiniteGuard
+from models.training.objectives import build_objective
 from models.training.state import TrainState
-from models.training.step import train_step
 from utils.env import available_memory, peak_memory, reset_peak_memory
 from utils.errors import InputError
 from utils.log import get_logger
@@ -37,22 +38,24 @@ def find_largest_batch(state: TrainState, batch: Batch, options: TrainOptions) -
     Raises:
         InputError: not even one sample fits, or the system does not tell how much memory there is.
     """
-    guard = FiniteGuard.create(state.optimizer, state.device, skip=True)
+    guard = FiniteGuard.create(state, skip=True)
+    objective = build_objective(options, state, guard=guard)
 
     def step(count: int) -> None:
-        train_step(state, repeated(batch, count), options, guard=guard)
-        guard.settle()  # waits for the device
+        objective.step(state, repeated(batch, count))
+        guard.check()  # waits for the device
 
     trial = DeviceTrial(state.device, step) if state.device.type == "cuda" else HostTrial.create(step)
 
     def fits(count: int) -> bool:
         enough = trial.fits(count)
         if not enough:
-            state.optimizer.zero_grad(set_to_none=True)  # of an iteration that was cut short
+            for player in state.players.values():
+                player.optimizer.zero_grad(set_to_none=True)  # of an iteration that was cut short
         get_logger().info("batch %d %s", count, "fits" if enough else "does not fit")
         return enough
 
-    largest, refused = search(fits, len(batch.lq), MOST)
+    largest, refused = search(fits, len(batch), MOST)
     if largest == 0:
         raise InputError(
             "not even one sample fits into the memory; choose a smaller gt_size, train.checkpoint_activations, or a "
@@ -87,12 +90,15 @@ def search(fits: Callable[[int], bool], start: int, most: int) -> tuple[int, int
 
 def repeated(batch: Batch, count: int) -> Batch:
     """A batch of ``count`` samples, made by taking those of another again and again."""
-    index = torch.arange(count, device=batch.lq.device) % len(batch.lq)
-    names = tuple(batch.names[i % len(batch.names)] for i in range(count))
+    index = torch.arange(count, device=batch.lq.device) % len(batch)
     channels_last = batch.lq.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    lq, gt = (tensor.index_select(0, index).contiguous(memory_format=layout) for tensor in (batch.lq, batch.gt))
-    return Batch(lq, gt, names, batch.epoch)
+
+    def repeat(tensor: Tensor) -> Tensor:
+        return tensor.index_select(0, index).contiguous(memory_format=layout)
+
+    names = tuple(batch.names[i % len(batch.names)] for i in range(count))
+    return replace(batch.mapped(repeat), names=names)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """The state of a training on the disk, in BasicSR's forms.
 
-``net_g_ITER.pth`` holds ``params`` and, with an average, ``params_ema``; ``ITER.state`` holds the optimiser, the
-position in the training and the random generators. Both carry the options and versions of the run under the key
-``focalsr``, which BasicSR ignores. What a weight file may look like is in :mod:`models.weights.files`.
+``net_g_ITER.pth`` holds ``params`` and, with EMA, ``params_ema``; ``ITER.state`` holds the optimisers, the position in
+the training and the random generators. Both carry the options and versions of the run under the key ``focalsr``, which
+BasicSR ignores. What a weight file may look like is in :mod:`models.weights.files`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from config import to_dict
 from config.schema import PathOptions, TrainOptions
 from models.distributed import World
+from models.training.optim import resume_optimizer
 from models.training.schedule import scheduler_state
 from models.training.state import Best, TrainState
 from models.weights.files import (
@@ -31,7 +32,17 @@ from models.weights.files import (
 from utils.env import versions
 from utils.errors import InputError
 from utils.log import get_logger
-from utils.seed import random_state, set_random_state
+from utils.seed import set_random_state
+
+FORMAT = 2
+"""Of what is written under ``focalsr``; 1 had no number, one network, and one ``scaler`` in place of ``scalers``."""
+
+_PLAYERS = ("g", "d")  # in the order in which BasicSR lists their optimisers
+_DECISIVE = ("scale", "network_g", "datasets", "train")  # sections of options whose changes are logged
+
+
+class NewerFormatError(InputError):
+    """A checkpoint of a later version: nothing is wrong with it, but it cannot be understood here."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +65,9 @@ class CheckpointFolder:
         """Folder of the training states."""
         return self.root / "training_states"
 
-    def network(self, step: int | str) -> Path:
-        """The network file of an iteration, or ``latest``."""
-        return self.networks / f"net_g_{step}.pth"
+    def network(self, step: int | str, player: str = "g") -> Path:
+        """The network file of an iteration, or of ``latest`` or ``best``."""
+        return self.networks / f"net_{player}_{step}.pth"
 
     def state(self, step: int) -> Path:
         """The training state of an iteration."""
@@ -74,84 +85,75 @@ class Snapshot:
 
     Attributes:
         step: iterations done.
-        network: content of the network file.
+        networks: player -> content of its network file.
         state: content of the ``.state`` file.
     """
 
     step: int
-    network: Mapping[str, Any]
+    networks: Mapping[str, Mapping[str, Any]]
     state: Mapping[str, Any]
 
 
-def network_content(state: TrainState, options: TrainOptions) -> dict[str, Any]:
-    """``params``, ``params_ema`` where there is an average, and where they come from."""
-    content: dict[str, Any] = {"params": _cpu_state(state.network)}
-    if state.ema is not None:
-        content["params_ema"] = _cpu_state(state.ema)
-    content["focalsr"] = _passport(state, options)
+def network_content(state: TrainState, player: str, options: TrainOptions) -> dict[str, Any]:
+    """``params``, ``params_ema`` where there are EMA weights, and the metadata of the run."""
+    own = state.players[player]
+    content: dict[str, Any] = {"params": _cpu_state(own.network)}
+    if own.ema is not None:
+        content["params_ema"] = _cpu_state(own.ema)
+    content["focalsr"] = _metadata(state, options)
     return content
 
 
 def snapshot(state: TrainState, options: TrainOptions, randoms: Sequence[Mapping[str, Any]]) -> Snapshot:
     """Everything that a run needs to continue; ``randoms`` are the random generators of each rank."""
-    optimizer = state.optimizer
-    bases = [group["initial_lr"] for group in optimizer.param_groups]
+    optimizers = {name: player.optimizer for name, player in state.players.items()}
+    scalers = {name: player.scaler for name, player in state.players.items()}
+    bases = [[group["initial_lr"] for group in optimizer.param_groups] for optimizer in optimizers.values()]
     content = {
         "epoch": state.epoch,
         "iter": state.step,
-        "optimizers": [_copied(optimizer.state_dict())],
-        "schedulers": [scheduler_state(options.train, bases, state.step)],
+        "optimizers": [_copied(optimizer.state_dict()) for optimizer in optimizers.values()],
+        "schedulers": [scheduler_state(options.train, own, state.step) for own in bases],
         "focalsr": {
-            **_passport(state, options),
+            **_metadata(state, options),
+            "players": {name: type(optimizer).__name__ for name, optimizer in optimizers.items()},
+            "scalers": {name: scaler.state_dict() for name, scaler in scalers.items() if scaler is not None},
             "random": list(randoms),
             "validated": state.validated,
             "skipped": state.skipped,
             "best": _best(state),
-            **({} if state.scaler is None else {"scaler": state.scaler.state_dict()}),
         },
     }
-    return Snapshot(state.step, network_content(state, options), content)
+    networks = {name: network_content(state, name, options) for name in state.players}
+    return Snapshot(state.step, networks, content)
 
 
 def write(folder: CheckpointFolder, taken: Snapshot, *, safetensors: bool = False) -> None:
-    """Write the network and then the state of an iteration; a state on the disk implies its network.
+    """Write the networks and then the state of an iteration; a state on the disk implies its networks.
 
     Raises:
         StorageError: the disk is full or broken; what was there before is whole.
     """
-    write_network(folder.network(taken.step), taken.network)
-    if safetensors:
-        write_safetensors(folder.network(taken.step).with_suffix(".safetensors"), taken.network)
+    for player, content in taken.networks.items():
+        path = folder.network(taken.step, player)
+        write_checkpoint(path, content)
+        if safetensors:
+            write_safetensors(path.with_suffix(".safetensors"), content)
     write_checkpoint(folder.state(taken.step), taken.state)
-
-
-def write_network(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a network file (atomic).
-
-    Raises:
-        StorageError: the disk is full or broken.
-    """
-    write_checkpoint(path, content)
-
-
-def save(folder: CheckpointFolder, state: TrainState, options: TrainOptions, world: World) -> None:
-    """Take a snapshot and write it, now. Called by every rank, since each has random generators of its own."""
-    randoms = world.gather(random_state())
-    if world.is_main:
-        write(folder, snapshot(state, options, randoms))
 
 
 def prune(folder: CheckpointFolder, keep_last: int, keep_every: int | None) -> None:
     """Remove checkpoints but the newest ones, and those of multiples of ``keep_every``.
 
-    The state goes first: a state on the disk implies its network.
+    The state goes first: a state on the disk implies its networks.
     """
     for step in folder.steps()[keep_last:]:
         if keep_every is not None and step % keep_every == 0:
             continue
         folder.state(step).unlink(missing_ok=True)
-        for ending in (".pth", ".safetensors"):
-            folder.network(step).with_suffix(ending).unlink(missing_ok=True)
+        for path in folder.networks.glob(f"net_*_{step}.*"):
+            if path.suffix in (".pth", ".safetensors"):
+                path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -161,12 +163,12 @@ class Resume:
     Attributes:
         path: the ``.state`` file.
         content: what it holds.
-        network: content of the network file, or None where the options say to ignore it.
+        networks: player -> content of its network file; those that the options say to ignore are absent.
     """
 
     path: Path
     content: Mapping[str, Any]
-    network: Mapping[str, Any] | None
+    networks: Mapping[str, Mapping[str, Any]]
 
     @property
     def step(self) -> int:
@@ -174,69 +176,119 @@ class Resume:
         return int(self.content["iter"])
 
     @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What this framework adds to BasicSR's entries; empty in a state that BasicSR wrote."""
+        found: Mapping[str, Any] = self.content.get("focalsr", {})
+        return found
+
+    @property
     def seed(self) -> int | None:
         """The seed of the run, where the state is one of ours."""
-        seed: int | None = self.content.get("focalsr", {}).get("options", {}).get("manual_seed")
+        seed: int | None = self.metadata.get("options", {}).get("manual_seed")
         return seed
 
 
 def read_resume(path: Path, options: PathOptions) -> Resume:
-    """Read a state and the network file that belongs to it (``../models/net_g_ITER.pth``).
+    """Read a state and the network files that belong to it (``../models/net_g_ITER.pth``).
 
     Raises:
+        NewerFormatError: a later version has written it.
         InputError: one of them is absent, damaged, or not what its name says.
     """
     content = read_checkpoint(path)
     check_sums(path)
     if not {"iter", "optimizers"} <= content.keys():
         raise InputError(f"{path}: not a training state; expected the entries iter and optimizers")
+    ours = content.get("focalsr", {})
+    if ours.get("format_version", 1) > FORMAT:
+        raise NewerFormatError(
+            f"{path}: has checkpoint format {ours['format_version']}, this version reads up to {FORMAT}; update "
+            "FocalSR, or begin a new run from its weights (path.pretrain_network_g)"
+        )
     folder = CheckpointFolder(path.parent.parent)
-    ignored = "network_g" in options.ignore_resume_networks
-    network = None
-    if not ignored:
-        weights = folder.network(int(content["iter"]))
-        network = read_checkpoint(weights)
-        check_sums(weights)
-    return Resume(path, content, network)
+    players = ours.get("players") or _PLAYERS[: len(content["optimizers"])]
+    networks = {}
+    for player in players:
+        if f"network_{player}" not in options.ignore_resume_networks:
+            weights = folder.network(int(content["iter"]), player)
+            networks[player] = read_checkpoint(weights)
+            check_sums(weights)
+    return Resume(path, content, networks)
 
 
 def find_resume(folder: CheckpointFolder, options: PathOptions) -> Resume | None:
-    """The newest readable state of a run; a damaged one is named and the one before it taken."""
+    """The newest readable state of a run; a damaged one is logged and the one before it taken.
+
+    Raises:
+        NewerFormatError: a later version has written the newest.
+    """
     for step in folder.steps():
         try:
             return read_resume(folder.state(step), options)
+        except NewerFormatError:
+            raise
         except InputError as error:
             get_logger().warning("skipped: %s", error)
     return None
 
 
 def apply_resume(state: TrainState, resume: Resume, options: TrainOptions, world: World) -> None:
-    """Put a read state into ``state``: weights, average, optimiser, position, random generators.
+    """Put a read state into ``state``: weights, EMA weights, optimisers, position, random generators.
+
+    The option file rules: arguments of optimisers and everything else that it says are followed; what differs from
+    the options of the saved run is logged.
 
     Raises:
-        InputError: it belongs to another network or optimiser.
+        InputError: the state belongs to other networks or optimisers.
     """
-    if resume.network is not None:
-        path = CheckpointFolder(resume.path.parent.parent).network(resume.step)
-        _restore(state.network, resume.network, "params", path)
-        if state.ema is not None:
-            _restore(state.ema, resume.network, "params_ema", path)
-    try:
-        state.optimizer.load_state_dict(resume.content["optimizers"][0])
-    except (ValueError, KeyError, IndexError) as error:
-        raise InputError(f"{resume.path}: its optimiser does not fit train.optim_g: {first_line(error)}") from error
-    for group in state.optimizer.param_groups:
-        group["initial_lr"] = options.train.optim_g.lr  # the option file decides, as for the schedule
+    ours = resume.metadata
+    saved = dict(zip(ours.get("players") or _PLAYERS, resume.content["optimizers"], strict=False))
+    if set(saved) != set(state.players):
+        raise InputError(
+            f"{resume.path}: holds the training of {', '.join(saved)}, and this option file trains "
+            f"{', '.join(state.players)}; begin a new run from its weights (path.pretrain_network_g) instead"
+        )
+    for name, player in state.players.items():
+        if name in resume.networks:
+            path = CheckpointFolder(resume.path.parent.parent).network(resume.step, name)
+            _restore(player.network, resume.networks[name], "params", path)
+            if player.ema is not None:
+                _restore(player.ema, resume.networks[name], "params_ema", path)
+        try:
+            resume_optimizer(player.optimizer, saved[name], _saved_kind(ours, name))
+        except (ValueError, KeyError) as error:
+            raise InputError(
+                f"{resume.path}: its optimiser does not fit train.optim_{name}: {first_line(error)}. Give the option "
+                "file the optimiser of the saved run, or begin a new run from its weights (path.pretrain_network_g)"
+            ) from error
+        scalers = ours.get("scalers") or {"g": ours.get("scaler")}
+        if player.scaler is not None and scalers.get(name):
+            player.scaler.load_state_dict(scalers[name])
     state.step, state.epoch = resume.step, int(resume.content.get("epoch", 0))
-    ours = resume.content.get("focalsr", {})
     state.validated, state.skipped = ours.get("validated", state.step), ours.get("skipped", 0)
     for dataset, metrics in ours.get("best", {}).items():
         state.best[dataset] = {metric: Best(value, step) for metric, (value, step) in metrics.items()}
-    if state.scaler is not None and "scaler" in ours:
-        state.scaler.load_state_dict(ours["scaler"])
+    for change in changed_options(ours.get("options", {}), to_dict(options)):
+        get_logger().info("the resumed run goes on with %s", change)
     randoms = ours.get("random", [])
     if world.rank < len(randoms):
         set_random_state(randoms[world.rank])
+
+
+def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """What of the options that decide about a training differs from a saved run's: ``key: value (was value)``."""
+    for key in before if prefix else (key for key in _DECISIVE if key in before):
+        name, old, new = f"{prefix}{key}", before[key], now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from changed_options(old, new, f"{name}.")
+        elif old != new:
+            yield f"{name}: {new} (was {old})"
+
+
+def _saved_kind(ours: Mapping[str, Any], player: str) -> str | None:
+    """The class of a saved optimiser; states of format 1 tell by their options, those of BasicSR not at all."""
+    kind: str | None = ours.get("players", {}).get(player)
+    return kind or ours.get("options", {}).get("train", {}).get(f"optim_{player}", {}).get("type")
 
 
 def _copied(value: Any) -> Any:
@@ -256,8 +308,14 @@ def _restore(network: nn.Module, content: Mapping[str, Any], key: str, path: Pat
         raise InputError(f"{path}: belongs to another network than network_g: {first_line(error)}") from error
 
 
-def _passport(state: TrainState, options: TrainOptions) -> dict[str, Any]:
-    return {"step": state.step, "options": to_dict(options), "versions": versions(), "metrics": _best(state)}
+def _metadata(state: TrainState, options: TrainOptions) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT,
+        "step": state.step,
+        "options": to_dict(options),
+        "versions": versions(),
+        "metrics": _best(state),
+    }
 
 
 def _best(state: TrainState) -> dict[str, dict[str, list[float]]]:

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: the optimiser does not move, and somebody is told.
+"""Losses and gradients that are not finite: no optimiser moves, and the run stops or counts them.
 
 On the CPU the answer is known at once. On other devices asking would make the host wait in every iteration, so the
 optimiser gets the answer as a tensor, as torch's fused optimisers take it from a gradient scaler, and the host asks
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
-"""Optimisers whose fused kernels leave out a step where a flag on the device says so."""
+from models.training.optim import FUSED
+from models.training.state import TrainState
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -46,16 +46,20 @@ class FiniteGuard:
     pending: list[Suspect] = field(default_factory=list)
 
     @classmethod
-    def create(cls, optimizer: torch.optim.Optimizer, device: torch.device, *, skip: bool) -> FiniteGuard:
-        """Deferred where the host would wait for the device and the optimiser can leave out a step by itself."""
-        fused = isinstance(optimizer, FUSED) and all(group.get("fused") for group in optimizer.param_groups)
-        return cls(deferred=fused and device.type != "cpu", skip=skip)
+    def create(cls, state: TrainState, *, skip: bool) -> FiniteGuard:
+        """Deferred where the host would wait for the device and the optimisers can leave out a step by themselves."""
+        optimizers = [player.optimizer for player in state.players.values()]
+        fused = all(
+            isinstance(optimizer, FUSED) and all(group.get("fused") for group in optimizer.param_groups)
+            for optimizer in optimizers
+        )
+        return cls(deferred=fused and state.device.type != "cpu", skip=skip)
 
     def watch(self, suspect: Suspect) -> None:
-        """Remember an iteration until :meth:`settle`."""
+        """Remember an iteration until :meth:`check`."""
         self.pending.append(suspect)
 
-    def settle(self) -> int:
+    def check(self) -> int:
         """Look at all iterations since the last call; waits for the device once.
 
         Returns:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from config.schema import LoggerOptions, TrainOptions
 from models.distributed import World
 from models.training import checkpoint
 from models.training.checkpoint import CheckpointFolder, Snapshot
 from models.training.state import TrainState
+from models.weights.files import write_checkpoint
 from utils.seed import random_state
 
 
@@ -45,11 +47,20 @@ class Saver:
             self._pending = self._pool.submit(_write, self.folder, snapshot, self.options.logger)
 
     def save_best(self, state: TrainState) -> None:
-        """Write the weights as ``net_g_best.pth``. Called by every rank."""
+        """Write the generator as ``net_g_best.pth``. Called by every rank."""
         if self._pool is not None:
             self.wait()
-            content = checkpoint.network_content(state, self.options)
-            self._pending = self._pool.submit(checkpoint.write_network, self.folder.network("best"), content)
+            content = checkpoint.network_content(state, "g", self.options)
+            self._pending = self._pool.submit(write_checkpoint, self.folder.network("best"), content)
+
+    def save_latest(self, state: TrainState) -> Path | None:
+        """Write the networks as ``latest``, at once; returns where the generator is. Called by every rank."""
+        if self._pool is None:
+            return None
+        self.wait()
+        for name in state.players:
+            write_checkpoint(self.folder.network("latest", name), checkpoint.network_content(state, name, self.options))
+        return self.folder.network("latest")
 
     def wait(self) -> None:
         """Return when everything is on the disk.

@@ -1,4 +1,4 @@
-"""All that changes while a network is trained."""
+"""All that changes while networks are trained."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from config.schema import TrainOptions
-from models.training.ema import Tensors, make_ema, tensors_of
-from models.training.optim import build_optimizer
-from models.weights.layout import to_channels_last
+from models.training.ema import Tensors, tensors_of
 
 
 @dataclass
@@ -23,43 +20,20 @@ class Best:
 
 
 @dataclass
-class TrainState:
-    """The only object that training mutates, by ``train_step`` and by resuming.
+class Player:
+    """A network that is trained, with what trains it.
 
     Attributes:
-        network: what is trained.
-        ema: its moving average, or None.
+        network: the trained weights.
+        ema: their exponential moving average, or None.
         optimizer: over the network's parameters.
-        device: where all of them are.
         scaler: of the loss, for float16; else None.
-        step: iterations done.
-        epoch: of the first sample of the last batch.
-        validated: the last iteration whose validation is complete (-1: none).
-        skipped: iterations left out because of a loss that is not finite.
-        best: data set -> metric -> best value so far.
     """
 
     network: nn.Module
     ema: nn.Module | None
     optimizer: torch.optim.Optimizer
-    device: torch.device
     scaler: torch.amp.GradScaler | None = None
-    step: int = 0
-    epoch: int = 0
-    validated: int = -1
-    skipped: int = 0
-    best: dict[str, dict[str, Best]] = field(default_factory=dict)
-
-    @classmethod
-    def create(cls, network: nn.Module, options: TrainOptions, device: torch.device) -> TrainState:
-        """The state before the first iteration; moves the network to the device."""
-        network = network.to(device)
-        if options.channels_last:
-            network = to_channels_last(network)
-        ema = make_ema(network) if options.train.ema_decay > 0 else None
-        optimizer = build_optimizer(options.train.optim_g, network, decay_all=options.train.decay_norms_and_biases)
-        scaler = torch.amp.GradScaler(device.type) if options.train.amp == "fp16" else None
-        return cls(network, ema, optimizer, device, scaler)
 
     @cached_property
     def tensors(self) -> Tensors:
@@ -67,14 +41,42 @@ class TrainState:
         return tensors_of(self.network)
 
     @cached_property
-    def averages(self) -> Tensors | None:
-        """Of the moving average, or None."""
+    def ema_tensors(self) -> Tensors | None:
+        """Of the EMA network, or None."""
         return None if self.ema is None else tensors_of(self.ema)
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network to validate and to ship: the average where there is one."""
+        """The network to validate and to ship: the EMA weights where there are some."""
         return self.network if self.ema is None else self.ema
+
+
+@dataclass
+class TrainState:
+    """The only object that training mutates: by the objective's step and by resuming.
+
+    Attributes:
+        players: the networks that are trained, by name, in the order in which checkpoints list them; "g" makes images.
+        device: where all of them are.
+        step: iterations done.
+        epoch: of the first sample of the last batch.
+        validated: the last iteration whose validation is complete (-1: none).
+        skipped: iterations left out because of a loss that is not finite.
+        best: data set -> metric -> best value so far.
+    """
+
+    players: dict[str, Player]
+    device: torch.device
+    step: int = 0
+    epoch: int = 0
+    validated: int = -1
+    skipped: int = 0
+    best: dict[str, dict[str, Best]] = field(default_factory=dict)
+
+    @property
+    def generator(self) -> Player:
+        """The player that makes images: what is validated and shipped."""
+        return self.players["g"]
 
     def record(self, dataset: str, metric: str, value: float, better: str) -> Best:
         """The best value of a metric so far, ``value`` included; of equal ones the later wins."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import archs
-from config.schema import PathOptions
+from config.schema import Pretrained
 from models.weights.fit import LoadReport, fit
 from utils.errors import InputError
 from utils.files import atomic_write
@@ -121,28 +121,31 @@ def select_weights(content: Mapping[str, Any], key: str | None, path: Path) -> d
     return tensors
 
 
-def load_pretrained(network: nn.Module, path: PathOptions) -> LoadReport | None:
-    """Fill a network from ``path.pretrain_network_g``, if there is one."""
-    if path.pretrain_network_g is None:
-        return None
-    return load_weights(
-        network, path.pretrain_network_g, path.param_key_g, path.strict_load_g,
-        resize_tables=path.resize_position_tables,
-    )  # fmt: skip
+def load_pretrained(network: nn.Module, start: Pretrained) -> LoadReport:
+    """Fill a network from the weights that an option file names.
 
-
-def load_pretrained_ema(ema: nn.Module, path: PathOptions) -> None:
-    """Fill an average, already a copy of the loaded network, from the file's own average.
-
-    What the file lacks or holds in another shape stays a copy of the network, for which that has been said already.
+    Raises:
+        InputError: the file cannot be read, or does not fit.
     """
-    if path.pretrain_network_g is None or path.param_key_g is None:
-        return
-    _fill(ema, Path(path.pretrain_network_g), "params_ema", path.strict_load_g, path.resize_position_tables)
+    return load_weights(network, start.path, start.key, start.strict, resize_tables=start.resize_tables)
+
+
+def load_pretrained_ema(ema: nn.Module, start: Pretrained) -> None:
+    """Fill an EMA network, already a copy of the loaded network, from the file's own EMA weights.
+
+    What the file lacks or holds in another shape stays a copy of the network, for which that was logged already.
+    """
+    if start.key is not None:
+        _fill(ema, start.path, "params_ema", start.strict, start.resize_tables)
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Save atomically; in memory first, because torch hides a full disk behind an error of its own."""
+    """Save atomically.
+
+    Raises:
+        StorageError: the disk is full or broken; what was there before is whole.
+    """
+    # In memory first, because torch hides a full disk behind an error of its own.
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     with atomic_write(path) as file:
@@ -150,12 +153,16 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_safetensors(path: Path, content: Mapping[str, Any]) -> None:
-    """The averaged weights if there are some, with the options as metadata."""
+    """Save the EMA weights, or the trained ones where there are none, with the options as metadata; atomic.
+
+    Raises:
+        StorageError: the disk is full or broken; what was there before is whole.
+    """
     from safetensors.torch import save
 
-    passport = content["focalsr"]
-    metadata = {key: json.dumps(value) for key, value in passport.items()}
-    metadata["network_g"] = json.dumps(passport["options"]["network_g"])
+    about = content["focalsr"]
+    metadata = {key: json.dumps(value) for key, value in about.items()}
+    metadata["network_g"] = json.dumps(about["options"]["network_g"])
     weights = content.get("params_ema", content["params"])
     with atomic_write(path) as file:
         file.write(save(weights, {"format": "pt", **metadata}))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,7 +16,8 @@ from data import write_image
 from data.images.files import read_image
 from models.distributed import World
 from models.training.ema import make_ema, tensors_of, update_ema
-from models.training.loop import iterations, opened
+from models.training.loop import train_until
+from models.training.run import opened
 from scripts.benchmarks.measure import Comparison, Side, Work
 from scripts.benchmarks.networks import U
 from scripts.prepare_demo_data import TRAINING, package_folder
@@ -91,17 +90,6 @@ def bare_loop() -> Work:
 
 def trainer_loop() -> Work:
     """All that ``train.py`` does in an iteration that neither validates nor saves."""
-    steps = _training()
-
-    def work() -> None:
-        for _ in itertools.islice(steps, STEPS):
-            pass
-
-    return work
-
-
-def _training() -> Iterator[object]:
-    """A run in a temporary folder, iteration by iteration."""
     folder = Path(_open.enter_context(tempfile.TemporaryDirectory()))
     for name in TRAINING:
         write_image(folder / "images" / name, read_image(package_folder() / name))
@@ -112,4 +100,9 @@ def _training() -> Iterator[object]:
     options = read(folder / "train.yml", (), mode="train")
     with torch.device("cpu"):
         training = opened(options, parse_command(["-opt", str(folder / "train.yml")], "train"), World(), StopFlag())
-        return iterations(*_open.enter_context(training))
+        run, state, dataset = _open.enter_context(training)
+
+    def work() -> None:
+        train_until(state.step + STEPS, run, state, dataset)
+
+    return work

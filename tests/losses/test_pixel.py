@@ -5,14 +5,27 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from losses import LOSSES, CharbonnierLoss, L1Loss, MSELoss
+from losses import LOSSES, CharbonnierLoss, L1Loss, LossOptions, MSELoss, PixelLoss, build
 from utils.errors import InputError
 from utils.typed import Report, read
+
+
+def options_of(name: str, **arguments: Any) -> LossOptions:
+    """The options of a loss by its name in option files."""
+    return LOSSES[name](**arguments)
+
+
+def made(options: LossOptions) -> PixelLoss:
+    """The loss that options build."""
+    loss = build(options, torch.device("cpu"))
+    assert isinstance(loss, PixelLoss)
+    return loss
 
 
 @pytest.fixture
@@ -33,7 +46,7 @@ FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
 def test_formula(name: str, reduction: str, pair: tuple[Tensor, Tensor]) -> None:
     values = FORMULAS[name](pair[0] - pair[1])
     expected = {"mean": values.mean(), "sum": values.sum(), "none": values}[reduction]
-    loss = LOSSES[name](loss_weight=0.5, reduction=reduction)  # type: ignore[arg-type]
+    loss = made(options_of(name, loss_weight=0.5, reduction=reduction))
     torch.testing.assert_close(loss(*pair), 0.5 * expected)
 
 
@@ -43,20 +56,19 @@ def test_weighted(name: str, channels: int, pair: tuple[Tensor, Tensor]) -> None
     weight = torch.rand(2, channels, 5, 4, generator=torch.Generator().manual_seed(4))
     everywhere = weight.expand(2, 3, 5, 4)
     values = FORMULAS[name](pair[0] - pair[1]) * everywhere
-    kind = LOSSES[name]
-    torch.testing.assert_close(kind()(*pair, weight=weight), values.sum() / everywhere.sum())
-    torch.testing.assert_close(kind(reduction="sum")(*pair, weight=weight), values.sum())
-    torch.testing.assert_close(kind(reduction="none")(*pair, weight=weight), values)
+    torch.testing.assert_close(made(options_of(name))(*pair, weight=weight), values.sum() / everywhere.sum())
+    torch.testing.assert_close(made(options_of(name, reduction="sum"))(*pair, weight=weight), values.sum())
+    torch.testing.assert_close(made(options_of(name, reduction="none"))(*pair, weight=weight), values)
 
 
 def test_a_weight_of_ones_changes_nothing(pair: tuple[Tensor, Tensor]) -> None:
-    torch.testing.assert_close(L1Loss()(*pair, weight=torch.ones(2, 1, 5, 4)), L1Loss()(*pair))
+    torch.testing.assert_close(made(L1Loss())(*pair, weight=torch.ones(2, 1, 5, 4)), made(L1Loss())(*pair))
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradient_is_finite_where_images_agree(name: str) -> None:
     image = torch.rand(1, 3, 4, 4, dtype=torch.float16, requires_grad=True)
-    loss = LOSSES[name]()(image, image.detach().clone())
+    loss = made(options_of(name))(image, image.detach().clone())
     loss.backward()
     assert loss.dtype == torch.float32
     assert image.grad is not None
@@ -66,17 +78,17 @@ def test_gradient_is_finite_where_images_agree(name: str) -> None:
 def test_gradcheck() -> None:
     prediction = torch.rand(1, 3, 3, 3, dtype=torch.float64, requires_grad=True)
     target = torch.rand(1, 3, 3, 3, dtype=torch.float64)
-    for loss in (L1Loss(), MSELoss(), CharbonnierLoss(eps=1e-3)):
+    for loss in map(made, (L1Loss(), MSELoss(), CharbonnierLoss(eps=1e-3))):
         assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, target), prediction)
 
 
 def test_shapes_are_not_broadcast() -> None:
     with pytest.raises(ValueError, match=r"\[1, 3, 4, 4\] and target \[1, 1, 4, 4\] differ"):
-        L1Loss()(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4))
+        made(L1Loss())(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4))
     with pytest.raises(ValueError, match="does not fit"):
-        L1Loss()(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), weight=torch.zeros(4, 4))
+        made(L1Loss())(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), weight=torch.zeros(4, 4))
     with pytest.raises(ValueError, match="does not fit"):
-        L1Loss()(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), weight=torch.zeros(2, 3, 4, 4))
+        made(L1Loss())(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), weight=torch.zeros(2, 3, 4, 4))
 
 
 def test_options_are_frozen_and_read_from_text() -> None:
@@ -86,7 +98,7 @@ def test_options_are_frozen_and_read_from_text() -> None:
     report = Report()
     charbonnier = read({"loss_weight": 2, "eps": 1e-6}, CharbonnierLoss, report)
     assert charbonnier == CharbonnierLoss(loss_weight=2.0, eps=1e-6)
-    value = float(charbonnier(torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)))
+    value = float(made(charbonnier)(torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)))
     assert value == pytest.approx(2 * math.sqrt(1 + 1e-6), rel=1e-6)
     read({"reduction": "meen"}, L1Loss, report)
     read({"eps": 0}, CharbonnierLoss, report)

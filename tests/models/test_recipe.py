@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-import models.training.loop
 from config import read
-from models.training.step import train_step
+from models.training.objectives import PixelObjective
 from models.weights.files import read_checkpoint
 from tests.runs import ROOT, environment, run_here, workplace
 
@@ -82,16 +81,18 @@ def test_a_killed_recipe_ends_with_the_same_weights(
     Path("experiments").rename("undisturbed")
     done = 0
 
-    def dying(*arguments: Any, **named: Any) -> Any:
+    step = PixelObjective.step
+
+    def dying(*arguments: Any) -> Any:
         nonlocal done
         if done == killed_after:
             raise KeyboardInterrupt
         done += 1
-        return train_step(*arguments, **named)
+        return step(*arguments)
 
-    monkeypatch.setattr(models.training.loop, "train_step", dying)
-    assert run_here(SCRIPT, "recipe.yml") == 130
-    monkeypatch.setattr(models.training.loop, "train_step", train_step)
+    with monkeypatch.context() as patched:
+        patched.setattr(PixelObjective, "step", dying)
+        assert run_here(SCRIPT, "recipe.yml") == 130
     assert run_here(SCRIPT, "recipe.yml") == 0
     assert_equal(weights("first"), expected[0])
     assert_equal(weights("second"), expected[1])

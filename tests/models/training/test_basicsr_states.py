@@ -13,8 +13,8 @@ from config.schema import PathOptions
 from models.distributed import World
 from models.training import checkpoint
 from models.training.checkpoint import CheckpointFolder, apply_resume
-from models.training.state import TrainState
 from tests.runs import workplace
+from tests.states import state_of
 
 
 def test_weights_moments_and_iteration_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,10 +43,10 @@ def test_weights_moments_and_iteration_are_taken_over(tmp_path: Path, monkeypatc
 
     resume = checkpoint.find_resume(folder, PathOptions())
     assert resume is not None
-    ours = TrainState.create(archs.build_network(described), options, torch.device("cpu"))
+    ours = state_of(options)
     apply_resume(ours, resume, options, World())
     assert (ours.step, ours.epoch) == (500, 3)
-    for mine, other in zip(ours.network.parameters(), theirs.parameters(), strict=True):
+    for mine, other in zip(ours.generator.network.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(mine, other)
-        moments = ours.optimizer.state[mine], optimizer.state[other]
+        moments = ours.generator.optimizer.state[mine], optimizer.state[other]
         assert torch.equal(moments[0]["exp_avg_sq"], moments[1]["exp_avg_sq"])

@@ -37,13 +37,13 @@ def test_the_search_ends_beside_the_limit(limit: int, start: int) -> None:
 
 def test_samples_are_repeated() -> None:
     lq, gt = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 8, 8)
-    batch = repeated(Batch(lq, gt.to(memory_format=torch.channels_last), ("a", "b"), 3), 5)
+    batch = repeated(Batch.of_pair(lq, gt.to(memory_format=torch.channels_last), ("a", "b"), 3), 5)
     assert torch.equal(batch.lq, lq[[0, 1, 0, 1, 0]])
     assert torch.equal(batch.gt, gt[[0, 1, 0, 1, 0]])
     assert (batch.names, batch.epoch) == (("a", "b", "a", "b", "a"), 3)
     assert batch.gt.is_contiguous()
     last = lq.to(memory_format=torch.channels_last)
-    assert repeated(Batch(last, gt, ("a", "b"), 0), 3).gt.is_contiguous(memory_format=torch.channels_last)
+    assert repeated(Batch.of_pair(last, gt, ("a", "b"), 0), 3).gt.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_full_gpu_does_not_fit_and_other_errors_are_told() -> None:

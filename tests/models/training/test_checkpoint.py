@@ -13,13 +13,14 @@ from torch import nn
 
 from archs import build_network
 from config import read
-from config.schema import PathOptions, TrainOptions
+from config.schema import PathOptions, Pretrained, TrainOptions
 from models.distributed import World
 from models.training import checkpoint
 from models.training.checkpoint import CheckpointFolder
 from models.training.state import TrainState
 from models.weights.files import load_pretrained, load_pretrained_ema, load_weights
-from tests.runs import workplace
+from tests.runs import run_here, workplace
+from tests.states import save, state_of
 from utils.errors import InputError, StorageError
 
 ULTRA = {"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}
@@ -44,9 +45,9 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainOptions:
 
 def trained_state(options: TrainOptions) -> TrainState:
     """A state whose optimiser has moments."""
-    state = TrainState.create(build_network(options.network_g.as_mapping()), options, torch.device("cpu"))
-    state.network(torch.rand(1, 3, 8, 8)).sum().backward()
-    state.optimizer.step()
+    state = state_of(options)
+    state.generator.network(torch.rand(1, 3, 8, 8)).sum().backward()
+    state.generator.optimizer.step()
     state.step = 4
     return state
 
@@ -72,26 +73,26 @@ def test_a_state_comes_back_whole(options: TrainOptions) -> None:
     state = trained_state(options)
     state.record("HeldOut", "psnr", 30.0, "higher")
     state.validated, state.skipped, state.epoch = 2, 1, 3
-    checkpoint.save(folder, state, options, World())
+    save(folder, state, options)
     expected = torch.rand(3)
     resume = checkpoint.find_resume(folder, options.path)
     assert resume is not None
     assert resume.seed == options.manual_seed
-    fresh = TrainState.create(build_network(options.network_g.as_mapping()), options, torch.device("cpu"))
+    fresh = state_of(options)
     checkpoint.apply_resume(fresh, resume, options, World())
     assert torch.equal(torch.rand(3), expected)
     assert (fresh.step, fresh.validated, fresh.skipped, fresh.epoch, fresh.best) == (4, 2, 1, 3, state.best)
-    pairs = [(state.network, fresh.network), (state.ema, fresh.ema)]
+    pairs = [(state.generator.network, fresh.generator.network), (state.generator.ema, fresh.generator.ema)]
     for mine, theirs in pairs:
         assert mine is not None
         assert theirs is not None
         assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in mine.state_dict().items())
-    assert str(state.optimizer.state_dict()) == str(fresh.optimizer.state_dict())
+    assert str(state.generator.optimizer.state_dict()) == str(fresh.generator.optimizer.state_dict())
 
 
 def test_basicsr_s_own_readers_find_what_they_expect(options: TrainOptions) -> None:
     folder = CheckpointFolder(Path("experiments/tiny"))
-    checkpoint.save(folder, trained_state(options), options, World())
+    save(folder, trained_state(options), options)
     network = torch.load(folder.network(4), weights_only=True)
     assert set(network) >= {"params", "params_ema"}
     state = torch.load(folder.state(4), weights_only=True)
@@ -105,7 +106,7 @@ def test_a_damaged_newest_state_falls_back(options: TrainOptions, caplog: pytest
     state = trained_state(options)
     for step in (4, 8, 12):
         state.step = step
-        checkpoint.save(folder, state, options, World())
+        save(folder, state, options)
     folder.state(12).write_bytes(b"half")
     folder.network(8).unlink()
     resume = checkpoint.find_resume(folder, options.path)
@@ -117,7 +118,7 @@ def test_a_damaged_newest_state_falls_back(options: TrainOptions, caplog: pytest
 def test_a_full_disk_keeps_the_previous_checkpoint(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = CheckpointFolder(Path("experiments/tiny"))
     state = trained_state(options)
-    checkpoint.save(folder, state, options, World())
+    save(folder, state, options)
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -126,7 +127,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(options: TrainOptions, monkey
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
         with pytest.raises(StorageError, match="disk is full"):
-            checkpoint.save(folder, state, options, World())
+            save(folder, state, options)
     assert folder.steps() == [4]
     assert checkpoint.find_resume(folder, options.path) is not None
     assert not list(folder.root.rglob("*.part"))
@@ -134,35 +135,134 @@ def test_a_full_disk_keeps_the_previous_checkpoint(options: TrainOptions, monkey
 
 def test_another_network_or_optimiser_is_refused(options: TrainOptions) -> None:
     folder = CheckpointFolder(Path("experiments/tiny"))
-    checkpoint.save(folder, trained_state(options), options, World())
+    save(folder, trained_state(options), options)
     resume = checkpoint.read_resume(folder.state(4), options.path)
-    other = TrainState.create(build_network({**ULTRA, "n_feat": 16}), options, torch.device("cpu"))
+    other = state_of(options, build_network({**ULTRA, "n_feat": 16}))
     with pytest.raises(InputError, match=r"net_g_4\.pth: belongs to another network"):
         checkpoint.apply_resume(other, resume, options, World())
     ignoring = dataclasses.replace(options.path, ignore_resume_networks=("network_g",))
     resume = checkpoint.read_resume(folder.state(4), ignoring)
-    assert resume.network is None
+    assert resume.networks == {}
 
 
 def test_an_average_starts_from_the_file_s_average(options: TrainOptions) -> None:
     source, average = build_network(ULTRA), build_network(ULTRA)
     torch.save({"params": source.state_dict(), "params_ema": average.state_dict()}, "both.pth")
-    path = dataclasses.replace(options.path, pretrain_network_g=Path("both.pth"))
+    start = Pretrained(Path("both.pth"), "params", strict=True, resize_tables=False)
     network = build_network(ULTRA)
-    load_pretrained(network, path)
-    state = TrainState.create(network, options, torch.device("cpu"))
-    assert state.ema is not None
-    load_pretrained_ema(state.ema, path)
-    assert torch.equal(state.network.state_dict()["head.weight"], source.state_dict()["head.weight"])
-    assert torch.equal(state.ema.state_dict()["head.weight"], average.state_dict()["head.weight"])
+    load_pretrained(network, start)
+    state = state_of(options, network)
+    assert state.generator.ema is not None
+    load_pretrained_ema(state.generator.ema, start)
+    assert torch.equal(state.generator.network.state_dict()["head.weight"], source.state_dict()["head.weight"])
+    assert torch.equal(state.generator.ema.state_dict()["head.weight"], average.state_dict()["head.weight"])
 
 
 def test_after_a_partial_load_network_and_average_agree(options: TrainOptions) -> None:
     torch.save({"params": build_network({**ULTRA, "scale": 4}).state_dict()}, "x4.pth")
-    path = dataclasses.replace(options.path, pretrain_network_g=Path("x4.pth"), strict_load_g=False)
+    start = Pretrained(Path("x4.pth"), "params", strict=False, resize_tables=False)
     network = build_network(ULTRA)
-    load_pretrained(network, path)
-    state = TrainState.create(network, options, torch.device("cpu"))
-    assert state.ema is not None
-    load_pretrained_ema(state.ema, path)
-    assert all(torch.equal(value, state.ema.state_dict()[key]) for key, value in state.network.state_dict().items())
+    load_pretrained(network, start)
+    state = state_of(options, network)
+    assert state.generator.ema is not None
+    load_pretrained_ema(state.generator.ema, start)
+    assert all(
+        torch.equal(value, state.generator.ema.state_dict()[key])
+        for key, value in state.generator.network.state_dict().items()
+    )
+
+
+def test_a_state_without_a_format_number_resumes(options: TrainOptions) -> None:
+    """Checkpoints had no number, no players and one scaler before there was more than one kind of training."""
+    options = dataclasses.replace(options, train=dataclasses.replace(options.train, amp="fp16"))
+    folder = CheckpointFolder(Path("experiments/tiny"))
+    state = trained_state(options)
+    assert state.generator.scaler is not None
+    state.generator.scaler.scale(torch.ones(1))  # which makes its tensors
+    state.generator.scaler.update(4096.0)
+    save(folder, state, options)
+    content = torch.load(folder.state(4), weights_only=True)
+    ours = content["focalsr"]
+    ours["scaler"] = ours.pop("scalers")["g"]
+    del ours["format_version"], ours["players"]
+    torch.save(content, folder.state(4))
+    resume = checkpoint.find_resume(folder, options.path)
+    assert resume is not None
+    fresh = state_of(options)
+    checkpoint.apply_resume(fresh, resume, options, World())
+    assert fresh.step == 4
+    assert fresh.generator.scaler is not None
+    assert fresh.generator.scaler.state_dict()["scale"] == 4096.0
+    assert str(fresh.generator.optimizer.state_dict()) == str(state.generator.optimizer.state_dict())
+
+
+def test_a_state_of_a_later_format_stops_the_run_before_anything_is_moved(
+    options: TrainOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = CheckpointFolder(Path("experiments/tiny"))
+    save(folder, trained_state(options), options)
+    content = torch.load(folder.state(4), weights_only=True)
+    content["focalsr"]["format_version"] = 99
+    torch.save(content, folder.state(4))
+    assert run_here("train.py", "-opt", "train.yml", "--auto_resume") == 2
+    assert "has checkpoint format 99, this version reads up to 2" in capsys.readouterr().err
+    assert [path.name for path in Path("experiments").iterdir()] == ["tiny"]
+
+
+def test_a_resumed_run_does_not_need_the_file_that_it_began_with(
+    options: TrainOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"params": build_network(options.network_g.as_mapping()).state_dict()}, "start.pth")
+    begin = ("-opt", "train.yml", "--force_yml", "path:pretrain_network_g=start.pth")
+    assert run_here("train.py", *begin, "train:total_iter=4", "val=~") == 0
+    Path("start.pth").unlink()
+    assert run_here("train.py", *begin, "train:total_iter=8", "val=~", "--auto_resume") == 0
+    assert "the resumed run goes on with train.total_iter: 8 (was 4)" in capsys.readouterr().err
+    ignoring = "path:ignore_resume_networks=[network_g]"
+    assert run_here("train.py", *begin, "train:total_iter=12", ignoring, "val=~", "--auto_resume") == 2
+    assert "start.pth: there is no such file" in capsys.readouterr().err
+
+
+def test_a_resumed_run_follows_the_optimiser_arguments_of_the_option_file(
+    options: TrainOptions, log: list[str]
+) -> None:
+    folder = CheckpointFolder(Path("experiments/tiny"))
+    save(folder, trained_state(options), options)
+    overrides = ("betas=[0.8,0.95]", "weight_decay=0.1", "lr=1e-3", "eps=1e-7")
+    changed = read(Path("train.yml"), [f"train:optim_g:{edit}" for edit in overrides], mode="train")
+    resume = checkpoint.read_resume(folder.state(4), changed.path)
+    state = state_of(changed)
+    checkpoint.apply_resume(state, resume, changed, World())
+    (group,) = state.generator.optimizer.param_groups
+    assert (group["betas"], group["weight_decay"], group["initial_lr"], group["eps"]) == ((0.8, 0.95), 0.1, 1e-3, 1e-7)
+    assert len(state.generator.optimizer.state) == len(group["params"])
+    assert any("train.optim_g.betas: [0.8, 0.95] (was [0.9, 0.99])" in line for line in log)
+
+
+@pytest.mark.parametrize(
+    ("edits", "reason"),
+    [
+        (("train:optim_g={type: AdamW, lr: 1e-3}",), "it was saved by Adam, and the option file asks for AdamW"),
+        (("train:optim_g:amsgrad=true",), "it has no max_exp_avg_sq, which Adam needs with these arguments"),
+        (
+            ("train:decay_norms_and_biases=false", "train:optim_g:weight_decay=0.1"),
+            "it has 1 parameter groups, not 2; train.decay_norms_and_biases decides",
+        ),
+    ],
+    ids=["another class", "missing moments", "other groups"],
+)
+def test_a_resumed_run_refuses_an_optimiser_that_cannot_go_on(
+    options: TrainOptions, edits: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(CheckpointFolder(Path("experiments/tiny")), trained_state(options), options)
+    assert run_here("train.py", "-opt", "train.yml", "--auto_resume", "--force_yml", *edits) == 2
+    assert reason in capsys.readouterr().err
+    assert [path.name for path in Path("experiments").iterdir()] == ["tiny"]
+
+
+def test_a_resumed_run_follows_the_loss_of_the_option_file(options: TrainOptions) -> None:
+    begin = ("-opt", "train.yml", "--force_yml", "val=~")
+    assert run_here("train.py", *begin, "train:total_iter=4") == 0
+    assert run_here("train.py", *begin, "train:total_iter=5", "train:pixel_opt:loss_weight=0", "--auto_resume") == 0
+    records = [json.loads(line) for line in Path("experiments/tiny/metrics.jsonl").read_text().splitlines()]
+    assert [record["l_pix"] > 0 for record in records] == [True] * 4 + [False]

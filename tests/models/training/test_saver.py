@@ -22,6 +22,7 @@ from models.training.saver import Saver
 from models.training.state import TrainState
 from models.weights.files import load_weights
 from tests.runs import run_here, workplace
+from tests.states import save, state_of
 from utils.errors import InputError, StorageError
 
 
@@ -38,14 +39,14 @@ def options(*overrides: str) -> TrainOptions:
 
 def trained(chosen: TrainOptions) -> TrainState:
     torch.manual_seed(0)
-    state = TrainState.create(build_network(chosen.network_g.as_mapping()), chosen, torch.device("cpu"))
+    state = state_of(chosen)
     advance(state)
     return state
 
 
 def advance(state: TrainState) -> None:
-    state.network(torch.rand(1, 3, 8, 8)).sum().backward()
-    state.optimizer.step()
+    state.generator.network(torch.rand(1, 3, 8, 8)).sum().backward()
+    state.generator.optimizer.step()
     state.step += 1
 
 
@@ -56,8 +57,8 @@ def names(folder: Path) -> list[str]:
 def test_training_goes_on_while_a_checkpoint_is_written(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = options()
     state = trained(chosen)
-    expected = {key: value.clone() for key, value in state.network.state_dict().items()}
-    moments = [value["exp_avg"].clone() for value in state.optimizer.state_dict()["state"].values()]
+    expected = {key: value.clone() for key, value in state.generator.network.state_dict().items()}
+    moments = [value["exp_avg"].clone() for value in state.generator.optimizer.state_dict()["state"].values()]
     may_write = threading.Event()
     write = checkpoint.write
 
@@ -77,7 +78,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(place: Path, monkeypatch
     assert all(torch.equal(content["params"][key], value) for key, value in expected.items())
     kept = torch.load(folder.state(1), weights_only=True)["optimizers"][0]["state"]
     assert all(torch.equal(value["exp_avg"], before) for value, before in zip(kept.values(), moments, strict=True))
-    assert not torch.equal(next(iter(state.network.parameters())), next(iter(expected.values())))
+    assert not torch.equal(next(iter(state.generator.network.parameters())), next(iter(expected.values())))
 
 
 def test_a_failure_is_told_at_the_next_call(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,10 +120,10 @@ def test_safetensors_hold_the_average_and_the_options(place: Path) -> None:
     saver.save(state)
     saver.close()
     path = folder.network(1).with_suffix(".safetensors")
-    assert state.ema is not None
+    assert state.generator.ema is not None
     other = build_network(chosen.network_g.as_mapping())
     load_weights(other, path)
-    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), state.ema.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), state.generator.ema.parameters(), strict=True))
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["step"]) == 1
@@ -136,11 +137,11 @@ def test_one_changed_bit_is_found(place: Path, part: str, log: list[str]) -> Non
     state = trained(chosen)
     folder = CheckpointFolder(place / "run")
     for _ in range(2):
-        checkpoint.save(folder, state, chosen, World())
+        save(folder, state, chosen)
         advance(state)
     path = folder.state(2) if part == "state" else folder.network(2)
     damaged = bytearray(path.read_bytes())
-    value = next(iter(state.network.parameters()))
+    value = next(iter(state.generator.network.parameters()))
     whole = torch.load(path, weights_only=True)
     tensor = whole["optimizers"][0]["state"][0]["exp_avg"] if part == "state" else whole["params"]["head.weight"]
     at = bytes(damaged).index(tensor.numpy().tobytes())

@@ -12,19 +12,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from archs import build_network
 from config import read
 from config.schema import TrainOptions
 from data.loader import Batch
 from models.distributed import World
 from models.training.finite import FiniteGuard, NonFiniteLossError
-from models.training.loop import called_network, prepare_state
+from models.training.run import called_networks, prepare_state
 from models.training.state import TrainState
-from models.training.step import train_step
 from tests.runs import workplace
+from tests.states import CPU, iterate, state_of
 from utils.errors import InputError
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -40,23 +37,24 @@ def options(*overrides: str) -> TrainOptions:
 
 def fresh(chosen: TrainOptions) -> TrainState:
     torch.manual_seed(0)
-    return TrainState.create(build_network(chosen.network_g.as_mapping()), chosen, CPU)
+    return state_of(chosen)
 
 
 def batch(count: int = 4) -> Batch:
     generator = torch.Generator().manual_seed(1)
     lq, gt = torch.rand(count, 3, 8, 8, generator=generator), torch.rand(count, 3, 16, 16, generator=generator)
-    return Batch(lq=lq, gt=gt, names=tuple(f"image_{i}" for i in range(count)), epoch=0)
+    return Batch.of_pair(lq, gt, tuple(f"image_{i}" for i in range(count)), epoch=0)
 
 
 def weights(state: TrainState) -> list[Tensor]:
-    networks = [state.network, *([state.ema] if state.ema is not None else [])]
+    player = state.generator
+    networks = [player.network, *([player.ema] if player.ema is not None else [])]
     return [p.detach().clone() for network in networks for p in network.parameters()]
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 9])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_pieces_of_a_batch_add_up(place: Path, pieces: int, reduction: str) -> None:
+def test_micro_batches_add_up_to_the_gradient_of_the_batch(place: Path, pieces: int, reduction: str) -> None:
     # SGD moves by the gradient itself; Adam's first step would hide its size.
     changes = ("train:optim_g:type=SGD", "train:optim_g:betas=~", f"train:pixel_opt:reduction={reduction}")
     changes = (changes[0], changes[2], "train:optim_g:lr=1e-3")
@@ -65,7 +63,7 @@ def test_pieces_of_a_batch_add_up(place: Path, pieces: int, reduction: str) -> N
     for accumulate in (1, pieces):
         chosen = options(*changes, f"train:accumulate={accumulate}")
         state = fresh(chosen)
-        result = train_step(state, batch(), chosen)
+        result = iterate(state, batch(), chosen)
         results.append((result, weights(state)))
     (whole, expected), (parts, found) = results
     torch.testing.assert_close(parts.losses["l_pix"], whole.losses["l_pix"], rtol=1e-6, atol=0)
@@ -78,12 +76,12 @@ def test_mixed_precision_learns(place: Path, amp: str) -> None:
     chosen = options(f"train:amp={amp}")
     state = fresh(chosen)
     seen: list[torch.dtype] = []
-    convolution = next(m for m in state.network.modules() if isinstance(m, nn.Conv2d))
+    convolution = next(m for m in state.generator.network.modules() if isinstance(m, nn.Conv2d))
     convolution.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    found = [float(train_step(state, batch(), chosen).losses["l_pix"]) for _ in range(12)]
+    found = [float(iterate(state, batch(), chosen).losses["l_pix"]) for _ in range(12)]
     assert found[-1] < found[0]
-    assert all(p.dtype is torch.float32 for p in state.network.parameters())
-    assert (state.scaler is None) == (amp == "bf16")
+    assert all(p.dtype is torch.float32 for p in state.generator.network.parameters())
+    assert (state.generator.scaler is None) == (amp == "bf16")
     assert set(seen) <= {torch.bfloat16 if amp == "bf16" else torch.float16}
 
 
@@ -110,32 +108,32 @@ class Broken(nn.Module):
 def test_what_is_not_finite_stops_before_the_weights_change(place: Path, what: str, deferred: bool) -> None:
     chosen = options()
     state = fresh(chosen)
-    model = Broken(state.network, {2}, what)
+    model = Broken(state.generator.network, {2}, what)
     guard = FiniteGuard(deferred=deferred, skip=False)
-    train_step(state, batch(), chosen, model=model, guard=guard)
-    before = [p.detach().clone() for p in state.network.parameters()]
+    iterate(state, batch(), chosen, model=model, guard=guard)
+    before = [p.detach().clone() for p in state.generator.network.parameters()]
     message = rf"the {what} is not finite .*iteration 2: l_pix = .*; images: image_0, image_1"
     with pytest.raises(NonFiniteLossError, match=message):
-        train_step(state, batch(), chosen, model=model, guard=guard)
-        guard.settle()
-    assert all(torch.equal(a, b) for a, b in zip(before, state.network.parameters(), strict=True))
+        iterate(state, batch(), chosen, model=model, guard=guard)
+        guard.check()
+    assert all(torch.equal(a, b) for a, b in zip(before, state.generator.network.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("deferred", [False, True])
-def test_or_is_skipped_and_counted(place: Path, deferred: bool) -> None:
+def test_what_is_not_finite_is_skipped_and_counted_where_that_is_asked_for(place: Path, deferred: bool) -> None:
     chosen = options("train:nonfinite=skip", "train:ema_decay=0")
     state = fresh(chosen)
-    model = Broken(state.network, {2}, "gradient")
+    model = Broken(state.generator.network, {2}, "gradient")
     guard = FiniteGuard(deferred=deferred, skip=True)
-    flags = [train_step(state, batch(), chosen, model=model, guard=guard).skipped for _ in range(3)]
+    flags = [iterate(state, batch(), chosen, model=model, guard=guard).skipped for _ in range(3)]
     assert flags == [False, not deferred, False]
-    assert guard.settle() == (1 if deferred else 0)
+    assert guard.check() == (1 if deferred else 0)
     assert state.step == 3
-    assert state.skipped == (0 if deferred else 1)  # the trainer adds what a deferred guard tells
+    assert state.skipped == (0 if deferred else 1)  # the loop adds what a deferred guard finds
     # As if the iteration had not been: its rate only, which is constant here.
     other = fresh(chosen)
     for _ in range(2):
-        train_step(other, batch(), chosen)
+        iterate(other, batch(), chosen)
     torch.testing.assert_close(weights(state), weights(other), rtol=1e-6, atol=1e-8)
 
 
@@ -156,12 +154,12 @@ def test_the_host_does_not_wait_between_log_points(place: Path, amp: str) -> Non
     chosen = options(f"train:amp={amp}", "train:grad_clip=1", "train:accumulate=2")
     state = fresh(chosen)
     guard = FiniteGuard(deferred=True, skip=False)
-    train_step(state, batch(), chosen, guard=guard)
+    iterate(state, batch(), chosen, guard=guard)
     with Waits() as waits:
         for _ in range(3):
-            train_step(state, batch(), chosen, guard=guard)
+            iterate(state, batch(), chosen, guard=guard)
         assert waits.count == 0
-        guard.settle()
+        guard.check()
     assert waits.count > 0
 
 
@@ -170,18 +168,18 @@ def test_the_host_does_not_wait_between_log_points(place: Path, amp: str) -> Non
 def test_the_host_does_not_wait_for_a_gpu(place: Path) -> None:
     chosen = options()
     device = torch.device("cuda")
-    state = TrainState.create(build_network(chosen.network_g.as_mapping()), chosen, device)
-    guard = FiniteGuard.create(state.optimizer, device, skip=False)
+    state = state_of(chosen, device=device)
+    guard = FiniteGuard.create(state, skip=False)
     assert guard.deferred
-    there = Batch(lq=batch().lq.to(device), gt=batch().gt.to(device), names=("a",), epoch=0)
-    train_step(state, there, chosen, guard=guard)
+    there = Batch.of_pair(batch().lq.to(device), batch().gt.to(device), ("a",), epoch=0)
+    iterate(state, there, chosen, guard=guard)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
-            train_step(state, there, chosen, guard=guard)
+            iterate(state, there, chosen, guard=guard)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert guard.settle() == 0
+    assert guard.check() == 0
 
 
 def test_ranks_exchange_gradients_once_per_batch(place: Path) -> None:
@@ -189,10 +187,10 @@ def test_ranks_exchange_gradients_once_per_batch(place: Path) -> None:
     state = fresh(chosen)
     dist.init_process_group("gloo", init_method=f"file://{place}/meeting", rank=0, world_size=1)
     try:
-        model = nn.parallel.DistributedDataParallel(state.network)
+        model = nn.parallel.DistributedDataParallel(state.generator.network)
         exchanged: list[bool] = []
-        state.network.register_forward_hook(lambda *_: exchanged.append(model.require_backward_grad_sync))
-        train_step(state, batch(), chosen, model=model)
+        state.generator.network.register_forward_hook(lambda *_: exchanged.append(model.require_backward_grad_sync))
+        iterate(state, batch(), chosen, model=model)
         assert exchanged == [False, False, False, True]
     finally:
         dist.destroy_process_group()
@@ -210,10 +208,10 @@ def test_activations_are_computed_again(place: Path) -> None:
         text.replace("{type: PlainUSR_ultra, n_feat: 8, im_feat: [8, 4], scale: 2}", small)
     )
     states = [prepare_state(options(f"train:checkpoint_activations={flag}"), CPU) for flag in ("false", "true")]
-    states[1].network.load_state_dict(states[0].network.state_dict())
+    states[1].generator.network.load_state_dict(states[0].generator.network.state_dict())
     kept: list[int] = []
     for state in states:
-        state.network.train()
+        state.generator.network.train()
         sizes: list[int] = []
 
         def keep(x: Tensor, sizes: list[int] = sizes) -> Tensor:
@@ -221,10 +219,10 @@ def test_activations_are_computed_again(place: Path) -> None:
             return x
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-            train_step(state, batch(), options())
+            iterate(state, batch(), options())
         kept.append(sum(sizes))
     assert kept[1] < kept[0] / 2
-    gradients = [[p.grad for p in state.network.parameters()] for state in states]
+    gradients = [[p.grad for p in state.generator.network.parameters()] for state in states]
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
@@ -240,11 +238,11 @@ def test_compiled_networks_train_the_same(place: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch, "compile", traced)
     state = fresh(chosen)
     other = copy.deepcopy(state)
-    model = called_network(state.network, chosen, World())
+    model = called_networks(state, chosen, World())["g"]
     assert asked == ["reduce-overhead"]
-    assert model is not state.network
+    assert model is not state.generator.network
     for _ in range(2):
-        train_step(state, batch(), chosen, model=model)
-        train_step(other, batch(), options())
+        iterate(state, batch(), chosen, model=model)
+        iterate(other, batch(), options())
     torch.testing.assert_close(weights(state), weights(other))
-    assert not any("_orig_mod" in key for key in state.network.state_dict())
+    assert not any("_orig_mod" in key for key in state.generator.network.state_dict())

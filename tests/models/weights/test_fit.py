@@ -9,7 +9,7 @@ import torch
 
 from archs import build_network
 from archs.layers.constants import published_state
-from config.schema import PathOptions
+from config.schema import Pretrained
 from models.weights.files import load_pretrained, load_pretrained_ema, load_weights
 from utils.errors import InputError
 
@@ -88,9 +88,8 @@ def test_tables_of_another_window(tmp_path: Path, configuration: dict[str, objec
 def test_the_option_reaches_network_and_average(tmp_path: Path) -> None:
     source, target, average = (network_of({**HAT, "window_size": window}, 2) for window in (4, 8, 8))
     torch.save({"params": source.state_dict(), "params_ema": source.state_dict()}, tmp_path / "small.pth")
-    path = PathOptions(pretrain_network_g=tmp_path / "small.pth", resize_position_tables=True)
-    report = load_pretrained(target, path)
-    load_pretrained_ema(average, path)
-    assert report is not None
+    start = Pretrained(tmp_path / "small.pth", "params", strict=True, resize_tables=True)
+    report = load_pretrained(target, start)
+    load_pretrained_ema(average, start)
     assert len(report.converted) == 3
     assert all(torch.equal(value, average.state_dict()[key]) for key, value in target.state_dict().items())

@@ -1,0 +1,54 @@
+"""What is trained, on which losses: an objective owns the step of a training and its named losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import nn
+
+from config.schema import TrainOptions
+from data.loader import Batch
+from models.distributed import World
+from models.training.finite import FiniteGuard
+from models.training.objectives.pixel import PixelObjective
+from models.training.players import PlayerOptions
+from models.training.state import TrainState
+from models.training.step import StepResult
+
+
+class Objective(Protocol):
+    """What the loop, ``--check`` and the search for the largest batch know of a training.
+
+    Attributes:
+        guard: watches over losses that are not finite.
+    """
+
+    guard: FiniteGuard
+
+    def step(self, state: TrainState, batch: Batch) -> StepResult:
+        """One iteration: ``state``, which alone is mutated, is one iteration further.
+
+        Raises:
+            NonFiniteLossError: a loss or gradient is not finite, and such iterations are not to be skipped.
+        """
+
+
+def players_of(options: TrainOptions) -> dict[str, PlayerOptions]:
+    """The networks that an option file trains, by name, "g" first."""
+    return PixelObjective.players(options)  # every model type trains on a pixel loss
+
+
+def build_objective(
+    options: TrainOptions,
+    state: TrainState,
+    *,
+    models: Mapping[str, nn.Module] | None = None,
+    world: World | None = None,
+    guard: FiniteGuard | None = None,
+) -> Objective:
+    """The objective of an option file; :class:`PixelObjective` says what the arguments mean."""
+    return PixelObjective(options, state, models=models, world=world, guard=guard)
+
+
+__all__ = ["Objective", "PixelObjective", "build_objective", "players_of"]

@@ -1,0 +1,95 @@
+"""From options to players: networks with their first weights, EMA, optimiser, and loss scaler."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from inspect import signature
+
+import torch
+from torch import nn
+
+import archs
+from config.schema import OptimOptions, Pretrained, TrainOptions
+from models.training.ema import make_ema
+from models.training.optim import build_optimizer
+from models.training.state import Player
+from models.weights.files import load_pretrained, load_pretrained_ema
+from models.weights.layout import to_channels_last
+from utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class PlayerOptions:
+    """What an option file says about one of the networks that are trained.
+
+    Attributes:
+        network: type and arguments, as ``archs.build_network`` takes them.
+        optim: its optimiser.
+        ema_decay: of its EMA weights; 0: none are kept.
+        pretrained: the weights that it starts from, if any.
+    """
+
+    network: Mapping[str, object]
+    optim: OptimOptions
+    ema_decay: float
+    pretrained: Pretrained | None
+
+
+def generator_options(options: TrainOptions) -> PlayerOptions:
+    """The player "g", which every training has: network_g, optim_g, EMA, pretrain_network_g.
+
+    Raises:
+        InputError: its activations are to be recomputed, which it cannot.
+    """
+    network = options.network_g.as_mapping()
+    if options.train.checkpoint_activations:
+        known = signature(archs.network_class(options.network_g.type)).parameters
+        if "use_checkpoint" not in known:
+            raise InputError(
+                f"train.checkpoint_activations: {options.network_g.type} cannot compute its blocks twice; leave the "
+                "key out, or use train.accumulate to save memory"
+            )
+        network["use_checkpoint"] = True
+    return PlayerOptions(network, options.train.optim_g, options.train.ema_decay, options.path.pretrained_g)
+
+
+def build_players(
+    described: Mapping[str, PlayerOptions],
+    options: TrainOptions,
+    device: torch.device,
+    resumed: Collection[str] = (),
+) -> dict[str, Player]:
+    """The players of a training before its first iteration, or before a checkpoint is put into them.
+
+    Args:
+        described: what they are made of, by name.
+        options: precision, memory layout, weight decay.
+        device: where they go.
+        resumed: names of those whose weights come from a checkpoint: their pretrained files are not read.
+
+    Raises:
+        InputError: a pretrained file cannot be read or does not fit.
+    """
+    players = {}
+    for name, own in described.items():
+        network = archs.build_network(own.network)
+        pretrained = None if name in resumed else own.pretrained
+        if pretrained is not None:
+            load_pretrained(network, pretrained)
+        players[name] = make_player(network, own, options, device)
+        ema = players[name].ema
+        if pretrained is not None and ema is not None:
+            load_pretrained_ema(ema, pretrained)
+    return players
+
+
+def make_player(network: nn.Module, own: PlayerOptions, options: TrainOptions, device: torch.device) -> Player:
+    """A network with all that training adds to it; moves the network to the device."""
+    network = network.to(device)
+    if options.channels_last:
+        network = to_channels_last(network)
+    ema = make_ema(network) if own.ema_decay > 0 else None
+    optimizer = build_optimizer(own.optim, network, decay_all=options.train.decay_norms_and_biases)
+    scaler = torch.amp.GradScaler(device.type) if options.train.amp == "fp16" else None
+    return Player(network, ema, optimizer, scaler)

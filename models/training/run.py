@@ -1,0 +1,180 @@
+"""A training run before and after its iterations: seed, folder, data, networks, logs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+
+from config import describe, to_dict
+from config.command import Command
+from config.schema import TrainOptions
+from data import EvalDataset, TrainDataset, build_dataset
+from models.distributed import World
+from models.evaluation.check import together
+from models.experiment import RunFolder, open_run, training_folder
+from models.training.checkpoint import CheckpointFolder, Resume, apply_resume, find_resume, read_resume
+from models.training.objectives import players_of
+from models.training.players import build_players
+from models.training.saver import Saver
+from models.training.sinks import JsonLinesSink, LogSink, Sink, TensorBoardSink, WandbSink
+from models.training.state import TrainState
+from utils.log import configure_logging, get_logger
+from utils.seed import seed_everything
+from utils.signals import StopFlag
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same during a training run."""
+
+    options: TrainOptions
+    folder: RunFolder
+    saver: Saver
+    validation: tuple[EvalDataset, ...]
+    sinks: tuple[Sink, ...]
+    world: World
+    stop: StopFlag
+
+
+@contextlib.contextmanager
+def opened(
+    options: TrainOptions, command: Command, world: World, stop: StopFlag
+) -> Iterator[tuple[Run, TrainState, TrainDataset]]:
+    """A run with its folder and logs, ready for its iterations; closes its files at the end.
+
+    Raises:
+        InputError: an option, a file or the data cannot be used; an earlier run of that name is where it was.
+    """
+    folder = training_folder(options)
+    resume = _resume_asked_for(options, command, folder, world)
+    options = _with_common_seed(options, resume, world)
+    if not world.is_main:
+        configure_logging(rank=world.rank)
+    seed_everything(options.manual_seed)  # the same initial weights, EMA included, on every rank
+    resumed = () if resume is None else resume.networks.keys()
+    state = prepare_state(options, world.device(options.num_gpu), resumed)
+    seed_everything(options.manual_seed + world.rank)
+    if resume is not None:
+        apply_resume(state, resume, options, world)
+    dataset = training_set(options)
+    validation = validation_sets(options)
+    if world.is_main:  # only now: bad input must not rename an earlier run's folder
+        open_run(folder, "train", options, command, fresh=resume is None)
+    world.barrier()
+    if resume is not None:
+        get_logger().info("resumed from %s at iteration %s", resume.path, f"{state.step:,}")
+    sinks = _open_sinks(options, folder, state) if world.is_main else ()
+    saver = Saver(CheckpointFolder(folder.root), options, world)
+    run = Run(options, folder, saver, validation, sinks, world, stop)
+    describe_run(options, state, dataset, validation)
+    with contextlib.ExitStack() as closing:
+        for sink in run.sinks:
+            closing.callback(sink.close)
+        closing.callback(run.saver.close)
+        yield run, state, dataset
+
+
+def prepare_state(options: TrainOptions, device: torch.device, resumed: Collection[str] = ()) -> TrainState:
+    """The state before the first iteration, pretrained weights included.
+
+    Args:
+        options: what is trained.
+        device: where it goes.
+        resumed: networks ("g") whose weights come from a checkpoint, so that their pretrained files are not needed.
+
+    Raises:
+        InputError: a pretrained file cannot be read or does not fit.
+    """
+    set_precision(tf32=options.train.tf32)
+    return TrainState(build_players(players_of(options), options, device, resumed), device)
+
+
+def set_precision(*, tf32: bool) -> None:
+    """Whether GPUs may round float32 factors to 10 bits; torch does so for convolutions unless it is asked not to."""
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def called_networks(state: TrainState, options: TrainOptions, world: World) -> dict[str, nn.Module]:
+    """The networks as training calls them: compiled where the options say so, and connected to the other ranks."""
+    called = {}
+    for name, player in state.players.items():
+        network = player.network.train()
+        if options.train.compile:
+            network = cast("nn.Module", torch.compile(network, mode=options.train.compile_mode))
+        called[name] = world.wrap(network)
+    return called
+
+
+def describe_run(
+    options: TrainOptions, state: TrainState, dataset: TrainDataset, validation: tuple[EvalDataset, ...]
+) -> None:
+    """Log what is about to be trained, on what."""
+    count = sum(parameter.numel() for parameter in state.generator.network.parameters())
+    log = get_logger().info
+    log("network %s: %s parameters, scale x%d", options.network_g.type, f"{count:,}", options.scale)
+    epoch = dataset.epoch_length
+    log(
+        "%s: %s samples an epoch, batch %d, %s iterations (%.1f epochs)",
+        dataset.name, f"{epoch:,}", options.train_dataset.batch_size_per_gpu, f"{options.train.total_iter:,}",
+        options.train.total_iter * options.train_dataset.batch_size_per_gpu / epoch,
+    )  # fmt: skip
+    for held_out in validation:
+        log("%s: %d images to validate on%s", held_out.name, len(held_out), together(options.val))
+
+
+def training_set(options: TrainOptions) -> TrainDataset:
+    """The data set that is trained on."""
+    return build_dataset(
+        options.train_dataset, scale=options.scale, seed=options.manual_seed, phase="train",
+        degradations=options.degradations,
+    )  # fmt: skip
+
+
+def validation_sets(options: TrainOptions) -> tuple[EvalDataset, ...]:
+    """The data sets that a training file validates on."""
+    if options.val is None:
+        return ()
+    return tuple(
+        build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="val")
+        for dataset in options.val_datasets.values()
+    )
+
+
+def _resume_asked_for(options: TrainOptions, command: Command, folder: RunFolder, world: World) -> Resume | None:
+    """The state to continue from: ``path.resume_state``, or the newest one with ``--auto_resume``."""
+    configure_logging(rank=world.rank)
+    if options.path.resume_state is not None:
+        return read_resume(options.path.resume_state, options.path)
+    # torchrun starts all ranks again when one has died: the run goes on by itself.
+    again = command.auto_resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return find_resume(CheckpointFolder(folder.root), options.path) if again else None
+
+
+def _with_common_seed(options: TrainOptions, resume: Resume | None, world: World) -> TrainOptions:
+    """One seed for all ranks; a resumed run keeps the one that it began with, for its data stream."""
+    seed = world.from_main(options.manual_seed)
+    if resume is not None and resume.seed is not None and resume.seed != seed:
+        get_logger().warning("manual_seed: the resumed run began with %d, which is kept", resume.seed)
+        seed = resume.seed
+    return dataclasses.replace(options, manual_seed=seed)
+
+
+def _open_sinks(options: TrainOptions, folder: RunFolder, state: TrainState) -> tuple[Sink, ...]:
+    sinks: list[Sink] = [
+        LogSink(options.name),
+        JsonLinesSink(folder.root / "metrics.jsonl", state.step, state.validated),
+    ]
+    if folder.tensorboard is not None:
+        sinks.append(TensorBoardSink(folder.tensorboard, state.step, describe(options)))
+    wandb = options.logger.wandb
+    if wandb is not None and wandb.project is not None:
+        sinks.append(WandbSink(folder.root, options.name, wandb, to_dict(options)))
+    return tuple(sinks)

@@ -12,24 +12,12 @@ from typing import Any, Literal
 
 from config.document import Document
 from config.published import variants
-from config.schema import SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
+from config.schema import MODEL_TYPES, SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
 from data import DegradationOptions
 from utils.errors import InputError
 from utils.typed import INVALID, KeyPath, Report, near_miss, read
 
 Mode = Literal["train", "test"]
-
-# All of them mean: pixel loss in training; pad, compute, crop in testing. What to pad to, the network knows.
-MODEL_TYPES = (
-    "SRModel",
-    "SwinIRModel",
-    "HATModel",
-    "RGTModel",
-    "PFTModel",
-    "ESRModel",
-    "RealHATMSEModel",
-    "RealESRNetModel",
-)
 
 _ADVERSARIAL = "adversarial training is not supported"
 UNSUPPORTED_MODEL_TYPES = {

@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from archs import NETWORKS, network_class
 from config.bases import KEY as BASE
-from config.checks import MODEL_TYPES, UNSUPPORTED_KEYS, UNSUPPORTED_MODEL_TYPES
+from config.checks import UNSUPPORTED_KEYS, UNSUPPORTED_MODEL_TYPES
 from config.describe import markers, to_plain
-from config.schema import NetworkOptions, Options, TestOptions, TrainOptions
+from config.schema import MODEL_TYPES, NetworkOptions, Options, TestOptions, TrainOptions
 from utils.typed import Field, fields_of, key_text, type_name
 
 _INTRODUCTION = """\

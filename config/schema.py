@@ -17,6 +17,18 @@ from losses import LOSSES, PixelLoss
 from metrics import METRICS, Metric
 from utils.typed import OneOf, option
 
+# All of them mean: pixel loss in training; pad, compute, crop in testing. What to pad to, the network knows.
+MODEL_TYPES = (
+    "SRModel",
+    "SwinIRModel",
+    "HATModel",
+    "RGTModel",
+    "PFTModel",
+    "ESRModel",
+    "RealHATMSEModel",
+    "RealESRNetModel",
+)
+
 _DEGRADATIONS = "low-resolution images are only degraded on the fly in training"
 _DISCRIMINATOR = "no discriminator is trained here"
 
@@ -330,9 +342,7 @@ class Options:
     }
 
     name: str = option("name of the run: names its folders; one that holds 'debug' makes a short trial run")
-    model_type: str = option(
-        "kind of model: SRModel, HATModel, RGTModel, PFTModel, ESRModel, SwinIRModel; all mean the same here"
-    )
+    model_type: str = option(f"kind of model: {', '.join(MODEL_TYPES)}; all mean the same here")
     scale: int | float = option(
         "super-resolution factor; in a test file of a network for any scale, any number", 1, minimum=1
     )

@@ -22,7 +22,13 @@ _INTRODUCTION = """\
 
 <!-- Generated from the option dataclasses by scripts/make_docs.py; a test fails when it is stale. -->
 
-Option files are YAML with BasicSR's keys. `python train.py -opt FILE` wants a training file (sections `train` and
+Every key of an option file. Check a file, and print it with all defaults:
+
+```bash
+python train.py -opt options/train_plainusr_x4.yml --check
+```
+
+Option files are YAML with BasicSR's keys. `python train.py -opt FILE` needs a training file (sections `train` and
 `datasets: train:`), `python test.py -opt FILE` a test file. Editors that know JSON schemas complete and check the files
 with [options.schema.json](options.schema.json).
 

@@ -17,10 +17,10 @@ from utils.typed import option
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelLoss(ABC):
-    """A weight, a reduction, and what to do with the difference of two pixels."""
+    """A loss of the difference of two pixels, with a weight and a reduction."""
 
     loss_weight: float = option("factor of this loss in the total", 1.0)
-    reduction: Literal["mean", "sum", "none"] = option("how the values of the pixels become one", "mean")
+    reduction: Literal["mean", "sum", "none"] = option("how the per-pixel losses become one number", "mean")
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The loss, a scalar unless ``reduction`` is "none".

@@ -19,7 +19,7 @@ _CONTAINER_LIMITS = (
 
 
 def versions() -> dict[str, str]:
-    """Names and versions of the libraries that decide about results."""
+    """Names and versions of the libraries that results depend on."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # a subclass of str, which weights-only loading refuses
@@ -48,14 +48,14 @@ def available_cores() -> int:
 
 
 def peak_memory() -> int:
-    """Most bytes of memory that this process has had; 0 where the system does not tell."""
+    """Most bytes of memory that this process has had; 0 where the system does not report it."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def available_memory() -> int | None:
-    """Bytes of main memory that this process may still take, or None where the system does not tell."""
+    """Bytes of main memory that this process may still take, or None where the system does not report it."""
     meminfo = Path("/proc/meminfo")
     lines = meminfo.read_text().splitlines() if meminfo.exists() else []
     found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]

@@ -118,7 +118,7 @@ MISTAKES: list[tuple[tuple[str, str], str, str]] = [
     (("manual_seed: 3", "manual_seed: yes"), "seed", 'manual_seed: expected a whole number, got "yes"'),
     (("manual_seed: 3", "manual_seed: 3\nmanual_seed: 4"), "seed: 4", "manual_seed: given twice (first in line 5); "),
     (("manual_seed: 3", "network_d: {type: U}"), "network_d", "network_d: adversarial training is not supported"),
-    (("manual_seed: 3", "use_ema: true"), "use_ema", 'use_ema: choose the averaged weights by "path: param_key_g: p'),
+    (("manual_seed: 3", "use_ema: true"), "use_ema", 'use_ema: choose the EMA weights by "path: param_key_g: p'),
     (("    gt_size: 64", "    gt_size: 65"), "65", "datasets.train.gt_size: expected a multiple of scale 2, such as"),
     (("    gt_size: 64\n", ""), "train:\n    name", 'datasets.train: the key "gt_size" is missing; expected side of'),
     (("    batch_size_per_gpu: 4\n", ""), "train:\n    name", 'datasets.train: the key "batch_size_per_gpu" is miss'),

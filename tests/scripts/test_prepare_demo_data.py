@@ -11,7 +11,7 @@ import pytest
 
 from data.images.files import image_size, list_images, read_image
 from data.resizing.matlab import mod_crop
-from scripts.prepare_demo_data import HELD_OUT, MULTIPLE, TRAINING, main, package_folder, prepare, strangers
+from scripts.prepare_demo_data import HELD_OUT, MULTIPLE, TRAINING, main, other_images, package_folder, prepare
 from utils.command import run_command
 from utils.errors import InputError
 
@@ -60,7 +60,7 @@ def test_files_that_are_right_are_left_alone(demo: Path) -> None:
 
 
 def test_files_of_others_are_told(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert strangers(demo) == []
+    assert other_images(demo) == []
     other = demo / "train/HR/chelsea.png"
     other.write_bytes((demo / "val/HR/chelsea.png").read_bytes())
     main(["-o", str(demo)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
-from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metrics import DISTS, LPIPS, METRICS
-from metrics.perceptual import LIBRARY, _judge, perceptual_distance
+from metrics.perceptual import LIBRARY, perceptual_distance
 from tests.data.pictures import noise
 from utils.errors import InputError
 
@@ -22,7 +21,7 @@ Calls = list[tuple[str, torch.device]]
 
 
 @pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
+def library(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """A library whose metrics are the mean absolute difference."""
     calls: Calls = []
     module = types.ModuleType(LIBRARY)
@@ -41,9 +40,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
 
     module.create_metric = create_metric  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, LIBRARY, module)
-    _judge.cache_clear()
-    yield calls
-    _judge.cache_clear()
+    return calls
 
 
 def test_what_the_library_is_asked(library: Calls) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from PIL import Image
 import archs
 from data.images.files import read_image, to_tensor, to_uint8, write_image
 from data.images.photo import Photo, read_photo, write_photo
-from models.inference import upscale as inference
 from models.inference.upscale import upscale
 from scripts.upscale import main
 from utils.command import run_command
@@ -30,6 +30,22 @@ def picture(path: Path, height: int = 20, width: int = 26, seed: int = 0) -> Pat
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     write_image(path, pixels)
     return path
+
+
+@contextlib.contextmanager
+def input_sizes() -> Iterator[list[torch.Size]]:
+    """The height and width of every picture that any module of any network is called with."""
+    sizes: list[torch.Size] = []
+
+    def note(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], torch.Tensor) and inputs[0].ndim == 4 and inputs[0].shape[1] == 3:
+            sizes.append(inputs[0].shape[-2:])
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        yield sizes
+    finally:
+        hook.remove()
 
 
 @pytest.fixture(scope="module")
@@ -193,16 +209,10 @@ def test_tiles_that_fit_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     large = picture(folder / "large.png", 130, 110)
-    sizes: list[torch.Size] = []
-    run_once = inference._run
-
-    def noted(network: torch.nn.Module, x: torch.Tensor, scale: float) -> torch.Tensor:
-        sizes.append(x.shape[-2:])
-        return run_once(network, x, scale)
-
-    monkeypatch.setattr(inference, "_run", noted)
     monkeypatch.setattr("models.inference.photo.free_memory", lambda device: 1_000_000)
-    assert run(large, *(["--half"] if half else []), "--cpu") == 0
+    with input_sizes() as sizes:
+        assert run(large, *(["--half"] if half else []), "--cpu") == 0
+    assert sizes
     assert max(max(size) for size in sizes) < 110
     expected = to_uint8(upscale(network, to_tensor(read_image(large))))
     result = read_image(tmp_path / "out/large.png")

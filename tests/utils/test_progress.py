@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from utils import progress
 from utils.progress import Progress, clock, console_line
 
 
@@ -60,7 +59,8 @@ def test_nested_bars_end_from_inside_out() -> None:
             pass
         console_line("between", stream)
         outer.advance()
-    assert not progress._shown
+    console_line("after", stream)
+    assert stream.getvalue().endswith("\nafter\n")  # no bar is taken off the line any more
     assert stream.getvalue().index("inner") < stream.getvalue().index("between")
 
 

@@ -50,7 +50,7 @@ def test_dataclasses_are_frozen_and_explained(kind: Any) -> None:
         assert "\n" not in field.help
 
 
-def test_every_table_is_documented() -> None:
+def test_every_type_of_a_section_is_documented() -> None:
     names = {name for section in sections() for name in section.types}
     assert names == {*NETWORKS, *DATASETS, *LOSSES, *METRICS, *OPTIMIZERS, *SCHEDULERS}
 
@@ -91,12 +91,12 @@ BASICSR: dict[Callable[..., Any], str] = {
 
 
 @pytest.mark.parametrize("kind", BASICSR, ids=lambda kind: kind.__qualname__)
-def test_published_keys_are_accepted(kind: Any) -> None:
+def test_keys_of_published_files_are_accepted(kind: Any) -> None:
     known = {*fields_of(kind), *getattr(kind, "IGNORED", {})}
     assert set(BASICSR[kind].split()) <= known
 
 
-def test_unsupported_keys_are_no_keys() -> None:
+def test_keys_that_are_not_supported_are_no_fields() -> None:
     top, train = fields_of(TrainOptions), fields_of(TrainingOptions)
     for path in UNSUPPORTED_KEYS:
         assert path[-1] not in (train if path[0] == "train" else top)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
-# Containers are stopped when they exceed these, whatever the machine has left (control groups 2 and 1).
-_CONTAINER_LIMITS = (
+# (limit, used): containers are stopped when they exceed these, whatever the machine has left (control groups 2 and 1).
+CONTAINER_LIMITS: Sequence[tuple[str, str]] = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
@@ -54,12 +55,16 @@ def peak_memory() -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
-def available_memory() -> int | None:
-    """Bytes of main memory that this process may still take, or None where the system does not report it."""
+def available_memory(container_limits: Sequence[tuple[str, str]] = CONTAINER_LIMITS) -> int | None:
+    """Bytes of main memory that this process may still take, or None where the system does not report it.
+
+    Args:
+        container_limits: files that hold the limit of a container and what it uses, in bytes.
+    """
     meminfo = Path("/proc/meminfo")
     lines = meminfo.read_text().splitlines() if meminfo.exists() else []
     found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    for limit, used in _CONTAINER_LIMITS:
+    for limit, used in container_limits:
         if Path(limit).exists() and Path(used).exists():
             text = Path(limit).read_text().strip()
             if text.isdecimal():  # "max": no limit

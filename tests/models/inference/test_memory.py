@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from archs.layers.size import SizeRule
 from models.inference import memory
 from models.inference.memory import Demand, find_tile, free_memory, measure, memory_is_full, smallest_tile
-from utils import env
+from utils.env import available_memory
 
 
 class Squares(nn.Module):
@@ -85,13 +85,13 @@ def test_free_memory_is_a_share_of_what_the_host_has_available(monkeypatch: pyte
     assert free_memory(torch.device("cpu")) is None
 
 
-def test_available_memory_keeps_to_the_limit_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_memory_keeps_to_the_limit_of_a_container(tmp_path: Path) -> None:
     (tmp_path / "max").write_text("5000\n")
     (tmp_path / "current").write_text("4000\n")
-    monkeypatch.setattr(env, "_CONTAINER_LIMITS", ((str(tmp_path / "max"), str(tmp_path / "current")),))
-    assert env.available_memory() == 1000
+    limits = [(str(tmp_path / "max"), str(tmp_path / "current"))]
+    assert available_memory(limits) == 1000
     (tmp_path / "max").write_text("max\n")
-    found = env.available_memory()
+    found = available_memory(limits)
     assert found is None or found > 10_000
 
 

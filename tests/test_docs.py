@@ -201,3 +201,17 @@ def test_map_of_readme_shows_every_folder() -> None:
     inner = [(ROOT / shown[0] / name) for shown, text in rows for name in re.findall(r"(\w+)/", text)]
     assert inner
     assert not [folder for folder in inner if not folder.is_dir()]
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["EMA", "MLP", "gradient accumulation", "micro-batch", "mixed precision", "gradient clipping", "self-ensemble",
+     "worker process", "rank", "baseline", "speed-up", "metadata", "fine-tuning"],
+)  # fmt: skip
+def test_a_search_for_a_word_of_the_field_finds_a_page(word: str) -> None:
+    assert any(re.search(rf"\b{word}", text_of(page), re.IGNORECASE) for page in PAGES)
+
+
+@pytest.mark.parametrize("word", ["passport", "fellow", "in pieces", "averaged weights", "named once"])
+def test_pages_do_not_use_words_that_nobody_searches_for(word: str) -> None:
+    assert not [page.name for page in PAGES if re.search(rf"\b{word}", text_of(page), re.IGNORECASE)]

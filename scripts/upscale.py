@@ -1,4 +1,4 @@
-"""Upscale pictures and films: ``python scripts/upscale.py -i FILE_FOLDER_OR_PATTERN -o OUT -w WEIGHTS``.
+"""Upscale images and videos: ``python scripts/upscale.py -i FILE_FOLDER_OR_PATTERN -o OUT -w WEIGHTS``.
 
 The network is taken from the weight file (its own options, or its keys), or from ``network_g`` of an option file given
 with ``-opt``. Results are PNG files unless OUT names another kind of file; depth, grey, transparency, colour profile
@@ -34,7 +34,7 @@ from utils.progress import Progress, console_line
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="upscale.py", description="Upscale pictures and films.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="upscale.py", description="Upscale images and videos.", allow_abbrev=False)
     parser.add_argument(
         "-i", "--input", nargs="+", required=True, metavar="PATH", help="files, folders, patterns such as 'a/**/*.png'"
     )

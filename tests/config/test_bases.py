@@ -1,4 +1,4 @@
-"""Files that are based on other files: what is merged, who wins, and where mistakes are told."""
+"""Files that are based on other files: what is merged, who wins, and where mistakes are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: stages from option files, weights wired from one to the next, mistakes told where they are."""
+"""Recipes: stages from option files, weights passed from one to the next, mistakes reported where they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LPIPS and DISTS: what the library is asked, and what is said where it is missing."""
+"""LPIPS and DISTS: what the library is asked, and what is reported where it is missing."""
 
 from __future__ import annotations
 

@@ -104,8 +104,8 @@ def test_sets_of_every_known_layout_are_arranged(
     before = {path: path.stat().st_mtime_ns for path in [source, *source.rglob("*")]}
     target = tmp_path / "tree"
     assert run("-i", source, "-o", target, "--sets", "Set5", "--scale", 3, 4) == 0, capsys.readouterr()
-    told = capsys.readouterr().out
-    assert "Set5 x3: 5 of 5 images\nSet5 x4: 5 of 5 images\nSet5 whole images: 5 of 5 images" in told
+    printed = capsys.readouterr().out
+    assert "Set5 x3: 5 of 5 images\nSet5 x4: 5 of 5 images\nSet5 whole images: 5 of 5 images" in printed
     for scale in (3, 4):
         pairs = {part: sorted((target / f"Set5/x{scale}/{part}").iterdir()) for part in ("HR", "LR")}
         assert [path.name for path in pairs["HR"]] == [path.name for path in pairs["LR"]]
@@ -163,7 +163,7 @@ def test_missing_damaged_and_odd_images_of_a_set_are_reported(
     write_image(folder / "LR_bicubic/X4/womanx4.png", noise(100, 75))
     write_image(tmp_path / "tree/Set5/x4/HR/stranger.png", noise(8, 8))
     assert run("-i", tmp_path / "in", "-o", tmp_path / "tree", "--sets", "Set5", "Manga109", "--scale", 4) == 2
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for line in (
         "headx4.png is 70 x 71 (height x width), but",
         "head.png is 280 x 280; expected 4 times that",
@@ -174,7 +174,7 @@ def test_missing_damaged_and_odd_images_of_a_set_are_reported(
         "stranger.png: not of these sources; remove it",
         "not in these sources: Manga109",
     ):
-        assert line in told, told
+        assert line in printed, printed
     assert [path.name for path in (tmp_path / "tree/Set5/x4/LR").iterdir()] == ["butterfly.png"]
 
 

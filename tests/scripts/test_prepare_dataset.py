@@ -45,11 +45,11 @@ def test_photographs_become_lr_sub_images_list_lmdb_and_pack(
         assert run("check", tmp_path / f"sub.{kind}", "--least", 32) == 0
     lists = ("--lq", tmp_path / "lr/X4", "--scale", 4, "--template", "{}x4")
     assert run("check", hr, *lists) == 0
-    told = capsys.readouterr().out
-    assert f"{tmp_path / 'lr'}: 6 low-resolution images" in told
-    assert f"{tmp_path / 'sub'}: 18 sub-images" in told
-    assert f"{tmp_path / 'sub.pack'}: 18 images" in told
-    assert "6 images read, 0 problems" in told
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'lr'}: 6 low-resolution images" in printed
+    assert f"{tmp_path / 'sub'}: 18 sub-images" in printed
+    assert f"{tmp_path / 'sub.pack'}: 18 images" in printed
+    assert "6 images read, 0 problems" in printed
     assert (tmp_path / "meta.txt").read_text().startswith("a b_s001.png (32,32,3)\n")
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in list_images(hr)}
 
@@ -68,8 +68,8 @@ def test_check_reports_every_kind_of_problem(hr: Path, tmp_path: Path, capsys: p
     report = tmp_path / "report.txt"
     command = ("check", hr, "--lq", small, "--scale", 4, "--least", 16, "--report", report)
     assert run(*command) == 2
-    told = capsys.readouterr().err
-    assert told.strip().endswith(report.read_text().strip())
+    printed = capsys.readouterr().err
+    assert printed.strip().endswith(report.read_text().strip())
     for line in (
         "images read, 5 problems",
         f"{hr / 'a b.png'}: the image cannot be read: it is cut short",
@@ -109,9 +109,9 @@ def test_check_prints_ten_findings_of_a_kind_and_writes_all_to_the_report(
 ) -> None:
     write_folder(tmp_path, [f"{i}.png" for i in range(14)])
     assert run("check", tmp_path, "--least", 100) == 2
-    told = capsys.readouterr().err
-    assert told.count("smaller than 100") == 10
-    assert "... and 4 more; --report FILE writes all" in told
+    printed = capsys.readouterr().err
+    assert printed.count("smaller than 100") == 10
+    assert "... and 4 more; --report FILE writes all" in printed
 
 
 def test_a_full_disk_leaves_no_half_written_data_set(
@@ -183,6 +183,6 @@ def test_check_reports_all_images_that_do_not_pair(tmp_path: Path, capsys: pytes
     write_folder(small, ["0.png"])
     assert run("check", hr, "--lq", small, "--report", report) == 2
     assert report.read_text().count("has no partner") == 14
-    told = capsys.readouterr().err
-    assert told.count("has no partner") == 10
-    assert "do not pair (14):" in told
+    printed = capsys.readouterr().err
+    assert printed.count("has no partner") == 10
+    assert "do not pair (14):" in printed

@@ -1,4 +1,4 @@
-"""scripts/upscale.py: which files it makes, where the network comes from, what goes wrong and how it says so."""
+"""scripts/upscale.py: which files it makes, where the network comes from, what goes wrong and how it is reported."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ PYTHON_BIN := .venv/bin/python
 check: ## everything that the continuous integration runs
 	bash scripts/run_tests.sh
 
-format: ## mend what ruff can mend
+format: ## fix what ruff can fix
 	$(PYTHON_BIN) -m ruff check --fix .
 	$(PYTHON_BIN) -m ruff format .
 

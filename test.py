@@ -1,4 +1,4 @@
-"""Evaluate a network on data sets as an option file says: ``python test.py -opt options/test_plainusr_x4.yml``.
+"""Evaluate a network on the data sets of an option file: ``python test.py -opt options/test_plainusr_x4.yml``.
 
 Exit codes: 0 done, 1 failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM.
 """

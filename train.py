@@ -1,4 +1,4 @@
-"""Train a network as an option file says: ``python train.py -opt options/demo/train_plainusr_x4.yml``.
+"""Train a network from an option file: ``python train.py -opt options/demo/train_plainusr_x4.yml``.
 
 Exit codes: 0 done, 1 failed, 2 bad input, 130 Ctrl-C and 143 SIGTERM (a resumable state is saved first).
 """

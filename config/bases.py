@@ -3,7 +3,7 @@
 Mappings are merged key by key, to any depth, and the including file has the last word; everything else (numbers,
 texts, lists) is replaced. A mapping that names another ``type`` replaces the whole mapping of the base, whose other
 keys belong to another class. Of several bases the later one wins. Each key keeps the place where it was written, so
-that a mistake is told with the file that holds it.
+that a mistake is reported with the file that holds it.
 """
 
 from __future__ import annotations

@@ -12,24 +12,12 @@ from typing import Any, Literal
 
 from config.document import Document
 from config.published import variants
-from config.schema import SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
+from config.schema import MODEL_TYPES, SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
 from data import DegradationOptions
 from utils.errors import InputError
 from utils.typed import INVALID, KeyPath, Report, near_miss, read
 
 Mode = Literal["train", "test"]
-
-# All of them mean: pixel loss in training; pad, compute, crop in testing. What to pad to, the network knows.
-MODEL_TYPES = (
-    "SRModel",
-    "SwinIRModel",
-    "HATModel",
-    "RGTModel",
-    "PFTModel",
-    "ESRModel",
-    "RealHATMSEModel",
-    "RealESRNetModel",
-)
 
 _ADVERSARIAL = "adversarial training is not supported"
 UNSUPPORTED_MODEL_TYPES = {
@@ -46,16 +34,16 @@ UNSUPPORTED_KEYS: Mapping[KeyPath, str] = {
     ("train", "ldl_opt"): _ADVERSARIAL,
     ("train", "perceptual_opt"): "perceptual losses are not supported; train with pixel_opt",
     ("train", "wave_opt"): "wavelet losses are not supported; train with pixel_opt",
-    ("train", "mesa_opt"): "the loss between network and average is not supported; train with pixel_opt",
+    ("train", "mesa_opt"): "the loss between network and EMA is not supported; train with pixel_opt",
     ("train", "reset_momentum_iter"): "resetting the optimiser is not supported",
     ("train", "gradient_clip"): "the largest norm of the gradient is called grad_clip here",
     ("use_amp",): 'mixed precision is asked for by "train: amp: fp16" (or bf16) here',
-    ("use_ema",): 'choose the averaged weights by "path: param_key_g: params_ema"',
+    ("use_ema",): 'choose the EMA weights by "path: param_key_g: params_ema"',
 }
 
 _NEEDED_IN_TRAINING = {
     "gt_size": "side of the high-resolution patches, pixels",
-    "batch_size_per_gpu": "images per batch and process",
+    "batch_size_per_gpu": "images per batch and rank",
 }
 
 

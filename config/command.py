@@ -19,11 +19,11 @@ class Command:
         launcher: how the processes of the run find each other.
         auto_resume: continue from the newest state of this experiment.
         debug: the short run that BasicSR's ``--debug`` makes.
-        check: build everything, read the data, print the plan and stop.
+        check: build everything, read all images, print the plan and stop.
         largest_batch: with ``check``, find the largest batch that fits into the memory; for training.
-        argv: the whole line, for the record.
-        scale: takes the place of the file's factor; for tests.
-        per_image: show the scores of each image; for tests.
+        argv: the whole command line, for the log.
+        scale: overrides the file's factor; for tests.
+        per_image: print the scores of each image; for tests.
     """
 
     option_file: Path
@@ -41,13 +41,13 @@ class Command:
 def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Command:
     """Read a command line; leaves with exit code 2 and a usage message where it is wrong."""
     program = f"{mode}.py"
-    what = {"train": "Train a network as an option file says.", "test": "Evaluate a network as an option file says."}
+    what = {"train": "Train a network from an option file.", "test": "Evaluate a network from an option file."}
     parser = argparse.ArgumentParser(prog=program, description=what[mode], allow_abbrev=False)
     parser.add_argument("-opt", required=True, type=Path, metavar="FILE", help="option file (YAML)")
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="distributed mode")
     parser.add_argument("--auto_resume", action="store_true", help="continue from the newest state of this experiment")
     parser.add_argument("--debug", action="store_true", help="a short run: validate and save every 8 iterations")
-    parser.add_argument("--check", action="store_true", help="build all, read all images, print the plan and stop")
+    parser.add_argument("--check", action="store_true", help="build everything, read images, print the plan and stop")
     parser.add_argument(
         "--force_yml", nargs="+", default=(), metavar="A:B=VALUE", help="change options, e.g. train:optim_g:lr=1e-4"
     )
@@ -57,10 +57,10 @@ def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Comman
         )
     if mode == "test":
         parser.add_argument(
-            "--scale", type=number, metavar="S", help="super-resolution factor in place of the file's, such as 3.7"
+            "--scale", type=number, metavar="S", help="super-resolution factor instead of the file's, such as 3.7"
         )
-        parser.add_argument("--per_image", action="store_true", help="show the scores of each image too")
-    # torch's old launcher passes one or the other spelling; torchrun tells the rank in the environment instead.
+        parser.add_argument("--per_image", action="store_true", help="print the scores of each image too")
+    # torch's old launcher passes one or the other spelling; torchrun sets the rank in the environment instead.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     typed = parser.parse_args(argv)
     largest_batch = getattr(typed, "largest_batch", False)

@@ -31,7 +31,7 @@ def describe(options: Options) -> str:
 
 
 def to_plain(value: Any, annotation: Any = Any) -> Any:
-    """A value of an option as dicts, lists, texts and numbers; the annotation tells what its key ``type`` was."""
+    """A value of an option as dicts, lists, texts and numbers; the annotation gives its key ``type``."""
     if isinstance(value, NetworkOptions):
         return to_plain(value.as_mapping(), Any)
     if dataclasses.is_dataclass(value):

@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from archs import NETWORKS, network_class
 from config.bases import KEY as BASE
-from config.checks import MODEL_TYPES, UNSUPPORTED_KEYS, UNSUPPORTED_MODEL_TYPES
+from config.checks import UNSUPPORTED_KEYS, UNSUPPORTED_MODEL_TYPES
 from config.describe import markers, to_plain
-from config.schema import NetworkOptions, Options, TestOptions, TrainOptions
+from config.schema import MODEL_TYPES, NetworkOptions, Options, TestOptions, TrainOptions
 from utils.typed import Field, fields_of, key_text, type_name
 
 _INTRODUCTION = """\
@@ -22,7 +22,13 @@ _INTRODUCTION = """\
 
 <!-- Generated from the option dataclasses by scripts/make_docs.py; a test fails when it is stale. -->
 
-Option files are YAML with BasicSR's keys. `python train.py -opt FILE` wants a training file (sections `train` and
+Every key of an option file. Check a file, and print it with all defaults:
+
+```bash
+python train.py -opt options/train_plainusr_x4.yml --check
+```
+
+Option files are YAML with BasicSR's keys. `python train.py -opt FILE` needs a training file (sections `train` and
 `datasets: train:`), `python test.py -opt FILE` a test file. Editors that know JSON schemas complete and check the files
 with [options.schema.json](options.schema.json).
 

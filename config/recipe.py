@@ -1,4 +1,4 @@
-"""Recipes: trainings that follow each other, each with an option file, the weights handed from one to the next.
+"""Recipes: chains of trainings (stages), each with an option file, each from the weights of an earlier one.
 
     name: hat_x4_imagenet
     stages:

@@ -17,6 +17,18 @@ from losses import LOSSES, LossOptions
 from metrics import METRICS, Metric
 from utils.typed import OneOf, option
 
+# All of them mean: pixel loss in training; pad, compute, crop in testing. What to pad to, the network knows.
+MODEL_TYPES = (
+    "SRModel",
+    "SwinIRModel",
+    "HATModel",
+    "RGTModel",
+    "PFTModel",
+    "ESRModel",
+    "RealHATMSEModel",
+    "RealESRNetModel",
+)
+
 _DEGRADATIONS = "low-resolution images are only degraded on the fly in training"
 _DISCRIMINATOR = "no discriminator is trained here"
 
@@ -66,7 +78,7 @@ class SGD(OptimOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ASGD(OptimOptions):
-    """Averaged stochastic gradient descent."""
+    """Averaged stochastic gradient descent (ASGD)."""
 
     weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
     lambd: float = option("decay term", 1e-4)
@@ -167,8 +179,8 @@ class TrainingOptions:
     scheduler: AnyScheduler = option("how the learning rate changes")
     pixel_opt: AnyLoss = option("loss between output and true image")
     ema_decay: float = option(
-        "above 0: keep an average of the weights, new = decay * average + (1 - decay) * weights; it is what is "
-        "validated. 0: none",
+        "above 0: keep EMA weights (exponential moving average), ema = decay * ema + (1 - decay) * weights; they "
+        "are validated. 0: no EMA",
         0.0,
         minimum=0,
         maximum=1,
@@ -181,26 +193,27 @@ class TrainingOptions:
         "and the published runs did",
         False,
     )
-    grad_clip: float | None = option("largest norm of the gradient; null: no clipping", None, minimum=0)
+    grad_clip: float | None = option("gradient clipping: largest norm; null: no clipping", None, minimum=0)
     nonfinite: Literal["stop", "skip"] = option(
         "when a loss or gradient is not finite: stop before the weights change, or skip the batch and count it", "stop"
     )
     amp: Literal["bf16", "fp16"] | None = option(
-        "automatic mixed precision: bf16, or fp16 with a scaled loss; null: float32 throughout", None
+        "automatic mixed precision (AMP): bf16, or fp16 with gradient scaling; null: float32 throughout", None
     )
     compile: bool = option("compile the network with torch.compile: minutes at the start, faster from then on", False)
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = option(
         "of torch.compile; reduce-overhead records CUDA graphs", "default"
     )
-    tf32: bool = option("GPUs multiply float32 with 10 bits of mantissa: faster, less exact", False)
+    tf32: bool = option("TF32: GPUs multiply float32 with 10 bits of mantissa: faster, less exact", False)
     accumulate: int = option(
-        "compute each batch in so many pieces, whose gradients are added up: the same training in less memory",
+        "gradient accumulation: compute each batch in this many micro-batches, whose gradients are added: the same "
+        "training in less memory",
         1,
         minimum=1,
     )
     checkpoint_activations: bool = option(
-        "keep only the input of each block for the backward pass and compute the rest again: slower, in much less "
-        "memory; sets use_checkpoint of the network",
+        "activation (gradient) checkpointing: keep only the input of each block for the backward pass and compute the "
+        "rest again: slower, in much less memory; sets use_checkpoint of the network",
         False,
     )
     decay_norms_and_biases: bool = option(
@@ -215,7 +228,7 @@ class ValOptions:
     val_freq: int | None = option("iterations between validations; required in training", None, minimum=1)
     metrics: Mapping[str, AnyMetric] = option("what to measure: a name of your own -> metric", default_factory=dict)
     batch_size: int = option(
-        "so many images of one size go through the network together; the scores are the same to rounding. 1: each by "
+        "this many images of one size go through the network together; the scores are the same to rounding. 1: each by "
         "itself",
         1,
         minimum=1,
@@ -233,7 +246,7 @@ class ValOptions:
         False,
     )
     self_ensemble: bool = option(
-        "mean over the eight flips and rotations of each image: slower, a little better", False
+        "self-ensemble: mean over the eight flips and rotations of each image; slower, a little better", False
     )
     val_first: bool = option("validate once before the first iteration", False)
 
@@ -273,7 +286,7 @@ class PathOptions:
     )
     strict_load_g: bool = option("false: tensors that are missing, surplus or of another shape are left out", True)
     resize_position_tables: bool = option(
-        "tables of relative positions of a network with other windows are resized (bicubic), instead of not fitting",
+        "resize relative position bias tables of a network with another window size (bicubic), instead of not fitting",
         False,
     )
     resume_state: Path | None = option("training state (ITER.state) to continue from", None)
@@ -305,7 +318,7 @@ class LoggerOptions:
 
     print_freq: int = option("iterations between log lines", 100, minimum=1)
     save_checkpoint_freq: int = option("iterations between checkpoints", 5000, minimum=1)
-    keep_last: int | None = option("keep only so many of the newest checkpoints; null: all", None, minimum=1)
+    keep_last: int | None = option("keep only this many of the newest checkpoints; null: all", None, minimum=1)
     keep_every: int | None = option("keep_last: but never remove those of multiples of this iteration", None, minimum=1)
     keep_best: bool = option("keep the best weights as net_g_best.pth, by the first metric on the first data set", True)
     save_safetensors: bool = option("write the weights as net_g_ITER.safetensors too", False)
@@ -354,9 +367,7 @@ class Options:
     }
 
     name: str = option("name of the run: names its folders; one that holds 'debug' makes a short trial run")
-    model_type: str = option(
-        "kind of model: SRModel, HATModel, RGTModel, PFTModel, ESRModel, SwinIRModel; all mean the same here"
-    )
+    model_type: str = option(f"kind of model: {', '.join(MODEL_TYPES)}; all mean the same here")
     scale: int | float = option(
         "super-resolution factor; in a test file of a network for any scale, any number", 1, minimum=1
     )
@@ -376,7 +387,7 @@ class Options:
     )
     channels_last: bool = option("keep images channels-last in memory: often faster for convolutions", False)
     notes: tuple[str, ...] = dataclasses.field(init=False, default=(), compare=False, repr=False)
-    """What the reader wants the user to know, one line each; said once by the commands."""
+    """What the reader reports to the user, one line each; the commands log them once."""
     files: tuple[str, ...] = dataclasses.field(init=False, default=(), compare=False, repr=False)
     """The option file and those that it is based on."""
 

@@ -37,9 +37,9 @@ class DatasetOptions:
     color: Literal["y"] | None = option("y: luminance (BT.601) instead of R G B; null: R G B", None)
     mean: tuple[float, ...] | None = option("subtracted from each channel of images in [0, 1]; null: 0", None)
     std: tuple[float, ...] | None = option("each channel is divided by it, after mean; null: 1", None)
-    batch_size_per_gpu: int = option("samples per batch, on each GPU or process", 1, minimum=1)
+    batch_size_per_gpu: int = option("samples per batch, on each GPU or rank", 1, minimum=1)
     num_worker_per_gpu: int = option(
-        "processes that prepare batches, for each GPU or process; 0: prepared in the training process. The samples "
+        "worker processes that prepare batches, for each GPU or rank; 0: prepared in the training process. The samples "
         "are the same for every number; more than there are cores are not started",
         0,
         minimum=0,

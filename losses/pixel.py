@@ -64,7 +64,7 @@ class PixelLoss:
 class PixelLossOptions(LossOptions):
     """A weight, a reduction, and what to do with the difference of two pixels."""
 
-    reduction: Reduction = option("how the values of the pixels become one", "mean")
+    reduction: Reduction = option("how the per-pixel losses become one number", "mean")
 
     @abstractmethod
     def element(self, difference: Tensor) -> Tensor:

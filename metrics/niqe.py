@@ -209,7 +209,7 @@ def _read_arrays(path: Path) -> dict[str, Image]:
 
 @functools.lru_cache(maxsize=4)
 def _load_pristine(path: Path, modified: int, size: int) -> PristineModel:
-    """The file's content; ``modified`` and ``size`` tell a changed file from the one read before."""
+    """The file's content; ``modified`` and ``size`` are arguments so that a changed file is read again."""
     arrays = _read_arrays(path)
     names = [("mu", "mu_pris_param"), ("cov", "cov_pris_param"), ("window", "gaussian_window")]
     found = [next((arrays[name] for name in pair if name in arrays), None) for pair in names]

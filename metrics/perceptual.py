@@ -49,7 +49,8 @@ def perceptual_distance(name: str, img: Image, img2: Image, crop_border: int = 0
         raise InputError(f"an image of {list(img.shape)} (H, W, C) is too small for crop_border {crop_border}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    judge = _judge(name, device)
+    check_library(name)
+    judge = _judge(importlib.import_module(LIBRARY), name, device)
     with torch.no_grad():
         return float(judge(*(_tensor(image, device) for image in pair)).item())
 
@@ -67,10 +68,8 @@ def _tensor(image: Image, device: str) -> Tensor:
 
 
 @functools.lru_cache(maxsize=4)
-def _judge(name: str, device: str) -> Judge:
+def _judge(library: Any, name: str, device: str) -> Judge:
     """The metric's network, loaded once."""
-    check_library(name)
-    library: Any = importlib.import_module(LIBRARY)
     judge: Judge = library.create_metric(name, device=torch.device(device))
     return judge
 

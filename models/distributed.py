@@ -1,4 +1,4 @@
-"""One process or many: the same calls, which do nothing in a single process.
+"""Distributed training: calls that several ranks need, and that do nothing in a single process.
 
 ``torchrun`` (``--launcher pytorch``) and SLURM (``--launcher slurm``) set the ranks; DistributedDataParallel averages
 gradients, over gloo on the CPU and nccl on GPUs.
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """This process among its fellows.
+    """The rank of this process, and the number of all.
 
     Attributes:
         rank: 0 .. size - 1; only rank 0 writes.
@@ -104,11 +104,11 @@ class World:
 
 @contextmanager
 def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[World]:
-    """The processes of this run; connects them on entry and parts them on exit.
+    """The ranks of this run: connects them on entry and disconnects them on exit.
 
     Args:
-        launcher: who started them and set their environment variables.
-        options: back end and port, where they are not to be the defaults.
+        launcher: what started them and set their environment variables.
+        options: backend and port, where they differ from the defaults.
 
     Raises:
         InputError: the launcher's environment variables are missing.

@@ -1,4 +1,4 @@
-"""Running a recipe: a plan first, then stage after stage; what an interrupted run has done is not done again."""
+"""Running a recipe: print the plan, then run stage after stage; finished stages of an interrupted run are skipped."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _IDENTITY = ("scale", "network_g", "path.pretrain_network_g")
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a stage is.
+class StageProgress:
+    """How many iterations of a stage are done.
 
     Attributes:
         done: iterations.
@@ -96,7 +96,7 @@ def check_recipe(recipe: Recipe, world: World) -> None:
         check_training(options, world)
 
 
-def plan(recipe: Recipe, states: Sequence[Progress]) -> str:
+def plan(recipe: Recipe, states: Sequence[StageProgress]) -> str:
     """The stages as a table: what is trained on what, from what, how far it is."""
     rows = []
     for stage, state in zip(recipe.stages, states, strict=True):
@@ -114,8 +114,8 @@ def plan(recipe: Recipe, states: Sequence[Progress]) -> str:
     return format_table(["stage", "network", "data", "iterations", "starts from", "run", "state"], rows, means=False)
 
 
-def check_chain(recipe: Recipe, states: Sequence[Progress]) -> None:
-    """Tell how the weights of each stage will fit the next, before days are spent on the first.
+def check_chain(recipe: Recipe, states: Sequence[StageProgress]) -> None:
+    """Report how the weights of each stage will fit the next, before days are spent on the first.
 
     Raises:
         InputError: they will not, and the option file wants all of them.
@@ -135,12 +135,12 @@ def check_chain(recipe: Recipe, states: Sequence[Progress]) -> None:
         get_logger().info("stage %s from %s: %s", stage.name, stage.start_from, report.summary())
 
 
-def _progress(recipe: Recipe, world: World) -> list[Progress]:
+def _progress(recipe: Recipe, world: World) -> list[StageProgress]:
     """As the main process sees it, so that all agree."""
     return world.from_main([_state_of(stage) for stage in recipe.stages] if world.is_main else [])
 
 
-def _state_of(stage: Stage) -> Progress:
+def _state_of(stage: Stage) -> StageProgress:
     """How far a stage is.
 
     Raises:
@@ -149,16 +149,16 @@ def _state_of(stage: Stage) -> Progress:
     total, folder = stage.options.train.total_iter, _folder(stage)
     latest = folder.network("latest")
     if latest.is_file():
-        passport = read_checkpoint(latest).get("focalsr", {})
-        _check_identity(stage, passport.get("options", {}))
-        done = int(passport.get("step", 0))
+        metadata = read_checkpoint(latest).get("focalsr", {})
+        _check_identity(stage, metadata.get("options", {}))
+        done = int(metadata.get("step", 0))
         if done >= total:
-            return Progress(done, total, finished=True)
+            return StageProgress(done, total, finished=True)
     resume = find_resume(folder, stage.options.path)
     if resume is None:
-        return Progress(0, total, finished=False)
+        return StageProgress(0, total, finished=False)
     _check_identity(stage, resume.content.get("focalsr", {}).get("options", {}))
-    return Progress(resume.step, total, finished=False)
+    return StageProgress(resume.step, total, finished=False)
 
 
 def _check_identity(stage: Stage, recorded: dict[str, Any]) -> None:

@@ -174,7 +174,7 @@ def _row(comparison: Comparison, effort: Effort, meter: MemoryMeter) -> Row:
     """The row of a comparison, whatever happens in it."""
     try:
         return measure(comparison, effort, meter)
-    except Exception as error:  # noqa: BLE001  told with its traceback; the other rows are worth measuring
+    except Exception as error:  # noqa: BLE001  printed with its traceback; the other rows are worth measuring
         console_line(f"{comparison.key}:\n{traceback.format_exc()}", sys.stderr)
         first = next(iter(str(error).splitlines()), "")
         note = f"failed: {type(error).__name__}: {first}"[:_LONGEST_NOTE]
@@ -244,7 +244,7 @@ def main(argv: Sequence[str]) -> int:
     todo = [row for row in todo if (row.key, row.work, device_of(row, effort)) not in done]
     limits = Limits(typed.quick)
     record = Record(" ".join(argv), limits, typed.json, typed.markdown, len(todo), known)
-    record.write()  # a place that cannot be written is told now
+    record.write()  # fails now where the file cannot be written
     try:
         if todo:
             run(todo, effort, limits, record.add)

@@ -33,13 +33,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-w", "--weights", type=Path, required=True, help="checkpoint: .pth or .safetensors")
     parser.add_argument("-o", "--output", type=Path, required=True, help="file to write: .pth or .safetensors")
     parser.add_argument(
-        "-opt", dest="option_file", type=Path, metavar="FILE", help="what describes the network, if the weights do not"
+        "-opt",
+        dest="option_file",
+        type=Path,
+        metavar="FILE",
+        help="option file that describes the network, if the weights do not",
     )
     parser.add_argument(
         "--key", default="params_ema", help="entry of the checkpoint (default: params_ema, else params)"
     )
     parser.add_argument(
-        "--published", action="store_true", help="add the constants of published files, which other programs look for"
+        "--published",
+        action="store_true",
+        help="add the constants of published files (index tables, masks), which other programs need",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser.parse_args(argv)

@@ -39,7 +39,9 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="plot.py", description="Curves of training runs as a PNG picture.")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, or their metrics.jsonl files")
     parser.add_argument("-o", "--output", type=Path, default=Path("curves.png"), help="picture to write")
-    parser.add_argument("--smooth", type=int, default=1, help="mean of so many neighbouring losses (default 1)")
+    parser.add_argument(
+        "--smooth", type=int, default=1, help="moving average of the losses over this many records (default 1)"
+    )
     arguments = parser.parse_args(list(argv))
     if arguments.smooth < 1:
         raise InputError(f"--smooth {arguments.smooth}: expected 1 or more")
@@ -52,7 +54,7 @@ def read_curves(path: Path, smooth: int = 1) -> RunCurves:
 
     Args:
         path: folder of the run, or the file.
-        smooth: losses are means of so many records.
+        smooth: losses are moving averages over this many records.
 
     Raises:
         InputError: there is no such file, or nothing in it.
@@ -77,7 +79,7 @@ def read_curves(path: Path, smooth: int = 1) -> RunCurves:
 
 
 def smoothed(curve: Curve, window: int) -> Curve:
-    """Means of each value and those before it, ``window`` in all."""
+    """Moving average: means of each value and those before it, ``window`` in all."""
     means = []
     for i, (step, _) in enumerate(curve):
         part = [value for _, value in curve[max(0, i + 1 - window) : i + 1]]

@@ -3,10 +3,10 @@
     python scripts/prepare_benchmarks.py -i DOWNLOADS -o datasets/benchmark
 
 finds Set5, Set14, B100, Urban100 and Manga109 in folders and archives of the usual layouts (docs/data.md lists them),
-and writes SET/xS/HR, SET/xS/LR and SET/HR. Sources are never changed. Given again, it goes on where
-it stopped.
+and writes SET/xS/HR, SET/xS/LR and SET/HR. Sources are never changed. Run again, it goes on where it
+stopped.
 
-Exit codes: 0 everything is there, 2 something is missing or wrong (and named), 130 Ctrl-C.
+Exit codes: 0 everything is there, 2 something is missing or wrong (and reported), 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def told(outcome: Outcome) -> str:
+def summary(outcome: Outcome) -> str:
     """The lines about one set and factor."""
     kind = "whole images" if outcome.scale is None else f"x{outcome.scale}"
     made = f", {outcome.made} low-resolution files computed" if outcome.made else ""
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     configure_logging()
     outcomes = arrange_benchmarks(typed.input, typed.output, typed.sets, typed.scale, make_lr=typed.make_lr)
     for outcome in outcomes:
-        print(told(outcome))
+        print(summary(outcome))
     absent = [name for name in typed.sets if name not in {outcome.name for outcome in outcomes}]
     if absent:
         print(f"not in these sources: {', '.join(absent)}")

@@ -5,9 +5,9 @@ lr          make low-resolution files by MATLAB's bicubic
 meta        write a list of images with their sizes (meta_info)
 lmdb        write an LMDB data set in BasicSR's layout
 pack        write a pack: decoded images in memory-mapped files, the fastest to train from
-check       read everything and report what is wrong; leaves with 2 if anything is
+check       read everything and report what is wrong; exit code 2 if anything is
 
-Sources are never changed. A command that was interrupted goes on where it stopped when it is given again.
+Sources are never changed. A command that was interrupted goes on where it stopped when it is run again.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def subimages(typed: argparse.Namespace) -> None:
     grid = Grid(typed.crop_size, typed.step, typed.thresh_size)
     _check_apart(typed.input, typed.output)
     count, left = cut_subimages(typed.input, typed.output, grid, compression=typed.compression, skip_bad=typed.skip_bad)
-    _tell(f"{typed.output}: {count:,} sub-images", left)
+    _report(f"{typed.output}: {count:,} sub-images", left)
 
 
 def low_resolution(typed: argparse.Namespace) -> None:
@@ -107,12 +107,12 @@ def low_resolution(typed: argparse.Namespace) -> None:
         typed.input, typed.output, typed.scale, rule=typed.rule, template=typed.template, cropped=typed.hr,
         skip_bad=typed.skip_bad,
     )  # fmt: skip
-    _tell(f"{typed.output}: {count:,} low-resolution images", left)
+    _report(f"{typed.output}: {count:,} low-resolution images", left)
 
 
 def meta(typed: argparse.Namespace) -> None:
     """See the module's docstring."""
-    _tell(f"{typed.output}: {write_meta(typed.input, typed.output):,} images")
+    _report(f"{typed.output}: {write_meta(typed.input, typed.output):,} images")
 
 
 def to_lmdb(typed: argparse.Namespace) -> None:
@@ -121,7 +121,7 @@ def to_lmdb(typed: argparse.Namespace) -> None:
         typed.input, typed.output, meta_file=typed.meta_info_file, compression=typed.compression, copy=typed.copy,
         skip_bad=typed.skip_bad,
     )  # fmt: skip
-    _tell(f"{typed.output}: {count:,} images", left)
+    _report(f"{typed.output}: {count:,} images", left)
 
 
 def to_pack(typed: argparse.Namespace) -> None:
@@ -130,7 +130,7 @@ def to_pack(typed: argparse.Namespace) -> None:
         typed.input, typed.output, meta_file=typed.meta_info_file, shard_bytes=typed.shard_mib << 20,
         skip_bad=typed.skip_bad,
     )  # fmt: skip
-    _tell(f"{typed.output}: {count:,} images", left)
+    _report(f"{typed.output}: {count:,} images", left)
 
 
 def check(typed: argparse.Namespace) -> None:
@@ -153,7 +153,7 @@ def check(typed: argparse.Namespace) -> None:
         write_text(typed.report, _listed(head, sections, len(findings.problems) + findings.images) + "\n")
     if findings.problems:
         raise InputError(_listed(head, sections, _SHOWN))
-    _tell(_listed(head, sections, _SHOWN))
+    _report(_listed(head, sections, _SHOWN))
 
 
 def _listed(head: str, sections: Mapping[str, Sequence[str]], limit: int) -> str:
@@ -183,7 +183,7 @@ def _folders(parser: argparse.ArgumentParser, source: str, target: str) -> None:
 
 
 def _skip(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--skip_bad", action="store_true", help="leave out images that cannot be used, and name them")
+    parser.add_argument("--skip_bad", action="store_true", help="leave out images that cannot be used, and report them")
 
 
 def _meta_file(parser: argparse.ArgumentParser) -> None:
@@ -213,7 +213,7 @@ def _check_apart(source: Path, target: Path) -> None:
         raise InputError(f"{target}: the output folder is the input folder; choose another, sources are left alone")
 
 
-def _tell(text: str, left: Sequence[str] = ()) -> None:
+def _report(text: str, left: Sequence[str] = ()) -> None:
     print(text + (f"; {len(left):,} images were left out" if left else ""))
 
 

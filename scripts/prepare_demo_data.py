@@ -74,7 +74,7 @@ def prepare(source: Path, target: Path) -> list[Path]:
     return written
 
 
-def strangers(target: Path) -> list[Path]:
+def other_images(target: Path) -> list[Path]:
     """Images in the demo's folders that this script does not know; a run would use them too."""
     known = {"train": TRAINING, "val": HELD_OUT}
     return [
@@ -107,7 +107,7 @@ def main(argv: Sequence[str]) -> None:
         f"{target}: {len(TRAINING)} photographs to train on, {len(HELD_OUT)} held out"
         f" ({len(written)} written, {len(TRAINING) + len(HELD_OUT) - len(written)} were there already)"
     )
-    for path in strangers(target):
+    for path in other_images(target):
         print(f"note: {path} is not part of the demo, but runs on this folder will use it")
 
 

@@ -1,7 +1,7 @@
-"""Trainings that follow each other: ``python scripts/run_recipe.py options/recipes/hat_x4_imagenet.yml``.
+"""Run a chain of trainings: ``python scripts/run_recipe.py options/recipes/hat_x4_imagenet.yml``.
 
-The plan is printed first. Killed or stopped, the same command goes on from there: finished stages are not run again,
-the unfinished one resumes. Several GPUs: ``torchrun --nproc-per-node 8 scripts/run_recipe.py FILE --launcher pytorch``.
+The plan is printed first. After a kill or a stop the same command resumes; finished stages are not run
+again. Several GPUs: ``torchrun --nproc-per-node 8 scripts/run_recipe.py FILE --launcher pytorch``.
 
 Exit codes: 0 done, 1 failed, 2 bad input, 130 Ctrl-C and 143 SIGTERM (a resumable state is saved first).
 """
@@ -50,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
         prog="run_recipe.py", description="Run the trainings of a recipe, one after the other.", allow_abbrev=False
     )
     result.add_argument("recipe", type=Path, help="recipe file (YAML), such as options/recipes/hat_x4_imagenet.yml")
-    result.add_argument("--only", nargs="+", default=(), metavar="STAGE", help="these, and what they start from")
+    result.add_argument(
+        "--only", nargs="+", default=(), metavar="STAGE", help="these stages, and those that they start from"
+    )
     result.add_argument("--restart", metavar="STAGE", help="begin this stage, and those that start from it, anew")
     result.add_argument("--check", action="store_true", help="print the plan, check every stage and stop")
     result.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="distributed mode")

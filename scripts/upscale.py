@@ -1,9 +1,9 @@
-"""Upscale pictures and films: ``python scripts/upscale.py -i FILE_FOLDER_OR_PATTERN -o OUT -w WEIGHTS``.
+"""Upscale images and videos: ``python scripts/upscale.py -i FILE_FOLDER_OR_PATTERN -o OUT -w WEIGHTS``.
 
 The network is taken from the weight file (its own options, or its keys), or from ``network_g`` of an option file given
 with ``-opt``. Results are PNG files unless OUT names another kind of file; depth, grey, transparency, colour profile
-and EXIF block are kept. Films go through ffmpeg. A file that cannot be done is named, and the others are done.
-docs/upscaling.md tells more.
+and EXIF block are kept. Films go through ffmpeg. A file that fails is reported, and the others are upscaled.
+Details: docs/upscaling.md.
 
 Exit codes: 0 done, 1 a file failed, 2 bad input, 130 Ctrl-C.
 """
@@ -34,7 +34,7 @@ from utils.progress import Progress, console_line
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="upscale.py", description="Upscale pictures and films.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="upscale.py", description="Upscale images and videos.", allow_abbrev=False)
     parser.add_argument(
         "-i", "--input", nargs="+", required=True, metavar="PATH", help="files, folders, patterns such as 'a/**/*.png'"
     )
@@ -51,13 +51,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="work in tiles of N x N input pixels; 0: whole; auto: as large as the memory allows (default)",
     )  # fmt: skip
     parser.add_argument(
-        "--overlap", type=int, default=32, metavar="N", help="input pixels that tiles share (default: 32)"
+        "--overlap", type=int, default=32, metavar="N", help="input pixels that neighbouring tiles share (default: 32)"
     )
     parser.add_argument(
-        "--self_ensemble", action="store_true", help="mean over eight flips and rotations; eight times slower"
+        "--self_ensemble",
+        action="store_true",
+        help="self-ensemble: mean over eight flips and rotations; eight times slower",
     )
     parser.add_argument("--half", action="store_true", help="compute in float16: half the memory, faster on GPUs")
-    parser.add_argument("--scale", type=number, metavar="S", help="factor, for networks that take any, such as 3.7")
+    parser.add_argument("--scale", type=number, metavar="S", help="factor such as 3.7, for networks of arbitrary scale")
     parser.add_argument("--suffix", default="", help="added to the names of the results, before .png")
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist instead of leaving them")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
@@ -93,7 +95,7 @@ class Bar:
 
 
 def upscale_picture(job: Job, upscaler: Upscaler, bar: Bar) -> str:
-    """Upscale one picture; returns what to say about it.
+    """Upscale one picture; returns the line to print.
 
     Raises:
         InputError: the picture cannot be read, or is too large for the memory.
@@ -108,7 +110,7 @@ def upscale_picture(job: Job, upscaler: Upscaler, bar: Bar) -> str:
 
 
 def upscale_video(job: Job, upscaler: Upscaler) -> str:
-    """Upscale one film; returns what to say about it.
+    """Upscale one film; returns the line to print.
 
     Raises:
         InputError: ffmpeg is not installed, or cannot read or write it.

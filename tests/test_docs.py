@@ -1,34 +1,217 @@
-"""The examples of the documentation run as they stand."""
+"""What the documentation says and a test can check: examples run, and every name that a page gives exists."""
 
 from __future__ import annotations
 
+import importlib
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 import torch
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGE = DOCS / "modules.md"
-EXAMPLES = re.findall(r"^## `?(\w+)`?\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+from config.docs_generator import sections
+from scripts.benchmark import comparisons
+from utils.typed import fields_of
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+MODULES = DOCS / "modules.md"
+EXAMPLES = re.findall(r"^## `?(\w+)`?\n(.*?)(?=^## |\Z)", MODULES.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+PAGES = sorted(page for page in [*ROOT.glob("*.md"), *DOCS.glob("*.md")] if page.name != "options.md")  # generated
+
+PACKAGES = ("archs", "config", "data", "losses", "metrics", "models", "ops", "scripts", "utils")
+FOLDERS = (*PACKAGES, "docs", "options", "tests")
+PROGRAMS = {path.name: path for path in [ROOT / "train.py", ROOT / "test.py", *ROOT.glob("scripts/*.py")]}
+COMMAND_LINE = ROOT / "config" / "command.py"  # of train.py and test.py
+# Flags of the programs of others that the pages name.
+OTHER_FLAGS = {
+    "--help", "--logdir", "--max-restarts", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint",
+    "--signal", "--standalone",
+}  # fmt: skip
+# Written with a colon as keys of option files are, and something else.
+OTHER_KEYS = {"basicsr"}
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def code_of(page: Path) -> list[str]:
+    """What a page sets as code: the lines of its blocks, and the words between backticks."""
+    text = text_of(page)
+    blocks = re.findall(r"^ *```.*?\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in re.sub(r"\\\n", " ", block).splitlines()]
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL))
+    return [*lines, *inline]
+
+
+def on_pages(pattern: str, pages: list[Path] = PAGES) -> list[tuple[str, str]]:
+    """The page and the text of everything set as code that fits a pattern, or the pattern's group."""
+    found = [(page.name, name) for page in pages for code in code_of(page) for name in re.findall(pattern, code)]
+    return list(dict.fromkeys(found))
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    module, attributes = name, list[str]()
+    while not (ROOT / module.replace(".", "/")).exists() and not (ROOT / f"{module.replace('.', '/')}.py").exists():
+        module, _, last = module.rpartition(".")
+        attributes.insert(0, last)
+    if not attributes:
+        return True
+    found: object = importlib.import_module(module)
+    for attribute in attributes:
+        if not hasattr(found, attribute):
+            return False
+        found = getattr(found, attribute)
+    return True
+
+
+def option_keys() -> dict[str, set[str]]:
+    """Section as a page writes it, with "" for all of them together -> the keys that it may hold."""
+    keys: dict[str, set[str]] = {"": set()}
+    for section in sections():
+        own = {"type", *fields_of(section.target)}
+        keys.setdefault(section.path or "top level", set()).update(own)
+        keys[""] |= own | {part for part in section.path.split(".") if part}
+    return keys
 
 
 @pytest.mark.parametrize(("title", "text"), EXAMPLES, ids=[title for title, _ in EXAMPLES])
-def test_example(title: str, text: str) -> None:
+def test_example_of_a_block_runs(title: str, text: str) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert blocks, "a block is shown in use"
     with torch.random.fork_rng(devices=[]):
         for block in blocks:
-            exec(compile(block, f"{PAGE.name}, {title}", "exec"), {})
+            exec(compile(block, f"{MODULES.name}, {title}", "exec"), {})
 
 
 def test_every_listed_block_has_an_example() -> None:
-    listed = re.findall(r"^\| `archs\.[\w.]+\.(\w+)`", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    listed = re.findall(r"^\| `archs\.[\w.]+\.(\w+)`", text_of(MODULES), re.MULTILINE)
     assert listed == [title for title, _ in EXAMPLES]
 
 
-def test_the_example_of_an_operator(capsys: pytest.CaptureFixture[str]) -> None:
-    text = (DOCS / "adding_an_operator.md").read_text(encoding="utf-8")
-    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+def test_example_of_an_operator_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    for block in re.findall(
+        r"^```python\n(.*?)^```", text_of(DOCS / "adding_an_operator.md"), re.MULTILINE | re.DOTALL
+    ):
         exec(compile(block, "adding_an_operator.md", "exec"), {})
     assert "window_attention" in capsys.readouterr().out
+
+
+def test_paths_on_the_pages_exist() -> None:
+    """Paths of this repository; names in capitals are placeholders, and rows of the benchmark are no paths."""
+    found = on_pages(rf"(?<![\w./:-])(?:(?:{'|'.join(FOLDERS)})/[\w.*/-]*|[\w-]+\.(?:py|sh|toml)\b)")
+    assert len(found) > 60
+    rows = {key.split("/")[0] for key in comparisons()}
+    shown = {name for _, name in on_pages(r"^# ([\w-]+\.py)$")}  # programs that a page prints under their name
+    wrong = []
+    for page, name in found:
+        placeholder = re.search(r"[A-Z]", name)
+        row = page == "performance.md" and name.split("/")[0] in rows and not Path(name).suffix
+        exists = any(ROOT.glob(name.rstrip("/"))) or name in PROGRAMS
+        if not (placeholder or row or exists or name in shown):
+            wrong.append((page, name))
+    assert not wrong
+
+
+def test_rows_of_the_benchmark_on_the_pages_exist() -> None:
+    groups = "|".join(sorted({key.split("/")[0] for key in comparisons()}))
+    found = on_pages(rf"^(?:{groups})/[\w*]+$", [DOCS / "performance.md"])
+    assert found
+    assert not [name for _, name in found if not any(fnmatchcase(key, f"{name}*") for key in comparisons())]
+
+
+def test_modules_and_functions_on_the_pages_exist() -> None:
+    found = on_pages(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.[A-Za-z]\w*)+(?![\w/*])")
+    assert len(found) > 20
+    assert not [(page, name) for page, name in found if not resolves(name) and not (ROOT / name).exists()]
+
+
+def test_option_keys_on_the_pages_exist() -> None:
+    keys = option_keys()
+    names = {"train", "path", "val", "logger", "tile", "dist_params"}
+    dotted = on_pages(rf"(?<![\w./:-])(?:{'|'.join(sorted(names))})\.(?!py\b)\w+")
+    assert dotted
+    assert not [(page, name) for page, name in dotted if name.split(".")[1] not in keys[name.split(".")[0]]]
+    of_data = on_pages(r"datasets[.:]\w+[.:](\w+)")
+    assert of_data
+    assert not [(page, name) for page, name in of_data if name not in keys["datasets.NAME"]]
+    written = on_pages(r"^(\w+): ")
+    assert len(written) > 10
+    assert not [(page, name) for page, name in written if name not in keys[""] | OTHER_KEYS]
+
+
+def test_edits_on_the_pages_name_keys() -> None:
+    """What follows ``--force_yml``: every key of an edit but names of data sets and of stages."""
+    known = option_keys()[""]
+    edits = [(page, name) for page, name in on_pages(r"(?<![\w./:-])((?:\w+:)+\w+)=") if not name.startswith("rdzv")]
+    assert edits
+    names = re.compile(r"train|val(_\w+)?|test_\w+|x\d")  # data sets, and stages of recipes
+    unknown = [(page, key) for page, edit in edits for key in edit.split(":") if key not in known]
+    assert not [(page, key) for page, key in unknown if not names.fullmatch(key)]
+
+
+def test_flags_on_the_pages_exist() -> None:
+    sources = [text_of(path) for path in [*PROGRAMS.values(), COMMAND_LINE]]
+    found = on_pages(r"(?<![\w-])(--[a-z][\w-]*)")
+    assert len(found) > 20
+    ours = [(page, flag) for page, flag in found if flag not in OTHER_FLAGS]
+    assert not [(page, flag) for page, flag in ours if not any(f'"{flag}"' in source for source in sources)]
+
+
+def test_commands_on_the_pages_have_the_flags_they_use() -> None:
+    lines = on_pages(r"(?:python|torchrun.*?|srun python) ((?:scripts/)?\w+\.py\b.*)")
+    checked = 0
+    wrong = []
+    for page, line in lines:
+        program, _, rest = line.split("#")[0].partition(" ")
+        path = PROGRAMS.get(Path(program).name)
+        if path is None:  # a program that the page itself shows
+            continue
+        source = text_of(path) + (text_of(COMMAND_LINE) if path.parent == ROOT else "")
+        flags = re.findall(r"(?<!\S)(-[\w-]*[A-Za-z][\w-]*)", rest)
+        wrong += [(page, line, flag) for flag in flags if f'"{flag}"' not in source]
+        checked += 1
+    assert checked > 30
+    assert not wrong
+
+
+def test_targets_of_make_on_the_pages_exist() -> None:
+    targets = re.findall(r"^([\w-]+):", text_of(ROOT / "Makefile"), re.MULTILINE)
+    named = on_pages(r"^make ([\w-]+)")
+    assert named
+    assert not [(page, name) for page, name in named if name not in targets]
+
+
+def test_pages_that_readme_lists_are_all_pages() -> None:
+    listed = set(re.findall(r"\]\((docs/\w+\.md)\)", text_of(ROOT / "README.md")))
+    assert listed == {f"docs/{page.name}" for page in DOCS.glob("*.md")}
+
+
+def test_map_of_readme_shows_every_folder() -> None:
+    [drawn] = re.findall(r"^## Map\n\n```\n(.*?)^```", text_of(ROOT / "README.md"), re.MULTILINE | re.DOTALL)
+    lines = [re.fullmatch(r"(\S+(?:  \S+)?) {2,}(\S.*)", line) for line in drawn.splitlines()]
+    rows = [(line[1].split(), line[2]) for line in lines if line]
+    assert len(rows) == len(lines)
+    names = {name.rstrip("/") for shown, _ in rows for name in shown}
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert names == folders | {"train.py", "test.py", "options", "scripts", "tests", "docs", "experiments"}
+    inner = [(ROOT / shown[0] / name) for shown, text in rows for name in re.findall(r"(\w+)/", text)]
+    assert inner
+    assert not [folder for folder in inner if not folder.is_dir()]
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["EMA", "MLP", "gradient accumulation", "micro-batch", "mixed precision", "gradient clipping", "self-ensemble",
+     "worker process", "rank", "baseline", "speed-up", "metadata", "fine-tuning"],
+)  # fmt: skip
+def test_a_search_for_a_word_of_the_field_finds_a_page(word: str) -> None:
+    assert any(re.search(rf"\b{word}", text_of(page), re.IGNORECASE) for page in PAGES)
+
+
+@pytest.mark.parametrize("word", ["passport", "fellow", "in pieces", "averaged weights", "named once"])
+def test_pages_do_not_use_words_that_nobody_searches_for(word: str) -> None:
+    assert not [page.name for page in PAGES if re.search(rf"\b{word}", text_of(page), re.IGNORECASE)]

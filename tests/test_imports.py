@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from importlinter.api import read_configuration
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,10 +55,38 @@ def test_imports_keep_to_the_layers() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def layers_of_pyproject() -> list[list[str]]:
+    """The layers that import-linter checks, from the top down."""
+    contracts = read_configuration(str(ROOT / "pyproject.toml"))["contracts_options"]
+    [layers] = [contract["layers"] for contract in contracts if contract["id"] == "layers"]
+    return [[name.strip() for name in layer.split("|")] for layer in layers]
+
+
+def picture_of(page: Path) -> list[list[str]]:
+    """The layers that a page draws, one a line from the top down; remarks in parentheses are no part of it."""
+    drawn = re.compile(r"^```\n(train\.py  test\.py  scripts\n.*?)^```", re.MULTILINE | re.DOTALL)
+    [picture] = drawn.findall(page.read_text(encoding="utf-8"))
+    lines = [re.sub(r"\(.*", "", line).strip() for line in picture.splitlines()]
+    return [re.split(r" \| |  ", line) for line in lines]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_page_draws_the_layers_of_pyproject(name: str) -> None:
+    top, *rest = layers_of_pyproject()
+    assert picture_of(ROOT / name) == [["train.py", "test.py", *top], *rest]
+
+
+@pytest.mark.shared
+def test_design_draws_the_layers_of_pyproject(shared: Path) -> None:
+    planned = [["analysis"]] if not (ROOT / "analysis").exists() else []  # drawn before it is built
+    top, *rest = layers_of_pyproject()
+    picture = [layer for layer in picture_of(shared / "design.md") if layer not in planned]
+    assert picture == [["train.py", "test.py", *top], *rest]
+
+
 def test_every_package_has_its_layer() -> None:
     settings = read_configuration(str(ROOT / "pyproject.toml"))
-    layers = settings["contracts_options"][0]["layers"]
-    named = {name.strip() for layer in layers for name in layer.split("|")}
+    named = {name for layer in layers_of_pyproject() for name in layer}
     assert named == {*packages(), "scripts"}
     assert set(settings["session_options"]["root_packages"]) == named
 

@@ -15,24 +15,24 @@ from utils.progress import console_line
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Run a command's ``main`` and return its exit code.
 
-    What the user can mend is told in one message without a traceback; anything else is a fault of the program and
-    shows where it happened.
+    What the user can fix is reported in one message without a traceback; anything else is a bug and is logged with its
+    traceback.
     """
     try:
         return main(sys.argv[1:] if argv is None else argv) or 0
     except InputError as error:
-        return _tell(str(error), 2)
+        return _report(str(error), 2)
     except StopRequested as stop:
-        return _tell(str(stop), stop.exit_code)
+        return _report(str(stop), stop.exit_code)
     except (StorageError, WorkerError, ArithmeticError, MemoryError) as error:
-        return _tell(str(error) or type(error).__name__, 1)
+        return _report(str(error) or type(error).__name__, 1)
     except OSError as error:
         if error.errno not in DISK_FULL:
             return _fault()
-        return _tell("the disk is full; free some space and resume", 1)
+        return _report("the disk is full; free some space and resume", 1)
     except KeyboardInterrupt:
-        return _tell("interrupted", 130)
-    except Exception:  # noqa: BLE001  the last line of defence: told with its traceback, never swallowed
+        return _report("interrupted", 130)
+    except Exception:  # noqa: BLE001  the last line of defence: logged with its traceback, never swallowed
         return _fault()
 
 
@@ -41,8 +41,8 @@ def _fault() -> int:
     return 1
 
 
-def _tell(message: str, code: int) -> int:
-    """To the log where there is one (it shows on the console too), else to the standard error."""
+def _report(message: str, code: int) -> int:
+    """Log a message (the console shows it too), or print it to the standard error where no log is configured."""
     logger = get_logger()
     if any(isinstance(handler, logging.Handler) for handler in logger.handlers):
         logger.error("%s", message)

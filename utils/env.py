@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
-# Containers are stopped when they exceed these, whatever the machine has left (control groups 2 and 1).
-_CONTAINER_LIMITS = (
+# (limit, used): containers are stopped when they exceed these, whatever the machine has left (control groups 2 and 1).
+CONTAINER_LIMITS: Sequence[tuple[str, str]] = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
 
 def versions() -> dict[str, str]:
-    """Names and versions of the libraries that decide about results."""
+    """Names and versions of the libraries that results depend on."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # a subclass of str, which weights-only loading refuses
@@ -48,7 +49,7 @@ def available_cores() -> int:
 
 
 def peak_memory(device: torch.device | None = None) -> int:
-    """Most bytes in use so far: of a GPU, or of this process for the CPU and None; 0 where the system does not tell.
+    """Most bytes in use so far: of a GPU, or of this process for the CPU and None; 0 where it is unknown.
 
     Asking a GPU's allocator does not wait for the GPU.
     """
@@ -59,12 +60,16 @@ def peak_memory(device: torch.device | None = None) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
-def available_memory() -> int | None:
-    """Bytes of main memory that this process may still take, or None where the system does not tell."""
+def available_memory(container_limits: Sequence[tuple[str, str]] = CONTAINER_LIMITS) -> int | None:
+    """Bytes of main memory that this process may still take, or None where it is unknown.
+
+    Args:
+        container_limits: files that hold the limit of a container and what it uses, in bytes.
+    """
     meminfo = Path("/proc/meminfo")
     lines = meminfo.read_text().splitlines() if meminfo.exists() else []
     found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    for limit, used in _CONTAINER_LIMITS:
+    for limit, used in container_limits:
         if Path(limit).exists() and Path(used).exists():
             text = Path(limit).read_text().strip()
             if text.isdecimal():  # "max": no limit

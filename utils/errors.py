@@ -1,4 +1,4 @@
-"""What went wrong, sorted by who can mend it; the commands turn these into exit codes."""
+"""Errors sorted by who can fix them; the commands turn these into exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StorageError(OSError):
 
 
 class WorkerError(RuntimeError):
-    """A process that prepares batches died, for instance because memory ran out.
+    """A worker process of the data loader died, for instance because memory ran out.
 
     The commands print the message without a traceback and leave with exit code 1.
     """

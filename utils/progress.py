@@ -1,4 +1,4 @@
-"""A progress bar with ETA and throughput on a terminal; silence elsewhere, where log lines tell the same."""
+"""A progress bar with ETA and throughput on a terminal; plain log lines, or nothing, elsewhere."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _shown: list[Progress] = []  # bars that are open, the innermost last
 class Progress:
     """Draws ``description [####----] done/total  rate  ETA  note`` on one line of a terminal.
 
-    Where the stream is no terminal, at most one plain line per ``line_seconds`` is given to ``plain`` (for instance a
-    logger's method), or nothing if that is None.
+    Where the stream is no terminal, ``plain`` (for instance a logger's method) gets a line at most every
+    ``line_seconds``.
 
     Args:
         total: number of units of work.

@@ -39,14 +39,14 @@ class PlainText(str):
 
 
 class Remark(NamedTuple):
-    """Something to tell the user about one key."""
+    """A message for the user about one key."""
 
     path: KeyPath
     message: str
 
 
 class Report:
-    """What reading a mapping found: ``problems`` forbid its use, ``notes`` are said once."""
+    """What reading a mapping found: ``problems`` forbid its use, ``notes`` are logged once."""
 
     def __init__(self) -> None:
         self.problems: list[Remark] = []

@@ -40,7 +40,7 @@ class Demand(NamedTuple):
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that may be spent on the activations of a network; None where that cannot be told."""
+    """Bytes that may be spent on the activations of a network; None where that is not known."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # What PyTorch keeps for later is free for it.

@@ -34,7 +34,7 @@ class Film(NamedTuple):
 
     Attributes:
         rate: frames per second, as a fraction.
-        frames: their number, estimated where the file does not tell it; 0 where nothing is known.
+        frames: their number, estimated where the file does not say; 0 where nothing is known.
     """
 
     rate: Fraction
@@ -131,12 +131,12 @@ def _writing(source: Path, target: Path, film: Film, width: int, height: int) ->
 
 @contextmanager
 def _running(command: list[str], notes: IO[bytes], source: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The program that reads; ended when the block is left, its failure told."""
+    """The program that reads; ended when the block is left; its failure is raised as an InputError."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=notes)
     try:
         yield process
         if process.wait() != 0:
-            raise InputError(f"{source}: the film cannot be read to its end: {_told(notes)}")
+            raise InputError(f"{source}: the film cannot be read to its end: {_last_error(notes)}")
     finally:
         _end(process)
 
@@ -170,18 +170,18 @@ def _put(writer: subprocess.Popen[bytes], frame: Pixels, notes: IO[bytes], targe
         writer.stdin.write(frame.tobytes())
     except BrokenPipeError as error:
         writer.wait()
-        raise InputError(f"{target}: ffmpeg cannot write the film: {_told(notes)}") from error
+        raise InputError(f"{target}: ffmpeg cannot write the film: {_last_error(notes)}") from error
 
 
 def _finish(writer: subprocess.Popen[bytes], notes: IO[bytes], target: Path) -> None:
     assert writer.stdin is not None
-    with suppress(BrokenPipeError):  # the exit code tells more
+    with suppress(BrokenPipeError):  # the exit code says more
         writer.stdin.close()
     if writer.wait() != 0:
-        raise InputError(f"{target}: ffmpeg cannot write the film: {_told(notes)}")
+        raise InputError(f"{target}: ffmpeg cannot write the film: {_last_error(notes)}")
 
 
-def _told(notes: IO[bytes]) -> str:
+def _last_error(notes: IO[bytes]) -> str:
     notes.seek(0)
     return _last_line(notes.read().decode(errors="replace")) or "it says nothing about the reason"
 

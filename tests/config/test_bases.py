@@ -1,4 +1,4 @@
-"""Files that are based on other files: what is merged, who wins, and where mistakes are told."""
+"""Files that are based on other files: what is merged, who wins, and where mistakes are reported."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def merged(base: str, own: str) -> Any:
         ("a: {type: X, b: 1}", "a: {type: Y, c: 2}", {"a": {"type": "Y", "c": 2}}),
     ],
 )
-def test_merging(base: str, own: str, expected: dict[str, object]) -> None:
+def test_keys_of_a_file_are_put_over_those_of_its_base(base: str, own: str, expected: dict[str, object]) -> None:
     assert merged(base, own) == expected
 
 
@@ -68,7 +68,7 @@ def test_a_file_cut_in_two_means_the_same(tmp_path: Path) -> None:
     assert overridden.train.optim_g.lr == 1
 
 
-def test_mistakes_name_the_file_that_holds_them(tmp_path: Path) -> None:
+def test_mistakes_are_reported_with_the_file_that_holds_them(tmp_path: Path) -> None:
     common = TRAIN.replace("gamma: 0.5", "gama: 0.5").replace("scale: 2\nnum", "num")
     write(tmp_path, common, "common.yml")
     own = "base: common.yml\nscale: two\nlogger:\n  print_frequ: 3\n"
@@ -80,7 +80,7 @@ def test_mistakes_name_the_file_that_holds_them(tmp_path: Path) -> None:
     ]
 
 
-def test_a_replaced_mapping_leaves_no_places_behind(tmp_path: Path) -> None:
+def test_a_mapping_of_another_type_replaces_that_of_the_base(tmp_path: Path) -> None:
     write(tmp_path, TRAIN, "common.yml")
     own = write(tmp_path, "base: common.yml\ntrain:\n  scheduler: {type: LinearLR, gamma: 0.5}\n")
     assert mistakes(own) == ["options.yml:3: train.scheduler.gamma: unknown key of LinearLR; known: "]
@@ -99,7 +99,7 @@ def test_a_replaced_mapping_leaves_no_places_behind(tmp_path: Path) -> None:
         ("base: circle.yml", r"circle\.yml:1: base: a file cannot be its own base: .*options\.yml -> .*circle.* -> "),
     ],
 )
-def test_what_cannot_be_a_base(tmp_path: Path, text: str, message: str) -> None:
+def test_bases_that_are_absent_or_circular_are_refused(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path, "a: 1", "other.yml")
     write(tmp_path, "a: [1", "broken.yml")
     write(tmp_path, "base: options.yml", "circle.yml")
@@ -127,7 +127,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=4).filter(lambda key: key != "<<"), VALUES, min_size=1, max_size=4))
-def test_dumping_keeps_every_value(value: dict[str, object]) -> None:
+def test_a_dumped_document_reads_back_with_every_value(value: dict[str, object]) -> None:
     text = yaml.dump(value, allow_unicode=True)
     try:
         document = parse(text, "f.yml")

@@ -15,20 +15,20 @@ from tests.runs import ROOT
 PUBLISHED = ROOT / "options/train_real_hat_x4_mse.yml"
 
 
-def test_published_keys_become_degradations() -> None:
+def test_published_degradation_keys_become_degradation_options() -> None:
     read = config.read(PUBLISHED, ["jpeg_range2=[40,80]"], mode="train")
     assert read.degradations == DegradationOptions(gt_usm=True, jpeg_range2=(40, 80))
     assert not [note for note in read.notes if "no effect" in note]
 
 
-def test_a_run_is_described_with_them(tmp_path: Path) -> None:
+def test_description_of_a_run_holds_its_degradations(tmp_path: Path) -> None:
     read = config.read(PUBLISHED, mode="train")
     again = config.read(write(tmp_path, describe(read)), mode="train")
     assert again == read
     assert "second_blur_prob" in yaml.safe_load(describe(read))
 
 
-def test_other_data_sets_have_none(tmp_path: Path) -> None:
+def test_degradation_keys_have_no_effect_on_other_data_sets(tmp_path: Path) -> None:
     read = config.read(write(tmp_path, TRAIN), mode="train")
     assert read.degradations is None
     assert "jpeg_range" not in yaml.safe_load(describe(read))

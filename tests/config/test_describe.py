@@ -40,7 +40,7 @@ def test_a_test_description_reads_back_equal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overrides", VARIANTS)
-def test_plain_mappings_survive_json(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+def test_options_as_mappings_survive_json(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     plain = config.to_dict(config.read(write(tmp_path, TRAIN), overrides, mode="train"))
     assert json.loads(json.dumps(plain)) == plain
     assert plain["network_g"] == {"type": "PlainUSR_ultra", "scale": 2}
@@ -53,7 +53,7 @@ def test_plain_mappings_survive_json(tmp_path: Path, overrides: tuple[str, ...])
     st.text(max_size=12)
     | st.sampled_from(["yes", "2e-4", "null", "none", "1_0", "a: b", "# a", "- a", "'", '"', "\n", " a ", "007", "*a"])
 )
-def test_any_text_survives(tmp_path: Path, text: str) -> None:
+def test_any_text_reads_back_from_a_description(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, TEST)
     quoted = yaml.safe_dump(text, default_style='"', width=1000)
     found = config.read(path, [f"path:param_key_g={quoted}"], mode="test")

@@ -48,7 +48,7 @@ def dialect(request: pytest.FixtureRequest) -> tuple[Path, Mode]:
     return path, "train" if "train" in path.stem else "test"
 
 
-def test_it_is_read_and_its_network_built(dialect: tuple[Path, Mode]) -> None:
+def test_published_file_is_read_and_its_network_built(dialect: tuple[Path, Mode]) -> None:
     path, mode = dialect
     found = read(path, mode)
     with torch.device("meta"):
@@ -56,7 +56,7 @@ def test_it_is_read_and_its_network_built(dialect: tuple[Path, Mode]) -> None:
     assert isinstance(network, network_class(yaml.safe_load(path.read_text())["network_g"]["type"]))
 
 
-def test_what_has_no_effect_is_said_once(dialect: tuple[Path, Mode]) -> None:
+def test_keys_of_published_files_without_effect_are_noted_once(dialect: tuple[Path, Mode]) -> None:
     path, mode = dialect
     text = path.read_text()
     found = read(path, mode)
@@ -67,7 +67,7 @@ def test_what_has_no_effect_is_said_once(dialect: tuple[Path, Mode]) -> None:
         assert note.split(": ")[1].rsplit(".", 1)[-1] in text.splitlines()[line - 1]
 
 
-def test_values_arrive() -> None:
+def test_values_of_published_files_arrive() -> None:
     """The keys in which the dialects differ."""
     hat, rgt, pft, esc, real = (
         config.read(FOLDER / f"{name}_train.yml", mode="train") for name in ("hat", "rgt", "pft", "esc", "hat_real")

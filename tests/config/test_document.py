@@ -27,7 +27,7 @@ def failure(text: str) -> str:
     return str(caught.value)
 
 
-def test_scalars_keep_how_they_were_written() -> None:
+def test_scalars_stay_as_they_were_written() -> None:
     value = parsed("a: 2e-4\nb: '2e-4'\nc: !!float 2e-4\nd:\ne: ~\nf: !!int 1_000\ng: !!str yes\nh: !!bool yes").value
     assert {key: (type(item), item) for key, item in value.items()} == {
         "a": (PlainText, "2e-4"),
@@ -41,7 +41,7 @@ def test_scalars_keep_how_they_were_written() -> None:
     }
 
 
-def test_escapes_of_json() -> None:
+def test_characters_that_json_escapes_in_two_halves_are_read() -> None:
     assert parsed(json.dumps({"a": "𐀀 é"})).value == {"a": "𐀀 é"}
 
 
@@ -68,7 +68,7 @@ def test_a_key_given_twice_is_a_mistake() -> None:
     assert [str(mistake) for mistake in mistakes] == ["f.yml:4: a.b: given twice (first in line 2); keep one of them"]
 
 
-def test_anchors_and_merges() -> None:
+def test_anchors_and_merge_keys_are_resolved_with_their_lines() -> None:
     document = parsed(
         "base: &base {p: 1, q: 2}\n"
         "more: &more\n"
@@ -107,7 +107,7 @@ def test_anchors_and_merges() -> None:
         ("a: &x {<<: *x}\n", "f.yml:1: a: the alias stands inside of what it refers to"),
     ],
 )
-def test_mistakes_in_the_writing(text: str, message: str) -> None:
+def test_keys_and_tags_that_cannot_be_are_mistakes(text: str, message: str) -> None:
     (mistake,) = parsed(text).mistakes
     assert str(mistake).startswith(message)
 
@@ -131,7 +131,7 @@ def test_mistakes_in_the_writing(text: str, message: str) -> None:
         ("a: " + "[" * 1000, "f.yml:1: nested too deeply"),
     ],
 )
-def test_text_that_cannot_be_read(text: str, message: str) -> None:
+def test_text_that_is_no_yaml_is_refused_with_its_line(text: str, message: str) -> None:
     assert failure(text).startswith(message)
 
 
@@ -141,7 +141,7 @@ def test_aliases_of_aliases_do_not_fill_the_memory() -> None:
     assert "more than 20000 entries, counting aliases" in failure("\n".join(lines))
 
 
-def test_files(tmp_path: Path) -> None:
+def test_files_are_read_as_utf_8_and_misspelt_names_are_suggested(tmp_path: Path) -> None:
     (tmp_path / "train_x4.yml").write_bytes("\ufeffa: größe\n".encode())
     assert load(tmp_path / "train_x4.yml").value == {"a": "größe"}
     with pytest.raises(InputError, match=r"train_x5\.yml: no such option file \(did you mean \"train_x4\.yml\"\?\)"):

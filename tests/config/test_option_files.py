@@ -15,7 +15,7 @@ FILES = sorted(path.relative_to(ROOT) for path in RUNS)
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)
-def test_option_file(file: Path) -> None:
+def test_option_file_of_the_repository_is_read(file: Path) -> None:
     if file.name.startswith("train"):
         found: config.Options = config.read(ROOT / file, mode="train")
     else:
@@ -24,6 +24,6 @@ def test_option_file(file: Path) -> None:
     assert found.notes == (), "a file of ours holds nothing without effect"
 
 
-def test_every_common_file_is_the_base_of_some() -> None:
+def test_every_common_file_is_the_base_of_an_option_file() -> None:
     based_on = {Path(read).resolve() for file in FILES for read in load(ROOT / file).files}
     assert set((ROOT / "options/common").glob("*.yml")) <= based_on

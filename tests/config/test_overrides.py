@@ -38,7 +38,7 @@ KINDS: dict[str, Any] = {"NoneType": str | None, "bool": bool, "int": int, "floa
 
 
 @pytest.mark.shared
-def test_values_of_basicsr(shared: Path) -> None:
+def test_edits_give_the_recorded_values_of_basicsr(shared: Path) -> None:
     cases = json.loads((shared / "golden/formats/force_yml_values.json").read_text())["cases"]
     for case in cases:
         value = given_value(case["text"])
@@ -63,7 +63,7 @@ def test_values_of_basicsr(shared: Path) -> None:
         ("!!str 5", "5"),
     ],
 )
-def test_values_of_ours(text: str, expected: Any) -> None:
+def test_edits_are_read_by_the_type_of_their_key(text: str, expected: Any) -> None:
     assert given_value(text) == expected
 
 
@@ -89,11 +89,11 @@ def test_values_of_ours(text: str, expected: Any) -> None:
         ("train:pixel_opt={a: 1, a: 2}", "--force_yml train:pixel_opt: train.pixel_opt.a: given twice"),
     ],
 )
-def test_mistakes_name_the_edit(tmp_path: Path, override: str, message: str) -> None:
+def test_mistakes_of_an_edit_are_reported_with_the_edit(tmp_path: Path, override: str, message: str) -> None:
     assert mistakes(write(tmp_path, TRAIN), [override])[0].startswith(message)
 
 
-def test_all_mistakes_of_file_and_edits_together(tmp_path: Path) -> None:
+def test_mistakes_of_file_and_edits_are_reported_together(tmp_path: Path) -> None:
     path = write(tmp_path, TRAIN.replace("gamma: 0.5", "gama: 0.5"))
     found = mistakes(path, ["train:optm_g:lr=1", "scale=two", "nam=x"])
     assert [line.split(": ")[0] for line in found] == [
@@ -127,7 +127,7 @@ def test_edits_take_effect_in_their_order(tmp_path: Path) -> None:
     assert read_options.path.pretrain_network_g is None
 
 
-def test_an_edit_mends_a_mistake_of_the_file(tmp_path: Path) -> None:
+def test_an_edit_can_fix_a_mistake_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, TRAIN.replace("total_iter: 5e3", "total_iter: lots"))
     assert config.read(path, ["train:total_iter=100"], mode="train").train.total_iter == 100
 
@@ -138,7 +138,7 @@ TEXTS = st.text(alphabet="ab =:,.#&*-?|><~'\"%@`é10", max_size=12)
 
 @settings(deadline=None)
 @given(KEYS, TEXTS)
-def test_quoted_text_arrives_unchanged(keys: list[str], text: str) -> None:
+def test_quoted_text_of_an_edit_arrives_unchanged(keys: list[str], text: str) -> None:
     nested = "".join(f"{'  ' * depth}{key}:\n" for depth, key in enumerate(keys[:-1]))
     document = parse(nested + "  " * (len(keys) - 1) + "other: 1\n", "f.yml")
     edited = apply_overrides(document, [f"{':'.join(keys)}={json.dumps(text)}"])
@@ -150,7 +150,7 @@ def test_quoted_text_arrives_unchanged(keys: list[str], text: str) -> None:
 
 @settings(deadline=None)
 @given(st.integers() | st.floats(allow_nan=False) | st.booleans())
-def test_numbers_arrive_unchanged(value: float) -> None:
+def test_numbers_of_an_edit_arrive_unchanged(value: float) -> None:
     text = str(value).replace("inf", ".inf")
     assert read(given_value(text), type(value), Report()) == value
 
@@ -163,7 +163,7 @@ def test_any_text_is_an_edit_or_a_mistake(text: str) -> None:
     assert edited.mistakes or edited.value != document.value or text.partition("=")[2].strip() in ("{b: 1}", "2")
 
 
-def test_nothing_is_evaluated() -> None:
+def test_no_edit_is_evaluated_as_code() -> None:
     for text in ("[__import__('os')]", "__import__('os').getcwd()", "[1 + 1]"):
         value = given_value(text)
         assert read(value, list[int] if isinstance(value, list) else int, Report()) is INVALID

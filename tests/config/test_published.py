@@ -14,7 +14,7 @@ from tests.runs import ROOT
 ROWS = [(variant, scale, scores) for table in tables() for (variant, scale), scores in table.rows.items()]
 
 
-def test_some_scores_as_printed() -> None:
+def test_published_scores_are_as_printed() -> None:
     found = scores_of("PFT-light", 3)
     assert found is not None
     assert "PFT paper" in found[0].source
@@ -27,7 +27,7 @@ def test_some_scores_as_printed() -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_larger_scale_scores_less(name: str) -> None:
+def test_published_scores_fall_with_the_scale(name: str) -> None:
     """A digit lost in copying would show; the two misprints of the ESC paper do."""
     of = {(variant, scale): scores[name] for variant, scale, scores in ROWS if name in scores}
     for (variant, scale), score in of.items():
@@ -39,7 +39,7 @@ def test_a_larger_scale_scores_less(name: str) -> None:
             assert 0.02 < smaller.ssim - score.ssim < 0.12, (variant, scale)
 
 
-def test_our_files_name_what_is_published() -> None:
+def test_test_files_name_the_variant_whose_scores_are_published() -> None:
     named = set()
     for path in sorted((ROOT / "options").glob("test_*.yml")):
         found = config.read(path, mode="test")
@@ -49,7 +49,7 @@ def test_our_files_name_what_is_published() -> None:
     assert named == set(variants()) - {"RGT+"}
 
 
-def test_a_misspelt_variant(tmp_path: Path) -> None:
+def test_a_misspelt_variant_is_refused_with_a_suggestion(tmp_path: Path) -> None:
     text = TEST.replace("name: tst", "name: tst\npublished: ESC-lite")
     (message,) = mistakes(write(tmp_path, text), mode="test")
     assert message == 'options.yml:2: published: no scores of "ESC-lite" are known (did you mean "ESC-light"?)'

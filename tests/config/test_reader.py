@@ -21,7 +21,7 @@ from tests.config.files import TEST, TRAIN, line_of, mistakes, write
 from utils.errors import InputError
 
 
-def test_a_training_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     found = config.read(write(tmp_path, TRAIN), mode="train")
     assert (found.name, found.model_type, found.scale, found.manual_seed) == ("exp", "SRModel", 2, 3)
@@ -44,7 +44,7 @@ def test_a_training_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.notes == ()
 
 
-def test_a_test_file(tmp_path: Path) -> None:
+def test_a_test_file_is_read(tmp_path: Path) -> None:
     found = config.read(write(tmp_path, TEST), mode="test")
     assert list(found.datasets) == ["test_10", "test_2"]
     assert 1 <= found.manual_seed <= 10000
@@ -53,7 +53,7 @@ def test_a_test_file(tmp_path: Path) -> None:
     assert found.val.suffix is None
 
 
-def test_options_cannot_be_changed(tmp_path: Path) -> None:
+def test_options_are_frozen(tmp_path: Path) -> None:
     found = config.read(write(tmp_path, TEST), mode="test")
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.name = "other"  # type: ignore[misc]
@@ -68,13 +68,15 @@ def test_a_missing_seed_is_drawn_anew_each_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "expected"), [("auto", 3), ("~", 3), ("0", 0), ("2", 2)])
-def test_number_of_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str, expected: int) -> None:
+def test_num_gpu_auto_counts_the_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str, expected: int
+) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert config.read(write(tmp_path, TEST), [f"num_gpu={number}"], mode="test").num_gpu == expected
 
 
 @pytest.mark.parametrize(("name", "debug", "expected"), [("exp", True, "debug_exp"), ("debug_1", True, "debug_1")])
-def test_debug(tmp_path: Path, name: str, debug: bool, expected: str) -> None:
+def test_debug_makes_a_short_run(tmp_path: Path, name: str, debug: bool, expected: str) -> None:
     found = config.read(write(tmp_path, TRAIN), [f"name={name}"], mode="train", debug=debug)
     assert found.name == expected
     assert found.val is not None
@@ -82,19 +84,19 @@ def test_debug(tmp_path: Path, name: str, debug: bool, expected: str) -> None:
     assert found.logger == LoggerOptions(print_freq=1, save_checkpoint_freq=8, use_tb_logger=False)
 
 
-def test_a_name_that_holds_debug_is_enough(tmp_path: Path) -> None:
+def test_a_name_that_holds_debug_makes_a_short_run(tmp_path: Path) -> None:
     assert config.read(write(tmp_path, TRAIN), ["name=my_debug"], mode="train").logger.print_freq == 1
     assert config.read(write(tmp_path, TEST), mode="test", debug=True).name == "debug_tst"
 
 
-def test_null_sections_are_empty_ones(tmp_path: Path) -> None:
+def test_sections_that_are_null_are_empty(tmp_path: Path) -> None:
     found = config.read(write(tmp_path, TRAIN), ["logger=~", "path=~", "val:metrics=~", "tile=~"], mode="train")
     assert found.logger == LoggerOptions()
     assert found.val is not None
     assert found.val.metrics == {}
 
 
-def test_sections_may_share_text(tmp_path: Path) -> None:
+def test_sections_may_share_text_through_anchors(tmp_path: Path) -> None:
     text = TEST.replace("test_2: {", "test_2: &set {").replace(
         "test_10: {name: A, type: SingleImageDataset, dataroot_lq: a/lq}", "test_10: {<<: *set, name: A}"
     )
@@ -118,7 +120,7 @@ MISTAKES: list[tuple[tuple[str, str], str, str]] = [
     (("manual_seed: 3", "manual_seed: yes"), "seed", 'manual_seed: expected a whole number, got "yes"'),
     (("manual_seed: 3", "manual_seed: 3\nmanual_seed: 4"), "seed: 4", "manual_seed: given twice (first in line 5); "),
     (("manual_seed: 3", "network_d: {type: U}"), "network_d", "network_d: adversarial training is not supported"),
-    (("manual_seed: 3", "use_ema: true"), "use_ema", 'use_ema: choose the averaged weights by "path: param_key_g: p'),
+    (("manual_seed: 3", "use_ema: true"), "use_ema", 'use_ema: choose the EMA weights by "path: param_key_g: p'),
     (("    gt_size: 64", "    gt_size: 65"), "65", "datasets.train.gt_size: expected a multiple of scale 2, such as"),
     (("    gt_size: 64\n", ""), "train:\n    name", 'datasets.train: the key "gt_size" is missing; expected side of'),
     (("    batch_size_per_gpu: 4\n", ""), "train:\n    name", 'datasets.train: the key "batch_size_per_gpu" is miss'),
@@ -162,7 +164,7 @@ MISTAKES: list[tuple[tuple[str, str], str, str]] = [
 
 
 @pytest.mark.parametrize(("change", "place", "message"), MISTAKES, ids=[case[2][:50] for case in MISTAKES])
-def test_every_mistake_has_line_key_and_advice(
+def test_every_mistake_is_reported_with_line_key_and_advice(
     tmp_path: Path, change: tuple[str, str], place: str, message: str
 ) -> None:
     assert TRAIN.count(change[0]) == 1
@@ -171,7 +173,7 @@ def test_every_mistake_has_line_key_and_advice(
     assert any(found.startswith(f"options.yml:{line}: {message}") for found in mistakes(write(tmp_path, text)))
 
 
-def test_all_mistakes_at_once_in_the_order_of_the_lines(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_lines(tmp_path: Path) -> None:
     text = TRAIN
     changes = [case[0] for case in MISTAKES if case[0][0] in ("name: exp", "type: disk", "lr: 2e-4", "print_freq: 10")]
     for old, new in dict(changes).items():
@@ -183,20 +185,20 @@ def test_all_mistakes_at_once_in_the_order_of_the_lines(tmp_path: Path) -> None:
     assert expected <= set(lines)
 
 
-def test_cycles_have_to_last(tmp_path: Path) -> None:
+def test_cosine_cycles_shorter_than_the_training_are_refused(tmp_path: Path) -> None:
     change = "train:scheduler={type: CosineAnnealingRestartLR, periods: [100, 200], restart_weights: [1, 1]}"
     (found,) = mistakes(write(tmp_path, TRAIN), [change])
     assert found.endswith("expected cycles that last until total_iter 5000, got 300 iterations in all")
 
 
-def test_a_default_scale_that_differs_is_found(tmp_path: Path) -> None:
+def test_a_network_whose_default_scale_is_not_that_of_the_file_is_refused(tmp_path: Path) -> None:
     (found,) = mistakes(
         write(tmp_path, TRAIN.replace("scale: 2\nnum_gpu", "num_gpu").replace("gt_size: 64", "gt_size: 63"))
     )
     assert 'expected the "scale" of the file, 1 (the key "scale" is absent), got 2' in found
 
 
-def test_files_of_the_other_kind(tmp_path: Path) -> None:
+def test_training_files_in_testing_and_test_files_in_training_are_refused(tmp_path: Path) -> None:
     train, test = write(tmp_path, TRAIN, "train.yml"), write(tmp_path, TEST, "test.yml")
     assert mistakes(train, mode="test") == [
         f"train.yml:{line_of(TRAIN, '  optim_g') - 1}: train: this is a training file; run train.py with it, or "
@@ -208,7 +210,7 @@ def test_files_of_the_other_kind(tmp_path: Path) -> None:
     ]
 
 
-def test_no_data(tmp_path: Path) -> None:
+def test_files_without_data_sets_are_refused(tmp_path: Path) -> None:
     assert mistakes(write(tmp_path, TRAIN), ["datasets={}"]) == [
         '--force_yml datasets: the key "train" is missing; expected the data to train on'
     ]
@@ -217,7 +219,7 @@ def test_no_data(tmp_path: Path) -> None:
     ]
 
 
-def test_notes_are_said_once_with_their_line(tmp_path: Path) -> None:
+def test_keys_without_effect_are_noted_once_with_their_line(tmp_path: Path) -> None:
     text = TRAIN.replace("manual_seed: 3", "find_unused_parameters: true").replace(
         "gt_size: 64", "gt_size: 64\n    task: SR"
     )
@@ -229,7 +231,7 @@ def test_notes_are_said_once_with_their_line(tmp_path: Path) -> None:
     ]
 
 
-def test_notes_about_validation_that_will_not_happen(tmp_path: Path) -> None:
+def test_validation_that_cannot_happen_is_noted(tmp_path: Path) -> None:
     path = write(tmp_path, TRAIN)
     (note,) = config.read(path, ["val=~"], mode="train").notes
     assert 'there is no section "val": nothing will be validated' in note
@@ -239,7 +241,9 @@ def test_notes_about_validation_that_will_not_happen(tmp_path: Path) -> None:
 
 
 @pytest.mark.shared
-def test_resolved_options_of_basicsr(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_equal_the_recorded_ones_of_basicsr(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The values of the recorded files, whose network, schedule and loss are made ones that exist."""
     monkeypatch.setenv("HOME", "HOME")
     for case in json.loads((shared / "golden/formats/options.json").read_text())["cases"]:
@@ -301,7 +305,7 @@ WORDS = st.text(alphabet="abn_:{}[]-~&*!<>'\"0123456789.e, \n", max_size=15)
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(LINES | WORDS, max_size=40), st.sampled_from(["train", "test"]), st.lists(WORDS, max_size=2))
-def test_whatever_is_written_ends_in_options_or_one_message(
+def test_any_text_ends_in_options_or_one_message(
     tmp_path: Path, lines: list[str], mode: str, overrides: list[str]
 ) -> None:
     path = write(tmp_path, "\n".join(lines))

@@ -1,4 +1,4 @@
-"""Recipes: stages from option files, weights wired from one to the next, mistakes told where they are."""
+"""Recipes: stages from option files, weights passed from one to the next, mistakes reported where they are."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def starts(found: Recipe) -> list[str | None]:
     return [None if path is None else path.as_posix() for path in paths]
 
 
-def test_weights_are_wired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_stage_starts_from_the_weights_of_an_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     found = recipe(tmp_path)
     assert [stage.name for stage in found.stages] == ["first", "second", "third", "other"]
@@ -58,13 +58,13 @@ def test_weights_are_wired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
-def test_edits_for_all_stages_and_for_one(tmp_path: Path) -> None:
+def test_edits_apply_to_all_stages_or_to_one(tmp_path: Path) -> None:
     found = recipe(tmp_path, overrides=("train:optim_g:lr=1", "second:train:optim_g:lr=2", "path:experiments_root=x y"))
     assert [stage.options.train.optim_g.lr for stage in found.stages] == [1, 2, 1, 1]
     assert starts(found)[1] == "x y/one/models/net_g_latest.pth"
 
 
-def test_only_some_stages_and_what_they_need(tmp_path: Path) -> None:
+def test_only_keeps_stages_and_those_that_they_start_from(tmp_path: Path) -> None:
     found = recipe(tmp_path)
     assert [stage.name for stage in found.only(["third"]).stages] == ["first", "second", "third"]
     assert [stage.name for stage in found.only(["other"]).stages] == ["other"]
@@ -92,20 +92,20 @@ def test_only_some_stages_and_what_they_need(tmp_path: Path) -> None:
         ("name: chain\n", "", r"recipe\.yml:1: .*name"),
     ],
 )
-def test_mistakes(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_mistakes_of_a_recipe_are_reported_with_their_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in CHAIN
     with pytest.raises(InputError, match=message):
         recipe(tmp_path, CHAIN.replace(old, new, 1))
 
 
-def test_mistakes_of_the_option_file_name_it(tmp_path: Path) -> None:
+def test_mistakes_of_a_stage_s_option_file_are_reported_with_that_file(tmp_path: Path) -> None:
     write(tmp_path, TRAIN.replace("gamma", "gama"), "train.yml")
     with pytest.raises(InputError, match=r"train\.yml:\d+: train\.scheduler\.gama"):
         read_recipe(write(tmp_path, CHAIN, "recipe.yml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_our_recipes_wire_as_the_option_files_do(path: Path) -> None:
+def test_our_recipes_pass_on_the_weights_that_the_option_files_name(path: Path) -> None:
     """The weights that a stage gets are those that its option file names on its own."""
     found = read_recipe(path)
     assert found.name == path.stem

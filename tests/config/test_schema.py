@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import config
 from archs import NETWORKS
 from config.checks import UNSUPPORTED_KEYS
 from config.docs_generator import sections
 from config.schema import (
+    MODEL_TYPES,
     OPTIMIZERS,
     SCHEDULERS,
     DistOptions,
@@ -30,6 +34,7 @@ from config.schema import (
 from data import DATASETS
 from losses import LOSSES
 from metrics import METRICS
+from tests.config.files import TRAIN, write
 from utils.typed import fields_of
 
 DATACLASSES = sorted({section.target for section in sections() if dataclasses.is_dataclass(section.target)}, key=str)
@@ -45,7 +50,7 @@ def test_dataclasses_are_frozen_and_explained(kind: Any) -> None:
         assert "\n" not in field.help
 
 
-def test_every_table_is_documented() -> None:
+def test_every_type_of_a_section_is_documented() -> None:
     names = {name for section in sections() for name in section.types}
     assert names == {*NETWORKS, *DATASETS, *LOSSES, *METRICS, *OPTIMIZERS, *SCHEDULERS}
 
@@ -86,12 +91,12 @@ BASICSR: dict[Callable[..., Any], str] = {
 
 
 @pytest.mark.parametrize("kind", BASICSR, ids=lambda kind: kind.__qualname__)
-def test_published_keys_are_accepted(kind: Any) -> None:
+def test_keys_of_published_files_are_accepted(kind: Any) -> None:
     known = {*fields_of(kind), *getattr(kind, "IGNORED", {})}
     assert set(BASICSR[kind].split()) <= known
 
 
-def test_unsupported_keys_are_no_keys() -> None:
+def test_keys_that_are_not_supported_are_no_fields() -> None:
     top, train = fields_of(TrainOptions), fields_of(TrainingOptions)
     for path in UNSUPPORTED_KEYS:
         assert path[-1] not in (train if path[0] == "train" else top)
@@ -100,3 +105,11 @@ def test_unsupported_keys_are_no_keys() -> None:
 def test_bases_hold_only_what_is_shared() -> None:
     assert set(fields_of(OptimOptions)) == {"lr"}
     assert set(fields_of(TestOptions)) == set(fields_of(Options))
+
+
+def test_help_of_model_type_lists_what_the_reader_accepts(tmp_path: Path) -> None:
+    names = re.findall(r"\w+Model", fields_of(TrainOptions)["model_type"].help)
+    assert names == list(MODEL_TYPES)
+    for name in names:
+        file = write(tmp_path, TRAIN.replace("model_type: SRModel", f"model_type: {name}"))
+        assert config.read(file, mode="train").model_type == name

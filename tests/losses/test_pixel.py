@@ -43,7 +43,7 @@ FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_formula(name: str, reduction: str, pair: tuple[Tensor, Tensor]) -> None:
+def test_loss_equals_its_formula_under_every_reduction(name: str, reduction: str, pair: tuple[Tensor, Tensor]) -> None:
     values = FORMULAS[name](pair[0] - pair[1])
     expected = {"mean": values.mean(), "sum": values.sum(), "none": values}[reduction]
     loss = made(options_of(name, loss_weight=0.5, reduction=reduction))
@@ -52,7 +52,7 @@ def test_formula(name: str, reduction: str, pair: tuple[Tensor, Tensor]) -> None
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_weighted(name: str, channels: int, pair: tuple[Tensor, Tensor]) -> None:
+def test_weighted_loss_equals_its_formula(name: str, channels: int, pair: tuple[Tensor, Tensor]) -> None:
     weight = torch.rand(2, channels, 5, 4, generator=torch.Generator().manual_seed(4))
     everywhere = weight.expand(2, 3, 5, 4)
     values = FORMULAS[name](pair[0] - pair[1]) * everywhere
@@ -75,14 +75,14 @@ def test_gradient_is_finite_where_images_agree(name: str) -> None:
     assert torch.isfinite(image.grad).all()
 
 
-def test_gradcheck() -> None:
+def test_gradients_of_losses_pass_gradcheck() -> None:
     prediction = torch.rand(1, 3, 3, 3, dtype=torch.float64, requires_grad=True)
     target = torch.rand(1, 3, 3, 3, dtype=torch.float64)
     for loss in map(made, (L1Loss(), MSELoss(), CharbonnierLoss(eps=1e-3))):
         assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, target), prediction)
 
 
-def test_shapes_are_not_broadcast() -> None:
+def test_prediction_and_target_of_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\[1, 3, 4, 4\] and target \[1, 1, 4, 4\] differ"):
         made(L1Loss())(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4))
     with pytest.raises(ValueError, match="does not fit"):
@@ -91,7 +91,7 @@ def test_shapes_are_not_broadcast() -> None:
         made(L1Loss())(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), weight=torch.zeros(2, 3, 4, 4))
 
 
-def test_options_are_frozen_and_read_from_text() -> None:
+def test_options_of_a_loss_are_frozen_and_read_from_text() -> None:
     loss = L1Loss()
     with pytest.raises(dataclasses.FrozenInstanceError):
         loss.loss_weight = 2.0  # type: ignore[misc]

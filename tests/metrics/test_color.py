@@ -18,7 +18,7 @@ def golden(shared: Path) -> dict[str, Image]:
 
 @pytest.mark.shared
 @pytest.mark.parametrize("kind", ["uint8", "float"])
-def test_recorded(golden: dict[str, Image], kind: str) -> None:
+def test_ycbcr_equals_the_recorded_conversion(golden: dict[str, Image], kind: str) -> None:
     tolerance = {"uint8": 0.0, "float": 1e-6}[kind]
     rgb, ycbcr = golden[f"rgb_{kind}"], golden[f"ycbcr_of_rgb_{kind}"]
     for result, expected in (
@@ -30,13 +30,13 @@ def test_recorded(golden: dict[str, Image], kind: str) -> None:
 
 
 @pytest.mark.shared
-def test_recorded_inverse_of_floats(golden: dict[str, Image]) -> None:
+def test_rgb_of_floats_equals_the_recorded_conversion(golden: dict[str, Image]) -> None:
     result = ycbcr_to_rgb(golden["rgb_float"])  # its numbers were taken for Y, Cb, Cr
     np.testing.assert_allclose(result, golden["rgb_of_ycbcr_float"], rtol=0, atol=1e-6)
 
 
 @pytest.mark.shared
-def test_recorded_inverse_of_bytes(golden: dict[str, Image]) -> None:
+def test_rgb_of_bytes_equals_the_recorded_conversion_but_for_clipping(golden: dict[str, Image]) -> None:
     # The recorded bytes wrapped around where ours clip.
     recorded = golden["rgb_of_ycbcr_uint8"].astype(int)
     result = ycbcr_to_rgb(golden["rgb_uint8"]).astype(int)
@@ -58,7 +58,7 @@ def test_luma_of_white_and_black() -> None:
     np.testing.assert_allclose(luma(img), [[235.0, 16.0]], atol=1e-4)
 
 
-def test_misuse() -> None:
+def test_arrays_that_are_no_rgb_images_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\[H, W, 3\]"):
         rgb_to_ycbcr(np.zeros((4, 4), np.uint8))
     with pytest.raises(ValueError, match="int32"):

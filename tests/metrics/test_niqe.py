@@ -36,7 +36,7 @@ def texture(height: int, width: int) -> Image:
 
 
 @pytest.mark.shared
-def test_recorded(formats: Path) -> None:
+def test_niqe_equals_the_recorded_values(formats: Path) -> None:
     cases = json.loads((formats / "niqe.json").read_text())
     arrays = np.load(formats / "niqe.npz")
     for case in cases["niqe"]:
@@ -48,7 +48,7 @@ def test_recorded(formats: Path) -> None:
 
 
 @pytest.mark.shared
-def test_recorded_features(formats: Path) -> None:
+def test_features_of_a_block_equal_the_recorded_ones(formats: Path) -> None:
     expected = json.loads((formats / "niqe_features.json").read_text())["features"]
     block = np.random.Generator(np.random.PCG64(5)).standard_normal((24, 24))
     np.testing.assert_allclose(block_features(block[None])[0], expected, rtol=1e-12, atol=1e-12)
@@ -68,14 +68,14 @@ def test_fit_takes_the_nearest_shape_of_the_published_grid() -> None:
         assert left == pytest.approx(sl * math.sqrt(math.gamma(1 / alpha) / math.gamma(3 / alpha)), rel=1e-12)
 
 
-def test_blocks_are_independent() -> None:
+def test_features_of_a_block_do_not_depend_on_other_blocks() -> None:
     blocks = np.random.default_rng(2).normal(size=(5, 12, 12))
     together = block_features(blocks)
     for block, features in zip(blocks, together, strict=True):
         np.testing.assert_allclose(block_features(block[None])[0], features, rtol=1e-12)
 
 
-def test_orders_crop_and_grey(pristine: Path) -> None:
+def test_niqe_crops_and_takes_any_order_and_grey_images(pristine: Path) -> None:
     img = texture(110, 210)
     value = calculate_niqe(img, 4, params_file=pristine)
     assert value == calculate_niqe(img.transpose(2, 0, 1), 4, input_order="CHW", params_file=pristine)
@@ -87,7 +87,7 @@ def test_orders_crop_and_grey(pristine: Path) -> None:
     )
 
 
-def test_flat_blocks_are_left_out(pristine: Path) -> None:
+def test_niqe_leaves_out_blocks_without_texture(pristine: Path) -> None:
     img = texture(96, 3 * 96)
     img[:, 192:] = 90
     assert math.isfinite(calculate_niqe(img, 0, params_file=pristine))
@@ -95,7 +95,7 @@ def test_flat_blocks_are_left_out(pristine: Path) -> None:
         calculate_niqe(np.full_like(img, 90), 0, params_file=pristine)
 
 
-def test_misuse(pristine: Path) -> None:
+def test_images_that_niqe_cannot_measure_are_refused(pristine: Path) -> None:
     with pytest.raises(InputError, match=r"two blocks of 96 x 96 .* crop_border 2 .* 191 x 100"):
         calculate_niqe(texture(104, 195), 2, params_file=pristine)
     with pytest.raises(InputError, match="two blocks"):
@@ -109,11 +109,11 @@ def test_misuse(pristine: Path) -> None:
 
 
 class TestPristineModel:
-    def test_missing(self, tmp_path: Path) -> None:
+    def test_a_missing_pristine_model_is_reported(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"absent\.npz cannot be read \(No such file.*mu, cov and window"):
             load_pristine(tmp_path / "absent.npz")
 
-    def test_not_an_archive(self, tmp_path: Path) -> None:
+    def test_a_pristine_model_that_is_no_archive_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "model.npz"
         for content in (b"", b"some text", b"PK\x03\x04 broken"):
             path.write_bytes(content)
@@ -123,13 +123,13 @@ class TestPristineModel:
         with pytest.raises(InputError, match=r"single\.npy is not an \.npz file"):
             load_pristine(tmp_path / "single.npy")
 
-    def test_code_is_not_run(self, tmp_path: Path) -> None:
+    def test_pickled_objects_in_a_pristine_model_are_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "model.npz"
         np.savez(path, mu=np.array([print], dtype=object))
         with pytest.raises(InputError, match=r"is not an .*Object arrays"):
             load_pristine(path)
 
-    def test_wrong_arrays(self, tmp_path: Path) -> None:
+    def test_a_pristine_model_with_wrong_arrays_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "model.npz"
         good = {"mu": np.ones((1, 36)), "cov": np.eye(36), "window": np.ones((7, 7))}
         np.savez(path, mu=good["mu"], covariance=good["cov"])
@@ -142,7 +142,7 @@ class TestPristineModel:
             with pytest.raises(InputError, match=f'"{name}" must hold finite floats'):
                 load_pristine(path)
 
-    def test_basicsr_names_and_a_changed_file(self, tmp_path: Path) -> None:
+    def test_a_pristine_model_with_basicsr_s_names_is_read_again_when_it_changes(self, tmp_path: Path) -> None:
         path = tmp_path / "niqe_pris_params.npz"
         for mean in (1.0, 2.0):
             window = np.ones((7, 7), np.float32)
@@ -153,7 +153,7 @@ class TestPristineModel:
             assert (model.mean == mean).all()
 
 
-def test_options(pristine: Path) -> None:
+def test_niqe_of_an_option_file_needs_no_true_image(pristine: Path) -> None:
     report = Report()
     metric = read({"crop_border": 0, "params_file": str(pristine), "input_order": "HWC"}, NIQE, report)
     assert not report.problems

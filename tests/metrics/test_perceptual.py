@@ -1,11 +1,10 @@
-"""LPIPS and DISTS: what the library is asked, and what is said where it is missing."""
+"""LPIPS and DISTS: what the library is asked, and what is reported where it is missing."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 import types
-from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metrics import DISTS, LPIPS, METRICS
-from metrics.perceptual import LIBRARY, _judge, perceptual_distance
+from metrics.perceptual import LIBRARY, perceptual_distance
 from tests.data.pictures import noise
 from utils.errors import InputError
 
@@ -22,7 +21,7 @@ Calls = list[tuple[str, torch.device]]
 
 
 @pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
+def library(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """A library whose metrics are the mean absolute difference."""
     calls: Calls = []
     module = types.ModuleType(LIBRARY)
@@ -41,12 +40,10 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
 
     module.create_metric = create_metric  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, LIBRARY, module)
-    _judge.cache_clear()
-    yield calls
-    _judge.cache_clear()
+    return calls
 
 
-def test_what_the_library_is_asked(library: Calls) -> None:
+def test_lpips_and_dists_ask_the_library_for_cropped_images_in_unit_range(library: Calls) -> None:
     a, b = noise(20, 30), noise(20, 30, seed=1)
     expected = np.abs(a.astype(float) - b).mean() / 255
     assert LPIPS(device="cpu")(a, b) == pytest.approx(expected, rel=1e-5)
@@ -59,13 +56,13 @@ def test_what_the_library_is_asked(library: Calls) -> None:
     assert len(asked) <= 4  # each is loaded once
 
 
-def test_lower_is_better(library: Calls) -> None:
+def test_lower_lpips_and_dists_are_better(library: Calls) -> None:
     assert METRICS["calculate_lpips"] is LPIPS
     assert METRICS["calculate_dists"] is DISTS
     assert (LPIPS().better, DISTS().better) == ("lower", "lower")
 
 
-def test_misuse(library: Calls) -> None:
+def test_images_that_lpips_cannot_measure_are_refused(library: Calls) -> None:
     with pytest.raises(ValueError, match="one shape"):
         perceptual_distance("lpips", noise(8, 8), noise(8, 9))
     with pytest.raises(InputError, match="too small for crop_border 4"):
@@ -75,7 +72,7 @@ def test_misuse(library: Calls) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec(LIBRARY) is not None, reason="the library is installed")
-def test_without_the_library() -> None:
+def test_lpips_and_dists_say_what_to_install() -> None:
     for metric in (LPIPS, DISTS):
         with pytest.raises(InputError, match=f"{metric.__name__} is measured by the library pyiqa; pip install pyiqa"):
             metric()

@@ -51,7 +51,9 @@ def recorded(shared: Path) -> tuple[dict[str, Any], dict[str, Image]]:
 
 @pytest.mark.shared
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
-def test_recorded(recorded: tuple[dict[str, Any], dict[str, Image]], dtype: type) -> None:
+def test_psnr_and_ssim_equal_the_recorded_values_of_basicsr(
+    recorded: tuple[dict[str, Any], dict[str, Image]], dtype: type
+) -> None:
     cases, arrays = recorded
     for case in cases["pairs"]:
         a, b = arrays[case["pair"] + "_a"], arrays[case["pair"] + "_b"]
@@ -65,7 +67,9 @@ def test_recorded(recorded: tuple[dict[str, Any], dict[str, Image]], dtype: type
 
 
 @pytest.mark.shared
-def test_recorded_on_tensors(recorded: tuple[dict[str, Any], dict[str, Image]]) -> None:
+def test_psnr_and_ssim_of_tensors_equal_the_recorded_values_of_basicsr(
+    recorded: tuple[dict[str, Any], dict[str, Image]],
+) -> None:
     cases, arrays = recorded
     for case in cases["pairs"]:
         if case["pair"].startswith("camera_gray"):  # recorded on arrays only
@@ -97,7 +101,9 @@ def test_ssim_is_the_plain_formula() -> None:
 
 
 @given(st.integers(11, 30), st.integers(11, 30), st.booleans(), st.integers(0, 5))
-def test_equal_images_and_symmetry(height: int, width: int, y_channel: bool, seed: int) -> None:
+def test_psnr_and_ssim_are_symmetric_and_best_for_equal_images(
+    height: int, width: int, y_channel: bool, seed: int
+) -> None:
     a, b = noisy_pair(height, width, 3, seed=seed)
     assert calculate_psnr(a, a, 0, test_y_channel=y_channel) == math.inf
     assert calculate_ssim(a, a, 0, test_y_channel=y_channel) == 1.0
@@ -107,35 +113,35 @@ def test_equal_images_and_symmetry(height: int, width: int, y_channel: bool, see
 
 @pytest.mark.parametrize("calculate", [calculate_psnr, calculate_ssim])
 class TestInputs:
-    def test_channels_first(self, calculate: Any) -> None:
+    def test_channels_may_come_first(self, calculate: Any) -> None:
         a, b = noisy_pair(20, 24, 3)
         last = calculate(a, b, 2, test_y_channel=True)
         first = calculate(a.transpose(2, 0, 1), b.transpose(2, 0, 1), 2, input_order="CHW", test_y_channel=True)
         assert first == last
 
-    def test_grey_with_and_without_channel_dimension(self, calculate: Any) -> None:
+    def test_grey_images_may_have_a_channel_dimension(self, calculate: Any) -> None:
         a, b = noisy_pair(20, 24)
         assert calculate(a, b, 2, test_y_channel=True) == calculate(a[..., None], b[..., None], 2)
 
-    def test_crop_comes_before_anything(self, calculate: Any) -> None:
+    def test_the_border_is_cropped_before_anything_else(self, calculate: Any) -> None:
         a, b = noisy_pair(30, 24, 3)
         assert calculate(a, b, 3) == calculate(a[3:-3, 3:-3], b[3:-3, 3:-3], 0)
 
-    def test_inputs_stay_as_they_are(self, calculate: Any) -> None:
+    def test_measuring_does_not_change_the_images(self, calculate: Any) -> None:
         a, b = (x.astype(np.float64) for x in noisy_pair(20, 24, 3))
         copies = a.copy(), b.copy()
         calculate(a, b, 0, test_y_channel=True)
         assert (a == copies[0]).all()
         assert (b == copies[1]).all()
 
-    def test_read_only_and_strided(self, calculate: Any) -> None:
+    def test_read_only_and_strided_images_can_be_measured(self, calculate: Any) -> None:
         a, b = noisy_pair(40, 48, 3)
         a, b = a[::2, ::-2], b[::2, ::-2]
         expected = calculate(a.copy(), b.copy(), 1)
         a.setflags(write=False)
         assert calculate(a, b, 1) == expected
 
-    def test_misuse(self, calculate: Any) -> None:
+    def test_images_that_psnr_and_ssim_cannot_measure_are_refused(self, calculate: Any) -> None:
         a = np.zeros((20, 24, 3), np.uint8)
         with pytest.raises(ValueError, match=r"one shape, got \[20, 24, 3\] and \[20, 23, 3\]"):
             calculate(a, a[:, :-1], 0)
@@ -194,7 +200,7 @@ def test_luminance_of_tensors_rounds_as_that_of_arrays() -> None:
     assert np.count_nonzero(difference) < 1e-4 * difference.size  # the order of three terms may decide a tie
 
 
-def test_8_bit_tensors_that_cannot_be_measured() -> None:
+def test_tensors_that_are_not_8_bit_images_are_refused() -> None:
     a = torch.zeros(20, 24, 3, dtype=torch.uint8)
     with pytest.raises(ValueError, match="one shape"):
         psnr_of_levels(a, a[:-1], 0)
@@ -208,7 +214,7 @@ def test_8_bit_tensors_that_cannot_be_measured() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["calculate_psnr", "calculate_ssim"])
-def test_on_a_gpu(name: str) -> None:
+def test_metrics_on_a_gpu_equal_those_on_the_cpu(name: str) -> None:
     metric = METRICS[name](crop_border=4, test_y_channel=True)  # type: ignore[call-arg]
     a, b = noisy_pair(60, 50, 3)
     value = metric.of_tensors(torch.from_numpy(a).cuda(), torch.from_numpy(b).cuda())
@@ -216,7 +222,7 @@ def test_on_a_gpu(name: str) -> None:
 
 
 class TestOptions:
-    def test_called_with_images(self) -> None:
+    def test_metrics_of_an_option_file_are_called_with_images(self) -> None:
         a, b = noisy_pair(20, 24, 3)
         for name, function in (("calculate_psnr", calculate_psnr), ("calculate_ssim", calculate_ssim)):
             report = Report()
@@ -229,7 +235,7 @@ class TestOptions:
             with pytest.raises(ValueError, match="none was given"):
                 metric(a)
 
-    def test_what_a_published_number_depends_on_must_be_said(self) -> None:
+    def test_crop_border_and_test_y_channel_are_required_keys(self) -> None:
         report = Report()
         read({"test_y_chanel": True, "crop_border": -1}, PSNR, report)
         messages = "\n".join(message for _, message in report.problems)
@@ -237,7 +243,7 @@ class TestOptions:
         assert '"test_y_channel" is missing' in messages
         assert "at least 0" in messages
 
-    def test_keys_of_published_files(self) -> None:
+    def test_keys_of_metrics_in_published_files_are_accepted(self) -> None:
         report = Report()
         options = {"crop_border": 2, "test_y_channel": False, "input_order": "HWC", "better": "higher"}
         assert read(options, PSNR, report) == PSNR(crop_border=2, test_y_channel=False)

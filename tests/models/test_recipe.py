@@ -1,4 +1,4 @@
-"""Recipes run: chained, killed and resumed to the same weights, begun anew, told what does not fit beforehand."""
+"""Recipes run: chained, killed and resumed to the same weights, begun anew; what does not fit is reported first."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def assert_equal(one: dict[str, Any], two: dict[str, Any]) -> None:
 
 def test_a_recipe_is_run_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_here(SCRIPT, "recipe.yml") == 0
-    told = capsys.readouterr().err
-    row = re.search(r"first +PlainUSR_ultra x2 +Photos +4 +scratch +first +to do", told)
+    printed = capsys.readouterr().err
+    row = re.search(r"first +PlainUSR_ultra x2 +Photos +4 +scratch +first +to do", printed)
     assert row is not None
-    assert row.start() < told.index("recipe tiny: stage first")
-    assert "stage second from first: " in told
+    assert row.start() < printed.index("recipe tiny: stage first")
+    assert "stage second from first: " in printed
     stored = read_checkpoint(Path("experiments/second/models/net_g_latest.pth"))["focalsr"]
     assert stored["options"]["path"]["pretrain_network_g"] == "experiments/first/models/net_g_latest.pth"
     assert stored["step"] == 6
@@ -110,9 +110,9 @@ def test_a_stage_begins_anew(place: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_another_training_under_the_name_is_not_taken_for_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_here("train.py", "-opt", "train.yml", "--force_yml", "name=second", "train:total_iter=2") == 0
     assert run_here(SCRIPT, "recipe.yml") == 2
-    told = capsys.readouterr().err
-    assert "experiments/second holds another training, whose path.pretrain_network_g is None" in told
-    assert "--restart second" in told
+    printed = capsys.readouterr().err
+    assert "experiments/second holds another training, whose path.pretrain_network_g is None" in printed
+    assert "--restart second" in printed
     assert not Path("experiments/first").exists()
 
 
@@ -130,8 +130,8 @@ def test_what_will_not_fit_is_told_before_the_first_stage(place: Path, capsys: p
 
 def test_a_check_writes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_here(SCRIPT, "recipe.yml", "--check") == 0
-    told = capsys.readouterr().err
-    assert told.count("the check is passed") == 2
+    printed = capsys.readouterr().err
+    assert printed.count("the check is passed") == 2
     assert not Path("experiments").exists()
     assert run_here(SCRIPT, "recipe.yml", "--only", "first") == 0
     assert not Path("experiments/second").exists()

@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def fake_python(path: Path, version: str) -> Path:
-    """An interpreter that only tells its version."""
+    """An interpreter that only prints its version."""
     return executable(path, f"#!/usr/bin/env bash\necho {version}\n")
 
 

@@ -17,7 +17,7 @@ TRAIN = {"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_train_form_is_folded(tmp_path: Path, suffix: str) -> None:
+def test_a_network_in_train_form_is_exported_folded(tmp_path: Path, suffix: str) -> None:
     network = build_network(TRAIN)
     torch.save({"params": network.state_dict()}, tmp_path / "net_g_latest.pth")
     target = tmp_path / f"folded{suffix}"
@@ -32,7 +32,7 @@ def test_a_train_form_is_folded(tmp_path: Path, suffix: str) -> None:
     assert run_command(main_of("scripts/export.py"), [*line, "--overwrite"]) == 0
 
 
-def test_the_constants_of_published_files(tmp_path: Path) -> None:
+def test_published_flag_adds_the_constants_of_published_files(tmp_path: Path) -> None:
     hat = {"type": "HAT", "upscale": 2, "embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 4}
     network = build_network({**hat, "compress_ratio": 3, "squeeze_factor": 3})
     torch.save({"params_ema": network.state_dict()}, tmp_path / "net_g_latest.pth")
@@ -46,18 +46,18 @@ def test_the_constants_of_published_files(tmp_path: Path) -> None:
     assert not load_weights(network, tmp_path / "out.pth")
 
 
-def test_what_the_file_tells_of_its_network_counts(tmp_path: Path) -> None:
+def test_metadata_of_the_checkpoint_describes_the_exported_network(tmp_path: Path) -> None:
     """The size of RGT's windows cannot be read off its weights, and decides about the constants."""
     described = {"type": "RGT", "upscale": 2, "embed_dim": 32, "depth": [2], "num_heads": [4], "split_size": [4, 8]}
-    passport = {"options": {"network_g": described}}
+    metadata = {"options": {"network_g": described}}
     source, target = tmp_path / "net_g_latest.pth", tmp_path / "out.safetensors"
-    torch.save({"params_ema": build_network(described).state_dict(), "focalsr": passport}, source)
+    torch.save({"params_ema": build_network(described).state_dict(), "focalsr": metadata}, source)
     assert run_command(main_of("scripts/export.py"), ["-w", str(source), "-o", str(target), "--published"]) == 0
     assert configuration(target) == described
     assert not load_weights(build_network(described), target)
 
 
-def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_weights_and_unknown_suffixes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"params": {"a": torch.zeros(1)}}, tmp_path / "other.pth")
     export = main_of("scripts/export.py")
     assert run_command(export, ["-w", str(tmp_path / "other.pth"), "-o", str(tmp_path / "x.pth")]) == 2

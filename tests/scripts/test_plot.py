@@ -21,7 +21,7 @@ def run_folder(folder: Path) -> Path:
     return folder
 
 
-def test_curves_are_read(tmp_path: Path) -> None:
+def test_curves_of_a_run_are_read_from_its_metrics(tmp_path: Path) -> None:
     run = read_curves(run_folder(tmp_path / "one"))
     assert run.name == "one"
     assert run.curves["l_pix"][:2] == [(1, 1.0), (2, 0.5)]
@@ -30,7 +30,7 @@ def test_curves_are_read(tmp_path: Path) -> None:
     assert smoothed([(1, 1.0), (2, 3.0), (3, 5.0)], 2) == [(1, 1.0), (2, 2.0), (3, 4.0)]
 
 
-def test_a_picture_is_drawn(tmp_path: Path) -> None:
+def test_curves_of_several_runs_are_drawn_into_one_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     runs = [str(run_folder(tmp_path / name)) for name in ("one", "two")]
     main([*runs, "-o", str(tmp_path / "curves.png"), "--smooth", "3"])
@@ -40,7 +40,7 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
     assert picture.std() > 5
 
 
-def test_bad_input(tmp_path: Path) -> None:
+def test_runs_without_records_and_bad_smoothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"metrics\.jsonl: there is no such file; name the folder of a training run"):
         main([str(tmp_path)])
     (tmp_path / "metrics.jsonl").write_text("")

@@ -96,7 +96,7 @@ PACKERS: dict[str, Callable[[Path], Path]] = {
     [(self_ex, "folder"), (edsr, "tar"), (basicsr, "zip"), (rcan, "tar.gz")],
     ids=["self_ex", "edsr", "basicsr", "rcan"],
 )
-def test_layouts(
+def test_sets_of_every_known_layout_are_arranged(
     tmp_path: Path, layout: Callable[[Path, tuple[int, ...]], None], packer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout(tmp_path / "downloads", (3, 4))
@@ -104,8 +104,8 @@ def test_layouts(
     before = {path: path.stat().st_mtime_ns for path in [source, *source.rglob("*")]}
     target = tmp_path / "tree"
     assert run("-i", source, "-o", target, "--sets", "Set5", "--scale", 3, 4) == 0, capsys.readouterr()
-    told = capsys.readouterr().out
-    assert "Set5 x3: 5 of 5 images\nSet5 x4: 5 of 5 images\nSet5 whole images: 5 of 5 images" in told
+    printed = capsys.readouterr().out
+    assert "Set5 x3: 5 of 5 images\nSet5 x4: 5 of 5 images\nSet5 whole images: 5 of 5 images" in printed
     for scale in (3, 4):
         pairs = {part: sorted((target / f"Set5/x{scale}/{part}").iterdir()) for part in ("HR", "LR")}
         assert [path.name for path in pairs["HR"]] == [path.name for path in pairs["LR"]]
@@ -119,7 +119,9 @@ def test_layouts(
     assert before == {path: path.stat().st_mtime_ns for path in [source, *source.rglob("*")]}
 
 
-def test_missing_low_resolution(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_low_resolution_files_are_reported_and_computed_with_make_lr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     edsr(tmp_path / "in", (4,))
     command = ("-i", tmp_path / "in", "-o", tmp_path / "tree", "--sets", "Set5", "--scale", 2, 4)
     assert run(*command) == 2
@@ -134,7 +136,7 @@ def test_missing_low_resolution(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert {path: after[path] for path in before} == before  # what was there stays
 
 
-def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
+def test_arranging_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     edsr(tmp_path / "in", (4,))
     command = ("-i", tmp_path / "in", "-o", tmp_path / "tree", "--sets", "Set5", "--scale", 4)
     assert run(*command) == 0
@@ -148,7 +150,9 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert not (folder / "LR/.baby.png.part").exists()
 
 
-def test_what_is_wrong_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_damaged_and_odd_images_of_a_set_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     edsr(tmp_path / "in", (4,))
     folder = tmp_path / "in/benchmark/Set5"
     (folder / "HR/bird.png").unlink()
@@ -159,7 +163,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     write_image(folder / "LR_bicubic/X4/womanx4.png", noise(100, 75))
     write_image(tmp_path / "tree/Set5/x4/HR/stranger.png", noise(8, 8))
     assert run("-i", tmp_path / "in", "-o", tmp_path / "tree", "--sets", "Set5", "Manga109", "--scale", 4) == 2
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for line in (
         "headx4.png is 70 x 71 (height x width), but",
         "head.png is 280 x 280; expected 4 times that",
@@ -170,14 +174,16 @@ def test_what_is_wrong_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "stranger.png: not of these sources; remove it",
         "not in these sources: Manga109",
     ):
-        assert line in told, told
+        assert line in printed, printed
     assert [path.name for path in (tmp_path / "tree/Set5/x4/LR").iterdir()] == ["butterfly.png"]
 
 
 @pytest.mark.parametrize(
     ("name", "count"), [("B100", 100), ("Urban100", 100), ("Manga109", 109)], ids=["B100", "Urban100", "Manga109"]
 )
-def test_counts(tmp_path: Path, name: str, count: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_set_is_complete_with_its_published_number_of_images(
+    tmp_path: Path, name: str, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     height, width = (321, 481) if name == "B100" else (24, 32)
     grey = np.zeros((height, width, 1), np.uint8)
     write_image(tmp_path / f"{name}/0.png", grey)
@@ -191,7 +197,7 @@ def test_counts(tmp_path: Path, name: str, count: int, capsys: pytest.CaptureFix
     assert image_size(tmp_path / f"tree/{name}/x8/HR/7.png") == (height // 8 * 8, width // 8 * 8)
 
 
-def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sources_without_benchmarks_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image(tmp_path / "DIV2K/HR/a.png", noise(8, 8))
     cases = [
         (tmp_path / "nowhere", "there is no such file or folder"),

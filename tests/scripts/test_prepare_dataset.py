@@ -33,7 +33,9 @@ def hr(tmp_path: Path) -> Path:
     return tmp_path / "hr"
 
 
-def test_from_photographs_to_data_sets(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_photographs_become_lr_sub_images_list_lmdb_and_pack(
+    hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in list_images(hr)}
     assert run("lr", "-i", hr, "-o", tmp_path / "lr", "--scale", 2, 4) == 0
     assert run("subimages", "-i", hr, "-o", tmp_path / "sub", "--crop_size", 32, "--step", 16) == 0
@@ -43,11 +45,11 @@ def test_from_photographs_to_data_sets(hr: Path, tmp_path: Path, capsys: pytest.
         assert run("check", tmp_path / f"sub.{kind}", "--least", 32) == 0
     lists = ("--lq", tmp_path / "lr/X4", "--scale", 4, "--template", "{}x4")
     assert run("check", hr, *lists) == 0
-    told = capsys.readouterr().out
-    assert f"{tmp_path / 'lr'}: 6 low-resolution images" in told
-    assert f"{tmp_path / 'sub'}: 18 sub-images" in told
-    assert f"{tmp_path / 'sub.pack'}: 18 images" in told
-    assert "6 images read, 0 problems" in told
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'lr'}: 6 low-resolution images" in printed
+    assert f"{tmp_path / 'sub'}: 18 sub-images" in printed
+    assert f"{tmp_path / 'sub.pack'}: 18 images" in printed
+    assert "6 images read, 0 problems" in printed
     assert (tmp_path / "meta.txt").read_text().startswith("a b_s001.png (32,32,3)\n")
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in list_images(hr)}
 
@@ -66,8 +68,8 @@ def test_check_reports_every_kind_of_problem(hr: Path, tmp_path: Path, capsys: p
     report = tmp_path / "report.txt"
     command = ("check", hr, "--lq", small, "--scale", 4, "--least", 16, "--report", report)
     assert run(*command) == 2
-    told = capsys.readouterr().err
-    assert told.strip().endswith(report.read_text().strip())
+    printed = capsys.readouterr().err
+    assert printed.strip().endswith(report.read_text().strip())
     for line in (
         "images read, 5 problems",
         f"{hr / 'a b.png'}: the image cannot be read: it is cut short",
@@ -102,15 +104,19 @@ def test_damaged_packs_are_found(hr: Path, tmp_path: Path, capsys: pytest.Captur
     assert "hr.pack: z: the pixels are damaged (checksum)" in capsys.readouterr().err
 
 
-def test_long_reports_are_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_ten_findings_of_a_kind_and_writes_all_to_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_folder(tmp_path, [f"{i}.png" for i in range(14)])
     assert run("check", tmp_path, "--least", 100) == 2
-    told = capsys.readouterr().err
-    assert told.count("smaller than 100") == 10
-    assert "... and 4 more; --report FILE writes all" in told
+    printed = capsys.readouterr().err
+    assert printed.count("smaller than 100") == 10
+    assert "... and 4 more; --report FILE writes all" in printed
 
 
-def test_a_full_disk(hr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_full_disk_leaves_no_half_written_data_set(
+    hr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     write = Path.write_bytes
 
     def full(path: Path, content: bytes) -> int:
@@ -125,7 +131,9 @@ def test_a_full_disk(hr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert run("lr", "-i", hr, "-o", tmp_path / "lr", "--scale", 2) == 0
 
 
-def test_bad_input(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_of_prepare_dataset_are_reported(
+    hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("subimages", "-i", hr, "-o", hr) == 2
     assert "the output folder is the input folder" in capsys.readouterr().err
     assert run("pack", "-i", tmp_path / "nowhere", "-o", tmp_path / "x.pack") == 2
@@ -147,14 +155,14 @@ def test_bad_input(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "2 images; 1 images were left out" in capsys.readouterr().out
 
 
-def test_lists_of_names_that_cannot_stand_in_one(tmp_path: Path) -> None:
+def test_names_that_a_list_cannot_hold_are_refused(tmp_path: Path) -> None:
     for name in ("a\nb.png", " a.png"):
         write_image(tmp_path / name.strip() / name, noise(8, 8))
         with pytest.raises(InputError, match="cannot stand in a list"):
             write_meta(tmp_path / name.strip(), tmp_path / "meta.txt")
 
 
-def test_unfinished_files_are_swept(tmp_path: Path) -> None:
+def test_unfinished_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".a.png.part").write_bytes(b"half")
     with common.settled(tmp_path):
         common.write_picture(tmp_path / "a.png", noise(8, 8))
@@ -162,19 +170,19 @@ def test_unfinished_files_are_swept(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "a.png"), noise(8, 8))
 
 
-def test_command_runs_from_any_folder(tmp_path: Path) -> None:
+def test_prepare_dataset_runs_from_any_folder(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts/prepare_dataset.py"), "--help"]
     shown = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True).stdout
     for name in ("subimages", "lr", "meta", "lmdb", "pack", "check"):
         assert name in shown
 
 
-def test_reports_name_all_that_do_not_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_all_images_that_do_not_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hr, small, report = tmp_path / "hr", tmp_path / "lr", tmp_path / "report.txt"
     write_folder(hr, [f"{i}.png" for i in range(15)])
     write_folder(small, ["0.png"])
     assert run("check", hr, "--lq", small, "--report", report) == 2
     assert report.read_text().count("has no partner") == 14
-    told = capsys.readouterr().err
-    assert told.count("has no partner") == 10
-    assert "do not pair (14):" in told
+    printed = capsys.readouterr().err
+    assert printed.count("has no partner") == 10
+    assert "do not pair (14):" in printed

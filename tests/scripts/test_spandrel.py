@@ -33,13 +33,15 @@ def spandrel() -> Any:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_spandrel_upscales_the_same(spandrel: Any, tmp_path: Path, name: str, suffix: str) -> None:
+def test_spandrel_reads_our_exports_and_upscales_the_same(
+    spandrel: Any, tmp_path: Path, name: str, suffix: str
+) -> None:
     torch.manual_seed(0)
     described = {"type": name, "upscale": 2, **NETWORKS[name]}
     network, other = build_network(described).eval(), build_network(described)
     saved, exported = tmp_path / "net_g_latest.pth", tmp_path / f"exported{suffix}"
-    passport = {"options": {"network_g": described}}
-    write_checkpoint(saved, {"params": other.state_dict(), "params_ema": network.state_dict(), "focalsr": passport})
+    metadata = {"options": {"network_g": described}}
+    write_checkpoint(saved, {"params": other.state_dict(), "params_ema": network.state_dict(), "focalsr": metadata})
     line = ["-w", str(saved), "-o", str(exported), "--published"]
     assert run_command(main_of("scripts/export.py"), line) == 0
     opened = spandrel.ModelLoader(device="cpu").load_from_file(exported)

@@ -1,10 +1,11 @@
-"""scripts/upscale.py: which files it makes, where the network comes from, what goes wrong and how it says so."""
+"""scripts/upscale.py: which files it makes, where the network comes from, what goes wrong and how it is reported."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from PIL import Image
 import archs
 from data.images.files import read_image, to_tensor, to_uint8, write_image
 from data.images.photo import Photo, read_photo, write_photo
-from models.inference import upscale as inference
 from models.inference.upscale import upscale
 from scripts.upscale import main
 from utils.command import run_command
@@ -30,6 +30,22 @@ def picture(path: Path, height: int = 20, width: int = 26, seed: int = 0) -> Pat
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     write_image(path, pixels)
     return path
+
+
+@contextlib.contextmanager
+def input_sizes() -> Iterator[list[torch.Size]]:
+    """The height and width of every picture that any module of any network is called with."""
+    sizes: list[torch.Size] = []
+
+    def note(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], torch.Tensor) and inputs[0].ndim == 4 and inputs[0].shape[1] == 3:
+            sizes.append(inputs[0].shape[-2:])
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        yield sizes
+    finally:
+        hook.remove()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +81,9 @@ def run(weights: Path, tmp_path: Path) -> Callable[..., int]:
     return call
 
 
-def test_a_folder(run: Callable[..., int], folder: Path, network: torch.nn.Module, tmp_path: Path) -> None:
+def test_every_picture_of_a_folder_is_upscaled(
+    run: Callable[..., int], folder: Path, network: torch.nn.Module, tmp_path: Path
+) -> None:
     assert run(folder) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png"]
     result = read_image(tmp_path / "out/b.png")
@@ -74,7 +92,7 @@ def test_a_folder(run: Callable[..., int], folder: Path, network: torch.nn.Modul
     assert np.abs(result.astype(int) - expected.astype(int)).max() <= 1
 
 
-def test_one_file_as_a_program(weights: Path, folder: Path, tmp_path: Path) -> None:
+def test_the_program_upscales_one_file_from_another_folder(weights: Path, folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "deep er/result.jpg"
     script = str(ROOT / "scripts/upscale.py")
     command = [sys.executable, script, "-i", str(folder / "a.png"), "-o", str(target), "-w", str(weights), "--cpu"]
@@ -85,7 +103,7 @@ def test_one_file_as_a_program(weights: Path, folder: Path, tmp_path: Path) -> N
     assert read_image(target).shape == (40, 52, 3)
 
 
-def test_results_are_not_replaced_unasked(
+def test_existing_results_are_replaced_with_overwrite_only(
     run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture(tmp_path / "out/b.png", 3, 3)
@@ -96,7 +114,7 @@ def test_results_are_not_replaced_unasked(
     assert read_image(tmp_path / "out/b.png").shape == (42, 52, 3)
 
 
-def test_a_bad_picture_does_not_stop_the_others(
+def test_pictures_that_cannot_be_read_do_not_stop_the_others(
     run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "b.bmp").write_bytes((folder / "b.bmp").read_bytes()[:500])
@@ -110,7 +128,9 @@ def test_a_bad_picture_does_not_stop_the_others(
     assert "2 upscaled, 0 left as they were, 2 failed" in written.out
 
 
-def test_any_scale(run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scale_is_for_networks_of_arbitrary_scale_only(
+    run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = {"dim": 8, "pdim": 2, "kernel_size": 3, "n_blocks": 1, "conv_blocks": 1, "window_size": 4, "num_heads": 2}
     network = archs.build_network({"type": "ESCLTE", **small, "hidden_dim": 4, "hidden_list": [4]})
     weights = tmp_path / "any.pth"
@@ -122,14 +142,16 @@ def test_any_scale(run: Callable[..., int], folder: Path, tmp_path: Path, capsys
     assert run(folder / "a.png", "--scale", "2", "--overwrite") == 0
 
 
-def test_equal_names_of_different_kinds(run: Callable[..., int], folder: Path, tmp_path: Path) -> None:
+def test_pictures_that_differ_in_their_suffix_alone_get_results_of_their_own(
+    run: Callable[..., int], folder: Path, tmp_path: Path
+) -> None:
     picture(folder / "a.jpg")
     assert run(folder, "--suffix", "_x2") == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["a.jpg_x2.png", "a.png_x2.png", "b_x2.png", "c_x2.png"]
 
 
-def test_tiles_and_self_ensemble(
+def test_tile_and_self_ensemble_flags_do_what_upscale_does(
     run: Callable[..., int], folder: Path, network: torch.nn.Module, tmp_path: Path
 ) -> None:
     assert run(folder / "a.png", "--tile", "24", "--overlap", "18") == 0
@@ -140,7 +162,9 @@ def test_tiles_and_self_ensemble(
         assert np.abs(result.astype(int) - expected.astype(int)).max() <= 1
 
 
-def test_what_pictures_carry_is_kept(run: Callable[..., int], tmp_path: Path, network: torch.nn.Module) -> None:
+def test_depth_transparency_profile_and_exif_are_kept(
+    run: Callable[..., int], tmp_path: Path, network: torch.nn.Module
+) -> None:
     rng = np.random.default_rng(0)
     photo = Photo(
         rng.integers(0, 65536, (9, 12, 3), dtype=np.uint16),
@@ -168,7 +192,7 @@ def test_what_pictures_carry_is_kept(run: Callable[..., int], tmp_path: Path, ne
             assert result.getexif().get(0x010F) == ("Maker" if "jpg" in name else None)
 
 
-def test_what_a_kind_of_file_cannot_hold_is_said(
+def test_transparency_that_jpeg_cannot_hold_is_reported(
     run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -178,7 +202,7 @@ def test_what_a_kind_of_file_cannot_hold_is_said(
     assert "(transparency dropped: .jpg files hold none)" in capsys.readouterr().out
 
 
-def test_patterns_and_several_inputs(run: Callable[..., int], folder: Path, tmp_path: Path) -> None:
+def test_patterns_and_several_inputs_keep_sub_folders(run: Callable[..., int], folder: Path, tmp_path: Path) -> None:
     picture(folder / "deeper/a.png")
     picture(folder / "deeper/z.jpg")
     assert run(folder / "**/[az].*", "-i", str(folder / "c.png"), str(folder / "deeper/*.jpg")) == 0
@@ -188,28 +212,22 @@ def test_patterns_and_several_inputs(run: Callable[..., int], folder: Path, tmp_
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_tiles_that_fit_the_memory(
+def test_a_picture_larger_than_the_free_memory_is_upscaled_in_tiles(
     run: Callable[..., int], folder: Path, tmp_path: Path, network: torch.nn.Module, half: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     large = picture(folder / "large.png", 130, 110)
-    sizes: list[torch.Size] = []
-    run_once = inference._run
-
-    def noted(network: torch.nn.Module, x: torch.Tensor, scale: float) -> torch.Tensor:
-        sizes.append(x.shape[-2:])
-        return run_once(network, x, scale)
-
-    monkeypatch.setattr(inference, "_run", noted)
     monkeypatch.setattr("models.inference.photo.free_memory", lambda device: 1_000_000)
-    assert run(large, *(["--half"] if half else []), "--cpu") == 0
+    with input_sizes() as sizes:
+        assert run(large, *(["--half"] if half else []), "--cpu") == 0
+    assert sizes
     assert max(max(size) for size in sizes) < 110
     expected = to_uint8(upscale(network, to_tensor(read_image(large))))
     result = read_image(tmp_path / "out/large.png")
     assert np.abs(result.astype(int) - expected.astype(int)).max() <= (2 if half else 1)
 
 
-def test_films(
+def test_a_film_without_ffmpeg_fails_and_the_pictures_are_upscaled(
     run: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     (folder / "film.mp4").write_bytes(b"film")
@@ -221,14 +239,16 @@ def test_films(
 
 
 class TestNetwork:
-    def test_of_an_option_file(self, run: Callable[..., int], folder: Path, tmp_path: Path) -> None:
+    def test_network_is_described_by_an_option_file(
+        self, run: Callable[..., int], folder: Path, tmp_path: Path
+    ) -> None:
         options = tmp_path / "test.yml"
         options.write_text(
             "name: x\nscale: 2\nnetwork_g: {type: PlainUSR_ultra, n_feat: 8, im_feat: [8, 4], scale: 2}\n"
         )
         assert run(folder / "a.png", "-opt", str(options)) == 0
 
-    def test_mistakes_in_an_option_file(
+    def test_mistakes_in_the_option_file_are_reported_with_their_line(
         self, run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         options = tmp_path / "test.yml"
@@ -241,7 +261,7 @@ class TestNetwork:
         assert run(folder, "-opt", str(options)) == 2
         assert 'has no section "network_g"' in capsys.readouterr().err
 
-    def test_of_the_checkpoint_s_own_options(
+    def test_network_is_described_by_the_metadata_of_the_checkpoint(
         self, run: Callable[..., int], folder: Path, network: torch.nn.Module, tmp_path: Path
     ) -> None:
         path = tmp_path / "own.pth"
@@ -249,7 +269,7 @@ class TestNetwork:
         torch.save(content, path)
         assert run(folder / "a.png", weights=path) == 0
 
-    def test_unknown(
+    def test_weights_of_an_unknown_network_ask_for_an_option_file(
         self, run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         path = tmp_path / "other.pth"
@@ -258,7 +278,9 @@ class TestNetwork:
         assert "other.pth does not say which network it belongs to; give an option file" in capsys.readouterr().err
 
     @pytest.mark.shared
-    def test_published_weights(self, run: Callable[..., int], folder: Path, shared: Path, tmp_path: Path) -> None:
+    def test_published_weights_need_no_option_file(
+        self, run: Callable[..., int], folder: Path, shared: Path, tmp_path: Path
+    ) -> None:
         published = sorted(
             path for path in (shared / "weights").rglob("*x4*") if path.suffix in (".pth", ".safetensors")
         )
@@ -279,7 +301,7 @@ class TestNetwork:
         ({"more": ["--tile", "-4"]}, "--tile must be auto, 0"),
     ],
 )
-def test_bad_input(
+def test_bad_arguments_are_reported_and_nothing_is_written(
     run: Callable[..., int], folder: Path, tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str],
     change: dict[str, str], message: str,
 ) -> None:  # fmt: skip

@@ -27,7 +27,7 @@ def comparison(sr: Path, gt: Path, output: Path, *more: str) -> int:
     return run_command(main, ["comparison", "--sr", str(sr), "--gt", str(gt), "-o", str(output), *more])
 
 
-def test_one_picture(tmp_path: Path) -> None:
+def test_comparison_shows_lr_bicubic_ours_and_hr_side_by_side(tmp_path: Path) -> None:
     gt = picture(tmp_path / "gt.png", 43, 50)  # its surplus rows and columns are cut off
     sr = picture(tmp_path / "sr.png", 40, 48, seed=1)
     assert comparison(sr, gt, tmp_path / "new" / "out.png", "--part", "0") == 0
@@ -40,7 +40,7 @@ def test_one_picture(tmp_path: Path) -> None:
     np.testing.assert_array_equal(drawn[STRIP:, 48 + GAP : 48 + GAP + 48], bicubic_picture(downscale(truth, 4), 4))
 
 
-def test_the_given_input_is_shown(tmp_path: Path) -> None:
+def test_comparison_shows_the_lq_picture_that_is_given(tmp_path: Path) -> None:
     gt, sr = picture(tmp_path / "gt.png", 40, 48), picture(tmp_path / "sr.png", 40, 48)
     lq = picture(tmp_path / "lq.png", 20, 24, seed=2)
     assert comparison(sr, gt, tmp_path / "out.png", "--lq", str(lq), "--scale", "2", "--part", "3") == 0
@@ -49,7 +49,7 @@ def test_the_given_input_is_shown(tmp_path: Path) -> None:
     np.testing.assert_array_equal(drawn[STRIP + 1 : STRIP + 4 : 2, 1:48:2][:1], read_image(lq)[:1])
 
 
-def test_folders_are_paired_by_the_longest_name(tmp_path: Path) -> None:
+def test_pictures_of_folders_are_paired_by_the_longest_common_name(tmp_path: Path) -> None:
     for i, name in enumerate(("a", "a_b", "unused")):
         picture(tmp_path / "gt" / f"{name}.png", 40, 40 + 4 * i)
     picture(tmp_path / "sr" / "a_demo.png", 40, 40)
@@ -59,12 +59,12 @@ def test_folders_are_paired_by_the_longest_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [4, 8])
-def test_small_pictures(tmp_path: Path, size: int) -> None:
+def test_pictures_smaller_than_the_border_can_be_compared(tmp_path: Path, size: int) -> None:
     gt, sr = picture(tmp_path / "gt.png", size, size), picture(tmp_path / "sr.png", size, size)
     assert comparison(sr, gt, tmp_path / "out.png", "--part", "8") == 0
 
 
-def test_what_does_not_belong_together_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_that_do_not_belong_together_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gt, sr = picture(tmp_path / "gt.png", 40, 48), picture(tmp_path / "sr.png", 40, 44)
     lq = picture(tmp_path / "lq.png", 9, 12)
     same = picture(tmp_path / "same.png", 40, 48)
@@ -84,7 +84,7 @@ def test_what_does_not_belong_together_is_told(tmp_path: Path, capsys: pytest.Ca
     assert not list(tmp_path.glob("out*"))
 
 
-def test_runs_from_any_folder(tmp_path: Path) -> None:
+def test_visualise_runs_from_any_folder(tmp_path: Path) -> None:
     picture(tmp_path / "gt.png", 16, 16)
     script = ROOT / "scripts" / "visualise.py"
     command = [sys.executable, str(script), "comparison", "--sr", "gt.png", "--gt", "gt.png", "-o", "out.png"]

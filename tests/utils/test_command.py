@@ -38,7 +38,7 @@ def no_handlers() -> Iterator[None]:
         (OSError(errno.ENOSPC, "No space left on device"), 1),
     ],
 )
-def test_each_error_has_its_code_and_no_traceback(
+def test_each_error_has_its_exit_code_and_no_traceback(
     error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def main(argv: object) -> None:
@@ -48,12 +48,12 @@ def test_each_error_has_its_code_and_no_traceback(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_success_and_the_code_of_main() -> None:
+def test_exit_code_is_that_of_main_or_0() -> None:
     assert run_command(lambda argv: None, []) == 0
     assert run_command(lambda argv: 1, []) == 1
 
 
-def test_a_fault_of_the_program_shows_where(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_exception_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     def main(argv: object) -> None:
         raise RuntimeError("broken invariant")
 
@@ -62,7 +62,9 @@ def test_a_fault_of_the_program_shows_where(caplog: pytest.LogCaptureFixture) ->
     assert "broken invariant" in caplog.text
 
 
-def test_messages_go_to_the_log_once_there_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_messages_go_to_the_log_where_one_is_configured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "run.log"
     configure_logging(file)
 
@@ -89,7 +91,7 @@ def test_a_full_disk_loses_log_lines_and_nothing_else(
     assert capsys.readouterr().err.endswith("INFO: a line\n")
 
 
-def test_other_ranks_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ranks_other_than_0_log_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:
     logger = configure_logging(rank=1)
     logger.info("one of many")
     logger.warning("attention")
@@ -98,7 +100,7 @@ def test_other_ranks_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_first_signal_is_a_request(number: signal.Signals, code: int) -> None:
+def test_the_first_signal_sets_a_flag_and_restores_the_handlers(number: signal.Signals, code: int) -> None:
     before = signal.getsignal(number)
     with catch_signals() as stop:
         assert not stop

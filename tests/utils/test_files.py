@@ -12,18 +12,18 @@ from utils.errors import InputError, StorageError
 from utils.files import archive_existing, atomic_write, make_folder, storage_error, write_json, write_text
 
 
-def test_a_written_file_is_there_and_nothing_else(tmp_path: Path) -> None:
+def test_atomic_write_leaves_the_file_and_nothing_else(tmp_path: Path) -> None:
     write_text(tmp_path / "new" / "a.txt", "Grüße\n")
     assert (tmp_path / "new" / "a.txt").read_text(encoding="utf-8") == "Grüße\n"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
 
 
-def test_json_round_trip(tmp_path: Path) -> None:
+def test_written_json_reads_back(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"é": [1, None]})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"é": [1, None]}
 
 
-def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
+def test_an_exception_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(b"old")
     with pytest.raises(RuntimeError), atomic_write(path) as file:
@@ -55,7 +55,7 @@ def test_a_file_in_the_way_is_bad_input(tmp_path: Path) -> None:
         make_folder(tmp_path / "file")
 
 
-def test_names_that_cannot_be_are_bad_input(tmp_path: Path) -> None:
+def test_file_names_that_cannot_be_written_are_bad_input(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="it is a folder; remove it or choose another name"):
         write_text(tmp_path / "folder", "x")
@@ -75,13 +75,13 @@ def test_names_that_cannot_be_are_bad_input(tmp_path: Path) -> None:
         (errno.EIO, StorageError, "Input/output error"),
     ],
 )
-def test_errors_are_sorted_by_who_can_mend_them(number: int, kind: type[Exception], text: str) -> None:
+def test_storage_errors_are_sorted_by_who_can_fix_them(number: int, kind: type[Exception], text: str) -> None:
     error = storage_error(Path("x"), OSError(number, "Input/output error"))
     assert isinstance(error, kind)
     assert text in str(error)
 
 
-def test_archiving_keeps_everything(tmp_path: Path) -> None:
+def test_archiving_a_folder_keeps_everything(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert archive_existing(run) is None
     for content in "ab":

@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from utils import progress
 from utils.progress import Progress, clock, console_line
 
 
@@ -32,7 +31,7 @@ def test_a_terminal_gets_a_bar_and_lines_stand_above_it(monkeypatch: pytest.Monk
     assert text.endswith("l_pix 0.1\n")
 
 
-def test_elsewhere_plain_lines_not_more_often_than_asked() -> None:
+def test_without_a_terminal_plain_lines_come_not_more_often_than_asked() -> None:
     stream = io.StringIO()
     lines: list[str] = []
     with Progress(1000, "scan", stream=stream, plain=lines.append, line_seconds=0.05) as bar:
@@ -60,12 +59,13 @@ def test_nested_bars_end_from_inside_out() -> None:
             pass
         console_line("between", stream)
         outer.advance()
-    assert not progress._shown
+    console_line("after", stream)
+    assert stream.getvalue().endswith("\nafter\n")  # no bar is taken off the line any more
     assert stream.getvalue().index("inner") < stream.getvalue().index("between")
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(-1, "0:00:00"), (3661, "1:01:01"), (90061, "1 day, 1:01:01"), (2e5, "2 days, 7:33:20")]
 )
-def test_clock(seconds: float, text: str) -> None:
+def test_clock_shows_days_hours_minutes_and_seconds(seconds: float, text: str) -> None:
     assert clock(seconds) == text

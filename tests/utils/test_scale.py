@@ -10,17 +10,17 @@ from utils.scale import scaled_length, unscaled_length
 
 
 @pytest.mark.parametrize(("length", "scale", "expected"), [(10, 3.7, 37), (7, 2.5, 18), (9, 4, 36), (3, 1.0, 3)])
-def test_scaled(length: int, scale: float, expected: int) -> None:
+def test_scaled_length_is_rounded(length: int, scale: float, expected: int) -> None:
     assert scaled_length(length, scale) == expected
 
 
 @pytest.mark.parametrize(("length", "scale", "expected"), [(37, 3.7, 10), (36, 3.7, 9), (39, 4, 9), (1, 2.5, 0)])
-def test_unscaled(length: int, scale: float, expected: int) -> None:
+def test_unscaled_length_is_rounded_down(length: int, scale: float, expected: int) -> None:
     assert unscaled_length(length, scale) == expected
 
 
 @given(st.integers(1, 5000), st.floats(1, 30) | st.integers(1, 30))
-def test_the_largest_that_fits(length: int, scale: float) -> None:
+def test_unscaled_length_is_the_largest_that_fits(length: int, scale: float) -> None:
     low = unscaled_length(length, scale)
     assert scaled_length(low, scale) <= length
     assert (low + 1) * scale > length * (1 - 1e-12)

@@ -9,13 +9,13 @@ from utils.env import available_cores, hardware, versions
 from utils.seed import random_state, random_stream, seed_everything, set_random_state
 
 
-def test_streams_are_keyed() -> None:
+def test_random_streams_of_equal_keys_are_equal() -> None:
     first = random_stream(1, 2, 3).integers(1 << 30, size=4)
     assert np.array_equal(first, random_stream(1, 2, 3).integers(1 << 30, size=4))
     assert not np.array_equal(first, random_stream(1, 3, 2).integers(1 << 30, size=4))
 
 
-def test_the_global_state_continues() -> None:
+def test_random_numbers_continue_from_a_saved_state() -> None:
     seed_everything(3)
     torch.rand(3)
     state = random_state()
@@ -25,7 +25,7 @@ def test_the_global_state_continues() -> None:
     assert torch.equal(torch.rand(5), expected)
 
 
-def test_the_record_names_what_decides() -> None:
+def test_versions_and_hardware_are_recorded() -> None:
     assert versions()["torch"] == torch.__version__
     assert int(hardware()["cores"]) == available_cores() >= 1
     assert hardware()["cpu"]

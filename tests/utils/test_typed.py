@@ -82,7 +82,7 @@ def problems(value: object, annotation: Any) -> list[tuple[str, str]]:
         (".inf", float, float("inf")),
     ],
 )
-def test_the_type_reads_the_text(text: str, annotation: Any, expected: object) -> None:
+def test_plain_text_is_read_by_the_type_of_its_field(text: str, annotation: Any, expected: object) -> None:
     report = Report()
     value = read(PlainText(text), annotation, report)
     assert not report.problems
@@ -106,7 +106,7 @@ def test_the_type_reads_the_text(text: str, annotation: Any, expected: object) -
         ({"a": 1}, float),
     ],
 )
-def test_what_does_not_fit_is_a_problem(value: object, annotation: Any) -> None:
+def test_values_that_do_not_fit_their_type_are_problems(value: object, annotation: Any) -> None:
     [(_, message)] = problems(value, annotation)
     assert message.startswith("expected ")
 
@@ -129,7 +129,7 @@ def test_all_mistakes_of_a_mapping_are_found_at_once() -> None:
     ]
 
 
-def test_ranges_name_the_bound() -> None:
+def test_values_out_of_range_are_reported_with_the_bound() -> None:
     assert problems({"size": 9}, Wheel) == [("size", "expected at least 10, got 9")]
     assert problems({"size": 31}, Wheel) == [("size", "expected at most 30, got 31")]
     assert problems({"size": float("nan")}, Wheel) == [("size", "expected at least 10, got nan")]
@@ -149,11 +149,11 @@ def test_a_type_picks_its_dataclass() -> None:
     assert problems({"type": "Bell", "tone": "hihg"}, Part)[0][1].endswith('(did you mean "high"?)')
 
 
-def test_checks_of_the_whole_dataclass_become_problems() -> None:
+def test_errors_of_post_init_become_problems() -> None:
     assert problems({"type": "Bell", "tone": "low"}, Part) == [("", "low bells are sold out")]
 
 
-def test_optional_parts_tell_their_own_problems() -> None:
+def test_problems_inside_an_optional_mapping_are_reported_there() -> None:
     assert problems({"size": "x"}, Wheel | None) == [("size", 'expected a number, got "x"')]
 
 
@@ -168,7 +168,7 @@ def frame(size: float, *, tubes: tuple[int, ...] = (3, 4), name: str | None = No
     """
 
 
-def test_a_signature_is_a_schema() -> None:
+def test_fields_of_a_function_come_from_its_signature() -> None:
     fields = fields_of(frame)
     assert [(field.name, field.required) for field in fields.values()] == [
         ("size", True),
@@ -185,7 +185,7 @@ def test_a_signature_is_a_schema() -> None:
     ]
 
 
-def test_problems_are_raised_together() -> None:
+def test_all_problems_of_a_report_are_raised_together() -> None:
     report = Report()
     report.raise_problems("fine")
     report.problem(("a", 0, "b"), "wrong")
@@ -196,14 +196,14 @@ def test_problems_are_raised_together() -> None:
         report.raise_problems("bike")
 
 
-def test_type_names() -> None:
+def test_types_are_described_in_words() -> None:
     assert type_name(Part) == "a mapping with a type (part)"
     assert type_name(tuple[float, float]) == "a list of 2 values, each a number"
     assert type_name(int | None) == "a whole number or null"
     assert type_name(Literal["a", None]) == "one of a, null"
 
 
-def test_near_misses() -> None:
+def test_a_near_miss_is_suggested() -> None:
     assert near_miss("Upscale", ["upscale", "scale"]) == ' (did you mean "upscale"?)'
     assert near_miss("zzz", ["upscale"]) == ""
 
@@ -214,7 +214,7 @@ def test_values_of_unknown_type_follow_yaml() -> None:
 
 
 @given(st.floats(allow_nan=False))
-def test_any_number_reads_back(number: float) -> None:
+def test_any_float_reads_back_from_its_text(number: float) -> None:
     text = repr(number).replace("inf", ".inf")
     assert read(PlainText(text), float, Report()) == number
 
@@ -223,6 +223,6 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.text()
 
 
 @given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_reading_never_raises(value: object) -> None:
+def test_reading_any_value_reports_instead_of_raising(value: object) -> None:
     for annotation in (Wheel, Part, int, tuple[float, ...], Wheel | None, dict[str, Part]):
         read(value, annotation, Report())

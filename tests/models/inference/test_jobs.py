@@ -34,7 +34,7 @@ def results(*inputs: str, output: str = "out", suffix: str = "") -> dict[str, st
     return {str(job.source): str(job.target) for job in plan_jobs(inputs, Path(output), suffix)}
 
 
-def test_folders(tree: Path) -> None:
+def test_every_picture_and_film_of_a_folder_has_a_result_of_its_own(tree: Path) -> None:
     assert results("in", suffix="_x4") == {
         "in/a.jpg": "out/a.jpg_x4.png",
         "in/a.png": "out/a.png_x4.png",
@@ -50,11 +50,11 @@ def test_patterns_keep_sub_folders(tree: Path) -> None:
     assert results(str(tree / "in/[b]*")) == {str(tree / "in/b.JPG"): "out/b.png"}
 
 
-def test_several_inputs(tree: Path) -> None:
+def test_a_file_that_several_inputs_name_is_taken_once(tree: Path) -> None:
     assert results("in/a.png", "in/*.png", "in/deep/c.tif") == {"in/a.png": "out/a.png", "in/deep/c.tif": "out/c.png"}
 
 
-def test_single_files(tree: Path) -> None:
+def test_a_single_file_may_name_its_result(tree: Path) -> None:
     assert results("in/a.png", output="x.tif") == {"in/a.png": "x.tif"}
     assert results("in/film.avi", output="x.mp4") == {"in/film.avi": "x.mp4"}
     assert [job.is_video for job in plan_jobs(["in/film.avi"], Path("x.mp4"))] == [True]
@@ -76,11 +76,13 @@ def test_single_files(tree: Path) -> None:
         (["in/a.png", "in/deep/a.png"], "out", "would both become out"),
     ],
 )
-def test_bad_input(tree: Path, inputs: list[str], output: str, message: str) -> None:
+def test_inputs_and_outputs_that_cannot_be_are_refused(
+    tree: Path, inputs: list[str], output: str, message: str
+) -> None:
     with pytest.raises(InputError, match=message.replace(".", r"\.")):
         plan_jobs(inputs, Path(output))
 
 
-def test_empty_folder(tmp_path: Path) -> None:
+def test_a_folder_without_pictures_and_films_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no images .* and no films"):
         plan_jobs([str(tmp_path)], Path("out"))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from archs.layers.size import SizeRule
 from models.inference import memory
 from models.inference.memory import Demand, find_tile, free_memory, measure, memory_is_full, smallest_tile
-from utils import env
+from utils.env import available_memory
 
 
 class Squares(nn.Module):
@@ -37,20 +37,20 @@ class Squares(nn.Module):
 
 
 @pytest.mark.parametrize("k", [10, 40])
-def test_linear_networks(k: int) -> None:
+def test_memory_of_a_network_linear_in_pixels_is_measured(k: int) -> None:
     demand = measure(Squares(k))
     assert demand.square == pytest.approx(0, abs=0.01)
     assert 4 * k <= demand.linear <= 4 * (k + 12)
     assert abs(demand.pixels(1e6) - 1e6 / demand.linear) <= 1
 
 
-def test_quadratic_networks() -> None:
+def test_memory_of_a_network_quadratic_in_pixels_is_measured() -> None:
     demand = measure(Squares(10, attention=True))
     assert demand.square == pytest.approx(4, rel=0.05)
 
 
 @given(st.floats(0, 1e5), st.floats(0, 10), st.floats(1e4, 1e12))
-def test_pixels_of_a_budget(linear: float, square: float, budget: float) -> None:
+def test_pixels_are_the_most_that_a_budget_suffices_for(linear: float, square: float, budget: float) -> None:
     n = Demand(linear, square).pixels(budget)
     linear = max(linear, 1.0)
 
@@ -61,7 +61,7 @@ def test_pixels_of_a_budget(linear: float, square: float, budget: float) -> None
     assert needed(n + 1) >= budget * (1 - 1e-9)
 
 
-def test_tiles() -> None:
+def test_the_largest_tile_that_fits_the_budget_is_found() -> None:
     network = Squares(1)
     network.size_rule = SizeRule(tile_multiple=16)  # type: ignore[assignment]
     demand = Demand(100, 0)
@@ -70,7 +70,7 @@ def test_tiles() -> None:
     assert find_tile(network, 1000, 1000, 8, demand, 10) == smallest_tile(network, 8) == 32
 
 
-def test_full_memory() -> None:
+def test_errors_of_a_full_memory_are_recognised() -> None:
     assert memory_is_full(torch.OutOfMemoryError("full"))
     assert memory_is_full(MemoryError())
     assert memory_is_full(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
@@ -78,26 +78,26 @@ def test_full_memory() -> None:
     assert not memory_is_full(ValueError("can't allocate memory"))
 
 
-def test_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_a_share_of_what_the_host_has_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     assert free_memory(torch.device("cpu")) == 400
     monkeypatch.setattr(memory, "available_memory", lambda: None)
     assert free_memory(torch.device("cpu")) is None
 
 
-def test_limits_of_containers_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_memory_keeps_to_the_limit_of_a_container(tmp_path: Path) -> None:
     (tmp_path / "max").write_text("5000\n")
     (tmp_path / "current").write_text("4000\n")
-    monkeypatch.setattr(env, "_CONTAINER_LIMITS", ((str(tmp_path / "max"), str(tmp_path / "current")),))
-    assert env.available_memory() == 1000
+    limits = [(str(tmp_path / "max"), str(tmp_path / "current"))]
+    assert available_memory(limits) == 1000
     (tmp_path / "max").write_text("max\n")
-    found = env.available_memory()
+    found = available_memory(limits)
     assert found is None or found > 10_000
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu() -> None:
+def test_memory_is_measured_on_a_gpu() -> None:
     device = torch.device("cuda")
     free = free_memory(device)
     assert free is not None

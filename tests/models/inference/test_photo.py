@@ -49,7 +49,7 @@ def image(h: int, w: int, channels: int = 3) -> Tensor:
 
 class TestTiles:
     @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
-    def test_halved_when_the_memory_runs_out(self, error: type[Exception], log: list[str]) -> None:
+    def test_tiles_are_halved_when_the_memory_runs_out(self, error: type[Exception], log: list[str]) -> None:
         network = Net(most=60 * 60, error=error)
         upscaler = Upscaler(network, tile=None, overlap=8)
         shares: list[float] = []
@@ -66,7 +66,7 @@ class TestTiles:
         upscaler(small)
         assert network.seen[-1] == (30, 20)
 
-    def test_other_errors_are_not_about_memory(self) -> None:
+    def test_errors_that_are_not_about_memory_are_raised(self) -> None:
         class Broken(Net):
             def forward(self, x: Tensor) -> Tensor:
                 raise RuntimeError("a fault")
@@ -74,14 +74,16 @@ class TestTiles:
         with pytest.raises(RuntimeError, match="a fault"):
             Upscaler(Broken(), tile=None)(image(8, 8))
 
-    def test_no_smaller_tiles(self) -> None:
+    def test_a_memory_too_small_for_the_smallest_tiles_is_reported(self) -> None:
         with pytest.raises(InputError, match="not even for tiles of 12 x 12 pixels; close other programs"):
             Upscaler(Net(most=10), tile=None, overlap=8)(image(40, 40))
         with pytest.raises(InputError, match="cannot be cut into tiles"):
             Upscaler(Net(most=10, scale=2.0), overlap=8)(image(40, 40))
 
     @pytest.mark.parametrize(("budget", "whole"), [(400_000, False), (10**9, True), (None, True)])
-    def test_found_from_the_free_memory(self, monkeypatch: pytest.MonkeyPatch, budget: int | None, whole: bool) -> None:
+    def test_tiles_are_as_large_as_the_free_memory_allows(
+        self, monkeypatch: pytest.MonkeyPatch, budget: int | None, whole: bool
+    ) -> None:
         monkeypatch.setattr("models.inference.photo.free_memory", lambda device: budget)
         network = Net()
         upscaler = Upscaler(network, overlap=8)
@@ -93,17 +95,17 @@ class TestTiles:
             # 8 channels of features and 12 before the shuffle, of 4 bytes, and what stands beside them
             assert 400_000 / 200 < max(h * w for h, w in tiles) < 400_000 / 80
 
-    def test_a_choice_that_cannot_work(self) -> None:
+    def test_tiles_no_larger_than_their_overlap_are_refused(self) -> None:
         with pytest.raises(InputError, match="tiles of 8 pixels are too small"):
             Upscaler(Net(), tile=8, overlap=8)
 
-    def test_numbers_that_overflow(self) -> None:
+    def test_outputs_that_overflow_in_half_precision_are_reported(self) -> None:
         network = Net().half()
         network.last.weight.data *= 1e5
         with pytest.raises(InputError, match="no numbers; leave --half out"):
             Upscaler(network)(image(8, 8))
 
-    def test_half_precision(self) -> None:
+    def test_half_precision_is_close_to_float32(self) -> None:
         result = Upscaler(Net().half(), tile=24, overlap=8)(image(40, 30))
         assert result.dtype == torch.float32
         torch.testing.assert_close(result, upscale(Net(), image(40, 30)), atol=2e-3, rtol=0)
@@ -113,7 +115,7 @@ class TestPhotos:
     @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
     @pytest.mark.parametrize("channels", [1, 3])
     @pytest.mark.parametrize("network_channels", [1, 3])
-    def test_channels_and_depth(self, kind: Any, channels: int, network_channels: int) -> None:
+    def test_channels_and_depth_of_a_photo_are_kept(self, kind: Any, channels: int, network_channels: int) -> None:
         top = np.iinfo(kind).max
         pixels = np.random.default_rng(0).integers(0, top + 1, (9, 7, channels), dtype=kind)
         network = Net(network_channels)
@@ -129,7 +131,7 @@ class TestPhotos:
         difference = np.abs(result.astype(float) - (expected.clamp(0, 1) * top).permute(1, 2, 0).numpy())
         assert difference.max() <= 0.51 + top * 1e-6
 
-    def test_transparency(self) -> None:
+    def test_transparency_is_upscaled_as_a_grey_picture(self) -> None:
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)
         alpha = rng.integers(0, 256, (9, 7, 1), dtype=np.uint8)
@@ -162,7 +164,7 @@ NETWORKS: list[dict[str, object]] = [
 
 
 @pytest.mark.parametrize("configuration", NETWORKS, ids=lambda item: str(item["type"]))
-def test_half_precision_of_the_networks(configuration: dict[str, object]) -> None:
+def test_networks_in_half_precision_stay_within_one_level_of_255(configuration: dict[str, object]) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = archs.build_network(configuration)
@@ -172,7 +174,7 @@ def test_half_precision_of_the_networks(configuration: dict[str, object]) -> Non
 
 
 @pytest.mark.shared
-def test_tiles_are_close_to_the_whole_image(shared: Path) -> None:
+def test_tiles_of_published_weights_keep_the_bound_of_the_documentation(shared: Path) -> None:
     """The bound of docs/upscaling.md, on the image and the network where it is hardest to keep."""
     folder = shared / "data/Set14/x4"
     lq, gt = to_tensor(read_image(folder / "LR/img_014.png")), read_image(folder / "HR/img_014.png")

@@ -55,7 +55,7 @@ def image(h: int, w: int, batch: int | None = None, seed: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3])
-def test_one_image_and_a_batch(scale: int) -> None:
+def test_a_batch_is_upscaled_as_its_images_are(scale: int) -> None:
     network = make(scale=scale)
     batch = image(5, 7, batch=3)
     result = upscale(network, batch)
@@ -66,13 +66,15 @@ def test_one_image_and_a_batch(scale: int) -> None:
 
 class TestPadding:
     @pytest.mark.parametrize("mode", ["reflect", "replicate"])
-    def test_as_torch_pads(self, mode: str) -> None:
+    def test_padding_is_that_of_torch(self, mode: str) -> None:
         x = image(6, 7, batch=2)
         padded = pad_to_rule(x, SizeRule(multiple=5, mode=mode))  # type: ignore[arg-type]
         torch.testing.assert_close(padded, F.pad(x, (0, 3, 0, 4), mode=mode))
 
     @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 9), st.integers(1, 20))
-    def test_any_size(self, h: int, w: int, multiple: int, minimum: int) -> None:
+    def test_padding_reaches_the_smallest_size_that_the_rule_allows(
+        self, h: int, w: int, multiple: int, minimum: int
+    ) -> None:
         rule = SizeRule(multiple=multiple, minimum=minimum)
         x = image(h, w)
         padded = pad_to_rule(x, rule)
@@ -81,7 +83,7 @@ class TestPadding:
             assert max(given_size, minimum) <= wanted < max(given_size, minimum) + multiple
         assert (padded[:, :h, :w] == x).all()
 
-    def test_reflection_longer_than_the_image(self) -> None:
+    def test_reflection_may_be_longer_than_the_image(self) -> None:
         x = torch.arange(3.0).expand(3, 1, 3)
         padded = pad_to_rule(x, SizeRule(minimum=9))
         assert padded[0, 0].tolist() == [0, 1, 2, 1, 0, 1, 2, 1, 0]
@@ -97,7 +99,9 @@ class TestPadding:
 
 class TestTiles:
     @given(st.integers(1, 200), st.integers(0, 12), st.integers(1, 8), st.integers(0, 20))
-    def test_spans(self, length: int, overlap: int, alignment: int, extra: int) -> None:
+    def test_tile_spans_cover_an_axis_once_with_their_overlap(
+        self, length: int, overlap: int, alignment: int, extra: int
+    ) -> None:
         tile = -(-(overlap + alignment + extra) // alignment) * alignment
         spans = tile_spans(length, tile, overlap, alignment)
         assert [span.keep_start for span in spans] == [0, *(span.keep_stop for span in spans[:-1])]
@@ -114,7 +118,7 @@ class TestTiles:
         h=st.integers(1, 30), w=st.integers(1, 30), scale=st.integers(1, 3), depth=st.integers(1, 3),
         window=st.integers(1, 4), tile_multiple=st.sampled_from([1, 2, 3]), extra=st.integers(0, 9),
     )  # fmt: skip
-    def test_equal_to_the_whole_image(
+    def test_tiles_equal_the_whole_image_where_the_overlap_covers_the_receptive_field(
         self, h: int, w: int, scale: int, depth: int, window: int, tile_multiple: int, extra: int
     ) -> None:
         rule = SizeRule(multiple=window, tile_multiple=tile_multiple)
@@ -147,7 +151,7 @@ class TestTiles:
         inner = (..., slice(0, -16), slice(0, -16))  # equal tiles see a mirror instead of nothing behind the end
         torch.testing.assert_close(tiled[inner], whole[inner], rtol=0, atol=1e-12)
 
-    def test_published_architecture(self) -> None:
+    def test_tiles_of_plainusr_equal_the_whole_image(self) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             network = build_network({"type": "PlainUSR_ultra_inference", "n_feat": 8, "im_feat": [8, 4], "scale": 2})
@@ -157,7 +161,7 @@ class TestTiles:
         whole, tiled = (upscale(network.double(), lq, tile=tile, overlap=2 * radius) for tile in (None, 30))
         torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
 
-    def test_no_tile_leaves_the_grid(self) -> None:
+    def test_tiles_start_on_the_grid_of_the_network(self) -> None:
         network = make(rule=SizeRule(tile_multiple=6))
         upscale(network, image(100, 40), tile=40, overlap=8)
         rows, columns = ({size[axis] for size in network.seen} for axis in (0, 1))
@@ -173,19 +177,21 @@ class TestTiles:
         [(32, 32, SizeRule(), 33), (0, 0, SizeRule(), 1), (37, 32, SizeRule(tile_multiple=6), 42),
          (24, 4, SizeRule(multiple=8, minimum=24), 32)],
     )  # fmt: skip
-    def test_too_small(self, tile: int, overlap: int, rule: SizeRule, least: int) -> None:
+    def test_tiles_smaller_than_the_overlap_allows_are_refused(
+        self, tile: int, overlap: int, rule: SizeRule, least: int
+    ) -> None:
         network = make(rule=rule)
         with pytest.raises(InputError, match=f"tiles of {tile} pixels are too small .* at least {least},"):
             upscale(network, image(60, 50), tile=tile, overlap=overlap)
         assert upscale(network, image(least + 7, 9), tile=least, overlap=overlap).shape == (3, 2 * least + 14, 18)
 
-    def test_negative_overlap(self) -> None:
+    def test_a_negative_overlap_is_refused(self) -> None:
         with pytest.raises(InputError, match="0 or more, got -1"):
             upscale(make(), image(9, 9), tile=8, overlap=-1)
 
 
 class TestSelfEnsemble:
-    def test_mean_over_the_eight_symmetries(self) -> None:
+    def test_self_ensemble_is_the_mean_over_the_eight_symmetries(self) -> None:
         network = make()
         lq = image(5, 8, batch=1)
         views = [lq, lq.flip(-1), lq.flip(-2), lq.flip(-1, -2)]
@@ -195,14 +201,14 @@ class TestSelfEnsemble:
         expected = sum(output.flip(dims) for output, dims in zip(outputs, back, strict=True)) / 8
         torch.testing.assert_close(upscale(network, lq, self_ensemble=True), expected)
 
-    def test_equivariance(self) -> None:
+    def test_self_ensemble_turns_with_its_input(self) -> None:
         network = make()
         lq = image(6, 9)
         result = upscale(network, lq, self_ensemble=True)
         turned = upscale(network, torch.rot90(lq, 1, (-2, -1)), self_ensemble=True)
         torch.testing.assert_close(turned, torch.rot90(result, 1, (-2, -1)))
 
-    def test_with_tiles(self) -> None:
+    def test_self_ensemble_in_tiles_equals_that_of_the_whole_image(self) -> None:
         network = make(window=2, rule=SizeRule(multiple=2))
         lq = image(19, 33)
         whole = upscale(network, lq, self_ensemble=True)
@@ -210,7 +216,7 @@ class TestSelfEnsemble:
 
 
 class TestModeAndGradients:
-    def test_modes_come_back(self) -> None:
+    def test_every_module_is_in_its_mode_again_after_upscaling(self) -> None:
         network = nn.Sequential(make(), nn.Dropout(0.5), nn.Sequential(nn.Dropout(0.5)))
         network.scale = 2  # type: ignore[assignment]
         network[1].eval()
@@ -219,7 +225,7 @@ class TestModeAndGradients:
         torch.testing.assert_close(result, upscale(network, image(8, 8)))
         assert [module.training for module in network.modules()] == before
 
-    def test_modes_come_back_after_a_failure(self) -> None:
+    def test_every_module_is_in_its_mode_again_after_a_failure(self) -> None:
         network = make().train()
         network.convs.append(nn.Conv2d(12, 48, 1).double())
         with pytest.raises(
@@ -228,7 +234,7 @@ class TestModeAndGradients:
             upscale(network, image(8, 8))
         assert network.training
 
-    def test_no_gradients_unless_the_input_asks(self) -> None:
+    def test_gradients_are_recorded_only_for_an_input_that_requires_them(self) -> None:
         network = make(rule=SizeRule(multiple=4))
         assert not upscale(network, image(6, 6)).requires_grad
         lq = image(14, 13).requires_grad_()
@@ -241,7 +247,7 @@ class TestModeAndGradients:
         with torch.no_grad():
             assert not upscale(network, lq).requires_grad
 
-    def test_input_stays_as_it_is(self) -> None:
+    def test_upscaling_does_not_change_its_input(self) -> None:
         lq = image(9, 9)
         copy = lq.clone()
         upscale(make(rule=SizeRule(multiple=4)), lq, tile=8, overlap=4, self_ensemble=True)
@@ -250,18 +256,18 @@ class TestModeAndGradients:
 
 class TestMisuse:
     @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3), (1, 4, 4), (2, 4, 8, 8), (1, 1, 3, 8, 8)])
-    def test_shape(self, shape: tuple[int, ...]) -> None:
+    def test_inputs_that_are_no_images_are_refused(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match=r"expected an image \[3, h, w\] or a batch"):
             upscale(make(), torch.zeros(shape))
 
-    def test_empty(self) -> None:
+    def test_empty_images_are_refused(self) -> None:
         with pytest.raises(ValueError, match="nothing to upscale"):
             upscale(make(), torch.zeros(3, 0, 4))
 
-    def test_bytes(self) -> None:
+    def test_images_of_bytes_are_refused(self) -> None:
         with pytest.raises(ValueError, match="divided by 255"):
             upscale(make(), torch.zeros(3, 4, 4, dtype=torch.uint8))
 
-    def test_network_without_scale(self) -> None:
+    def test_a_network_without_scale_is_refused(self) -> None:
         with pytest.raises(ValueError, match="no number `scale`"):
             upscale(nn.Conv2d(3, 3, 1), torch.zeros(3, 4, 4))

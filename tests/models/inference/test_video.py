@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from data.images.files import Pixels
-from models.inference import video
 from models.inference.video import Film, inspect_film, upscale_film
 from tests.data.pictures import noise
 from utils.errors import InputError
@@ -77,7 +76,7 @@ def doubled(frame: Pixels) -> Pixels:
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="programs are scripts")
 
 
-def test_every_frame_comes_through(programs: object, tmp_path: Path) -> None:
+def test_every_frame_of_a_film_is_upscaled(programs: object, tmp_path: Path) -> None:
     source = film(tmp_path / "a.mkv")
     found = inspect_film(source)
     assert found == Film(Fraction(30000, 1001), 3)
@@ -97,12 +96,16 @@ def test_every_frame_comes_through(programs: object, tmp_path: Path) -> None:
         ("{}", Film(Fraction(25), 38)),
     ],
 )
-def test_films_that_do_not_tell(programs: Callable[[str], None], tmp_path: Path, stream: str, expected: Film) -> None:
+def test_rate_and_length_are_estimated_where_the_film_does_not_say(
+    programs: Callable[[str], None], tmp_path: Path, stream: str, expected: Film
+) -> None:
     programs(stream)
     assert inspect_film(film(tmp_path / "a.mkv")) == expected
 
 
-def test_failures(programs: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_of_ffmpeg_are_reported_and_leave_no_file(
+    programs: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = Film(Fraction(30000, 1001), 3)
     with pytest.raises(InputError, match=r"bad\.mkv: the film cannot be read: no film"):
         inspect_film(film(tmp_path / "bad.mkv"))
@@ -132,7 +135,7 @@ def test_failures(programs: Callable[[str], None], tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="ffmpeg is not installed")
-def test_with_ffmpeg(tmp_path: Path) -> None:
+def test_a_real_film_is_upscaled_with_ffmpeg(tmp_path: Path) -> None:
     smooth = np.linspace(0, 255, 30).astype(np.uint8)[:, None, None] * np.ones((1, 40, 3), np.uint8)
     command = [
         "ffmpeg",
@@ -162,11 +165,12 @@ def test_with_ffmpeg(tmp_path: Path) -> None:
     assert upscale_film(source, target, found, tripled) == 5
     assert np.abs(seen[0].astype(int) - smooth).max() <= 3
     assert inspect_film(target) == Film(Fraction(24), 5)
-    with (
-        (tmp_path / "notes").open("w+b") as notes,
-        video._running(video._reading(target, found), notes, target) as reader,
-    ):
-        assert reader.stdout is not None
-        frames = list(video._frames(reader.stdout, target))
+    frames: list[Pixels] = []
+
+    def kept(frame: Pixels) -> Pixels:
+        frames.append(frame)
+        return frame
+
+    assert upscale_film(target, tmp_path / "read_back.mkv", found, kept) == 5
     assert [frame.shape for frame in frames] == [(90, 120, 3)] * 5
     assert np.abs(frames[0].astype(int)[:89] - tripled(smooth)).mean() < 6

@@ -64,7 +64,7 @@ def run_recipe(recipe: Recipe, command: Command, world: World, *, restart: str |
     if restart is not None:
         _set_aside(recipe.after(restart), world)
     states = _progress(recipe, world)
-    get_logger().info("recipe %s\n%s", recipe.name, plan(recipe, states))
+    get_logger().info("recipe %s\n%s", recipe.name, stage_table(recipe, states))
     check_chain(recipe, states)
     for stage, state in zip(recipe.stages, states, strict=True):
         if state.finished:
@@ -86,7 +86,7 @@ def check_recipe(recipe: Recipe, world: World) -> None:
     """
     configure_logging(rank=world.rank)
     states = _progress(recipe, world)
-    get_logger().info("recipe %s\n%s", recipe.name, plan(recipe, states))
+    get_logger().info("recipe %s\n%s", recipe.name, stage_table(recipe, states))
     check_chain(recipe, states)
     for stage in recipe.stages:
         options, start = stage.options, stage.options.path.pretrain_network_g
@@ -96,7 +96,7 @@ def check_recipe(recipe: Recipe, world: World) -> None:
         check_training(options, world)
 
 
-def plan(recipe: Recipe, states: Sequence[StageProgress]) -> str:
+def stage_table(recipe: Recipe, states: Sequence[StageProgress]) -> str:
     """The stages as a table: what is trained on what, from what, how far it is."""
     rows = []
     for stage, state in zip(recipe.stages, states, strict=True):

@@ -73,7 +73,9 @@ def test_the_announced_end_of_a_job_saves_and_torchrun_s_restart_resumes(
     assert_same_run(undisturbed, tmp_path / "experiments/tiny")
 
 
-def test_validation_leaves_no_trace(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_does_not_change_the_training(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(workplace(tmp_path))
     assert run_here("train.py", "-opt", "train.yml", "--force_yml", "val=~") == 0
     ours, theirs = (
@@ -83,7 +85,7 @@ def test_validation_leaves_no_trace(undisturbed: Path, tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_twenty_five_kills_change_nothing(tmp_path: Path) -> None:
+def test_a_run_killed_twenty_five_times_ends_with_the_same_bits(tmp_path: Path) -> None:
     long = ("--force_yml", "train:total_iter=300", "val:val_freq=8")
     whole, killed = workplace(tmp_path / "whole"), workplace(tmp_path / "killed")
     done = run(whole, "train.py", "-opt", "train.yml", *long)

@@ -105,7 +105,7 @@ def test_a_killed_run_resumes_bit_for_bit(trained: Path, tmp_path: Path) -> None
     assert not list((folder / "experiments").glob("*archived*"))
 
 
-def test_a_signal_saves_and_leaves(trained: Path, tmp_path: Path) -> None:
+def test_a_signal_saves_the_state_and_the_resumed_run_ends_the_same(trained: Path, tmp_path: Path) -> None:
     folder = workplace(tmp_path)
     process = subprocess.Popen(
         command("train.py", "-opt", "train.yml"), cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
@@ -125,7 +125,7 @@ def test_a_signal_saves_and_leaves(trained: Path, tmp_path: Path) -> None:
     assert_same_run(trained / "experiments/tiny", folder / "experiments/tiny")
 
 
-def test_workers_change_nothing(trained: Path, tmp_path: Path) -> None:
+def test_the_number_of_workers_does_not_change_the_weights(trained: Path, tmp_path: Path) -> None:
     folder = workplace(tmp_path)
     done = run(folder, "train.py", "-opt", "train.yml", "--force_yml", "datasets:train:num_worker_per_gpu=2")
     assert done.returncode == 0, done.stderr
@@ -133,7 +133,7 @@ def test_workers_change_nothing(trained: Path, tmp_path: Path) -> None:
     assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
 
 
-def test_testing_scores_and_saves(trained: Path) -> None:
+def test_a_test_run_scores_and_saves_every_image(trained: Path) -> None:
     done = run(trained, "test.py", "-opt", "test.yml", "--per_image")
     assert done.returncode == 0, done.stderr
     result = json.loads((trained / "results/tiny_test/scores.json").read_text())
@@ -189,7 +189,7 @@ def test_check_builds_everything_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_check_tells_which_images_training_would_leave_out(
+def test_check_lists_the_images_that_training_would_leave_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(workplace(tmp_path))
@@ -260,7 +260,7 @@ def spoil_lr(folder: Path) -> str:
     [spoil_network, spoil_key, spoil_folder, spoil_image, spoil_patch, spoil_root, spoil_pretrained, spoil_lr],
     ids=lambda function: function.__name__,
 )
-def test_bad_input_is_one_message(
+def test_bad_input_is_one_message_and_exit_code_2(
     spoil: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = spoil(workplace(tmp_path))

@@ -1,4 +1,4 @@
-"""A test run: every data set of an option file, scored, saved and told."""
+"""A test run: every data set of an option file, scored, saved and reported."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
         reports = []
         for dataset in datasets:
             reset_peak_memory(device)
-            saver = _Saver(folder.pictures / dataset.name, suffix) if val.save_img else None
+            saver = _PictureSaver(folder.pictures / dataset.name, suffix) if val.save_img else None
             try:
                 report = evaluate(
                     network, dataset, val, device=device, tile=options.tile,
@@ -102,7 +102,7 @@ def write_scores(path: Path, options: TestOptions, reports: list[EvalReport]) ->
     })  # fmt: skip
 
 
-class _Saver:
+class _PictureSaver:
     """Writes outputs as ``FOLDER/IMAGE_SUFFIX.png``."""
 
     def __init__(self, folder: Path, suffix: str) -> None:

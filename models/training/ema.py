@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def make_ema(network: nn.Module) -> nn.Module:
-    """A copy of the network that is averaged, never trained."""
+    """A copy of the network for the EMA weights: in evaluation mode, never trained."""
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
@@ -30,13 +30,13 @@ def tensors_of(network: nn.Module) -> Tensors:
 
 
 @torch.no_grad()
-def update_ema(averages: Tensors, values: Tensors, decay: float) -> None:
-    """``average <- decay * average + (1 - decay) * value`` for parameters; buffers are copied.
+def update_ema(ema: Tensors, values: Tensors, decay: float) -> None:
+    """``ema <- decay * ema + (1 - decay) * value`` for parameters; buffers are copied.
 
     Averaging a counter or a table means nothing, and leaving buffers out (as BasicSR does) lets them rot.
     """
     # Not on .data: what a network keeps while its parameters stay the same (ops.Memo) would miss the change.
-    if averages.parameters:
-        torch._foreach_lerp_(averages.parameters, values.parameters, 1.0 - decay)
-    for average, value in zip(averages.buffers, values.buffers, strict=True):
-        average.copy_(value)
+    if ema.parameters:
+        torch._foreach_lerp_(ema.parameters, values.parameters, 1.0 - decay)
+    for kept, value in zip(ema.buffers, values.buffers, strict=True):
+        kept.copy_(value)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainRecord:
-    """What is told of an iteration that is logged.
+    """The figures of an iteration that is logged.
 
     Attributes:
         step: the iteration, from 1.

@@ -51,8 +51,8 @@ def configuration(weights: Path, option_file: Path | None = None, key: str = "pa
     if option_file is not None:
         return network_of_options(option_file)
     content = read_checkpoint(weights)
-    told = content.get("focalsr", {}).get("options", {}).get("network_g") or _metadata(weights)
-    found: Mapping[str, Any] | None = told or archs.identify(select_weights(content, key, weights))
+    recorded = content.get("focalsr", {}).get("options", {}).get("network_g") or _metadata(weights)
+    found: Mapping[str, Any] | None = recorded or archs.identify(select_weights(content, key, weights))
     if not found:
         raise InputError(f"{weights} does not say which network it belongs to; give an option file with -opt")
     return found

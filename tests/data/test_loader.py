@@ -90,7 +90,9 @@ def test_no_patch_comes_twice(reference: list[Batch]) -> None:
 
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_workers_change_nothing(reference: list[Batch], folder: Path, workers: int, backend: Backend) -> None:
+def test_the_number_of_workers_does_not_change_the_weights(
+    reference: list[Batch], folder: Path, workers: int, backend: Backend
+) -> None:
     options: dict[str, Any] = {
         "num_worker_per_gpu": workers,
         "io_backend": IoBackend(type=backend),

@@ -59,7 +59,7 @@ def pairs(tmp_path: Path) -> PairedImageDataset:
     return PairedImageDataset(options, scale=2, phase="val")
 
 
-def test_rows_and_means(pairs: PairedImageDataset) -> None:
+def test_an_evaluation_has_a_row_for_each_image_and_their_means(pairs: PairedImageDataset) -> None:
     network = Nearest(2).train()
     kept: list[str] = []
     report = evaluate(
@@ -81,7 +81,7 @@ def test_rows_and_means(pairs: PairedImageDataset) -> None:
     assert "psnr bicubic" in report.table()
 
 
-def test_the_random_generators_are_left_alone(pairs: PairedImageDataset) -> None:
+def test_evaluation_leaves_the_random_generators_alone(pairs: PairedImageDataset) -> None:
     torch.manual_seed(1)
     expected = torch.rand(2)
     torch.manual_seed(1)
@@ -89,7 +89,7 @@ def test_the_random_generators_are_left_alone(pairs: PairedImageDataset) -> None
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_tiles_give_the_same_scores(pairs: PairedImageDataset) -> None:
+def test_evaluation_in_tiles_gives_the_same_scores(pairs: PairedImageDataset) -> None:
     whole = evaluate(Nearest(2), pairs, val_options(), device=CPU)
     tiled = evaluate(Nearest(2), pairs, val_options(), device=CPU, tile=TileOptions(tile_size=16, tile_pad=4))
     assert whole.scores == tiled.scores
@@ -117,7 +117,7 @@ def seven(tmp_path: Path) -> PairedImageDataset:
     return PairedImageDataset(PairedImageDataset.Options(name="Seven", dataroot_gt=tmp_path / "seven"), 2, phase="val")
 
 
-def test_images_of_one_size_go_together(seven: PairedImageDataset) -> None:
+def test_images_of_one_size_are_evaluated_in_one_batch(seven: PairedImageDataset) -> None:
     torch.manual_seed(0)
     network = Blurred()
     alone = evaluate(network, seven, val_options(bicubic=True), device=CPU)
@@ -136,7 +136,7 @@ def test_images_of_one_size_go_together(seven: PairedImageDataset) -> None:
         assert other.scores == pytest.approx(one.scores, rel=1e-4)
 
 
-def test_images_do_not_wait_for_ever(seven: PairedImageDataset) -> None:
+def test_images_waiting_for_others_of_their_size_are_bounded(seven: PairedImageDataset) -> None:
     blank = Sample(torch.zeros(3, 4, 4), None, "blank", "", None)
     sizes = [4, 5, 6, 7, 8, 9, 10, 11, 12, 4]
     samples = [(i, blank._replace(lq=torch.zeros(3, 4, size))) for i, size in enumerate(sizes)]
@@ -245,7 +245,7 @@ def test_a_train_form_network_is_folded_once(pairs: PairedImageDataset, monkeypa
     assert network.training
 
 
-def test_a_stop_is_obeyed(pairs: PairedImageDataset) -> None:
+def test_a_signal_stops_the_evaluation(pairs: PairedImageDataset) -> None:
     flag = StopFlag()
     flag.signal = signal.SIGTERM
     with pytest.raises(StopRequested):
@@ -258,7 +258,7 @@ def test_equal_images_have_no_finite_psnr_and_json_says_null() -> None:
     assert json.loads(text)["mean"]["scores"]["psnr"] is None
 
 
-def test_tables_are_aligned() -> None:
+def test_columns_of_tables_are_aligned() -> None:
     lines = format_table(["set", "psnr"], [["a", "1.0"], ["longer", "10.0"]]).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[0] == "set     psnr"

@@ -89,7 +89,7 @@ def test_a_part_is_framed_and_enlarged_below() -> None:
     assert (framed[5, 10:40] == framed[5, 10]).all()
 
 
-def test_inputs_are_left_alone() -> None:
+def test_pictures_leave_their_inputs_alone() -> None:
     lq, sr = random_image(8, 8), random_image(16, 16)
     before = lq.copy(), sr.copy()
     comparison_picture(lq, sr, sr, crop=Region(0, 0, 8, 8))
@@ -137,7 +137,7 @@ def test_bicubic_of_a_flat_image_is_flat() -> None:
     assert (bicubic_picture(flat, 4) == 77).all()
 
 
-def test_writer_writes_and_tells_what_failed(tmp_path: Path) -> None:
+def test_the_picture_writer_raises_what_failed(tmp_path: Path) -> None:
     pixels = np.full((4, 5, 3), 7, np.uint8)
     writer = PictureWriter()
     for name in ("a/one.png", "a/two.png"):

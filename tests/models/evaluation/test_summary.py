@@ -42,7 +42,7 @@ def cells(text: str, row: int) -> list[str]:
     return text.splitlines()[row].split()
 
 
-def test_ours_beside_theirs(tmp_path: Path) -> None:
+def test_the_summary_shows_published_scores_beside_ours(tmp_path: Path) -> None:
     text = summary(options_of(tmp_path), [report("Set5", 32.9123), report("Mine", 30.0)])
     assert cells(text, 1) == [
         *("mine", "images", "psnr", "ours", "psnr", "theirs", "difference", "rgb", "ssim"),
@@ -59,7 +59,7 @@ def test_bicubic_upsampling_has_columns_of_its_own(tmp_path: Path) -> None:
     assert cells(text, 3)[2:6] == ["20.0000", "32.9000", "32.92", "-0.02"]
 
 
-def test_only_what_is_measured_alike_is_compared(tmp_path: Path) -> None:
+def test_published_scores_are_shown_where_the_metric_is_measured_alike(tmp_path: Path) -> None:
     other = FILE.replace("crop_border: 4, test_y_channel: true", "crop_border: 2, test_y_channel: true")
     text = summary(options_of(tmp_path, other), [report("Set5", 32.9)])
     assert "theirs" not in text
@@ -68,7 +68,7 @@ def test_only_what_is_measured_alike_is_compared(tmp_path: Path) -> None:
     assert "published" not in alone
 
 
-def test_scores_json_tells_the_source(tmp_path: Path) -> None:
+def test_scores_json_names_the_source_of_published_scores(tmp_path: Path) -> None:
     found = published_scores(options_of(tmp_path))
     assert found is not None
     assert found["variant"] == "HAT-S"

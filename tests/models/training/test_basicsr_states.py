@@ -17,7 +17,9 @@ from tests.runs import workplace
 from tests.states import state_of
 
 
-def test_weights_moments_and_iteration_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_moments_and_iteration_of_a_basicsr_state_are_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(workplace(tmp_path))
     options = read(Path("train.yml"), mode="train")
     described = options.network_g.as_mapping()

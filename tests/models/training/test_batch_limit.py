@@ -17,7 +17,7 @@ from utils.errors import InputError
 
 
 @given(st.integers(0, 300), st.integers(1, 64))
-def test_the_search_ends_beside_the_limit(limit: int, start: int) -> None:
+def test_the_search_for_the_largest_batch_ends_beside_the_limit(limit: int, start: int) -> None:
     tried: list[int] = []
 
     def fits(count: int) -> bool:
@@ -35,7 +35,7 @@ def test_the_search_ends_beside_the_limit(limit: int, start: int) -> None:
         assert low in tried or low == 0
 
 
-def test_samples_are_repeated() -> None:
+def test_a_larger_batch_repeats_the_samples_of_a_smaller_one() -> None:
     lq, gt = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 8, 8)
     batch = repeated(Batch.of_pair(lq, gt.to(memory_format=torch.channels_last), ("a", "b"), 3), 5)
     assert torch.equal(batch.lq, lq[[0, 1, 0, 1, 0]])
@@ -46,7 +46,7 @@ def test_samples_are_repeated() -> None:
     assert repeated(Batch.of_pair(last, gt, ("a", "b"), 0), 3).gt.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_full_gpu_does_not_fit_and_other_errors_are_told() -> None:
+def test_a_full_gpu_means_does_not_fit_and_other_errors_are_raised() -> None:
     def step(count: int) -> None:
         if count > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -84,7 +84,7 @@ def test_a_first_batch_that_is_too_large_is_taken_back(host: tuple[HostTrial, li
     assert max(tried[1:]) == 16
 
 
-def test_full_main_memory_that_nobody_foresaw(host: tuple[HostTrial, list[int]]) -> None:
+def test_main_memory_that_is_full_unforeseen_means_does_not_fit(host: tuple[HostTrial, list[int]]) -> None:
     trial, _ = host
 
     def full(count: int) -> None:
@@ -94,13 +94,13 @@ def test_full_main_memory_that_nobody_foresaw(host: tuple[HostTrial, list[int]])
     assert not trial.fits(1)
 
 
-def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_hides_its_free_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_limit, "available_memory", lambda: None)
     with pytest.raises(InputError, match="does not tell how much memory is free"):
         HostTrial.create(lambda count: None)
 
 
-def test_the_check_tells_the_largest_batch(
+def test_the_check_logs_the_largest_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(workplace(tmp_path))
@@ -115,7 +115,9 @@ def test_the_check_tells_the_largest_batch(
 
 
 @pytest.mark.parametrize("others", [(), ("--check", "--launcher", "pytorch")])
-def test_it_belongs_to_the_check(others: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_largest_batch_is_asked_for_with_the_check_alone(
+    others: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as left:
         run_here("train.py", "-opt", "train.yml", "--largest_batch", *others)
     assert left.value.code == 2
@@ -124,7 +126,7 @@ def test_it_belongs_to_the_check(others: tuple[str, ...], capsys: pytest.Capture
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu() -> None:
+def test_the_largest_allocation_of_a_gpu_is_found() -> None:
     device = torch.device("cuda")
     unit = torch.cuda.mem_get_info(device)[0] // 10
 

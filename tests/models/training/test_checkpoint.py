@@ -68,7 +68,7 @@ def test_basicsr_s_experiment_opens(shared: Path) -> None:
     assert resume.step == 8
 
 
-def test_a_state_comes_back_whole(options: TrainOptions) -> None:
+def test_a_training_state_comes_back_whole(options: TrainOptions) -> None:
     folder = CheckpointFolder(Path("experiments/tiny"))
     state = trained_state(options)
     state.record("HeldOut", "psnr", 30.0, "higher")
@@ -90,7 +90,7 @@ def test_a_state_comes_back_whole(options: TrainOptions) -> None:
     assert str(state.generator.optimizer.state_dict()) == str(fresh.generator.optimizer.state_dict())
 
 
-def test_basicsr_s_own_readers_find_what_they_expect(options: TrainOptions) -> None:
+def test_basicsr_finds_what_it_expects_in_our_checkpoints(options: TrainOptions) -> None:
     folder = CheckpointFolder(Path("experiments/tiny"))
     save(folder, trained_state(options), options)
     network = torch.load(folder.network(4), weights_only=True)
@@ -145,7 +145,7 @@ def test_another_network_or_optimiser_is_refused(options: TrainOptions) -> None:
     assert resume.networks == {}
 
 
-def test_an_average_starts_from_the_file_s_average(options: TrainOptions) -> None:
+def test_ema_weights_start_from_those_of_the_pretrained_file(options: TrainOptions) -> None:
     source, average = build_network(ULTRA), build_network(ULTRA)
     torch.save({"params": source.state_dict(), "params_ema": average.state_dict()}, "both.pth")
     start = Pretrained(Path("both.pth"), "params", strict=True, resize_tables=False)
@@ -158,7 +158,7 @@ def test_an_average_starts_from_the_file_s_average(options: TrainOptions) -> Non
     assert torch.equal(state.generator.ema.state_dict()["head.weight"], average.state_dict()["head.weight"])
 
 
-def test_after_a_partial_load_network_and_average_agree(options: TrainOptions) -> None:
+def test_after_a_partial_load_network_and_ema_agree(options: TrainOptions) -> None:
     torch.save({"params": build_network({**ULTRA, "scale": 4}).state_dict()}, "x4.pth")
     start = Pretrained(Path("x4.pth"), "params", strict=False, resize_tables=False)
     network = build_network(ULTRA)

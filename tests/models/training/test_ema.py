@@ -11,7 +11,7 @@ from archs import build_network
 from models.training.ema import make_ema, tensors_of, update_ema
 
 
-def test_parameters_are_averaged_and_buffers_copied() -> None:
+def test_ema_parameters_are_averaged_and_buffers_copied() -> None:
     network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     ema = make_ema(network)
     before = {name: value.clone() for name, value in ema.state_dict().items()}
@@ -26,7 +26,7 @@ def test_parameters_are_averaged_and_buffers_copied() -> None:
         assert torch.equal(mine, theirs), name
 
 
-def test_the_average_is_not_trained_and_shares_nothing() -> None:
+def test_ema_weights_are_not_trained_and_share_no_memory() -> None:
     network = nn.Linear(2, 2)
     ema = make_ema(network)
     assert not any(parameter.requires_grad for parameter in ema.parameters())
@@ -34,7 +34,7 @@ def test_the_average_is_not_trained_and_shares_nothing() -> None:
     assert network.weight.requires_grad
 
 
-def test_what_an_evaluated_average_keeps_is_renewed_by_an_update() -> None:
+def test_what_an_evaluated_ema_network_caches_is_renewed_by_an_update() -> None:
     network = build_network({
         "type": "HAT", "upscale": 2, "window_size": 4, "embed_dim": 12, "depths": [2], "num_heads": [2],
         "squeeze_factor": 3,

@@ -28,14 +28,14 @@ def test_every_optimiser_is_torch_s_and_goes_downhill(name: str) -> None:
     assert [group["initial_lr"] for group in optimizer.param_groups] == [1e-2]
 
 
-def test_arguments_reach_the_optimiser() -> None:
+def test_optimiser_arguments_reach_torch() -> None:
     network = nn.Linear(2, 1)
     adam = build_optimizer(Adam(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1), network)
     assert (adam.defaults["betas"], adam.defaults["weight_decay"]) == ((0.9, 0.99), 0.1)
     assert build_optimizer(AdamW(lr=1e-3), network).defaults["weight_decay"] == 0.01
 
 
-def test_frozen_parameters_are_left_out() -> None:
+def test_frozen_parameters_are_not_optimised() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     network[0].requires_grad_(False)
     [group] = build_optimizer(Adam(lr=1e-3), network).param_groups

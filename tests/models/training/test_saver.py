@@ -81,7 +81,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(place: Path, monkeypatch
     assert not torch.equal(next(iter(state.generator.network.parameters())), next(iter(expected.values())))
 
 
-def test_a_failure_is_told_at_the_next_call(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_is_raised_by_the_next_save(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = options()
     state = trained(chosen)
     saver = Saver(CheckpointFolder(place / "run"), chosen, World())
@@ -98,7 +98,7 @@ def test_a_failure_is_told_at_the_next_call(place: Path, monkeypatch: pytest.Mon
     saver.close()
 
 
-def test_the_newest_and_chosen_ones_are_kept(place: Path) -> None:
+def test_pruning_keeps_the_newest_checkpoints_and_the_multiples(place: Path) -> None:
     chosen = options("logger:keep_last=2", "logger:keep_every=4", "logger:save_safetensors=true")
     state = trained(chosen)
     folder = CheckpointFolder(place / "run")
@@ -112,7 +112,7 @@ def test_the_newest_and_chosen_ones_are_kept(place: Path) -> None:
     assert names(folder.networks) == [f"net_g_{step}.{end}" for step in steps for end in ("pth", "safetensors")]
 
 
-def test_safetensors_hold_the_average_and_the_options(place: Path) -> None:
+def test_safetensors_hold_the_ema_weights_and_the_options(place: Path) -> None:
     chosen = options("logger:save_safetensors=true")
     state = trained(chosen)
     folder = CheckpointFolder(place / "run")
@@ -132,7 +132,7 @@ def test_safetensors_hold_the_average_and_the_options(place: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["state", "network"])
-def test_one_changed_bit_is_found(place: Path, part: str, log: list[str]) -> None:
+def test_one_changed_bit_of_a_checkpoint_is_found(place: Path, part: str, log: list[str]) -> None:
     chosen = options()
     state = trained(chosen)
     folder = CheckpointFolder(place / "run")

@@ -39,7 +39,7 @@ def training(
 
 
 @pytest.mark.shared
-def test_published_curves(shared: Path) -> None:
+def test_learning_rates_follow_the_published_curves(shared: Path) -> None:
     golden = json.loads((shared / "golden/formats/learning_rate.json").read_text())
     assert len(golden["cases"]) >= 12
     for case in golden["cases"]:
@@ -90,14 +90,14 @@ def test_a_cosine_is_torch_s_and_past_the_last_cycle_the_minimum_holds() -> None
     assert learning_rate(cycles, 1.0, 40) == pytest.approx(0.01)
 
 
-def test_a_line_ends_at_zero() -> None:
+def test_the_linear_schedule_ends_at_zero() -> None:
     options = training(LinearLR(), total=10)
     assert learning_rate(options, 2.0, 1) == 2.0
     assert learning_rate(options, 2.0, 6) == pytest.approx(1.0)
     assert learning_rate(options, 2.0, 11) == 0.0
 
 
-def test_the_state_for_other_tools_has_what_they_read() -> None:
+def test_the_schedule_state_for_other_tools_has_what_they_read() -> None:
     state = scheduler_state(training(MultiStepLR(milestones=(3, 6), gamma=0.5)), [0.001], 8)
     assert state["milestones"] == {3: 1, 6: 1}
     assert state["last_epoch"] == 7

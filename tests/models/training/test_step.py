@@ -72,7 +72,7 @@ def test_micro_batches_add_up_to_the_gradient_of_the_batch(place: Path, pieces: 
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_mixed_precision_learns(place: Path, amp: str) -> None:
+def test_mixed_precision_lowers_the_loss(place: Path, amp: str) -> None:
     chosen = options(f"train:amp={amp}")
     state = fresh(chosen)
     seen: list[torch.dtype] = []
@@ -196,7 +196,7 @@ def test_ranks_exchange_gradients_once_per_batch(place: Path) -> None:
         dist.destroy_process_group()
 
 
-def test_activations_are_computed_again(place: Path) -> None:
+def test_recomputed_activations_save_memory_and_keep_the_gradients(place: Path) -> None:
     with pytest.raises(InputError, match=r"checkpoint_activations: PlainUSR_ultra cannot compute its blocks twice"):
         prepare_state(options("train:checkpoint_activations=true"), CPU)
     text = (place / "train.yml").read_text()

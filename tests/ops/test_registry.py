@@ -129,7 +129,7 @@ def test_explain_covers_every_operator() -> None:
     assert {line.operator for line in table} == {operator.name for operator in ops.OPERATORS}
     assert {line.operator for line in table} >= {"window_attention", "smm_qmk", "smm_amv"}
     chosen = {line.example: line.backend for line in table if line.operator == "window_attention"}
-    assert chosen["cpu, training"] == ("sdpa" if build.cpu_extension() else "native")
+    assert chosen["cpu, training"] == ("chunked" if build.cpu_extension() else "native")
     assert chosen["cpu, dropout"] == "reference"
 
 
@@ -137,7 +137,8 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "cpu_extension", lambda *_, **__: "there is no C++ compiler")
     table = [line for line in ops.explain() if line.operator == "window_attention"]
     chosen = {line.example: line.backend for line in table}
-    assert chosen["cpu, evaluation"] == chosen["cpu, training"] == "sdpa"
+    assert chosen["cpu, evaluation"] == "sdpa"
+    assert chosen["cpu, evaluation, shifted"] == chosen["cpu, training"] == "chunked"
     assert chosen["cpu, dropout"] == chosen["cpu, few keys"] == "reference"
     assert table[0].others["native"] == "there is no C++ compiler"
 

@@ -13,14 +13,14 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from ops import registry, window_attention
 from ops.window import flex as attention_flex
-from ops.window.attention import WINDOW_ATTENTION, AttentionCall
-from ops.window.flex import flex_refusal
+from ops.window.arguments import WindowCall
+from ops.window.attention import WINDOW_ATTENTION
 from tests.ops.inputs import CASES, make
 from utils.errors import InputError
 
 
-def refusal(device: str = "cuda", width: int = 16, **changes: bool) -> str | None:
-    return flex_refusal(device, width, **{"gradient": False, "masked": False, "dropout": False, **changes})
+def refusal(**call: Any) -> str | None:
+    return attention_flex.BACKEND.refusal(WindowCall(**{"device": "cuda", "width": 16, **call}))
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ def test_refusals(call: dict[str, Any], sentence: str) -> None:
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    attention_flex._missing_compiler.cache_clear()
+    attention_flex.missing_compiler.cache_clear()
     try:
         assert "Triton, which is not installed" in str(refusal())
-        assert "there is no C++ compiler" in str(refusal("cpu"))
+        assert "there is no C++ compiler" in str(refusal(device="cpu"))
     finally:
-        attention_flex._missing_compiler.cache_clear()
+        attention_flex.missing_compiler.cache_clear()
 
 
 def test_it_says_that_it_is_not_deterministic() -> None:
@@ -71,7 +71,7 @@ def test_as_a_preference_it_gives_way(caplog: pytest.LogCaptureFixture, monkeypa
 
 
 def test_a_drawback_counts_for_a_preference_only() -> None:
-    call = AttentionCall("cpu")
+    call = WindowCall("cpu")
     assert WINDOW_ATTENTION.choose(call, "reference", strict=False).name == "reference"
     assert WINDOW_ATTENTION.choose(call, "flex", strict=False).name != "flex"
 
@@ -80,13 +80,12 @@ def test_a_drawback_counts_for_a_preference_only() -> None:
 @pytest.mark.parametrize("case", ["plain", "bias", "more keys", "wide values"])
 def test_the_score_function_is_the_reference(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Uncompiled it is slow and stores the logits, but computes what the compiled kernel does.
-    monkeypatch.setattr(attention_flex, "_compiled", lambda: flex_attention)
+    monkeypatch.setattr(attention_flex, "compiled", lambda: flex_attention)
     i = make(CASES[case], torch.float64)
     if not attention_flex.takes_width(i.q.shape[-1]):
         pytest.skip("this version of torch does not take heads of this width")
-    scale = i.q.shape[-1] ** -0.5
     with torch.no_grad():
-        found = attention_flex.flex_bias_attention(i.q, i.k, i.v, i.bias, scale)
+        found = window_attention(i.q, i.k, i.v, i.bias, backend="flex")
         assert torch.allclose(found, window_attention(i.q, i.k, i.v, i.bias, backend="reference"), rtol=1e-10)
 
 

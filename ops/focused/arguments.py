@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ops.cache import cached_constant
+from utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -43,33 +45,62 @@ class FocusState:
         return found
 
 
-@dataclass(frozen=True)
-class FocusInputs:
-    """The arguments of :func:`ops.focused_attention`."""
+class FocusArguments(NamedTuple):
+    """The arguments of :func:`ops.focused_attention` as they travel: what every backend is given."""
 
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    table: Tensor
-    regions: Tensor | None
-    window: int
-    topk: int
-    scale: float
+    q: Tensor  # [W, h, N, D]
+    k: Tensor  # [W, h, N, D], type of q
+    v: Tensor  # [W, h, N, D], type of q
+    table: Tensor  # [T, h or 1]
+    regions: Tensor | None  # [n, N] uint8
+    window: int  # w
+    topk: int  # keys that a query keeps, if it has more
+    scale: float  # of the logits
+    state: FocusState | None  # of the layer before
 
 
-def joined(inputs: FocusInputs, state: FocusState | None) -> tuple[Tensor, Tensor, Tensor]:
+FocusFunction = Callable[[FocusArguments], tuple[Tensor, FocusState]]
+"""A backend: the sum of values [W, h, N, D] in the type of q, and the state for the next layer."""
+
+
+class FocusCall(NamedTuple):
+    """What the choice of a backend depends on."""
+
+    device: str
+    selects: bool = True
+    sparse: bool = True
+    dtype: torch.dtype = torch.float32
+    length: int = 64  # keys that a query has before the layer
+
+
+def call_of(arguments: FocusArguments) -> FocusCall:
+    """What refusals look at."""
+    q, state = arguments.q, arguments.state
+    index = None if state is None else state.index
+    length = q.shape[2] if index is None else index.shape[-1]
+    return FocusCall(q.device.type, arguments.topk < length, sparse=index is not None, dtype=q.dtype, length=length)
+
+
+def keeps_all(arguments: FocusArguments) -> bool:
+    """Whether every query has all keys before the layer and after it."""
+    call = call_of(arguments)
+    return not (call.sparse or call.selects)
+
+
+def joined(arguments: FocusArguments) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and table of all layers so far, this one included, while all keys are kept.
 
     Returns:
         q and k [W, h, N, S] with the scale in q, table [T, h or 1].
     """
-    q = inputs.q * inputs.scale
+    state = arguments.state
+    q = arguments.q * arguments.scale
     if state is None:
-        return q, inputs.k, inputs.table
+        return q, arguments.k, arguments.table
     assert state.q is not None
     assert state.k is not None
     assert state.table is not None
-    return torch.cat([state.q, q], -1), torch.cat([state.k, inputs.k], -1), state.table + inputs.table
+    return torch.cat([state.q, q], -1), torch.cat([state.k, arguments.k], -1), state.table + arguments.table
 
 
 def list_dtype(tokens: int) -> torch.dtype:
@@ -77,20 +108,53 @@ def list_dtype(tokens: int) -> torch.dtype:
     return torch.int16 if tokens <= torch.iinfo(torch.int16).max + 1 else torch.int32
 
 
-@cached_constant(16)
-def token_positions(window: int, device: torch.device) -> Tensor:
-    """Numbers p [N] int64: the row of a bias table for query i and key j is ``p[i] - p[j] + base_row(window)``."""
-    row = torch.arange(window, device=device)
-    return (row[:, None] * (2 * window - 1) + row).flatten()
+def check(arguments: FocusArguments) -> None:
+    """Shapes, types and devices fit.
 
-
-@cached_constant(16)
-def position_index(window: int, device: torch.device) -> Tensor:
-    """Rows of a bias table for all queries and keys, [N, N] int64."""
-    position = token_positions(window, device)
-    return position[:, None] - position + base_row(window)
-
-
-def base_row(window: int) -> int:
-    """The row of a bias table for a query and a key at the same place."""
-    return (window - 1) * 2 * window
+    Raises:
+        InputError: with the values, and what was expected.
+    """
+    q, k, v, table, regions, window, topk, _, state = arguments
+    if q.ndim != 4 or k.shape != q.shape or v.shape != q.shape:
+        raise InputError(
+            f"focused_attention: q, k, v are {list(q.shape)}, {list(k.shape)}, {list(v.shape)}, "
+            "expected the same [windows, heads, tokens, width] thrice"
+        )
+    if not q.is_floating_point() or k.dtype != q.dtype or v.dtype != q.dtype:
+        raise InputError(
+            f"focused_attention: q, k, v are {q.dtype}, {k.dtype}, {v.dtype}, expected one floating-point type"
+        )
+    windows, heads, tokens, _ = q.shape
+    if window < 1 or tokens != window * window:
+        raise InputError(f"focused_attention: windows of {window} x {window} have not {tokens} tokens, as q says")
+    if topk < 1:
+        raise InputError(f"focused_attention: topk must be at least 1, got {topk}")
+    rows = (2 * window - 1) ** 2
+    if table.ndim != 2 or table.shape[0] != rows or table.shape[1] not in (1, heads) or not table.is_floating_point():
+        raise InputError(
+            f"focused_attention: the table is {list(table.shape)} of {table.dtype}, expected floating-point "
+            f"[{rows}, {heads}] or [{rows}, 1] for a window of {window} and {heads} heads"
+        )
+    others = {"k": k, "v": v, "the table": table}
+    if regions is not None:
+        others["regions"] = regions
+        if regions.ndim != 2 or regions.shape[1] != tokens or regions.dtype != torch.uint8:
+            raise InputError(
+                f"focused_attention: regions are {list(regions.shape)} of {regions.dtype}, expected uint8 "
+                f"[windows of an image, {tokens}]"
+            )
+        if regions.shape[0] == 0 or windows % regions.shape[0] != 0:
+            raise InputError(
+                f"focused_attention: {windows} windows cannot be images of {regions.shape[0]} windows each, "
+                "as the regions say; expected a multiple"
+            )
+    if state is not None:
+        others["the state"] = state.tensor
+        if state.tensor.shape[:3] != q.shape[:3]:
+            raise InputError(
+                f"focused_attention: the state belongs to {list(state.tensor.shape[:3])} windows, heads and tokens, "
+                f"q is {list(q.shape)}; expected the same"
+            )
+    for name, tensor in others.items():
+        if tensor.device != q.device:
+            raise InputError(f"focused_attention: {name} is on {tensor.device}, expected {q.device}, where q is")

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 import ops
 from ops import FocusState, build, focused_attention
 from ops.focused import composed as focus_composed
-from ops.focused.attention import FOCUSED_ATTENTION, FocusCall
+from ops.focused.arguments import FocusCall
+from ops.focused.attention import FOCUSED_ATTENTION
 from ops.focused.composed import largest
 from ops.focused.reference import dense_bias
-from ops.focused.state import position_index
+from ops.focused.table import position_index
 from ops.registry import ENVIRONMENT
 from tests.ops.kernels import require_cpu_kernels, require_tracing
 from utils.errors import InputError
@@ -391,7 +392,7 @@ def test_composed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = Chain(topk=(16, 8, 4), regions=True, images=3)
     layers = make(chain)
     expected = run(chain, layers, "reference")
-    monkeypatch.setattr(focus_composed, "_ELEMENTS", 16 * 16 * 2 * 4)  # four windows of six at a time
+    monkeypatch.setattr(focus_composed, "ELEMENTS", 16 * 16 * 2 * 4)  # four windows of six at a time
     assert_close(run(chain, layers, "composed"), expected, 1e-13)
     with torch.no_grad():
         assert_close(through(chain, layers, "composed")[0], expected[: len(layers)], 1e-13)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -61,15 +58,3 @@ def takes_autocast(*operands: str) -> Callable[[Callable[P, Result]], Callable[P
 
 def _cast(x: Any, dtype: torch.dtype) -> Any:
     return x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x
-
-
-def as_autocast(*tensors: Tensor) -> tuple[tuple[Tensor, ...], AbstractContextManager[object]]:
-    """Operands in autocast's type, and a context in which the operator decides about types itself.
-
-    Autocast is asked for the device of the first tensor; without it both are what they were. float64 and integers stay.
-    """
-    device = tensors[0].device.type
-    if not autocast_is_on(device):
-        return tensors, contextlib.nullcontext()
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(_cast(x, dtype) for x in tensors), torch.autocast(device, enabled=False)

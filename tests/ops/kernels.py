@@ -11,7 +11,7 @@ from ops import build
 def compiler() -> str:
     """The C++ compiler; skips the test where there is none."""
     try:
-        return build._compiler()
+        return build.find_compiler()
     except build.Unusable as reason:
         pytest.skip(str(reason))
 

@@ -55,7 +55,7 @@ def log() -> Iterator[list[str]]:
     logger, level = get_logger(), get_logger().level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
-    registry._log_once.cache_clear()
+    registry.log_once.cache_clear()
     yield lines
     logger.removeHandler(handler)
     logger.setLevel(level)

@@ -196,7 +196,7 @@ def test_bindings_compile(nvcc: str, source: str) -> None:
         include = Path("/usr/local/cuda/include")
     if not (include / "cuda_runtime_api.h").exists():
         pytest.skip("needs CUDA's headers")
-    flags = (*build._torch_flags(), "-O0", "-DC10_CUDA_NO_CMAKE_CONFIGURE_FILE", f"-I{include}")
+    flags = (*build.torch_flags(), "-O0", "-DC10_CUDA_NO_CMAKE_CONFIGURE_FILE", f"-I{include}")
     assert built(
         f"bindings {source.removesuffix('_bindings.cpp')}", [compiler()], build.SOURCES / source, flags
     ).exists()

@@ -55,7 +55,7 @@ def test_it_says_that_it_is_not_deterministic() -> None:
 
 def test_as_a_preference_it_gives_way(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("focalsr"), "propagate", True)
-    registry._say_once.cache_clear()
+    registry.say_once.cache_clear()
     i = make(CASES["bias"], torch.float32)
     with pytest.raises(InputError, match="backend flex cannot be used: PyTorch has no backward pass"):
         window_attention(i.q, i.k, i.v, i.bias, backend="flex")

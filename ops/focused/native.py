@@ -129,9 +129,9 @@ def _missing(call: FocusCall) -> str | None:
 
 
 _LONGEST_CUDA_LIST = 512
-"""kLongestList of ops/csrc/focus_sparse_cuda.h."""
+"""kLongestList of ops/csrc/focus_cuda.h."""
 _MOST_CUDA_TOKENS = 1024
-"""kMostTokens of ops/csrc/focus_select_cuda.h."""
+"""kMostTokens of ops/csrc/focus_cuda.h."""
 
 
 def _cuda_refusal(call: FocusCall) -> str | None:

@@ -40,8 +40,7 @@ def takes_autocast(*operands: str) -> Callable[[Callable[P, Result]], Callable[P
     def decorate(function: Callable[P, Result]) -> Callable[P, Result]:
         @functools.wraps(function)
         def under_autocast(*args: P.args, **kwargs: P.kwargs) -> Result:
-            given: dict[str, Any] = {**dict(zip(operands, args, strict=False)), **kwargs}
-            first = given.get(operands[0])
+            first: Any = args[0] if args else kwargs.get(operands[0])
             if first is None or not autocast_is_on(first.device.type):
                 return function(*args, **kwargs)
             device = first.device.type

@@ -67,10 +67,10 @@ def focused_attention(
     Raises:
         InputError: shapes or types do not fit, or the chosen backend cannot serve this call.
     """
-    arguments = FocusArguments(q, k, v, table, regions, window, topk, 1.0 if scale is None else scale, state)
-    check(arguments)
     if scale is None:
-        arguments = arguments._replace(scale=q.shape[-1] ** -0.5)
+        scale = q.shape[-1] ** -0.5 if q.ndim else 1.0
+    arguments = FocusArguments(q, k, v, table, regions, window, topk, scale, state)
+    check(arguments)
     if backend == AUTO and state is not None and state.weights is not None:
         backend = REFERENCE
     chosen = FOCUSED_ATTENTION.choose(call_of(arguments), backend)

@@ -57,10 +57,10 @@ def window_attention(
     """
     dense = bias.dense() if isinstance(bias, RelativeBias) else bias
     regions = _regions(mask) if isinstance(mask, RegionMask) else mask
-    arguments = WindowArguments(q, k, v, dense, regions, 1.0 if scale is None else scale)
-    check(arguments)
     if scale is None:
-        arguments = arguments._replace(scale=q.shape[-1] ** -0.5)
+        scale = q.shape[-1] ** -0.5 if q.ndim else 1.0
+    arguments = WindowArguments(q, k, v, dense, regions, scale)
+    check(arguments)
     chosen = WINDOW_ATTENTION.choose(call_of(arguments, dropout=dropout > 0), backend, strict=strict)
     if dropout > 0:
         return reference.reference_attention(arguments, dropout)  # all others have refused

@@ -29,13 +29,13 @@ from ops.window.region_mask import is_regions
 
 def native_attention(arguments: WindowArguments) -> Tensor:
     """[W, h, N, E]; gradients of q, k, v and bias, once differentiable."""
-    dtype = torch.promote_types(arguments.q.dtype, torch.float32)
-    bias, mask = arguments.bias, arguments.mask
+    q, k, v, bias, mask, scale = arguments
+    dtype = torch.promote_types(q.dtype, torch.float32)
     if bias is not None:
         bias = bias.to(dtype)
     if mask is not None and not is_regions(mask):
         mask = mask.to(dtype)
-    out: Tensor = torch.ops.focalsr.window_attention(*arguments._replace(bias=bias, mask=mask))
+    out: Tensor = torch.ops.focalsr.window_attention(*WindowArguments(q, k, v, bias, mask, scale))
     return out
 
 

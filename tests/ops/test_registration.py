@@ -63,17 +63,17 @@ def test_a_field_that_schemas_do_not_have_is_refused() -> None:
         schema(Wrong, "Tensor")
 
 
-def test_it_is_called_with_the_fields(operator: Any) -> None:
+def test_an_operator_is_called_with_the_fields(operator: Any) -> None:
     x = torch.randn(2, 3)
     torch.testing.assert_close(operator(*Scale(x, None, 2, 0.5, True, 4)), -0.5 * x**2)
     torch.testing.assert_close(operator(*Scale(x, x, 1, 0.5, False, 4)), 0.5 * x * x)
 
 
-def test_it_passes_the_checks_of_pytorch(operator: Any) -> None:
+def test_an_operator_passes_the_checks_of_pytorch(operator: Any) -> None:
     torch.library.opcheck(operator, tuple(Scale(torch.randn(2, 3, requires_grad=True), None, 1, 0.5, False, 4)))
 
 
-def test_its_gradient_and_its_flops_are_counted(operator: Any) -> None:
+def test_gradient_and_flops_of_an_operator(operator: Any) -> None:
     x = torch.randn(2, 3, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         out = operator(*Scale(x, None, 2, 0.5, False, 4))
@@ -81,7 +81,7 @@ def test_its_gradient_and_its_flops_are_counted(operator: Any) -> None:
     assert torch.equal(torch.autograd.grad(out.sum(), x)[0], torch.full((2, 3), 0.5))
 
 
-def test_it_compiles_as_one_node(operator: Any) -> None:
+def test_an_operator_compiles_as_one_graph(operator: Any) -> None:
     x = torch.randn(2, 3)
     compiled = torch.compile(lambda x: operator(*Scale(x, None, 1, 0.5, False, 4)), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), 0.5 * x)

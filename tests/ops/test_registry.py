@@ -160,7 +160,9 @@ def test_environment_reaches_the_public_function(monkeypatch: pytest.MonkeyPatch
         ops.window_attention(i.q, i.k, i.v, i.bias)
 
 
-def test_few_keys_go_to_the_reference_unless_told(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_keys_go_to_the_reference_unless_a_backend_is_named(
+    log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(build, "cpu_extension", lambda *_, **__: "there is no C++ compiler")
     q = torch.randn(2, 1, 4, 8)
     out = ops.window_attention(q, q, q)

@@ -31,7 +31,7 @@ def operators_that_run(backend: str) -> set[str]:
     return {str(operator).partition(".")[2] for operator in counts if str(operator).startswith("focalsr.")}
 
 
-def test_auto_takes_it_for_layers_that_keep_all_keys_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_joined_for_layers_that_keep_all_keys_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "cpu_extension", lambda part: "none here")
     assert FOCUSED_ATTENTION.choose(FocusCall("cpu", selects=False, sparse=False)).name == "joined"
     for call in (FocusCall("cpu", sparse=False), FocusCall("cpu", selects=False), FocusCall("cpu")):
@@ -40,7 +40,7 @@ def test_auto_takes_it_for_layers_that_keep_all_keys_only(monkeypatch: pytest.Mo
             FOCUSED_ATTENTION.choose(call, "joined")
 
 
-def test_it_is_window_attention_with_queries_and_keys_side_by_side() -> None:
+def test_joined_is_window_attention_with_queries_and_keys_side_by_side() -> None:
     layers = make(ALL_KEYS)
     outs, states = through(ALL_KEYS, layers, "joined")
     tokens = [layer.qkv.permute(2, 0, 3, 1, 4) for layer in layers]
@@ -57,7 +57,7 @@ def test_it_is_window_attention_with_queries_and_keys_side_by_side() -> None:
 
 
 @pytest.mark.build
-def test_the_kernels_asked_for_run() -> None:
+def test_native_runs_the_kernels_of_window_attention() -> None:
     require_cpu_kernels("window")
     assert operators_that_run("native") == {"window_attention", "window_attention_backward"}
 
@@ -66,7 +66,7 @@ def test_composed_runs_pytorchs_operators_alone() -> None:
     assert operators_that_run("composed") == set()
 
 
-def test_a_layer_that_selects_goes_on_from_its_state() -> None:
+def test_a_layer_that_selects_goes_on_from_the_state_of_joined() -> None:
     layers = make(Chain(topk=(16, 4)))
     states: list[FocusState] = []
     for topk, backend in ((16, "joined"), (4, "composed")):

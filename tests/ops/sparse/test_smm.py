@@ -392,7 +392,7 @@ WRONG: dict[str, tuple[Callable[[Inputs], object], str]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_mistakes_are_named(wrong: str) -> None:
+def test_arguments_that_do_not_fit_raise_with_their_values(wrong: str) -> None:
     call, message = WRONG[wrong]
     with pytest.raises(InputError, match=message):
         call(make("qmk", Sizes()))

@@ -185,7 +185,7 @@ def test_a_gradient_without_memory_of_its_own(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", [CASES["bias"], CASES["bias and mask"]], ids=["bias", "mask"])
-def test_no_images(case: Case, backend: str) -> None:
+def test_a_batch_without_images(case: Case, backend: str) -> None:
     out, *gradients = run(make(replace(case, images=0)), backend)
     assert out.shape == (0, 3, 12, 6)
     assert [tuple(x.shape) for x in gradients] == [(0, 3, 12, 6)] * 3 + [(3, 12, 12)]
@@ -293,12 +293,12 @@ Q, K = zeros(6, 2, 5, 4), zeros(6, 2, 7, 4)
         ((Q, K, K, zeros(2, 5, 7, device="meta")), "the bias is on meta, expected cpu, where q is"),
     ],
 )
-def test_what_does_not_fit_is_named(arguments: tuple[Any, ...], message: str) -> None:
+def test_arguments_that_do_not_fit_raise_with_their_values(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         window_attention(*arguments)
 
 
-def test_other_devices_take_the_reference() -> None:
+def test_devices_without_kernels_take_the_reference() -> None:
     q = zeros(4, 2, 9, 3, device="meta")
     assert window_attention(q, q, q).shape == q.shape
     with pytest.raises(InputError, match=r"sdpa cannot be used: it is tried on cpu and cuda only, and .* are on meta"):

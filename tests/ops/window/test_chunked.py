@@ -50,7 +50,7 @@ def saved_bytes(backend: str) -> int:
     return sum(kept.values())
 
 
-def test_only_the_inputs_are_kept() -> None:
+def test_only_the_inputs_are_kept_for_the_backward_pass() -> None:
     i = make(BIG, torch.float32)
     inputs = sum(x.nbytes for x in (i.q, i.k, i.v, i.bias, i.mask) if x is not None)
     logits = i.q.shape[0] * i.q.shape[1] * i.q.shape[2] * i.k.shape[2] * 4
@@ -63,7 +63,7 @@ def test_gradients_are_the_same_each_time() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_only_the_bias_learns() -> None:
+def test_gradient_where_only_the_bias_learns() -> None:
     i = make(CASES["bias and mask"])
     expected = run(i, "reference")[4]
     assert i.bias is not None
@@ -71,7 +71,7 @@ def test_only_the_bias_learns() -> None:
     torch.testing.assert_close(torch.autograd.grad(out, i.bias, i.grad)[0], expected)
 
 
-def test_all_but_the_bias_learns() -> None:
+def test_gradients_where_all_but_the_bias_learns() -> None:
     i = make(CASES["bias and mask"])
     expected = run(i, "reference")[1:4]
     assert i.bias is not None
@@ -93,6 +93,6 @@ def test_flops_are_counted() -> None:
     assert counts["chunked"][1] == counts["reference"][1] * 5 // 4  # the logits once more
 
 
-def test_the_result_joins_its_heads_for_free() -> None:
+def test_the_heads_of_a_token_lie_side_by_side() -> None:
     out, *_ = run(make(CASES["bias and mask"]), "chunked")
     assert out.transpose(1, 2).is_contiguous()

@@ -23,7 +23,7 @@ def swin_index(height: int, width: int) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64], ids=str)
-def test_dense(dtype: torch.dtype, index_dtype: torch.dtype) -> None:
+def test_the_dense_bias_is_the_table_at_the_index(dtype: torch.dtype, index_dtype: torch.dtype) -> None:
     index = swin_index(3, 5)
     table = torch.randn(45, 4).to(dtype)
     dense = RelativeBias(table, index.to(index_dtype)).dense()

@@ -23,14 +23,16 @@ def arguments_of(case: Case) -> WindowArguments:
 @cases
 @pytest.mark.parametrize("width_multiple", [1, 8])
 @pytest.mark.parametrize("per_call", [1, 3, None])
-def test_windows_may_be_computed_a_few_at_a_time(case: Case, width_multiple: int, per_call: int | None) -> None:
+def test_fused_attention_of_a_few_windows_at_a_time_is_the_reference(
+    case: Case, width_multiple: int, per_call: int | None
+) -> None:
     arguments = arguments_of(case)
     out = fused_attention(arguments, width_multiple=width_multiple, per_call=per_call)
     assert_close([out.detach()], [reference_attention(arguments).detach()], 1e-13)
 
 
 @cases
-def test_what_runs_on_a_gpu_computes_the_same_on_the_cpu(case: Case) -> None:
+def test_what_sdpa_runs_on_a_gpu_is_the_reference_on_the_cpu(case: Case) -> None:
     arguments, i = arguments_of(case), make(case)
     leaves = [x for x in arguments[:4] if isinstance(x, torch.Tensor)]
     found, expected = (
@@ -50,7 +52,7 @@ def test_what_runs_on_a_gpu_computes_the_same_on_the_cpu(case: Case) -> None:
         (WindowCall("cuda", gradient=True, masked=True, few_keys=True), None),
     ],
 )
-def test_where_another_backend_is_the_better_choice(call: WindowCall, sentence: str | None) -> None:
+def test_sdpa_has_a_drawback_where_another_backend_is_better(call: WindowCall, sentence: str | None) -> None:
     drawback = BACKEND.drawback(call)
     assert drawback is None if sentence is None else sentence in str(drawback)
     assert WINDOW_ATTENTION.choose(call, "sdpa") is BACKEND

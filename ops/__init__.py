@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from ops import registry
-from ops.focused.attention import FOCUSED_ATTENTION, FocusState, focused_attention
+from ops.focused.arguments import FocusState
+from ops.focused.attention import FOCUSED_ATTENTION, focused_attention
 from ops.memo import Memo
 from ops.mlp.gelu_depthwise import GELU_DEPTHWISE, gelu_depthwise
 from ops.mlp.linear import LINEAR, linear

@@ -1,12 +1,15 @@
-"""What autocast does to the operands of its own matrix products, for operators that it does not know."""
+"""Autocast for operators that it does not know: operands are taken in its type, as those of its own products are."""
 
 from __future__ import annotations
 
-import contextlib
-from contextlib import AbstractContextManager
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 # Asked here, because the compiler of torch 2.6 breaks a graph at the question.
 _DEVICES = frozenset(
@@ -19,14 +22,38 @@ def knows_autocast(device: str) -> bool:
     return device in _DEVICES
 
 
-def as_autocast(*tensors: Tensor) -> tuple[tuple[Tensor, ...], AbstractContextManager[object]]:
-    """Operands in autocast's type, and a context in which the operator decides about types itself.
+def autocast_is_on(device: str) -> bool:
+    """Whether autocast is on for a type of devices."""
+    return knows_autocast(device) and torch.is_autocast_enabled(device)
 
-    Autocast is asked for the device of the first tensor; without it both are what they were. float64 and integers stay.
+
+def takes_autocast(*operands: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
+    """Decorate the public function of an operator whose operands autocast shall cast.
+
+    Where autocast is on for the device of the first operand, the operands arrive in its type, and autocast is off
+    inside: the operator decides about types itself. float64 and integers stay.
+
+    Args:
+        operands: names of the function's first parameters, in order; they are tensors.
     """
-    device = tensors[0].device.type
-    if not (knows_autocast(device) and torch.is_autocast_enabled(device)):
-        return tensors, contextlib.nullcontext()
-    dtype = torch.get_autocast_dtype(device)
-    cast = tuple(x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors)
-    return cast, torch.autocast(device, enabled=False)
+
+    def decorate(function: Callable[P, Result]) -> Callable[P, Result]:
+        @functools.wraps(function)
+        def under_autocast(*args: P.args, **kwargs: P.kwargs) -> Result:
+            first: Any = args[0] if args else kwargs.get(operands[0])
+            if first is None or not autocast_is_on(first.device.type):
+                return function(*args, **kwargs)
+            device = first.device.type
+            dtype = torch.get_autocast_dtype(device)
+            cast: list[Any] = [_cast(x, dtype) if place < len(operands) else x for place, x in enumerate(args)]
+            named: dict[str, Any] = {name: _cast(x, dtype) if name in operands else x for name, x in kwargs.items()}
+            with torch.autocast(device, enabled=False):
+                return function(*cast, **named)
+
+        return under_autocast
+
+    return decorate
+
+
+def _cast(x: Any, dtype: torch.dtype) -> Any:
+    return x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x

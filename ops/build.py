@@ -107,6 +107,13 @@ _warned: set[str] = set()
 _guard = threading.Lock()
 
 
+def ask_again() -> None:
+    """Forget what loading gave in this process: the next call looks, and warns, as the first one did."""
+    with _guard:
+        for answers in (_outcomes, _retried, _warned):
+            answers.clear()
+
+
 def _outcome(kind: str, recipes: Callable[[str | None], Sequence[Recipe]], part: str | None) -> str | None:
     """What loading gave in this process; a reason is warned of once, and tried once more if the user insists."""
     name = f"{kind} {part}" if part else kind
@@ -281,17 +288,17 @@ def cpu_recipes(part: str | None = None) -> list[Recipe]:
     Raises:
         Unusable: there is no compiler, or none that is supported.
     """
-    compiler = _compiler()
-    flags = (*_torch_flags(), "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+    compiler = find_compiler()
+    flags = (*torch_flags(), "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
     if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
         flags = (*flags, "-DCPU_CAPABILITY=AVX2", "-DCPU_CAPABILITY_AVX2")  # what ATen's vectors ask for
     torch_lib = Path(torch.__file__).resolve().parent / "lib"
     # torch's own OpenMP runtime: a second one would have threads of its own.
     runtime = [str(path) for path in sorted(torch_lib.glob("libgomp*.so*"))[:1]] or ["-fopenmp"]
     link = (compiler, "-shared", f"-L{torch_lib}", "-ltorch_cpu", "-lc10", *runtime)
-    facts = (*_facts(compiler), _processor(), *_contents("*.h"))
+    facts = (*_facts(compiler), processor(), *contents("*.h"))
     return [
-        Recipe(f"CPU {name}", 20, ((compiler, "-c", source, *flags),), link, (*facts, *_contents(source)))
+        Recipe(f"CPU {name}", 20, ((compiler, "-c", source, *flags),), link, (*facts, *contents(source)))
         for name, source in _parts("_cpu.cpp", part)
     ]
 
@@ -304,22 +311,22 @@ def cuda_recipes(part: str | None = None) -> list[Recipe]:
     """
     if torch.version.cuda is None or not torch.cuda.is_available():
         raise Unusable("there is no CUDA device, or torch is built without CUDA")
-    compiler = _compiler()
-    nvcc, headers, runtime = _toolkit()
+    compiler = find_compiler()
+    nvcc, headers, runtime = find_toolkit()
     architectures = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
     targets = [f"-gencode=arch=compute_{a}{b},code=sm_{a}{b}" for a, b in architectures]
     device = (str(nvcc), "-c", "-ccbin", compiler, *NVCC_FLAGS, *targets)
-    host = (compiler, "-c", *_torch_flags(), "-O2", f"-I{headers}")
+    host = (compiler, "-c", *torch_flags(), "-O2", f"-I{headers}")
     torch_lib = Path(torch.__file__).resolve().parent / "lib"
     linked = ("-ltorch_cuda", "-ltorch_cpu", "-lc10_cuda", "-lc10", str(runtime))
-    facts = (*_facts(compiler), torch.version.cuda, _file_facts(nvcc), *_contents("*.h"))
+    facts = (*_facts(compiler), torch.version.cuda, file_facts(nvcc), *contents("*.h"))
     return [
         Recipe(
             f"CUDA {name}",
             60,
             ((*device, source), (*host, f"{name}_bindings.cpp")),
             (compiler, "-shared", f"-L{torch_lib}", *linked),
-            (*facts, *_contents(source, f"{name}_bindings.cpp")),
+            (*facts, *contents(source, f"{name}_bindings.cpp")),
         )
         for name, source in _parts("_cuda.cu", part)
     ]
@@ -328,7 +335,7 @@ def cuda_recipes(part: str | None = None) -> list[Recipe]:
 NVCC_FLAGS = ("-O3", "-std=c++17", "-Xcompiler", "-fPIC")
 
 
-def _torch_flags() -> tuple[str, ...]:
+def torch_flags() -> tuple[str, ...]:
     """What code that includes torch's headers needs; from torch itself, whose helper module needs setuptools."""
     include = Path(torch.__file__).resolve().parent / "include"
     return (
@@ -341,7 +348,12 @@ def _torch_flags() -> tuple[str, ...]:
     )
 
 
-def _compiler() -> str:
+def find_compiler() -> str:
+    """The C++ compiler: what CXX says, else the first of the usual ones on the path.
+
+    Raises:
+        Unusable: there is none, or none is supported here.
+    """
     if sys.platform != "linux":
         raise Unusable(f"they are compiled on Linux only, and this is {sys.platform}")
     wanted = os.environ.get("CXX")
@@ -354,7 +366,7 @@ def _compiler() -> str:
     raise Unusable("there is no C++ compiler; install g++ or set CXX")
 
 
-class _Toolkit(NamedTuple):
+class Toolkit(NamedTuple):
     """What of CUDA's toolkit compiling needs."""
 
     nvcc: Path
@@ -362,8 +374,12 @@ class _Toolkit(NamedTuple):
     runtime: Path
 
 
-def _toolkit() -> _Toolkit:
-    """A CUDA toolkit whose major version is that of torch: the user's choice, else the system's, or pip's."""
+def find_toolkit() -> Toolkit:
+    """A CUDA toolkit whose major version is that of torch: the user's choice, else the system's, or pip's.
+
+    Raises:
+        Unusable: there is none; the sentence says what to install.
+    """
     wanted = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     on_path = shutil.which("nvcc")
     guesses = [Path(on_path).resolve().parents[1]] if on_path else []
@@ -381,7 +397,7 @@ def _toolkit() -> _Toolkit:
         elif headers is None or runtime is None:
             reasons.append(f"{home} has nvcc, but no {'cuda_runtime_api.h' if headers is None else 'libcudart.so'}")
         else:
-            return _Toolkit(nvcc, headers.parent, runtime)
+            return Toolkit(nvcc, headers.parent, runtime)
     raise Unusable(f"{'; '.join(reasons[1:] or reasons)}; {_cuda_advice(version)}")
 
 
@@ -411,10 +427,10 @@ def _below(home: Path, name: str) -> Path | None:
 
 
 def _facts(compiler: str) -> tuple[str, ...]:
-    return (str(torch.__version__), str(torch.version.git_version), _file_facts(Path(compiler)), platform.machine())
+    return (str(torch.__version__), str(torch.version.git_version), file_facts(Path(compiler)), platform.machine())
 
 
-def _file_facts(path: Path) -> str:
+def file_facts(path: Path) -> str:
     """Tells one version of a program from another without running it."""
     real = path.resolve()
     status = real.stat()
@@ -422,7 +438,7 @@ def _file_facts(path: Path) -> str:
 
 
 @functools.cache
-def _processor() -> str:
+def processor() -> str:
     """What -march=native looks at."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -431,7 +447,7 @@ def _processor() -> str:
     return " ".join(first.get(name, "") for name in wanted) or platform.processor()
 
 
-def _contents(*patterns: str) -> tuple[str, ...]:
+def contents(*patterns: str) -> tuple[str, ...]:
     """Names and hashes of source files."""
     names = sorted({path.name for pattern in patterns for path in SOURCES.glob(pattern)})
     return tuple(f"{name} {hashlib.sha256((SOURCES / name).read_bytes()).hexdigest()}" for name in names)

@@ -90,7 +90,7 @@ class Operator(Generic[Call, Function]):
                 reason = candidate.objection(call)
                 if not strict and (reason := reason or candidate.drawback(call)) is not None:
                     if not torch.compiler.is_compiling():
-                        _say_once(f"{self.name}: backend {backend} is preferred, but not used: {reason}")
+                        say_once(f"{self.name}: backend {backend} is preferred, but not used: {reason}")
                     return self.choose(call)
                 if reason is not None:
                     raise InputError(f"{self.name}: backend {backend} cannot be used: {reason}")
@@ -112,7 +112,7 @@ class Operator(Generic[Call, Function]):
             if reason is None:
                 return candidate
             if not torch.compiler.is_compiling():
-                _log_once(f"{self.name}: backend {candidate.name} is not used: {reason}")
+                log_once(f"{self.name}: backend {candidate.name} is not used: {reason}")
         return self.backends[-1]
 
 
@@ -188,10 +188,12 @@ def exporting() -> bool:
 
 
 @functools.cache
-def _say_once(message: str) -> None:
+def say_once(message: str) -> None:
+    """Log a message at info level, the first time only."""
     get_logger().info(message)
 
 
 @functools.cache
-def _log_once(message: str) -> None:
+def log_once(message: str) -> None:
+    """Log a message at debug level, the first time only."""
     get_logger().debug(message)

@@ -19,7 +19,8 @@ from archs.layers.mask import shift_regions
 from archs.layers.recompute import recomputed
 from archs.layers.window import Pair, window_merge, window_partition
 from archs.pft.bands import FocusBands, Surroundings, cut, give_memory_back
-from ops import FocusState, focused_attention
+from ops.focused.arguments import FocusState
+from ops.focused.attention import focused_attention
 from utils.errors import InputError
 
 SHARED_TABLE_WIDTH = 100

@@ -16,7 +16,7 @@ from archs.pft.bands import FocusBands
 from archs.pft.blocks import AttentionTransformerLayer
 from archs.pft.network import PFT, mirror_index
 from ops import FocusState
-from ops.focused.state import base_row, token_positions
+from ops.focused.table import base_row, token_positions
 from ops.window.region_mask import dense_mask
 from utils.errors import InputError
 

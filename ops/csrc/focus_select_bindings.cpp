@@ -1,12 +1,12 @@
 // focus_select on CUDA tensors: lays rows out as the kernels read them, and registers.
 //
-// Shapes as in focus.h; the messages for people are in ops/focused/attention.py.
+// Shapes as in focus.h; the messages for people are in ops/focused/arguments.py.
 
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "focus_bindings.h"
-#include "focus_select_cuda.h"
+#include "focus_cuda.h"
 
 namespace focalsr {
 namespace {

@@ -3,9 +3,9 @@
 // A block multiplies a tile of rows (queries, or keys in the second pass backward) with all rows of the other side; each
 // thread owns four columns of it. Then a warp has a row of the tile. The backward pass computes logits twice: queries own
 // d_q and what they add to the table, keys own d_k; d_v is summed through transposed lists. Everything is written by one
-// owner in a fixed order. Shapes as in focus_select_cuda.h.
+// owner in a fixed order. Shapes as in focus_cuda.h.
 
-#include "focus_select_cuda.h"
+#include "focus_cuda.h"
 
 #include "focus_rows_cuda.h"
 

@@ -1,9 +1,9 @@
 // Focused attention for CUDA, layers whose queries have lists of keys: one warp per query, its logits in shared memory.
 //
 // The backward pass computes weights again, and sums over queries through transposed lists (cuda_lists.h). Everything is
-// written by one warp in a fixed order. Shapes as in focus_sparse_cuda.h.
+// written by one warp in a fixed order. Shapes as in focus_cuda.h.
 
-#include "focus_sparse_cuda.h"
+#include "focus_cuda.h"
 
 #include "focus_rows_cuda.h"
 

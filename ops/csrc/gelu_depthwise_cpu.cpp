@@ -1,4 +1,4 @@
-// The middle of a convolutional perceptron on the CPU: t = gelu(x), out = t + gelu(depth-wise k x k of t + bias).
+// The middle of a convolutional MLP on the CPU: t = gelu(x), out = t + gelu(depth-wise k x k of t + bias).
 // A strip of columns is taken row by row, with the k rows of t that a result needs in the cache.
 //
 // Shapes: B images, H W pixels, C channels, the last dimension; K side of the kernel, odd; r = K / 2.

@@ -1,6 +1,6 @@
 // smm_qmk and smm_amv on CUDA tensors: lays rows out as the kernels read them, and registers.
 //
-// The checks keep every access in bounds; the messages for people are in ops/sparse/smm.py.
+// The checks keep every access in bounds; the messages for people are in ops/sparse/arguments.py.
 
 #include <ATen/ops/empty.h>
 #include <torch/library.h>

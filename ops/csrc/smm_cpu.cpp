@@ -264,7 +264,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& x, const Tensor& y, const Tens
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Checks that keep every access in bounds; the messages for people are in ops/sparse/smm.py
+// Checks that keep every access in bounds; the messages for people are in ops/sparse/arguments.py
 
 void check(const Tensor& narrow, const Tensor& rows, const Tensor& index, int64_t N, int64_t M) {
   TORCH_CHECK_VALUE(narrow.dim() == 3 && rows.dim() == 3 && index.dim() == 3, "expected three dimensions each");

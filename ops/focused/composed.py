@@ -1,10 +1,9 @@
 """Focused attention from PyTorch's operators, on cumulative logits. Shapes as in ops/focused/attention.py.
 
-It serves where no compiled kernel does, traces into exported programs, and is exact to rounding. Layers that select or
-have a list hold the maps [., h, N, N] of a few windows at a time, and are deterministic on CUDA too, in the backward
-pass as well: the keys of a list are distinct, so what is gathered or scattered by them meets nothing else in its
-place, and ops/window/relative_bias.py sums the gradient of the table without atomic additions. Layers that keep all
-keys are as deterministic as :func:`ops.window_attention`.
+It serves where no compiled kernel does, traces into exported programs, and is exact to rounding. The maps [., h, N, N]
+of a few windows exist at a time. It is deterministic on CUDA too, in the backward pass as well: the keys of a list are
+distinct, so what is gathered or scattered by them meets nothing else in its place, and ops/window/relative_bias.py
+sums the gradient of the table without atomic additions.
 """
 
 from __future__ import annotations
@@ -15,43 +14,36 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ops.focused.state import FocusInputs, FocusState, joined, list_dtype, position_index
-from ops.window.attention import window_attention
-from ops.window.region_mask import RegionMask, dense_mask
-from ops.window.relative_bias import RelativeBias
+from ops.focused.arguments import (
+    FocusArguments,
+    FocusCall,
+    FocusFunction,
+    FocusState,
+    joined,
+    keeps_all,
+    list_dtype,
+)
+from ops.focused.table import expanded_bias
+from ops.registry import Backend
+from ops.window.region_mask import dense_mask
 
-# Elements of a map [windows, h, N, N] that exist at once: 64 MiB in float32, and a few of them.
-_ELEMENTS = 1 << 24
+ELEMENTS = 1 << 24
+"""Elements of a map [windows, h, N, N] that exist at once: 64 MiB in float32, and a few of them."""
 
 
-def composed_focus(inputs: FocusInputs, state: FocusState | None) -> tuple[Tensor, FocusState]:
+def composed_focus(arguments: FocusArguments) -> tuple[Tensor, FocusState]:
     """One layer."""
-    if state is not None and state.index is not None:
-        return listed(inputs, state)
-    q, k, table = joined(inputs, state)
-    if inputs.topk >= q.shape[2]:
-        return unlisted(inputs, q, k, table)
-    return selecting(inputs, q, k, table)
+    if arguments.state is not None and arguments.state.index is not None:
+        return _listed(arguments, arguments.state)
+    return _unlisted(arguments)
 
 
-def unlisted(inputs: FocusInputs, q: Tensor, k: Tensor, table: Tensor) -> tuple[Tensor, FocusState]:
-    """All keys, and all are kept: ordinary attention with joined queries and keys [W, h, N, S]."""
-    mask = None if inputs.regions is None else RegionMask(inputs.regions)
-    bias = expanded_bias(table, inputs.window, q.shape[1])
-    return window_attention(q, k, inputs.v, bias, mask, 1.0), FocusState(q=q, k=k, table=table)
-
-
-def expanded_bias(table: Tensor, window: int, heads: int) -> Tensor:
-    """[T, h or 1] -> [h, N, N]."""
-    bias = RelativeBias(table, position_index(window, table.device)).dense()
-    return bias.expand(heads, -1, -1)
-
-
-def selecting(inputs: FocusInputs, q: Tensor, k: Tensor, table: Tensor) -> tuple[Tensor, FocusState]:
-    """All keys, of which some are kept; queries and keys [W, h, N, S] are joined."""
+def _unlisted(arguments: FocusArguments) -> tuple[Tensor, FocusState]:
+    """All keys, of which some or all are kept; queries and keys [W, h, N, S] are joined."""
+    q, k, table = joined(arguments)
     dtype = torch.promote_types(q.dtype, torch.float32)
-    bias = expanded_bias(table, inputs.window, q.shape[1]).to(dtype)
-    topk = inputs.topk
+    bias = expanded_bias(table, arguments.window, q.shape[1]).to(dtype)
+    topk = arguments.topk
 
     def part(q: Tensor, k: Tensor, v: Tensor, regions: Tensor | None) -> _Part:
         logits = q.to(dtype) @ k.to(dtype).mT + bias
@@ -59,29 +51,38 @@ def selecting(inputs: FocusInputs, q: Tensor, k: Tensor, table: Tensor) -> tuple
             logits = logits + dense_mask(regions, dtype)[:, None]
         return _finish(logits, None, topk, v)
 
-    regions = inputs.regions
+    regions = arguments.regions
     if regions is not None:
         regions = regions.repeat(q.shape[0] // regions.shape[0], 1)  # one row for each window of the batch
-    out, logits, index, log_sum = _in_parts(part, q, k, inputs.v, regions)
+    out, logits, index, log_sum = _in_parts(part, q, k, arguments.v, regions)
+    if keeps_all(arguments):
+        return out, FocusState(q=q, k=k, table=table)
     return out, FocusState(logits=logits, index=index, log_sum=log_sum)
 
 
-def listed(inputs: FocusInputs, state: FocusState) -> tuple[Tensor, FocusState]:
+def _listed(arguments: FocusArguments, state: FocusState) -> tuple[Tensor, FocusState]:
     """Listed keys alone."""
     assert state.logits is not None
     assert state.index is not None
     dtype = state.logits.dtype
-    bias = expanded_bias(inputs.table, inputs.window, inputs.q.shape[1]).to(dtype)
-    topk, scale = inputs.topk, inputs.scale
+    bias = expanded_bias(arguments.table, arguments.window, arguments.q.shape[1]).to(dtype)
+    topk, scale = arguments.topk, arguments.scale
 
     def part(q: Tensor, k: Tensor, v: Tensor, logits: Tensor, index: Tensor) -> _Part:
         keys = index.long()
         scores = (q.to(dtype) * scale) @ k.to(dtype).mT + bias
         return _finish(logits + scores.gather(-1, keys), index, topk, v)
 
-    out, logits, index, log_sum = _in_parts(part, inputs.q, inputs.k, inputs.v, state.logits, state.index)
+    out, logits, index, log_sum = _in_parts(part, arguments.q, arguments.k, arguments.v, state.logits, state.index)
     return out, FocusState(logits=logits, index=index, log_sum=log_sum)
 
+
+BACKEND: Backend[FocusCall, FocusFunction] = Backend(
+    "composed",
+    composed_focus,
+    refusal=lambda call: None,
+    remark="PyTorch's operators on cumulative logits; slower, and it needs maps of some windows at a time",
+)
 
 _Part = tuple[Tensor, Tensor, Tensor, Tensor]
 """Of some windows: the result, kept logits, their keys, log-sums."""
@@ -119,7 +120,7 @@ def _in_parts(part: Callable[..., _Part], q: Tensor, k: Tensor, v: Tensor, *othe
     if torch.compiler.is_compiling():
         return part(q, k, v, *others)
     windows, heads, tokens, _ = q.shape
-    step = max(1, _ELEMENTS // (heads * tokens * tokens))
+    step = max(1, ELEMENTS // (heads * tokens * tokens))
     found = []
     for start in range(0, max(1, windows), step):
         some = [None if x is None else x[start : start + step] for x in (q, k, v, *others)]

@@ -1,78 +1,156 @@
-"""Focused attention by compiled kernels of this project: ops/csrc/focus_*.
+"""Focused attention by compiled kernels of this project, one query at a time, so that no map exists.
 
-One query at a time, so that no map exists; the backward pass computes weights again from logits or from queries and
-keys. Layers that keep all keys are ordinary attention. Shapes as in ops/focused/attention.py.
+The backward pass computes weights again from logits or from queries and keys. Layers that select are
+``focalsr::focus_select``: ops/csrc/focus_select_cpu.cpp, on CUDA focus_select_bindings.cpp and focus_select_cuda.cu.
+Layers whose queries have lists are ``focalsr::focus_sparse``, in files of that name. Shapes as in
+ops/focused/attention.py.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from ops.focused.composed import unlisted
-from ops.focused.state import FocusInputs, FocusState, joined, list_dtype
-
-for _name, _arguments, _results in (
-    (
-        "focus_select",
-        "Tensor q, Tensor k, Tensor v, Tensor table, Tensor? regions, int window, int topk",
-        "(Tensor out, Tensor logits, Tensor index, Tensor log_sum)",
-    ),
-    (
-        "focus_select_backward",
-        "Tensor grad, Tensor? grad_logits, Tensor q, Tensor k, Tensor v, Tensor table, Tensor? regions, Tensor index, "
-        "Tensor log_sum, int window",
-        "(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_table)",
-    ),
-    (
-        "focus_sparse",
-        "Tensor q, Tensor k, Tensor v, Tensor table, Tensor logits, Tensor index, int window, int topk, float scale",
-        "(Tensor out, Tensor new_logits, Tensor new_index, Tensor log_sum)",
-    ),
-    (
-        "focus_sparse_backward",
-        "Tensor grad, Tensor? grad_logits, Tensor q, Tensor k, Tensor v, Tensor table, Tensor logits, Tensor index, "
-        "Tensor? new_index, Tensor log_sum, int window, float scale",
-        "(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_table, Tensor d_logits)",
-    ),
-):
-    torch.library.define(f"focalsr::{_name}", f"({_arguments}) -> {_results}")
+from ops import build
+from ops.focused.arguments import (
+    FocusArguments,
+    FocusCall,
+    FocusFunction,
+    FocusState,
+    joined,
+    keeps_all,
+    list_dtype,
+)
+from ops.focused.joined import joined_focus
+from ops.registration import register
+from ops.registry import NATIVE, Backend, exporting
 
 
-def native_focus(inputs: FocusInputs, state: FocusState | None) -> tuple[Tensor, FocusState]:
+class Select(NamedTuple):
+    """The arguments of ``focalsr::focus_select``."""
+
+    q: Tensor  # [W, h, N, S], joined and scaled
+    k: Tensor  # [W, h, N, S]
+    v: Tensor  # [W, h, N, D]
+    table: Tensor  # [T, h or 1], float32 at least
+    regions: Tensor | None  # [n, N] uint8
+    window: int
+    topk: int  # K, below N
+
+
+class SelectBackward(NamedTuple):
+    """The arguments of its gradient."""
+
+    grad: Tensor  # [W, h, N, D]
+    grad_logits: Tensor | None  # [W, h, N, K]
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    table: Tensor
+    regions: Tensor | None
+    lists: Tensor  # [W, h, N, K]
+    log_sum: Tensor  # [W, h, N]
+    window: int
+
+
+class Sparse(NamedTuple):
+    """The arguments of ``focalsr::focus_sparse``."""
+
+    q: Tensor  # [W, h, N, D]
+    k: Tensor  # [W, h, N, D]
+    v: Tensor  # [W, h, N, D]
+    table: Tensor  # [T, h or 1], type of the logits
+    logits: Tensor  # [W, h, N, K]
+    lists: Tensor  # [W, h, N, K]
+    window: int
+    topk: int
+    scale: float
+
+
+class SparseBackward(NamedTuple):
+    """The arguments of its gradient; without ``new_lists`` the logits are those after the layer."""
+
+    grad: Tensor  # [W, h, N, D]
+    grad_logits: Tensor | None  # of the logits that are kept
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    table: Tensor
+    logits: Tensor
+    lists: Tensor
+    new_lists: Tensor | None  # the list after the layer, where it is shorter
+    log_sum: Tensor
+    window: int
+    scale: float
+
+
+def native_focus(arguments: FocusArguments) -> tuple[Tensor, FocusState]:
     """One layer."""
-    if state is not None and state.index is not None:
-        return _listed(inputs, state)
-    q, k, table = joined(inputs, state)
-    tokens = q.shape[2]
-    if inputs.topk >= tokens:
-        return unlisted(inputs, q, k, table)
-    dtype = torch.promote_types(q.dtype, torch.float32)
-    out, logits, index, log_sum = torch.ops.focalsr.focus_select(
-        q, k, inputs.v, table.to(dtype), inputs.regions, inputs.window, inputs.topk
-    )
+    if arguments.state is not None and arguments.state.index is not None:
+        return _listed(arguments, arguments.state)
+    if keeps_all(arguments):
+        return joined_focus(arguments, prefer=NATIVE)
+    q, k, table = joined(arguments)
+    table = table.to(torch.promote_types(q.dtype, torch.float32))
+    select = Select(q, k, arguments.v, table, arguments.regions, arguments.window, arguments.topk)
+    out, logits, index, log_sum = torch.ops.focalsr.focus_select(*select)
     return out, FocusState(logits=logits, index=index, log_sum=log_sum)
 
 
-def _listed(inputs: FocusInputs, state: FocusState) -> tuple[Tensor, FocusState]:
+def _listed(arguments: FocusArguments, state: FocusState) -> tuple[Tensor, FocusState]:
     assert state.logits is not None
     assert state.index is not None
-    out, logits, index, log_sum = torch.ops.focalsr.focus_sparse(
-        inputs.q,
-        inputs.k,
-        inputs.v,
-        inputs.table.to(state.logits.dtype),
-        state.logits,
-        state.index,
-        inputs.window,
-        inputs.topk,
-        inputs.scale,
-    )
-    kept = index if inputs.topk < state.index.shape[-1] else state.index
+    q, k, v, table, _, window, topk, scale, _ = arguments
+    sparse = Sparse(q, k, v, table.to(state.logits.dtype), state.logits, state.index, window, topk, scale)
+    out, logits, index, log_sum = torch.ops.focalsr.focus_sparse(*sparse)
+    kept = index if topk < state.index.shape[-1] else state.index
     return out, FocusState(logits=logits, index=kept, log_sum=log_sum)
+
+
+def _refusal(call: FocusCall) -> str | None:
+    if exporting():
+        return "an exported program must run without this project's operators"
+    if call.device == "cuda":
+        return _cuda_refusal(call)
+    if call.device != "cpu":
+        return f"there are kernels for cpu and cuda only, and the tensors are on {call.device}"
+    if call.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        return f"its kernels know no {call.dtype}"
+    return None
+
+
+def _missing(call: FocusCall) -> str | None:
+    if call.device == "cuda":
+        return build.cuda_extension("focus_sparse" if call.sparse else "focus_select")
+    part = "focus_sparse" if call.sparse else "focus_select" if call.selects else "window"
+    return build.cpu_extension(part)
+
+
+_LONGEST_CUDA_LIST = 512
+"""kLongestList of ops/csrc/focus_cuda.h."""
+_MOST_CUDA_TOKENS = 1024
+"""kMostTokens of ops/csrc/focus_cuda.h."""
+
+
+def _cuda_refusal(call: FocusCall) -> str | None:
+    if call.sparse and call.length > _LONGEST_CUDA_LIST:
+        return f"its CUDA kernels take lists of at most {_LONGEST_CUDA_LIST} keys, and these have {call.length}"
+    if not call.sparse and call.selects and call.length > _MOST_CUDA_TOKENS:
+        return f"its CUDA kernels select among at most {_MOST_CUDA_TOKENS} tokens, and a window has {call.length}"
+    if call.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"its CUDA kernels know no {call.dtype}"
+    return None
+
+
+BACKEND: Backend[FocusCall, FocusFunction] = Backend(
+    NATIVE,
+    native_focus,
+    refusal=_refusal,
+    remark="one query at a time; no map of queries and keys exists",
+    missing=_missing,
+)
 
 
 def _token_major(q: Tensor, width: int) -> Tensor:
@@ -84,89 +162,57 @@ def _numbers(q: Tensor, *last: int) -> Tensor:
     return q.new_empty(*q.shape[:3], *last, dtype=torch.promote_types(q.dtype, torch.float32))
 
 
-def _fake_select(
-    q: Tensor, k: Tensor, v: Tensor, table: Tensor, regions: Tensor | None, window: int, topk: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    logits = _numbers(q, topk)
-    index = q.new_empty(logits.shape, dtype=list_dtype(window**2))
-    return _token_major(q, v.shape[3]), logits, index, _numbers(q)
-
-
-def _fake_select_backward(
-    grad: Tensor,
-    grad_logits: Tensor | None,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    regions: Tensor | None,
-    index: Tensor,
-    log_sum: Tensor,
-    window: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _token_major(q, q.shape[3]), _token_major(q, q.shape[3]), _token_major(q, v.shape[3]), _dense_like(table)
-
-
-def _fake_sparse(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    logits: Tensor,
-    index: Tensor,
-    window: int,
-    topk: int,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    length = index.shape[3]
-    kept = _numbers(q, min(topk, length))
-    new_index = index.new_empty(kept.shape if topk < length else (0,))
-    return _token_major(q, v.shape[3]), kept, new_index, _numbers(q)
-
-
-def _fake_sparse_backward(
-    grad: Tensor,
-    grad_logits: Tensor | None,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    logits: Tensor,
-    index: Tensor,
-    new_index: Tensor | None,
-    log_sum: Tensor,
-    window: int,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    d_q, d_k, d_v = (_token_major(q, q.shape[3]) for _ in range(3))
-    return d_q, d_k, d_v, _dense_like(table), logits.new_empty(index.shape)
-
-
 def _dense_like(x: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _keep_select(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, k, v, table, regions, ctx.window, _ = inputs
+def _fake_select(arguments: Select) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q = arguments.q
+    logits = _numbers(q, arguments.topk)
+    index = q.new_empty(logits.shape, dtype=list_dtype(arguments.window**2))
+    return _token_major(q, arguments.v.shape[3]), logits, index, _numbers(q)
+
+
+def _fake_select_backward(arguments: SelectBackward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q = arguments.q
+    d_q, d_k, d_v = (_token_major(q, x.shape[3]) for x in (q, q, arguments.v))
+    return d_q, d_k, d_v, _dense_like(arguments.table)
+
+
+def _fake_sparse(arguments: Sparse) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q, index, topk = arguments.q, arguments.lists, arguments.topk
+    length = index.shape[3]
+    kept = _numbers(q, min(topk, length))
+    new_index = index.new_empty(kept.shape if topk < length else (0,))
+    return _token_major(q, arguments.v.shape[3]), kept, new_index, _numbers(q)
+
+
+def _fake_sparse_backward(arguments: SparseBackward) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    q = arguments.q
+    d_q, d_k, d_v = (_token_major(q, q.shape[3]) for _ in range(3))
+    return d_q, d_k, d_v, _dense_like(arguments.table), arguments.logits.new_empty(arguments.lists.shape)
+
+
+def _keep_select(ctx: Any, arguments: Select, output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.window, _ = arguments
     _, _, index, log_sum = output
     ctx.mark_non_differentiable(index, log_sum)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, table, regions, index, log_sum)
+    ctx.save_for_backward(*tensors, index, log_sum)
 
 
 def _differentiate_select(
     ctx: Any, grad: Tensor | None, grad_logits: Tensor | None, *others: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    q, k, v, table, regions, index, log_sum = ctx.saved_tensors
-    grad = torch.zeros_like(v) if grad is None else grad
-    gradients = torch.ops.focalsr.focus_select_backward(
-        grad, grad_logits, q, k, v, table, regions, index, log_sum, ctx.window
-    )
+    saved = ctx.saved_tensors  # asked for once: activation checkpointing unpacks a tensor no second time
+    grad = torch.zeros_like(saved[2]) if grad is None else grad
+    arguments = SelectBackward._make((grad, grad_logits, *saved, ctx.window))
+    gradients = torch.ops.focalsr.focus_select_backward(*arguments)
     return (*gradients, None, None, None)
 
 
-def _keep_sparse(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, k, v, table, logits, index, ctx.window, topk, ctx.scale = inputs
+def _keep_sparse(ctx: Any, arguments: Sparse, output: tuple[Tensor, ...]) -> None:
+    q, k, v, table, logits, index, ctx.window, topk, ctx.scale = arguments
     _, new_logits, new_index, log_sum = output
     ctx.mark_non_differentiable(new_index, log_sum)
     ctx.set_materialize_grads(False)
@@ -178,54 +224,50 @@ def _keep_sparse(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 def _differentiate_sparse(
     ctx: Any, grad: Tensor | None, grad_logits: Tensor | None, *others: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    q, k, v, table, logits, index, new_index, log_sum = ctx.saved_tensors
-    grad = torch.zeros_like(v) if grad is None else grad
-    gradients = torch.ops.focalsr.focus_sparse_backward(
-        grad, grad_logits, q, k, v, table, logits, index, new_index, log_sum, ctx.window, ctx.scale
-    )
+    saved = ctx.saved_tensors  # asked for once: activation checkpointing unpacks a tensor no second time
+    grad = torch.zeros_like(saved[2]) if grad is None else grad
+    arguments = SparseBackward._make((grad, grad_logits, *saved, ctx.window, ctx.scale))
+    gradients = torch.ops.focalsr.focus_sparse_backward(*arguments)
     return (*gradients, None, None, None, None)
 
 
-torch.library.register_fake("focalsr::focus_select", _fake_select)
-torch.library.register_fake("focalsr::focus_select_backward", _fake_select_backward)
-torch.library.register_fake("focalsr::focus_sparse", _fake_sparse)
-torch.library.register_fake("focalsr::focus_sparse_backward", _fake_sparse_backward)
-torch.library.register_autograd("focalsr::focus_select", _differentiate_select, setup_context=_keep_select)
-torch.library.register_autograd("focalsr::focus_sparse", _differentiate_sparse, setup_context=_keep_sparse)
+def _select_flops(sizes: Any) -> int:
+    windows, heads, tokens, width = sizes.q
+    return int(2 * windows * heads * tokens * (tokens * width + sizes.topk * sizes.v[3]))
 
 
-@register_flop_formula(torch.ops.focalsr.focus_select)
-def _select_flops(
-    q: torch.Size, k: torch.Size, v: torch.Size, table: torch.Size, regions: Any, window: int, topk: int, **kwargs: Any
-) -> int:
-    windows, heads, tokens, width = q
-    return 2 * windows * heads * tokens * (tokens * width + topk * v[3])
+def _select_backward_flops(sizes: Any) -> int:
+    windows, heads, tokens, width = sizes.q
+    return int(2 * windows * heads * tokens * (3 * tokens * width + 2 * sizes.lists[3] * sizes.v[3]))
 
 
-@register_flop_formula(torch.ops.focalsr.focus_select_backward)
-def _select_backward_flops(
-    grad: torch.Size, grad_logits: Any, q: torch.Size, k: torch.Size, v: torch.Size, table: torch.Size, regions: Any,
-    index: torch.Size, *args: Any, **kwargs: Any,
-) -> int:  # fmt: skip
-    windows, heads, tokens, width = q
-    return 2 * windows * heads * tokens * (3 * tokens * width + 2 * index[3] * v[3])
+def _sparse_flops(sizes: Any) -> int:
+    windows, heads, tokens, width = sizes.q
+    length = sizes.lists[3]
+    return int(2 * windows * heads * tokens * width * (length + min(sizes.topk, length)))
 
 
-@register_flop_formula(torch.ops.focalsr.focus_sparse)
-def _sparse_flops(
-    q: torch.Size, k: torch.Size, v: torch.Size, table: torch.Size, logits: torch.Size, index: torch.Size, window: int,
-    topk: int, *args: Any, **kwargs: Any,
-) -> int:  # fmt: skip
-    windows, heads, tokens, width = q
-    return 2 * windows * heads * tokens * width * (index[3] + min(topk, index[3]))
+def _sparse_backward_flops(sizes: Any) -> int:
+    windows, heads, tokens, width = sizes.q
+    length = sizes.lists[3]
+    after = length if sizes.new_lists is None else sizes.new_lists[3]
+    recomputed = 0 if sizes.new_lists is None else length
+    return int(2 * windows * heads * tokens * width * (2 * length + 2 * after + recomputed))
 
 
-@register_flop_formula(torch.ops.focalsr.focus_sparse_backward)
-def _sparse_backward_flops(
-    grad: torch.Size, grad_logits: Any, q: torch.Size, k: torch.Size, v: torch.Size, table: torch.Size,
-    logits: torch.Size, index: torch.Size, new_index: torch.Size | None, *args: Any, **kwargs: Any,
-) -> int:  # fmt: skip
-    windows, heads, tokens, width = q
-    after = index[3] if new_index is None else new_index[3]
-    recomputed = 0 if new_index is None else index[3]
-    return 2 * windows * heads * tokens * width * (2 * index[3] + 2 * after + recomputed)
+register(
+    "focus_select", Select, "(Tensor out, Tensor logits, Tensor index, Tensor log_sum)",
+    fake=_fake_select, flops=_select_flops, keep=_keep_select, differentiate=_differentiate_select,
+)  # fmt: skip
+register(
+    "focus_select_backward", SelectBackward, "(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_table)",
+    fake=_fake_select_backward, flops=_select_backward_flops,
+)  # fmt: skip
+register(
+    "focus_sparse", Sparse, "(Tensor out, Tensor new_logits, Tensor new_index, Tensor log_sum)",
+    fake=_fake_sparse, flops=_sparse_flops, keep=_keep_sparse, differentiate=_differentiate_sparse,
+)  # fmt: skip
+register(
+    "focus_sparse_backward", SparseBackward, "(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_table, Tensor d_logits)",
+    fake=_fake_sparse_backward, flops=_sparse_backward_flops,
+)  # fmt: skip

@@ -8,40 +8,51 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ops.focused.state import FocusInputs, FocusState, position_index
+from ops.focused.arguments import FocusArguments, FocusCall, FocusFunction, FocusState
+from ops.focused.table import position_index
+from ops.registry import REFERENCE, Backend
 from ops.window.region_mask import dense_mask
 
 _EPS = 1e-20
 
 
-def reference_focus(inputs: FocusInputs, state: FocusState | None) -> tuple[Tensor, FocusState]:
+def reference_focus(arguments: FocusArguments) -> tuple[Tensor, FocusState]:
     """One layer; half precision is computed in float32."""
-    dtype = torch.promote_types(inputs.q.dtype, torch.float32)
-    q, k, v = (x.to(dtype) for x in (inputs.q, inputs.k, inputs.v))
+    state = arguments.state
+    dtype = torch.promote_types(arguments.q.dtype, torch.float32)
+    q, k, v = (x.to(dtype) for x in (arguments.q, arguments.k, arguments.v))
     before = None if state is None else state.weights
     index = None if state is None else state.index
     tokens = q.shape[2]
-    bias = dense_bias(inputs.table, inputs.window).to(dtype)  # [h or 1, N, N]
-    logits = (q * inputs.scale) @ k.mT
+    bias = dense_bias(arguments.table, arguments.window).to(dtype)  # [h or 1, N, N]
+    logits = (q * arguments.scale) @ k.mT
     if index is None:
         logits = logits + bias
-        if inputs.regions is not None:
-            by_image = logits.view(-1, len(inputs.regions), *logits.shape[1:])  # [B, n, h, N, N]
-            logits = (by_image + dense_mask(inputs.regions, dtype)[:, None]).flatten(0, 1)
+        if arguments.regions is not None:
+            by_image = logits.view(-1, len(arguments.regions), *logits.shape[1:])  # [B, n, h, N, N]
+            logits = (by_image + dense_mask(arguments.regions, dtype)[:, None]).flatten(0, 1)
     else:
         logits = logits.gather(-1, index) + bias.expand_as(logits).gather(-1, index)
     weights = logits.softmax(-1)
     if before is not None:
         weights = weights * before
         weights = (weights + _EPS) / (weights.sum(-1, keepdim=True) + _EPS)
-    if inputs.topk < tokens:
-        weights, kept = weights.topk(min(inputs.topk, weights.shape[-1]), dim=-1)
+    if arguments.topk < tokens:
+        weights, kept = weights.topk(min(arguments.topk, weights.shape[-1]), dim=-1)
         index = kept if index is None else index.gather(-1, kept)
     spread = weights if index is None else q.new_zeros(*weights.shape[:3], tokens).scatter(-1, index, weights)
     out = spread @ v
-    return out.to(inputs.q.dtype), FocusState(weights=weights, index=index)
+    return out.to(arguments.q.dtype), FocusState(weights=weights, index=index)
 
 
 def dense_bias(table: Tensor, window: int) -> Tensor:
     """[T, h] -> [h, N, N]."""
     return table[position_index(window, table.device)].permute(2, 0, 1)
+
+
+BACKEND: Backend[FocusCall, FocusFunction] = Backend(
+    REFERENCE,
+    reference_focus,
+    refusal=lambda call: None,
+    remark="the published formulas; slowest, and every layer keeps its map",
+)

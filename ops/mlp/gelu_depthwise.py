@@ -1,4 +1,4 @@
-"""The middle of a convolutional perceptron, which lies between two matrix products: activation and local mixing.
+"""The middle of a convolutional MLP, which lies between two matrix products: activation and local mixing.
 
 Shapes: B images, H W pixels, C channels, K side of the kernel, odd.
 """
@@ -12,15 +12,29 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from ops import build
-from ops.registry import Backend, Operator, exporting
+from ops.registration import register
+from ops.registry import NATIVE, REFERENCE, Backend, Operator, exporting
 from utils.errors import InputError
 
-torch.library.define("focalsr::gelu_depthwise", "(Tensor x, Tensor weight, Tensor bias) -> Tensor")
-
 _LARGEST_SIDE = 63  # of the compiled kernels
+
+
+class GeluDepthwiseArguments(NamedTuple):
+    """The arguments of :func:`gelu_depthwise` as they travel."""
+
+    x: Tensor  # [B, H, W, C]
+    weight: Tensor  # [C, 1, K, K]
+    bias: Tensor  # [C]
+
+
+class GeluDepthwiseCall(NamedTuple):
+    """What the choice of a backend depends on."""
+
+    device: str
+    gradient: bool = False
+    side: int = 3
 
 
 def gelu_depthwise(x: Tensor, weight: Tensor, bias: Tensor, backend: str = "auto") -> Tensor:
@@ -53,26 +67,21 @@ def gelu_depthwise(x: Tensor, weight: Tensor, bias: Tensor, backend: str = "auto
         gradient=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, weight, bias)),
         side=side,
     )
-    return GELU_DEPTHWISE.choose(call, backend).run(x, weight, bias)
+    return GELU_DEPTHWISE.choose(call, backend).run(GeluDepthwiseArguments(x, weight, bias))
 
 
-class GeluDepthwiseCall(NamedTuple):
-    """What the choice of a backend depends on."""
-
-    device: str
-    gradient: bool = False
-    side: int = 3
-
-
-def _reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def reference_gelu_depthwise(arguments: GeluDepthwiseArguments) -> Tensor:
+    """[B, H, W, C], by PyTorch's convolution."""
+    x, weight, bias = arguments
     t = F.gelu(x)
     image = t.permute(0, 3, 1, 2)  # [B, C, H, W]
     mixed = F.conv2d(image, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
     return t + F.gelu(mixed).permute(0, 2, 3, 1)
 
 
-def _native(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    out: Tensor = torch.ops.focalsr.gelu_depthwise(x, weight, bias)
+def native_gelu_depthwise(arguments: GeluDepthwiseArguments) -> Tensor:
+    """[B, H, W, C], by ops/csrc/gelu_depthwise_cpu.cpp."""
+    out: Tensor = torch.ops.focalsr.gelu_depthwise(*arguments)
     return out
 
 
@@ -97,19 +106,19 @@ def _examples() -> Mapping[str, GeluDepthwiseCall]:
     }
 
 
-GELU_DEPTHWISE: Operator[GeluDepthwiseCall, Callable[[Tensor, Tensor, Tensor], Tensor]] = Operator(
+GELU_DEPTHWISE: Operator[GeluDepthwiseCall, Callable[[GeluDepthwiseArguments], Tensor]] = Operator(
     name="gelu_depthwise",
     backends=(
         Backend(
-            "native",
-            _native,
+            NATIVE,
+            native_gelu_depthwise,
             refusal=_refusal,
             remark="a compiled kernel of this project; rows of the map stay in the cache",
             missing=lambda call: build.cpu_extension("gelu_depthwise"),
         ),
         Backend(
-            "reference",
-            _reference,
+            REFERENCE,
+            reference_gelu_depthwise,
             refusal=lambda call: None,
             remark="slower: the map is written and read six times",
         ),
@@ -118,14 +127,13 @@ GELU_DEPTHWISE: Operator[GeluDepthwiseCall, Callable[[Tensor, Tensor, Tensor], T
 )
 
 
-def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
+def _fake(arguments: GeluDepthwiseArguments) -> Tensor:
+    return arguments.x.new_empty(arguments.x.shape)
 
 
-def _flops(x: torch.Size, weight: torch.Size, *args: Any, **kwargs: Any) -> int:
-    """Of the convolution, as PyTorch counts: two for a multiplication and an addition."""
-    return 2 * math.prod(x) * math.prod(weight[2:])
+def _flops(sizes: Any) -> int:
+    """Of the convolution."""
+    return int(2 * math.prod(sizes.x) * math.prod(sizes.weight[2:]))
 
 
-torch.library.register_fake("focalsr::gelu_depthwise", _fake)
-register_flop_formula(torch.ops.focalsr.gelu_depthwise)(_flops)
+register("gelu_depthwise", GeluDepthwiseArguments, "Tensor", fake=_fake, flops=_flops)

@@ -12,7 +12,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ops.registry import Backend, Operator, exporting
+from ops.autocast import autocast_is_on
+from ops.registry import REFERENCE, Backend, Operator, exporting
+
+
+class LinearArguments(NamedTuple):
+    """The arguments of :func:`linear` as they travel."""
+
+    x: Tensor  # [..., K]
+    weight: Tensor  # [C, K]
+    bias: Tensor | None  # [C]
+    gelu: bool
+
+
+class LinearCall(NamedTuple):
+    """What the choice of a backend depends on."""
+
+    device: str
+    dtype: torch.dtype | None = torch.float32
+    gradient: bool = False
+    autocast: bool = False
+    empty: bool = False
 
 
 def linear(
@@ -42,28 +62,22 @@ def linear(
         device=x.device.type,
         dtype=x.dtype if x.dtype == weight.dtype else None,
         gradient=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors),
-        autocast=x.device.type == "cpu" and torch.is_autocast_enabled("cpu"),
+        autocast=x.device.type == "cpu" and autocast_is_on("cpu"),
         empty=x.numel() == 0,
     )
-    return LINEAR.choose(call, backend).run(x, weight, bias, gelu)
+    return LINEAR.choose(call, backend).run(LinearArguments(x, weight, bias, gelu))
 
 
-class LinearCall(NamedTuple):
-    """What the choice of a backend depends on."""
-
-    device: str
-    dtype: torch.dtype | None = torch.float32
-    gradient: bool = False
-    autocast: bool = False
-    empty: bool = False
-
-
-def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+def reference_linear(arguments: LinearArguments) -> Tensor:
+    """[..., C], by PyTorch's layers."""
+    x, weight, bias, gelu = arguments
     y = F.linear(x, weight, bias)
     return F.gelu(y) if gelu else y
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+def onednn_linear(arguments: LinearArguments) -> Tensor:
+    """[..., C], by an operator of torch that its compiler uses."""
+    x, weight, bias, gelu = arguments
     activation, formula = ("gelu", "none") if gelu else ("none", "")
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], formula)
     return out
@@ -98,18 +112,18 @@ def _examples() -> Mapping[str, LinearCall]:
     }
 
 
-LINEAR: Operator[LinearCall, Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]] = Operator(
+LINEAR: Operator[LinearCall, Callable[[LinearArguments], Tensor]] = Operator(
     name="linear",
     backends=(
         Backend(
             "onednn",
-            _onednn,
+            onednn_linear,
             refusal=_refusal,
             remark="bias and GELU in one pass, through an operator of torch that its compiler uses",
         ),
         Backend(
-            "reference",
-            _reference,
+            REFERENCE,
+            reference_linear,
             refusal=lambda call: None,
             remark="torch.nn.functional.linear and gelu",
         ),

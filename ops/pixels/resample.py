@@ -11,19 +11,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.flop_counter import register_flop_formula
 
 from ops import build
-from ops.registry import Backend, Operator, exporting
+from ops.registration import register
+from ops.registry import NATIVE, REFERENCE, Backend, Operator, exporting
 from utils.errors import InputError
 
 Rounding = Literal["none", "last", "each"]
-
-torch.library.define(
-    "focalsr::resample",
-    "(Tensor x, Tensor row_source, Tensor row_weight, Tensor column_source, Tensor column_weight, int rounding)"
-    " -> Tensor",
-)
 
 # Distance from x.5 that still counts as a tie. Sums of 8-bit values with the weights of a whole factor are multiples
 # of 1e-9 or more apart (factors up to 7; 8 and 16 are exact), rounding errors are below 1e-12: whatever the order of
@@ -42,6 +36,25 @@ class Taps(NamedTuple):
     def part(self, start: int, length: int) -> Taps:
         """Those of ``length`` output pixels from ``start`` on."""
         return Taps(self.source[start : start + length], self.weight[start : start + length])
+
+
+class ResampleArguments(NamedTuple):
+    """The arguments of :func:`resample` as they travel."""
+
+    x: Tensor  # [A, H, W, C]
+    row_source: Tensor  # [h, T]
+    row_weight: Tensor  # [h, T]
+    column_source: Tensor  # [w, T]
+    column_weight: Tensor  # [w, T]
+    rounding: int  # 0, 1 after the columns, 2 after the rows too
+
+
+class ResampleCall(NamedTuple):
+    """What the choice of a backend depends on."""
+
+    device: str
+    gradient: bool = False
+    dtype: torch.dtype = torch.float32
 
 
 def resample(x: Tensor, rows: Taps, columns: Taps, rounding: Rounding = "none", backend: str = "auto") -> Tensor:
@@ -73,15 +86,7 @@ def resample(x: Tensor, rows: Taps, columns: Taps, rounding: Rounding = "none", 
         gradient=torch.is_grad_enabled() and (x.requires_grad or rows.weight.requires_grad),
         dtype=x.dtype,
     )
-    return RESAMPLE.choose(call, backend).run(x, rows, columns, rounding)
-
-
-class ResampleCall(NamedTuple):
-    """What the choice of a backend depends on."""
-
-    device: str
-    gradient: bool = False
-    dtype: torch.dtype = torch.float32
+    return RESAMPLE.choose(call, backend).run(ResampleArguments(x, *rows, *columns, _ROUNDINGS[rounding]))
 
 
 def round_levels(levels: Tensor) -> Tensor:
@@ -89,24 +94,27 @@ def round_levels(levels: Tensor) -> Tensor:
     return levels.add(0.5 + _TIE).floor_().clamp_(0, 255).to(torch.uint8)
 
 
-def _reference(x: Tensor, rows: Taps, columns: Taps, rounding: Rounding) -> Tensor:
-    if len(rows.source) <= _STRIP or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return _both(x, rows, columns, rounding)
+def reference_resample(arguments: ResampleArguments) -> Tensor:
+    """[A, h, w, C]: the rows, then the columns."""
+    x, row_source, row_weight, *_ = arguments
+    if len(row_source) <= _STRIP or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return _both(arguments)
     # Strips of the output one after another: what lies between the two passes stays in the cache.
     parts = []
-    for source, weight in zip(rows.source.split(_STRIP), rows.weight.split(_STRIP), strict=True):
+    for source, weight in zip(row_source.split(_STRIP), row_weight.split(_STRIP), strict=True):
         first, last = int(source.min()), int(source.max())
         seen = x.narrow(1, first, last - first + 1)
-        parts.append(_both(seen, Taps(source - first, weight), columns, rounding))
+        parts.append(_both(arguments._replace(x=seen, row_source=source - first, row_weight=weight)))
     return torch.cat(parts, 1)
 
 
-def _both(x: Tensor, rows: Taps, columns: Taps, rounding: Rounding) -> Tensor:
-    between = _along(x.to(rows.weight.dtype), 1, rows).to(columns.weight.dtype)
-    if rounding == "each":
+def _both(arguments: ResampleArguments) -> Tensor:
+    x, row_source, row_weight, column_source, column_weight, rounding = arguments
+    between = _along(x.to(row_weight.dtype), 1, Taps(row_source, row_weight)).to(column_weight.dtype)
+    if rounding == _ROUNDINGS["each"]:
         between = round_levels(between).to(torch.float64)
-    result = _along(between, 2, columns)
-    return result if rounding == "none" else round_levels(result)
+    result = _along(between, 2, Taps(column_source, column_weight))
+    return result if rounding == _ROUNDINGS["none"] else round_levels(result)
 
 
 def _along(x: Tensor, axis: int, taps: Taps) -> Tensor:
@@ -117,8 +125,9 @@ def _along(x: Tensor, axis: int, taps: Taps) -> Tensor:
     return result.reshape(-1, *moved.shape[1:]).movedim(0, axis)
 
 
-def _native(x: Tensor, rows: Taps, columns: Taps, rounding: Rounding) -> Tensor:
-    out: Tensor = torch.ops.focalsr.resample(x, *rows, *columns, _ROUNDINGS[rounding])
+def native_resample(arguments: ResampleArguments) -> Tensor:
+    """[A, h, w, C], by ops/csrc/resample_cpu.cpp."""
+    out: Tensor = torch.ops.focalsr.resample(*arguments)
     return out
 
 
@@ -139,19 +148,19 @@ def _examples() -> Mapping[str, ResampleCall]:
     return {device: ResampleCall(device) for device in devices}
 
 
-RESAMPLE: Operator[ResampleCall, Callable[[Tensor, Taps, Taps, Rounding], Tensor]] = Operator(
+RESAMPLE: Operator[ResampleCall, Callable[[ResampleArguments], Tensor]] = Operator(
     name="resample",
     backends=(
         Backend(
-            "native",
-            _native,
+            NATIVE,
+            native_resample,
             refusal=_refusal,
             remark="a compiled kernel of this project; a tile of the image at a time, in the cache",
             missing=lambda call: build.cpu_extension("resample"),
         ),
         Backend(
-            "reference",
-            _reference,
+            REFERENCE,
+            reference_resample,
             refusal=lambda call: None,
             remark="slower: the image between the passes is written and read",
         ),
@@ -160,18 +169,16 @@ RESAMPLE: Operator[ResampleCall, Callable[[Tensor, Taps, Taps, Rounding], Tensor
 )
 
 
-def _fake(
-    x: Tensor, row_source: Tensor, row_weight: Tensor, column_source: Tensor, column_weight: Tensor, rounding: int
-) -> Tensor:
+def _fake(arguments: ResampleArguments) -> Tensor:
+    x, row_source, _, column_source, column_weight, rounding = arguments
     size = (x.shape[0], row_source.shape[0], column_source.shape[0], x.shape[3])
     return x.new_empty(size, dtype=torch.uint8 if rounding else column_weight.dtype)
 
 
-def _flops(x: torch.Size, row_source: torch.Size, _: Any, column_source: torch.Size, *args: Any, **kwargs: Any) -> int:
-    """Two for a multiplication and an addition."""
-    between = x[0] * row_source[0] * x[2] * x[3]
-    return 2 * (between * row_source[1] + x[0] * row_source[0] * column_source[0] * x[3] * column_source[1])
+def _flops(sizes: Any) -> int:
+    images, _, width, channels = sizes.x
+    (height, row_taps), (columns, column_taps) = sizes.row_source, sizes.column_source
+    return int(2 * images * height * channels * (width * row_taps + columns * column_taps))
 
 
-torch.library.register_fake("focalsr::resample", _fake)
-register_flop_formula(torch.ops.focalsr.resample)(_flops)
+register("resample", ResampleArguments, "Tensor", fake=_fake, flops=_flops)

@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ops import build
-from ops.autocast import as_autocast
-from ops.registry import Backend, Operator, exporting
-from ops.sparse import library as smm_library
+from ops.autocast import takes_autocast
+from ops.registry import NATIVE, Operator
+from ops.sparse import native, reference
+from ops.sparse.arguments import Amv, Qmk, SmmCall, check, check_index, shape_text
 from utils.errors import InputError
 
 CHECK_INDEX = "FOCALSR_CHECK_INDEX"
-_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_INDEX_TYPES = (torch.int16, torch.int32, torch.int64)
-_CHUNK = 1 << 23  # elements of [B, N, M] that a reference holds at once: 32 MiB of float32
 
 
+@takes_autocast("q", "k_t")
 def smm_qmk(q: Tensor, k_t: Tensor, index: Tensor, backend: str = "auto") -> Tensor:
     """Scores at listed keys: ``out[b, n, k] = sum_c q[b, n, c] * k_t[b, c, index[b, n, k]]``.
 
@@ -47,14 +45,14 @@ def smm_qmk(q: Tensor, k_t: Tensor, index: Tensor, backend: str = "auto") -> Ten
     Raises:
         InputError: shapes, types, devices or entries do not fit, or the chosen backend cannot serve this call.
     """
-    (q, k_t), context = as_autocast(q, k_t)
-    _check("smm_qmk", ("q", q), ("k_t", k_t), index)
+    arguments = Qmk(q, k_t, index)
+    check("smm_qmk", arguments)
     if q.shape[2] != k_t.shape[1]:
-        raise InputError(f"smm_qmk: q is {_shape(q)} and k_t {_shape(k_t)}, expected [B, N, C] and [B, C, M]")
-    with context:
-        return _run(SMM_QMK, q, k_t, index, k_t.shape[2], backend)
+        raise InputError(f"smm_qmk: q is {shape_text(q)} and k_t {shape_text(k_t)}, expected [B, N, C] and [B, C, M]")
+    return _run(SMM_QMK, arguments, k_t.shape[2], backend)
 
 
+@takes_autocast("attn", "v")
 def smm_amv(attn: Tensor, v: Tensor, index: Tensor, backend: str = "auto") -> Tensor:
     """Sums of listed values: ``out[b, n, c] = sum_k attn[b, n, k] * v[b, index[b, n, k], c]``.
 
@@ -70,143 +68,42 @@ def smm_amv(attn: Tensor, v: Tensor, index: Tensor, backend: str = "auto") -> Te
     Raises:
         InputError: shapes, types, devices or entries do not fit, or the chosen backend cannot serve this call.
     """
-    (attn, v), context = as_autocast(attn, v)
-    _check("smm_amv", ("attn", attn), ("v", v), index)
+    arguments = Amv(attn, v, index)
+    check("smm_amv", arguments)
     if attn.shape != index.shape:
-        raise InputError(f"smm_amv: attn is {_shape(attn)}, expected the shape of index, {_shape(index)}")
-    with context:
-        return _run(SMM_AMV, attn, v, index, v.shape[1], backend)
+        raise InputError(f"smm_amv: attn is {shape_text(attn)}, expected the shape of index, {shape_text(index)}")
+    return _run(SMM_AMV, arguments, v.shape[1], backend)
 
 
-def reference_qmk(q: Tensor, k_t: Tensor, index: Tensor) -> Tensor:
-    """All scores, then those that are listed; the definition of :func:`smm_qmk`."""
-    dtype = torch.promote_types(q.dtype, torch.float32)
-
-    def part(q: Tensor, k_t: Tensor, index: Tensor) -> Tensor:
-        return (q.to(dtype) @ k_t.to(dtype)).gather(2, index.long()).to(q.dtype)
-
-    return _by_chunks(part, q, k_t, index, k_t.shape[2])
+SmmOperator = Operator[SmmCall, Callable[[Any], Tensor]]
 
 
-def reference_amv(attn: Tensor, v: Tensor, index: Tensor) -> Tensor:
-    """A full matrix of weights, zero where nothing is listed, times all values; the definition of :func:`smm_amv`."""
-    dtype = torch.promote_types(attn.dtype, torch.float32)
-
-    def part(attn: Tensor, v: Tensor, index: Tensor) -> Tensor:
-        dense = torch.zeros(*attn.shape[:2], v.shape[1], dtype=dtype, device=attn.device)
-        return (dense.scatter_add(2, index.long(), attn.to(dtype)) @ v.to(dtype)).to(attn.dtype)
-
-    return _by_chunks(part, attn, v, index, v.shape[1])
-
-
-Product = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-class SmmCall(NamedTuple):
-    """What the choice of a backend depends on."""
-
-    device: str
-    double: bool = False
-
-
-def _run(operator: Operator[SmmCall, Product], x: Tensor, y: Tensor, index: Tensor, keys: int, backend: str) -> Tensor:
+def _run(operator: SmmOperator, arguments: Qmk | Amv, keys: int, backend: str) -> Tensor:
+    x, _, index = arguments
     chosen = operator.choose(SmmCall(x.device.type, x.dtype == torch.float64), backend)
     if torch.compiler.is_compiling():
-        return chosen.run(x, y, index)
+        return chosen.run(arguments)
     # The native CPU kernels look while they read.
-    native_cpu = chosen.name == "native" and x.device.type == "cpu"
+    native_cpu = chosen.name == NATIVE and x.device.type == "cpu"
     if not native_cpu and (x.device.type == "cpu" or os.environ.get(CHECK_INDEX) == "1"):
-        _check_index(operator.name, index, keys)
+        check_index(operator.name, index, keys)
     try:
-        return chosen.run(x, y, index)
+        return chosen.run(arguments)
     except IndexError as error:
         raise InputError(f"{operator.name}: {error}") from None
-
-
-def _by_chunks(part: Product, x: Tensor, y: Tensor, index: Tensor, keys: int) -> Tensor:
-    """The products of a few batch items at a time; traced graphs, whose sizes may be unknown, take them together."""
-    step = max(1, _CHUNK // max(1, x.shape[1] * keys))
-    if torch.compiler.is_compiling() or x.shape[0] <= step:
-        return part(x, y, index)
-    return torch.cat([part(*few) for few in zip(x.split(step), y.split(step), index.split(step), strict=True)])
-
-
-def _check(name: str, first: tuple[str, Tensor], second: tuple[str, Tensor], index: Tensor) -> None:
-    (x_name, x), (y_name, y) = first, second
-    if x.ndim != 3 or y.ndim != 3 or index.ndim != 3:
-        raise InputError(
-            f"{name}: {x_name}, {y_name}, index are {_shape(x)}, {_shape(y)}, {_shape(index)}, "
-            "expected three dimensions each, the batch first"
-        )
-    if y.shape[0] != x.shape[0] or index.shape[:2] != x.shape[:2]:
-        raise InputError(
-            f"{name}: {x_name}, {y_name}, index are {_shape(x)}, {_shape(y)}, {_shape(index)}, "
-            f"expected {x.shape[0]} batch items each, and {x.shape[1]} queries in index"
-        )
-    if x.dtype not in _TYPES or y.dtype != x.dtype:
-        raise InputError(
-            f"{name}: {x_name} is {x.dtype} and {y_name} {y.dtype}, expected one type of "
-            + ", ".join(str(dtype) for dtype in _TYPES)
-        )
-    if index.dtype not in _INDEX_TYPES:
-        raise InputError(f"{name}: index is {index.dtype}, expected " + ", ".join(str(dtype) for dtype in _INDEX_TYPES))
-    for other_name, other in ((y_name, y), ("index", index)):
-        if other.device != x.device:
-            raise InputError(f"{name}: {other_name} is on {other.device}, expected {x.device}, where {x_name} is")
-
-
-def _check_index(name: str, index: Tensor, keys: int) -> None:
-    """Looks at every entry; on CUDA this waits for the device."""
-    if index.numel() == 0:
-        return
-    low, high = (int(bound) for bound in index.aminmax())
-    if low < 0 or high >= keys:
-        raise InputError(f"{name}: index holds {low} to {high}, expected 0 to {keys - 1} for {keys} keys")
-
-
-def _shape(x: Tensor) -> str:
-    return str(list(x.shape))
-
-
-def _native_refusal(call: SmmCall) -> str | None:
-    if exporting():
-        return "an exported program must run without this project's kernels"
-    if call.device not in ("cpu", "cuda"):
-        return f"there are kernels for cpu and cuda only, and the tensors are on {call.device}"
-    if call.device == "cuda" and call.double:
-        return "the tensors are float64, and the CUDA kernels sum in float32"
-    return None
-
-
-def _missing(call: SmmCall) -> str | None:
-    return build.cuda_extension("smm") if call.device == "cuda" else build.cpu_extension("smm")
 
 
 def _examples() -> Mapping[str, SmmCall]:
     return {device: SmmCall(device) for device in (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])}
 
 
-def _operator(name: str, native: Product, reference: Product) -> Operator[SmmCall, Product]:
-    return Operator(
-        name=name,
-        backends=(
-            Backend(
-                "native",
-                native,
-                refusal=_native_refusal,
-                remark="compiled kernels of this project; nothing of the size N x M exists",
-                missing=_missing,
-            ),
-            Backend(
-                "reference",
-                reference,
-                refusal=lambda call: None,
-                remark="computes all N x M products; slower, and it needs more memory",
-            ),
-        ),
-        examples=_examples,
-    )
-
-
-SMM_QMK = _operator("smm_qmk", smm_library.qmk, reference_qmk)
-SMM_AMV = _operator("smm_amv", smm_library.amv, reference_amv)
+SMM_QMK: SmmOperator = Operator(
+    name="smm_qmk",
+    backends=(native.backend(native.native_qmk), reference.backend(reference.reference_qmk)),
+    examples=_examples,
+)
+SMM_AMV: SmmOperator = Operator(
+    name="smm_amv",
+    backends=(native.backend(native.native_amv), reference.backend(reference.reference_amv)),
+    examples=_examples,
+)

@@ -1,6 +1,6 @@
 """Window attention for the CPU whose backward pass computes the weights again, a cache-sized chunk at a time.
 
-Shapes as in ops/window/attention.py. Forward: PyTorch's fused kernel. Backward: five matrix products and a softmax per
+Shapes as in ops/window/arguments.py. Forward: PyTorch's fused kernel. Backward: five matrix products and a softmax per
 chunk of windows (or of the queries of one window), in float32 at least; the gradient of the bias is summed over the
 windows on the way. Only the inputs are kept between the two. One operator each, so that compiled graphs hold one node
 instead of one per chunk, and the loops may depend on the sizes and on which windows are masked at all.
@@ -15,29 +15,59 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
+from ops.registration import register
+from ops.registry import Backend, exporting
+from ops.window.arguments import (
+    WindowArguments,
+    WindowBackward,
+    WindowCall,
+    WindowFunction,
+    backward_flops,
+    few_keys,
+    forward_flops,
+    never_held,
+)
 from ops.window.region_mask import dense_mask, is_regions
 
-# Logits in one chunk, per thread: 2 MiB of float32, three such buffers. Measured best between 0.2 and 0.5 million for
-# windows of 256 to 1024 tokens.
-_CHUNK = 1 << 19
+CHUNK = 1 << 19
+"""Logits in one chunk, per thread: 2 MiB of float32, three such buffers. Measured best between 0.2 and 0.5 million for
+windows of 256 to 1024 tokens."""
 
 
-def chunked_attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float
-) -> Tensor:
-    """Shapes and meaning as :func:`ops.window_attention`; gradients of q, k, v and bias, once differentiable."""
-    out: Tensor = torch.ops.focalsr.chunked_window_attention(q, k, v, bias, mask, scale)
+def chunked_attention(arguments: WindowArguments) -> Tensor:
+    """[W, h, N, E]; gradients of q, k, v and bias, once differentiable."""
+    if arguments.q.dtype == torch.float16:
+        return in_float32(chunked_attention, arguments)
+    out: Tensor = torch.ops.focalsr.chunked_window_attention(*arguments)
     return out
 
 
-@torch.library.custom_op(
-    "focalsr::chunked_window_attention",
-    mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? mask, float scale) -> Tensor",
+def in_float32(run: WindowFunction, arguments: WindowArguments) -> Tensor:
+    """A backend on half precision: few processors multiply float16, and kernels that convert on the way are slower."""
+    q, k, v = (x.float() for x in arguments[:3])
+    return run(arguments._replace(q=q, k=k, v=v)).half()
+
+
+def _refusal(call: WindowCall) -> str | None:
+    if call.device != "cpu":
+        return f"its chunks are those that suit a CPU, and the tensors are on {call.device}"
+    if exporting():
+        return "an exported program must run without this project's operators"
+    return never_held(call)
+
+
+BACKEND: Backend[WindowCall, WindowFunction] = Backend(
+    "chunked",
+    chunked_attention,
+    refusal=_refusal,
+    remark="PyTorch's fused attention on windows of one mask; the backward pass computes logits again, in chunks",
+    drawback=few_keys,
 )
-def _forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float) -> Tensor:
+
+
+def _forward(arguments: WindowArguments) -> Tensor:
+    q, k, v, bias, mask, scale = arguments
     out = _token_major(q, v.shape[-1])
     width = max(q.shape[-1], v.shape[-1])  # the fused kernel wants equal widths
     for span, additive in _spans(len(q), _cast(bias, q), mask, q.dtype):
@@ -48,9 +78,8 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor 
     return out
 
 
-@_forward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float) -> Tensor:
-    return _token_major(q, v.shape[-1])
+def _fake(arguments: WindowArguments) -> Tensor:
+    return _token_major(arguments.q, arguments.v.shape[-1])
 
 
 def widen(x: Tensor, width: int) -> Tensor:
@@ -60,28 +89,14 @@ def widen(x: Tensor, width: int) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-@torch.library.custom_op(
-    "focalsr::chunked_window_attention_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? mask, float scale, bool bias_gradient)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def _backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    scale: float,
-    bias_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _backward(arguments: WindowBackward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad, q, k, v, bias, mask, scale, bias_gradient = arguments
     dtype = torch.promote_types(q.dtype, torch.float32)
     windows, heads, queries, _ = q.shape
     keys = k.shape[2]
     d_q, d_k, d_v = (_width_major(x, dtype) for x in (q, k, v))
     d_bias = q.new_zeros((heads, queries, keys) if bias_gradient else 0, dtype=dtype)
-    budget = _CHUNK * torch.get_num_threads()
+    budget = CHUNK * torch.get_num_threads()
     step = max(1, budget // max(1, heads * queries * keys))  # windows in a chunk
     blocks = max(1, -(-heads * queries * keys // budget))  # of queries; more than one only where a chunk is one window
     rows = -(-queries // blocks)
@@ -104,19 +119,10 @@ def _backward(
     return d_q.mT.to(q.dtype), d_k.mT.to(q.dtype), d_v.mT.to(q.dtype), d_bias
 
 
-@_backward.register_fake
-def _(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    scale: float,
-    bias_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake_backward(arguments: WindowBackward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q, k, v, bias = arguments.q, arguments.k, arguments.v, arguments.bias
     dtype = torch.promote_types(q.dtype, torch.float32) if bias is None else bias.dtype
-    shape = (q.shape[1], q.shape[2], k.shape[2]) if bias_gradient else (0,)
+    shape = (q.shape[1], q.shape[2], k.shape[2]) if arguments.bias_gradient else (0,)
     d_q, d_k, d_v = (_width_major(x, q.dtype).mT for x in (q, k, v))
     return d_q, d_k, d_v, q.new_empty(shape, dtype=dtype)
 
@@ -235,33 +241,23 @@ def _width_major(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.new_empty(*x.shape[:2], x.shape[3], x.shape[2], dtype=dtype)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.scale = inputs
+def _keep(ctx: Any, arguments: WindowArguments, output: Tensor) -> None:
+    *tensors, ctx.scale = arguments
     ctx.save_for_backward(*tensors)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, bias, mask = ctx.saved_tensors
-    d_q, d_k, d_v, d_bias = torch.ops.focalsr.chunked_window_attention_backward(
-        grad, q, k, v, bias, mask, ctx.scale, ctx.needs_input_grad[3]
-    )
-    return d_q, d_k, d_v, d_bias if ctx.needs_input_grad[3] else None, None, None
+    wants_bias = ctx.needs_input_grad[3]
+    arguments = WindowBackward._make((grad, *ctx.saved_tensors, ctx.scale, wants_bias))
+    d_q, d_k, d_v, d_bias = torch.ops.focalsr.chunked_window_attention_backward(*arguments)
+    return d_q, d_k, d_v, d_bias if wants_bias else None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_setup)
-
-
-def forward_flops(q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
-    """Of the two products, as PyTorch counts: two for a multiplication and an addition."""
-    windows, heads, queries, width = q
-    return 2 * windows * heads * queries * k[2] * (width + v[3])
-
-
-def backward_flops(grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
-    """Of the five products of a backward pass that computes the logits again."""
-    windows, heads, queries, width = q
-    return 2 * windows * heads * queries * k[2] * (3 * width + 2 * v[3])
-
-
-register_flop_formula(torch.ops.focalsr.chunked_window_attention)(forward_flops)
-register_flop_formula(torch.ops.focalsr.chunked_window_attention_backward)(backward_flops)
+register(
+    "chunked_window_attention", WindowArguments, "Tensor",
+    kernel=_forward, fake=_fake, flops=forward_flops, keep=_keep, differentiate=_differentiate,
+)  # fmt: skip
+register(
+    "chunked_window_attention_backward", WindowBackward, "(Tensor, Tensor, Tensor, Tensor)",
+    kernel=_backward, fake=_fake_backward, flops=backward_flops,
+)  # fmt: skip

@@ -5,7 +5,7 @@ their gradient are never stored. Its backward pass sums the gradient of the bias
 differs from run to run: the last bits of trained weights do too. The bias is given dense, not as a table read by
 displacement: additions then meet at one address once per window instead of once per window and pair of tokens.
 
-Shapes as in ops/window/attention.py.
+Shapes as in ops/window/arguments.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
-from ops.registry import exporting
+from ops.registry import Backend, exporting
+from ops.window.arguments import WindowArguments, WindowCall, WindowFunction
 
 LEAST_WIDTH = 16
 """Width of heads below which the kernel does not exist on CUDA."""
@@ -29,8 +30,10 @@ LEAST_WIDTH = 16
 Flex = Callable[..., Tensor]
 
 
-def flex_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """Shapes and meaning as :func:`ops.window_attention`; no mask."""
+def flex_attention_with_bias(arguments: WindowArguments) -> Tensor:
+    """[W, h, N, E]; there is no mask."""
+    q, k, v, bias, mask, scale = arguments
+    assert mask is None
     if q.device.type == "cpu":  # it asks whether gradients could be wanted, not whether they are
         q, k, v, bias = q.detach(), k.detach(), v.detach(), None if bias is None else bias.detach()
     score = None
@@ -41,38 +44,44 @@ def flex_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, sc
             return logit + bias[head, query, key]
 
     # A graph that is being compiled takes the operator in as it is.
-    run = cast("Flex", flex_attention) if torch.compiler.is_compiling() else _compiled()
+    run = cast("Flex", flex_attention) if torch.compiler.is_compiling() else compiled()
     return run(q, k, v, score_mod=score, scale=scale)
 
 
-def flex_refusal(device: str, width: int, *, gradient: bool, masked: bool, dropout: bool) -> str | None:
-    """One sentence why FlexAttention cannot serve a call, or None.
-
-    Args:
-        device: type of the device.
-        width: of the heads, the smaller of those of keys and values.
-        gradient: one is wanted.
-        masked: there is a mask.
-        dropout: attention weights are to be dropped.
-    """
-    if dropout:
+def _refusal(call: WindowCall) -> str | None:
+    if call.dropout:
         return "attention weights are to be dropped, and it never holds them; use the reference or no dropout"
-    if masked:
+    if call.masked:
         return "it is written for a bias, and there is a mask"
-    if device not in ("cpu", "cuda"):
-        return f"it exists on cpu and cuda only, and the tensors are on {device}"
-    if device == "cpu" and gradient:
+    if call.device not in ("cpu", "cuda"):
+        return f"it exists on cpu and cuda only, and the tensors are on {call.device}"
+    if call.device == "cpu" and call.gradient:
         return "PyTorch has no backward pass of it on the CPU"
-    if device == "cuda" and width < LEAST_WIDTH:
-        return f"heads of width {width} are narrower than {LEAST_WIDTH}, the least that it takes on CUDA"
+    if call.device == "cuda" and call.width < LEAST_WIDTH:
+        return f"heads of width {call.width} are narrower than {LEAST_WIDTH}, the least that it takes on CUDA"
     if exporting():
         return "an exported program has to run where nothing is compiled"
     # A graph that is being compiled is proof enough of a compiler, and cannot ask.
     if torch.compiler.is_compiling():
         return None
-    if not takes_width(width):
-        return f"this version of torch takes heads of certain widths only, and these have {width}"
-    return _missing_compiler(device)
+    if not takes_width(call.width):
+        return f"this version of torch takes heads of certain widths only, and these have {call.width}"
+    return missing_compiler(call.device)
+
+
+def _drawback(call: WindowCall) -> str | None:
+    if call.device == "cpu":
+        return "it compiles for half a minute at its first call, and is no faster on the CPU"
+    return None
+
+
+BACKEND: Backend[WindowCall, WindowFunction] = Backend(
+    "flex",
+    flex_attention_with_bias,
+    refusal=_refusal,
+    remark="compiled for the bias, whose gradient it sums in an order that differs from run to run",
+    drawback=_drawback,
+)
 
 
 def takes_width(width: int) -> bool:
@@ -84,8 +93,8 @@ def takes_width(width: int) -> bool:
 
 
 @functools.cache
-def _missing_compiler(device: str) -> str | None:
-    """Why nothing can be compiled for a device, or None."""
+def missing_compiler(device: str) -> str | None:
+    """One sentence why nothing can be compiled for a device, or None."""
     if device == "cuda":
         return None if importlib.util.find_spec("triton") else "it is compiled with Triton, which is not installed"
     names = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
@@ -95,6 +104,7 @@ def _missing_compiler(device: str) -> str | None:
 
 
 @functools.cache
-def _compiled() -> Flex:
+def compiled() -> Flex:
+    """FlexAttention as one kernel, compiled at its first call."""
     # Free sizes: one kernel for all numbers of windows.
     return cast("Flex", torch.compile(flex_attention, dynamic=True, fullgraph=True))

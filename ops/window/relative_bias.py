@@ -11,11 +11,12 @@ owner, which adds in a fixed order.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ops.registration import register
 from ops.registry import exporting
 from utils.errors import InputError
 
@@ -50,8 +51,28 @@ class RelativeBias:
         return _gather(self.table, self.index)
 
 
-@torch.library.custom_op("focalsr::relative_bias", mutates_args=(), schema="(Tensor table, Tensor index) -> Tensor")
-def _relative_bias(table: Tensor, index: Tensor) -> Tensor:
+class Gather(NamedTuple):
+    """The arguments of ``focalsr::relative_bias``."""
+
+    table: Tensor  # [T, h]
+    rows_of_pairs: Tensor  # [N, M], the index
+
+
+class GatherBackward(NamedTuple):
+    """The arguments of its gradient: a sum over the pairs of each row."""
+
+    gradient: Tensor  # [h, N, M]
+    rows_of_pairs: Tensor  # [N, M], the index
+    rows: int | torch.SymInt  # T
+
+
+def _gather(table: Tensor, index: Tensor) -> Tensor:
+    dense: Tensor = torch.ops.focalsr.relative_bias(*Gather(table, index))
+    return dense
+
+
+def _relative_bias(arguments: Gather) -> Tensor:
+    table, index = arguments
     # Per head: reading one row of h numbers for each pair and transposing afterwards takes ten times as long.
     by_head = table.t().contiguous()
     if index.device.type == "cpu" and index.numel():  # elsewhere looking would wait for the device
@@ -64,65 +85,60 @@ def _relative_bias(table: Tensor, index: Tensor) -> Tensor:
     return by_head.index_select(1, index.flatten()).view(-1, *index.shape)
 
 
-@_relative_bias.register_fake
-def _(table: Tensor, index: Tensor) -> Tensor:
+def _fake(arguments: Gather) -> Tensor:
+    table, index = arguments
     return table.new_empty(table.shape[1], *index.shape)
 
 
-@torch.library.custom_op(
-    "focalsr::relative_bias_backward",
-    mutates_args=(),
-    schema="(Tensor gradient, Tensor index, SymInt rows) -> Tensor",
-)
-def _relative_bias_backward(gradient: Tensor, index: Tensor, rows: int) -> Tensor:
+def _relative_bias_backward(arguments: GatherBackward) -> Tensor:
+    gradient, index, rows = arguments
     # float32 at least: a row sums up to N * M / T terms, times as many as there are windows.
     values = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).flatten(1)
-    sums = _scatter_sum if gradient.device.type == "cpu" else _sorted_sum
-    return sums(values, index.flatten().long(), rows).to(gradient.dtype)
+    sums = scatter_sum if gradient.device.type == "cpu" else sorted_sum
+    return sums(values, index.flatten().long(), int(rows)).to(gradient.dtype)
 
 
-@_relative_bias_backward.register_fake
-def _(gradient: Tensor, index: Tensor, rows: int) -> Tensor:
-    return gradient.new_empty(rows, gradient.shape[0])
+def _fake_backward(arguments: GatherBackward) -> Tensor:
+    return arguments.gradient.new_empty(arguments.rows, arguments.gradient.shape[0])
 
 
-def _scatter_sum(values: Tensor, index: Tensor, rows: int) -> Tensor:
+def scatter_sum(values: Tensor, index: Tensor, rows: int) -> Tensor:
     """Values [h, P] summed by index [P] -> [rows, h]; on the CPU one thread owns a head, in the order of the pairs."""
     sums = values.new_zeros(len(values), rows)
     return sums.scatter_add_(1, index.expand(len(values), -1), values).t().contiguous()
 
 
-def _sorted_sum(values: Tensor, index: Tensor, rows: int) -> Tensor:
+def sorted_sum(values: Tensor, index: Tensor, rows: int) -> Tensor:
     """The same for devices whose scatter adds in random order: sort the pairs by row, then sum runs."""
     order = index.argsort(stable=True)
     lengths = torch.bincount(index, minlength=rows)
     return torch.segment_reduce(values.t()[order], "sum", lengths=lengths, axis=0, unsafe=True)
 
 
-def _gather(table: Tensor, index: Tensor) -> Tensor:
-    dense: Tensor = torch.ops.focalsr.relative_bias(table, index)
-    return dense
+def _keep(ctx: Any, arguments: Gather, output: Tensor) -> None:
+    ctx.save_for_backward(arguments.rows_of_pairs)
+    ctx.rows = arguments.table.shape[0]
 
 
-def _setup_gather(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-    table, index = inputs
-    ctx.save_for_backward(index)
-    ctx.rows = table.shape[0]
-
-
-def _gather_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
     (index,) = ctx.saved_tensors
-    return torch.ops.focalsr.relative_bias_backward(gradient, index, ctx.rows), None
+    return torch.ops.focalsr.relative_bias_backward(*GatherBackward(gradient, index, ctx.rows)), None
 
 
-def _setup_sum(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1])
+def _keep_backward(ctx: Any, arguments: GatherBackward, output: Tensor) -> None:
+    ctx.save_for_backward(arguments.rows_of_pairs)
 
 
-def _sum_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+def _differentiate_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
     (index,) = ctx.saved_tensors
     return _gather(gradient, index), None, None
 
 
-_relative_bias.register_autograd(_gather_backward, setup_context=_setup_gather)
-_relative_bias_backward.register_autograd(_sum_backward, setup_context=_setup_sum)
+register(
+    "relative_bias", Gather, "Tensor",
+    kernel=_relative_bias, fake=_fake, keep=_keep, differentiate=_differentiate,
+)  # fmt: skip
+register(
+    "relative_bias_backward", GatherBackward, "Tensor",
+    kernel=_relative_bias_backward, fake=_fake_backward, keep=_keep_backward, differentiate=_differentiate_backward,
+)  # fmt: skip

@@ -1,6 +1,6 @@
 """Window attention on ``scaled_dot_product_attention``: the logits never exist as a whole, nor does their gradient.
 
-Shapes as in ops/window/attention.py. Facts this file is built around (seen in PyTorch 2.13):
+Shapes as in ops/window/arguments.py. Facts this file is built around (seen in PyTorch 2.13):
 
 - The fused CPU kernel gives no gradient of its mask argument; with a bias that learns, PyTorch silently computes
   everything with plain matrices, even where no gradient is recorded. So the bias is detached in evaluation, and
@@ -22,8 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ops.registry import exporting
-from ops.window.chunked import chunked_attention, widen
+from ops.registry import Backend, exporting
+from ops.window.arguments import WindowArguments, WindowCall, WindowFunction, few_keys, never_held
+from ops.window.chunked import in_float32, widen
+from ops.window.reference import reference_attention
 from ops.window.region_mask import dense_mask
 
 # Elements of [windows, h, N, M] in one call where joined bias and mask, or the gradient of the bias, take that shape:
@@ -32,24 +34,50 @@ _CUDA_ELEMENTS = 1 << 25
 _CUDA_GRID = 65535
 
 
-def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float) -> Tensor:
-    """Shapes and meaning as :func:`ops.window_attention`; the mask gets no gradient."""
+def sdpa_attention(arguments: WindowArguments) -> Tensor:
+    """[W, h, N, E]; the mask gets no gradient."""
     if exporting():
-        # An exported program must run without this project's operators. A mask costs [n, h, N, M] there.
-        return fused_attention(q, k, v, bias, mask, scale, width_multiple=1)
-    if q.device.type == "cpu":
-        if q.dtype == torch.float16:
-            # Few processors multiply float16; the fused kernel converts on the way and takes three times as long.
-            return sdpa_attention(q.float(), k.float(), v.float(), bias, mask, scale).half()
-        wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias))
-        if mask is None and not wants_gradient:
-            bias = None if bias is None else bias.detach()
-            return fused_attention(q, k, v, bias, None, scale, width_multiple=1)
-        return chunked_attention(q, k, v, bias, mask, scale)
-    return _cuda_attention(q, k, v, bias, mask, scale)
+        # A mask costs [n, h, N, M] there.
+        return fused_attention(arguments, width_multiple=1)
+    if arguments.q.device.type == "cpu":
+        if arguments.q.dtype == torch.float16:
+            return in_float32(sdpa_attention, arguments)
+        if not len(arguments.q):
+            return reference_attention(arguments)  # PyTorch leaves the bias out of the graph
+        bias = arguments.bias
+        if bias is not None and not torch.is_grad_enabled():
+            bias = bias.detach()
+        return fused_attention(arguments._replace(bias=bias), width_multiple=1)
+    return cuda_attention(arguments)
 
 
-def _cuda_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float) -> Tensor:
+def _refusal(call: WindowCall) -> str | None:
+    if call.device not in ("cpu", "cuda"):
+        return f"it is tried on cpu and cuda only, and the tensors are on {call.device}"
+    return never_held(call)
+
+
+def _drawback(call: WindowCall) -> str | None:
+    if call.device == "cpu" and not exporting():
+        if call.gradient:
+            return "PyTorch has no fused kernel on the CPU for a bias that learns, and stores the logits"
+        if call.masked:
+            return "it joins mask and bias for each window and head"
+    return few_keys(call)
+
+
+BACKEND: Backend[WindowCall, WindowFunction] = Backend(
+    "sdpa",
+    sdpa_attention,
+    refusal=_refusal,
+    remark="PyTorch's fused attention; the logits are never stored",
+    drawback=_drawback,
+)
+
+
+def cuda_attention(arguments: WindowArguments) -> Tensor:
+    """The kernels and chunks that suit a GPU; any device can run them."""
+    q, k, _, bias, mask, _ = arguments
     kernels: AbstractContextManager[None] = contextlib.nullcontext()
     if bias is not None or mask is not None:
         kernels = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
@@ -58,35 +86,21 @@ def _cuda_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: 
         images = 1 if mask is None else q.shape[0] // mask.shape[0]
         per_call = min(per_call, _CUDA_ELEMENTS // max(1, images * q.shape[1] * q.shape[2] * k.shape[2]))
     with kernels:
-        return fused_attention(q, k, v, bias, mask, scale, width_multiple=8, per_call=max(1, per_call))
+        return fused_attention(arguments, width_multiple=8, per_call=max(1, per_call))
 
 
-def fused_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    scale: float,
-    *,
-    width_multiple: int,
-    per_call: int | None = None,
-) -> Tensor:
+def fused_attention(arguments: WindowArguments, *, width_multiple: int, per_call: int | None = None) -> Tensor:
     """``scaled_dot_product_attention`` with bias and mask broadcast as far as four dimensions allow.
 
     Args:
-        q: [W, h, N, D].
-        k: [W, h, M, D].
-        v: [W, h, M, E].
-        bias: [h, N, M] or None.
-        mask: [n, N, M], regions [n, N] or None.
-        scale: of the logits.
+        arguments: the operands.
         width_multiple: D and E are padded with zeros to a common multiple of this.
         per_call: so many windows at a time, of each image if there is a mask; None for all.
 
     Returns:
         [W, h, N, E].
     """
+    q, k, v, bias, mask, scale = arguments
     per_image = q.shape[0] if mask is None else mask.shape[0]
     images = 1 if mask is None else q.shape[0] // per_image
     value_width = v.shape[-1]
@@ -94,19 +108,22 @@ def fused_attention(
     q, k, v = (widen(x, width) for x in (q, k, v))
     q, k, v = (x.view(images, per_image, *x.shape[1:]) for x in (q, k, v))  # [B, n, h, ., width]
     if per_call is None or per_call >= per_image:
-        out = _one_call(q, k, v, bias, mask, scale)
+        out = _one_call(WindowArguments(q, k, v, bias, mask, scale))
     else:
         parts = [slice(start, start + per_call) for start in range(0, per_image, per_call)]
         outs = [
-            _one_call(q[:, part], k[:, part], v[:, part], bias, None if mask is None else mask[part], scale)
+            _one_call(
+                WindowArguments(q[:, part], k[:, part], v[:, part], bias, None if mask is None else mask[part], scale)
+            )
             for part in parts
         ]
         out = torch.cat(outs, 1)
     return out.flatten(0, 1)[..., :value_width]
 
 
-def _one_call(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float) -> Tensor:
+def _one_call(arguments: WindowArguments) -> Tensor:
     """All at once: [B, n, h, N or M, width] with bias [h, N, M] and mask [n, N, M] -> [B, n, h, N, width]."""
+    q, k, v, bias, mask, scale = arguments
     if mask is None:
         additive = None if bias is None else bias[None]
         q_4d, k_4d, v_4d = (x.flatten(0, 1) for x in (q, k, v))  # [W, h, ., width]

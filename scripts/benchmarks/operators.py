@@ -134,7 +134,7 @@ DEPTHWISE = {
 LINEAR = {
     ("linear_gelu", _SMALL): Linear(4096, 180, 360, gelu=True),
     ("linear", _STEP): Linear(16384, 180, 540, gelu=False),  # queries, keys and values of HAT
-    ("linear_gelu", _STEP): Linear(16384, 180, 360, gelu=True),  # into its perceptron
+    ("linear_gelu", _STEP): Linear(16384, 180, 360, gelu=True),  # into its MLP
     ("linear", _LARGE): Linear(61440, 180, 540, gelu=False),
     ("linear_gelu", _LARGE): Linear(61440, 180, 360, gelu=True),
 }
@@ -171,7 +171,7 @@ def backends() -> list[Comparison]:
     found = []
     for windows, direction, name in ((16, "both", "training"), (60, "forward", "720p_x4"), (240, "forward", "720p_x2")):
         sizes = Attention(windows, 4, 1024, 1024, 16)
-        for backend in ("reference", "sdpa", *(["flex"] if direction == "forward" else [])):
+        for backend in ("reference", *(["sdpa", "flex"] if direction == "forward" else ["chunked"])):
             prepare = _attention(sizes)
             found.append(
                 Comparison(

@@ -29,7 +29,7 @@ BAD = 'extern "C" int answer() { return fortytwo; }\n'
 
 def has_compiler() -> bool:
     try:
-        build._compiler()
+        build.find_compiler()
     except build.Unusable:
         return False
     return True
@@ -39,14 +39,13 @@ needs_compiler = pytest.mark.skipif(not has_compiler(), reason="needs a C++ comp
 
 
 @pytest.fixture(autouse=True)
-def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of this test's own, and a process that has asked for nothing yet."""
     monkeypatch.setenv(build.CACHE, str(tmp_path / "cache"))
     monkeypatch.delenv(ENVIRONMENT, raising=False)
-    monkeypatch.setattr(build, "_outcomes", {})
-    monkeypatch.setattr(build, "_retried", set())
-    monkeypatch.setattr(build, "_warned", set())
-    return tmp_path / "cache" / "ops"
+    build.ask_again()
+    yield tmp_path / "cache" / "ops"
+    build.ask_again()
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def log() -> Iterator[list[tuple[int, str]]]:
 def recipe(tmp_path: Path) -> Callable[[str], build.Recipe]:
     """Makes a recipe for one small file; its compiler notes every call in the file "calls" and takes a moment."""
     compiler = tmp_path / "compiler"
-    compiler.write_text(f'#!/bin/sh\necho call >> {tmp_path}/calls\nsleep 0.3\nexec {build._compiler()} "$@"\n')
+    compiler.write_text(f'#!/bin/sh\necho call >> {tmp_path}/calls\nsleep 0.3\nexec {build.find_compiler()} "$@"\n')
     compiler.chmod(0o755)
 
     def make(text: str) -> build.Recipe:
@@ -203,7 +202,7 @@ def test_no_compiler_leaves_pytorch(
 
 def test_reference_asks_for_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, "reference")
-    monkeypatch.setattr(build, "_outcome", lambda *arguments: pytest.fail("the reference needs no kernels"))
+    monkeypatch.setattr(build, "cpu_extension", lambda part: pytest.fail("the reference needs no kernels"))
     q, index = torch.randn(1, 4, 3), torch.zeros(1, 4, 2, dtype=torch.int32)
     assert ops.smm_qmk(q, q.mT, index).shape == (1, 4, 2)
 
@@ -230,10 +229,10 @@ def test_the_key_covers_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert here.key() == build.cpu_recipes()[0].key()
     keys = {here.key()}
     for target, name, value in (
-        (build, "_processor", lambda: "another"),
-        (build, "_contents", lambda *patterns: ("a.cpp other",)),
+        (build, "processor", lambda: "another"),
+        (build, "contents", lambda *patterns: ("a.cpp other",)),
         (torch, "__version__", "99"),
-        (build, "_file_facts", lambda path: "another compiler"),
+        (build, "file_facts", lambda path: "another compiler"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, value)
@@ -283,20 +282,20 @@ def future(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_a_toolkit_that_pip_installed_serves(future: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install = r'pip install "cuda-toolkit\[nvcc,cccl\]==99.1.\*" \(or set CUDA_HOME\)'
     with pytest.raises(build.Unusable, match=install):
-        build._toolkit()
+        build.find_toolkit()
     toolkit(future / "system", "98.0")
     with pytest.raises(build.Unusable, match=f"system is CUDA 98.0, and torch is built for 99.1.*{install}"):
-        build._toolkit()
+        build.find_toolkit()
     pip = toolkit(future / "site/nvidia/cu99", "99.0", "include/cuda_runtime_api.h")
     with pytest.raises(build.Unusable, match=r"cu99 has nvcc, but no libcudart.so"):
-        build._toolkit()
+        build.find_toolkit()
     toolkit(pip, "99.0", "lib/libcudart.so.99")
-    assert build._toolkit() == (pip / "bin/nvcc", pip / "include", pip / "lib/libcudart.so.99")
+    assert build.find_toolkit() == (pip / "bin/nvcc", pip / "include", pip / "lib/libcudart.so.99")
     system = toolkit(future / "system", "99.1", "targets/a/include/cuda_runtime_api.h", "targets/a/lib/libcudart.so")
-    assert build._toolkit().headers == system / "targets/a/include"
+    assert build.find_toolkit().headers == system / "targets/a/include"
     monkeypatch.setenv("CUDA_HOME", str(future))
     with pytest.raises(build.Unusable, match=r"CUDA_HOME=.* has no bin/nvcc"):
-        build._toolkit()
+        build.find_toolkit()
 
 
 @needs_compiler
@@ -326,7 +325,7 @@ def test_a_missing_toolkit_is_explained(future: Path, monkeypatch: pytest.Monkey
         assert line.backend != "native"
         assert "pip install" in line.others["native"]
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    monkeypatch.setattr(build, "_outcomes", {})
+    build.ask_again()
     assert "whose nvcc is none of its packages for pip" in str(build.cuda_extension("smm"))
 
 

@@ -55,7 +55,7 @@ def log() -> Iterator[list[str]]:
     logger, level = get_logger(), get_logger().level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
-    registry._log_once.cache_clear()
+    registry.log_once.cache_clear()
     yield lines
     logger.removeHandler(handler)
     logger.setLevel(level)
@@ -129,7 +129,7 @@ def test_explain_covers_every_operator() -> None:
     assert {line.operator for line in table} == {operator.name for operator in ops.OPERATORS}
     assert {line.operator for line in table} >= {"window_attention", "smm_qmk", "smm_amv"}
     chosen = {line.example: line.backend for line in table if line.operator == "window_attention"}
-    assert chosen["cpu, training"] == ("sdpa" if build.cpu_extension() else "native")
+    assert chosen["cpu, training"] == ("chunked" if build.cpu_extension() else "native")
     assert chosen["cpu, dropout"] == "reference"
 
 
@@ -137,7 +137,8 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "cpu_extension", lambda *_, **__: "there is no C++ compiler")
     table = [line for line in ops.explain() if line.operator == "window_attention"]
     chosen = {line.example: line.backend for line in table}
-    assert chosen["cpu, evaluation"] == chosen["cpu, training"] == "sdpa"
+    assert chosen["cpu, evaluation"] == "sdpa"
+    assert chosen["cpu, evaluation, shifted"] == chosen["cpu, training"] == "chunked"
     assert chosen["cpu, dropout"] == chosen["cpu, few keys"] == "reference"
     assert table[0].others["native"] == "there is no C++ compiler"
 
@@ -159,7 +160,9 @@ def test_environment_reaches_the_public_function(monkeypatch: pytest.MonkeyPatch
         ops.window_attention(i.q, i.k, i.v, i.bias)
 
 
-def test_few_keys_go_to_the_reference_unless_told(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_keys_go_to_the_reference_unless_a_backend_is_named(
+    log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(build, "cpu_extension", lambda *_, **__: "there is no C++ compiler")
     q = torch.randn(2, 1, 4, 8)
     out = ops.window_attention(q, q, q)

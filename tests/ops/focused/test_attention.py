@@ -14,10 +14,11 @@ from torch import Tensor, nn
 import ops
 from ops import FocusState, build, focused_attention
 from ops.focused import composed as focus_composed
-from ops.focused.attention import FOCUSED_ATTENTION, FocusCall
+from ops.focused.arguments import FocusCall
+from ops.focused.attention import FOCUSED_ATTENTION
 from ops.focused.composed import largest
 from ops.focused.reference import dense_bias
-from ops.focused.state import position_index
+from ops.focused.table import position_index
 from ops.registry import ENVIRONMENT
 from tests.ops.kernels import require_cpu_kernels, require_tracing
 from utils.errors import InputError
@@ -158,7 +159,7 @@ def test_values_and_gradients(chain: Chain, backend: str) -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
 @fast
-def test_other_types(backend: str, dtype: torch.dtype, tolerance: float) -> None:
+def test_float32_and_half_precision(backend: str, dtype: torch.dtype, tolerance: float) -> None:
     chain = Chain(topk=(16, 16, 16), regions=True)  # no selection, which may go another way between close candidates
     expected = run(chain, make(chain, dtype), "reference")
     found = run(chain, make(chain, dtype), backend)
@@ -387,11 +388,11 @@ def test_autocast_takes_half_precision_and_hands_on_float32(backend: str) -> Non
     assert all(layer.qkv.grad is not None and layer.qkv.grad.isfinite().all() for layer in layers)
 
 
-def test_composed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_composed_a_few_windows_at_a_time_is_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = Chain(topk=(16, 8, 4), regions=True, images=3)
     layers = make(chain)
     expected = run(chain, layers, "reference")
-    monkeypatch.setattr(focus_composed, "_ELEMENTS", 16 * 16 * 2 * 4)  # four windows of six at a time
+    monkeypatch.setattr(focus_composed, "ELEMENTS", 16 * 16 * 2 * 4)  # four windows of six at a time
     assert_close(run(chain, layers, "composed"), expected, 1e-13)
     with torch.no_grad():
         assert_close(through(chain, layers, "composed")[0], expected[: len(layers)], 1e-13)
@@ -476,7 +477,7 @@ def test_dense_bias_is_the_published_index() -> None:
         ({"backend": "fast"}, "there is no backend 'fast'"),
     ],
 )
-def test_what_cannot_be_is_told(changes: dict[str, Any], message: str) -> None:
+def test_arguments_that_do_not_fit_raise_with_their_values(changes: dict[str, Any], message: str) -> None:
     q = torch.zeros(2, 1, 9, 3)
     arguments = {"q": q, "k": q, "v": q, "table": torch.zeros(25, 1), "window": 3, "topk": 4, **changes}
     with pytest.raises(InputError, match=message):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from ops.focused import composed as focus_composed
 from ops.focused.composed import largest
@@ -93,3 +94,16 @@ def test_nothing_is_selected_where_the_list_stays(backend: str, monkeypatch: pyt
     first = states[0].index
     assert first is not None
     assert all(state.index is not None and torch.equal(state.index, first) for state in states)
+
+
+@fast
+def test_checkpointed_layers_have_the_same_gradients(backend: str) -> None:
+    """Activation checkpointing computes layers again, and lets a gradient unpack what it saved once."""
+    chain = Chain(topk=(16, 8, 8, 4))
+    layers = make(chain)
+    expected = run(chain, layers, backend)[len(layers) :]
+    outs = checkpoint(lambda: through(chain, layers, backend)[0], use_reentrant=False)
+    loss = sum((out * layer.grad).sum() for out, layer in zip(outs, layers, strict=True))
+    assert isinstance(loss, Tensor)
+    found = torch.autograd.grad(loss, [x for layer in layers for x in (layer.qkv, layer.table)])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

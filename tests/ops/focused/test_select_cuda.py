@@ -170,7 +170,7 @@ def test_emulated_choice_is_that_of_the_cpu(kernels: ctypes.CDLL, side: int, dat
     chosen_by_both(kernels, torch.tensor(drawn), data.draw(st.integers(1, side**2 - 1)))
 
 
-def test_emulated_choice_where_it_is_told_beforehand(kernels: ctypes.CDLL) -> None:
+def test_emulated_choice_among_equal_hidden_and_missing_numbers(kernels: ctypes.CDLL) -> None:
     for topk in (1, 20, 24):
         assert torch.equal(chosen_by_both(kernels, torch.zeros(25), topk)[3], torch.arange(topk, dtype=torch.int16))
     rising = torch.arange(25.0)

@@ -16,7 +16,9 @@ from torch import Tensor
 
 import ops
 from ops import build
-from ops.sparse.smm import SMM_QMK, SmmCall, reference_qmk
+from ops.sparse.arguments import Qmk, SmmCall
+from ops.sparse.reference import reference_qmk
+from ops.sparse.smm import SMM_QMK
 from tests.ops.emulation import ENTRIES, VALUES, Guarded, aligned_rows, built, emulated, unset
 from tests.ops.kernels import compiler
 from tests.ops.sparse.test_smm import OPERATORS, TOLERANCE, Sizes, assert_close, loops, make, operators, run
@@ -194,7 +196,7 @@ def test_bindings_compile(nvcc: str, source: str) -> None:
         include = Path("/usr/local/cuda/include")
     if not (include / "cuda_runtime_api.h").exists():
         pytest.skip("needs CUDA's headers")
-    flags = (*build._torch_flags(), "-O0", "-DC10_CUDA_NO_CMAKE_CONFIGURE_FILE", f"-I{include}")
+    flags = (*build.torch_flags(), "-O0", "-DC10_CUDA_NO_CMAKE_CONFIGURE_FILE", f"-I{include}")
     assert built(
         f"bindings {source.removesuffix('_bindings.cpp')}", [compiler()], build.SOURCES / source, flags
     ).exists()
@@ -234,7 +236,7 @@ def test_gpu_uses_the_current_stream_and_takes_any_layout(on_gpu: None) -> None:
     q = torch.randn(2, 70, 40, device="cuda")
     wide = torch.randn(2, 40, 141, device="cuda")
     index = torch.randint(70, (2, 70, 9), device="cuda")
-    expected = reference_qmk(q, wide[:, :, 1::2], index)
+    expected = reference_qmk(Qmk(q, wide[:, :, 1::2], index))
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from ops import RegionMask, RelativeBias, window_attention
 from ops.window import chunked as attention_chunked
-from ops.window import sdpa as attention_sdpa
 from tests.ops.inputs import CASES, Case, make, run
 from utils.errors import InputError
 
-BACKENDS = ("reference", "sdpa", "native", "auto")
-FUSED = ("sdpa", "native")
+BACKENDS = ("reference", "sdpa", "chunked", "native", "auto")
+FUSED = ("sdpa", "chunked", "native")
 # Relative to the largest value. Half precision rounds the result once; the inputs are the same numbers for both.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -65,7 +64,7 @@ def test_reference_is_the_formula(case: Case, scale: float | None) -> None:
 
 @cases
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("backend", BACKENDS[:3])
+@pytest.mark.parametrize("backend", BACKENDS[:4])
 def test_values_and_gradients(case: Case, dtype: torch.dtype, backend: str) -> None:
     inputs = make(case, dtype)
     expected = run(inputs.to(torch.float64), "reference", 0.4)
@@ -76,17 +75,6 @@ def test_values_and_gradients(case: Case, dtype: torch.dtype, backend: str) -> N
         i = inputs
         out = window_attention(i.q, i.k, i.v, i.bias, i.mask, 0.4, backend)
     assert_close([out], expected[:1], TOLERANCE[dtype])
-
-
-@cases
-@pytest.mark.parametrize("elements", [1, 1 << 20])
-def test_the_cuda_path_computes_the_same_on_the_cpu(case: Case, elements: int) -> None:
-    inputs = make(case)
-    with (
-        mock.patch.object(attention_sdpa, "_CUDA_ELEMENTS", elements),
-        mock.patch.object(attention_sdpa, "chunked_attention", attention_sdpa._cuda_attention),
-    ):
-        assert_close(run(inputs, "sdpa"), run(inputs, "reference"), 1e-13)
 
 
 @pytest.mark.gpu
@@ -128,8 +116,9 @@ def test_values_and_gradients_on_cuda(case: Case, dtype: torch.dtype) -> None:
 def test_any_shape_in_any_chunks(case: Case, chunk: int) -> None:
     inputs = make(case)
     expected = run(inputs, "reference")
-    with mock.patch.object(attention_chunked, "_CHUNK", chunk):
-        assert_close(run(inputs, "sdpa"), expected, 1e-12)
+    with mock.patch.object(attention_chunked, "CHUNK", chunk):
+        assert_close(run(inputs, "chunked"), expected, 1e-12)
+    assert_close(run(inputs, "sdpa"), expected, 1e-12)
     assert_close(run(inputs, "native"), expected, 1e-12)
 
 
@@ -196,7 +185,7 @@ def test_a_gradient_without_memory_of_its_own(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", [CASES["bias"], CASES["bias and mask"]], ids=["bias", "mask"])
-def test_no_images(case: Case, backend: str) -> None:
+def test_a_batch_without_images(case: Case, backend: str) -> None:
     out, *gradients = run(make(replace(case, images=0)), backend)
     assert out.shape == (0, 3, 12, 6)
     assert [tuple(x.shape) for x in gradients] == [(0, 3, 12, 6)] * 3 + [(3, 12, 12)]
@@ -204,7 +193,7 @@ def test_no_images(case: Case, backend: str) -> None:
 
 
 @pytest.mark.parametrize("case", [CASES["bias and mask"], CASES["more keys"]], ids=["mask", "more keys"])
-@pytest.mark.parametrize("backend", BACKENDS[:3])
+@pytest.mark.parametrize("backend", BACKENDS[:4])
 def test_gradcheck(case: Case, backend: str) -> None:
     i = make(replace(case, images=1, windows=2, heads=2, queries=3, keys=min(case.keys, 4), width=2, value_width=2))
     mask = None if i.mask is None else i.mask.clamp(min=-2)  # a weight of e^-100 has no finite difference
@@ -226,7 +215,8 @@ def test_autocast(dtype: torch.dtype, backend: str) -> None:
     assert {x.dtype for x in gradients} == {dtype}
     with torch.no_grad():
         q, k, v = (x.to(out.dtype) for x in (i.q, i.k, i.v))
-        torch.testing.assert_close(out.detach(), window_attention(q, k, v, i.bias, i.mask, backend=backend))
+        expected = window_attention(q, k, v, i.bias, i.mask, backend=backend)
+        assert_close([out.detach()], [expected], TOLERANCE[out.dtype])
 
 
 def test_the_softmax_of_half_precision_is_exact() -> None:
@@ -303,15 +293,17 @@ Q, K = zeros(6, 2, 5, 4), zeros(6, 2, 7, 4)
         ((Q, K, K, zeros(2, 5, 7, device="meta")), "the bias is on meta, expected cpu, where q is"),
     ],
 )
-def test_what_does_not_fit_is_named(arguments: tuple[Any, ...], message: str) -> None:
+def test_arguments_that_do_not_fit_raise_with_their_values(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         window_attention(*arguments)
 
 
-def test_other_devices_take_the_reference() -> None:
+def test_devices_without_kernels_take_the_reference() -> None:
     q = zeros(4, 2, 9, 3, device="meta")
     assert window_attention(q, q, q).shape == q.shape
     with pytest.raises(InputError, match=r"sdpa cannot be used: it is tried on cpu and cuda only, and .* are on meta"):
         window_attention(q, q, q, backend="sdpa")
+    with pytest.raises(InputError, match=r"chunked .* used: its chunks are those that suit a CPU, .* are on meta"):
+        window_attention(q, q, q, backend="chunked")
     with pytest.raises(InputError, match=r"native .* used: its kernels are for the CPU, and the tensors are on meta"):
         window_attention(q, q, q, backend="native")

@@ -13,14 +13,14 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from ops import registry, window_attention
 from ops.window import flex as attention_flex
-from ops.window.attention import WINDOW_ATTENTION, AttentionCall
-from ops.window.flex import flex_refusal
+from ops.window.arguments import WindowCall
+from ops.window.attention import WINDOW_ATTENTION
 from tests.ops.inputs import CASES, make
 from utils.errors import InputError
 
 
-def refusal(device: str = "cuda", width: int = 16, **changes: bool) -> str | None:
-    return flex_refusal(device, width, **{"gradient": False, "masked": False, "dropout": False, **changes})
+def refusal(**call: Any) -> str | None:
+    return attention_flex.BACKEND.refusal(WindowCall(**{"device": "cuda", "width": 16, **call}))
 
 
 @pytest.mark.parametrize(
@@ -33,29 +33,31 @@ def refusal(device: str = "cuda", width: int = 16, **changes: bool) -> str | Non
         ({"device": "xpu"}, "the tensors are on xpu"),
     ],
 )
-def test_refusals(call: dict[str, Any], sentence: str) -> None:
+def test_flex_says_why_it_refuses_a_call(call: dict[str, Any], sentence: str) -> None:
     assert sentence in str(refusal(**call))
 
 
-def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flex_refuses_where_nothing_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    attention_flex._missing_compiler.cache_clear()
+    attention_flex.missing_compiler.cache_clear()
     try:
         assert "Triton, which is not installed" in str(refusal())
-        assert "there is no C++ compiler" in str(refusal("cpu"))
+        assert "there is no C++ compiler" in str(refusal(device="cpu"))
     finally:
-        attention_flex._missing_compiler.cache_clear()
+        attention_flex.missing_compiler.cache_clear()
 
 
-def test_it_says_that_it_is_not_deterministic() -> None:
+def test_flex_says_that_it_is_not_deterministic() -> None:
     backend = next(backend for backend in WINDOW_ATTENTION.backends if backend.name == "flex")
     assert "differs from run to run" in backend.remark
 
 
-def test_as_a_preference_it_gives_way(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flex_as_a_preference_gives_way_and_says_so_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(logging.getLogger("focalsr"), "propagate", True)
-    registry._say_once.cache_clear()
+    registry.say_once.cache_clear()
     i = make(CASES["bias"], torch.float32)
     with pytest.raises(InputError, match="backend flex cannot be used: PyTorch has no backward pass"):
         window_attention(i.q, i.k, i.v, i.bias, backend="flex")
@@ -63,37 +65,36 @@ def test_as_a_preference_it_gives_way(caplog: pytest.LogCaptureFixture, monkeypa
         for _ in range(2):
             out = window_attention(i.q, i.k, i.v, i.bias, backend="flex", strict=False)
     assert torch.equal(out, window_attention(i.q, i.k, i.v, i.bias))
-    told = [record.getMessage() for record in caplog.records if "preferred" in record.getMessage()]
-    assert len(told) == 1
-    assert "backend flex is preferred, but not used: PyTorch has no backward pass of it on the CPU" in told[0]
+    said = [record.getMessage() for record in caplog.records if "preferred" in record.getMessage()]
+    assert len(said) == 1
+    assert "backend flex is preferred, but not used: PyTorch has no backward pass of it on the CPU" in said[0]
     with pytest.raises(InputError, match="there is no backend"):
         window_attention(i.q, i.k, i.v, i.bias, backend="flash", strict=False)
 
 
 def test_a_drawback_counts_for_a_preference_only() -> None:
-    call = AttentionCall("cpu")
+    call = WindowCall("cpu")
     assert WINDOW_ATTENTION.choose(call, "reference", strict=False).name == "reference"
     assert WINDOW_ATTENTION.choose(call, "flex", strict=False).name != "flex"
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 @pytest.mark.parametrize("case", ["plain", "bias", "more keys", "wide values"])
-def test_the_score_function_is_the_reference(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flex_uncompiled_is_the_reference(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Uncompiled it is slow and stores the logits, but computes what the compiled kernel does.
-    monkeypatch.setattr(attention_flex, "_compiled", lambda: flex_attention)
+    monkeypatch.setattr(attention_flex, "compiled", lambda: flex_attention)
     i = make(CASES[case], torch.float64)
     if not attention_flex.takes_width(i.q.shape[-1]):
         pytest.skip("this version of torch does not take heads of this width")
-    scale = i.q.shape[-1] ** -0.5
     with torch.no_grad():
-        found = attention_flex.flex_bias_attention(i.q, i.k, i.v, i.bias, scale)
+        found = window_attention(i.q, i.k, i.v, i.bias, backend="flex")
         assert torch.allclose(found, window_attention(i.q, i.k, i.v, i.bias, backend="reference"), rtol=1e-10)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_a_gpu_it_agrees_with_the_reference(dtype: torch.dtype) -> None:
+def test_flex_on_a_gpu_is_the_reference(dtype: torch.dtype) -> None:
     generator = torch.Generator("cuda").manual_seed(0)
     q, k, v, grad = (torch.randn(6, 3, 256, 16, device="cuda", generator=generator, dtype=dtype) for _ in range(4))
     bias = torch.randn(3, 256, 256, device="cuda", generator=generator)

@@ -73,7 +73,7 @@ def test_results_do_not_depend_on_the_number_of_threads(case: Case) -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_far_logits() -> None:
+def test_logits_far_apart_neither_overflow_nor_leave_weights() -> None:
     # The exponential: exact zeros far below, no overflow at large logits, and a weight of one where one key is left.
     bias = torch.tensor([0.0, -20.0, -86.9, -87.1, -104.0, -1e4, -torch.inf] + [-torch.inf] * 5)
     q = torch.zeros(1, 1, 3, 4)
@@ -86,7 +86,7 @@ def test_far_logits() -> None:
     assert torch.allclose(out, out[0], rtol=1e-2, atol=1e-7)  # 3e4 - 20 is rounded in float32
 
 
-def test_only_the_inputs_are_kept() -> None:
+def test_only_the_inputs_are_kept_for_the_backward_pass() -> None:
     i = make(BIG, torch.float32)
     kept: dict[int, int] = {}
 
@@ -109,6 +109,6 @@ def test_flops_are_counted() -> None:
     assert backward.get_total_flops() == 2 * 12 * 2 * 100 * 300 * (3 * 10 + 2 * 20)
 
 
-def test_the_result_joins_its_heads_for_free() -> None:
+def test_the_heads_of_a_token_lie_side_by_side() -> None:
     out, *_ = run(make(CASES["bias and mask"]), "native")
     assert out.transpose(1, 2).is_contiguous()

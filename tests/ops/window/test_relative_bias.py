@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ops import RelativeBias
-from ops.window.relative_bias import _scatter_sum, _sorted_sum
+from ops.window.relative_bias import scatter_sum, sorted_sum
 from utils.errors import InputError
 
 
@@ -23,7 +23,7 @@ def swin_index(height: int, width: int) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64], ids=str)
-def test_dense(dtype: torch.dtype, index_dtype: torch.dtype) -> None:
+def test_the_dense_bias_is_the_table_at_the_index(dtype: torch.dtype, index_dtype: torch.dtype) -> None:
     index = swin_index(3, 5)
     table = torch.randn(45, 4).to(dtype)
     dense = RelativeBias(table, index.to(index_dtype)).dense()
@@ -48,14 +48,14 @@ def test_gradient_of_the_table(dtype: torch.dtype) -> None:
 def test_gradient_is_the_same_each_time() -> None:
     index = swin_index(8, 8)
     values = torch.randn(4, index.numel())
-    sums = [_scatter_sum(values, index.flatten(), 225) for _ in range(3)]
+    sums = [scatter_sum(values, index.flatten(), 225) for _ in range(3)]
     assert all(torch.equal(sums[0], other) for other in sums)
 
 
 def test_the_sum_for_cuda_computes_the_same_on_the_cpu() -> None:
     index = swin_index(4, 4).flatten() + 2  # rows that no pair takes at both ends
     values = torch.randn(3, index.numel(), dtype=torch.float64)
-    torch.testing.assert_close(_sorted_sum(values, index, 60), _scatter_sum(values, index, 60))
+    torch.testing.assert_close(sorted_sum(values, index, 60), scatter_sum(values, index, 60))
 
 
 @pytest.mark.gpu
@@ -66,7 +66,7 @@ def test_gradient_is_the_same_each_time_on_cuda() -> None:
     weight = torch.randn(6, 256, 256, device="cuda")
     first, second = (torch.autograd.grad(RelativeBias(table, index).dense(), table, weight)[0] for _ in range(2))
     assert torch.equal(first, second)
-    expected = _scatter_sum(weight.cpu().flatten(1), index.cpu().flatten(), 961)
+    expected = scatter_sum(weight.cpu().flatten(1), index.cpu().flatten(), 961)
     torch.testing.assert_close(first.cpu(), expected, atol=1e-4, rtol=1e-4)
 
 

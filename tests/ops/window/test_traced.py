@@ -44,7 +44,7 @@ def fresh_compiler() -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
-@pytest.mark.parametrize("backend", ["reference", "sdpa", "native"])
+@pytest.mark.parametrize("backend", ["reference", "sdpa", "chunked", "native"])
 def test_compiles_without_graph_breaks(backend: str, masked: bool) -> None:
     require_tracing(backend)
     torch.manual_seed(0)

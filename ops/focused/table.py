@@ -1,0 +1,37 @@
+"""The bias tables of focused attention: which row of a table a query and a key take.
+
+Shapes: w side of a window, N = w * w tokens in it, h heads, T = (2w-1)^2 rows of a table.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ops.cache import cached_constant
+from ops.window.relative_bias import RelativeBias
+
+
+@cached_constant(16)
+def token_positions(window: int, device: torch.device) -> Tensor:
+    """Numbers p [N] int64: the row of a bias table for query i and key j is ``p[i] - p[j] + base_row(window)``."""
+    row = torch.arange(window, device=device)
+    return (row[:, None] * (2 * window - 1) + row).flatten()
+
+
+@cached_constant(16)
+def position_index(window: int, device: torch.device) -> Tensor:
+    """Rows of a bias table for all queries and keys, [N, N] int64."""
+    position = token_positions(window, device)
+    return position[:, None] - position + base_row(window)
+
+
+def base_row(window: int) -> int:
+    """The row of a bias table for a query and a key at the same place."""
+    return (window - 1) * 2 * window
+
+
+def expanded_bias(table: Tensor, window: int, heads: int) -> Tensor:
+    """A table [T, h or 1] -> the bias of all queries and keys, [h, N, N]; its gradient is summed in a fixed order."""
+    bias = RelativeBias(table, position_index(window, table.device)).dense()
+    return bias.expand(heads, -1, -1)

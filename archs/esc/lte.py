@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archs.contract import BaseNetwork
 from archs.esc.blocks import AttentionType, BlockSettings
 from archs.esc.network import IMAGE_CHANNELS, Encoder
 from archs.layers.conv import convolve
@@ -88,7 +89,7 @@ class Axis(NamedTuple):
     offset: Tensor
 
 
-class ESCLTE(nn.Module):
+class ESCLTE(BaseNetwork):
     """ESC with the decoder LTE; the output may have any size.
 
     Args:
@@ -142,7 +143,7 @@ class ESCLTE(nn.Module):
         self.scale = int(upscaling_factor) if upscaling_factor == int(upscaling_factor) else upscaling_factor
         self.window_size = window_size
         self.size_rule = SizeRule(tile_multiple=window_size)
-        self.receptive_radius: int | None = None
+        self.receptive_radius = None
         self.encoder = ESCEncoder(settings, n_blocks, kernel_size)
         self.coef = nn.Conv2d(dim, hidden_dim, 3, padding=1)
         self.freq = nn.Conv2d(dim, hidden_dim, 3, padding=1)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archs.contract import BaseNetwork
 from archs.esc.blocks import AttentionType, Block, BlockSettings, Norm
 from archs.esc.kernels import DYNAMIC_SIDE, initial_kernel, symmetric_kernel
 from archs.layers.conv import as_rows, convolve
@@ -25,7 +26,7 @@ from utils.errors import InputError
 IMAGE_CHANNELS = 3
 
 
-class Encoder(nn.Module):
+class Encoder(BaseNetwork):
     """From an image to features: a convolution, blocks, a convolution; a base class of the networks.
 
     Arguments are checked here; subclasses register the layers, because their order is the published one.
@@ -47,7 +48,7 @@ class Encoder(nn.Module):
         self.settings = settings
         self.window_size = settings.window_size
         self.size_rule = SizeRule(tile_multiple=settings.window_size)
-        self.receptive_radius: int | None = None  # the generated kernels follow from the whole image
+        self.receptive_radius = None  # the generated kernels follow from the whole image
         self.symmetric = Memo()
 
     def add_large_kernel(self, kernel_size: int) -> None:

@@ -168,6 +168,8 @@ class ESCRealM(Encoder):
         unshuffle_mod: for scales below 3, work on the image shrunk by 4 / s with its pixels in channels.
     """
 
+    scale: int
+
     def __init__(
         self,
         dim: int,

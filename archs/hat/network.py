@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from archs.contract import BaseNetwork
 from archs.hat.blocks import (
     AttentionBlocks,
     HybridAttentionBlock,
@@ -45,7 +46,7 @@ class PatchEmbedding(nn.Module):
         return cast("Tensor", self.norm(x))
 
 
-class HAT(PublishedConstants, HeadedNetwork):
+class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
     """Hybrid attention transformer.
 
     Two defaults are not the published ones, with which no network works: window_size (7) and upsampler ('').
@@ -81,6 +82,8 @@ class HAT(PublishedConstants, HeadedNetwork):
     """
 
     mean: Tensor
+    scale: int
+    window_size: int
 
     def __init__(
         self,
@@ -122,7 +125,7 @@ class HAT(PublishedConstants, HeadedNetwork):
         self.window_size = window_size
         self.extended = extended_window(window_size, overlap_ratio)
         self.size_rule = SizeRule(multiple=window_size, tile_multiple=window_size)
-        self.receptive_radius: int | None = None  # the channel attention sees the whole image
+        self.receptive_radius = None  # the channel attention sees the whole image
         self.channels = in_chans
         self.register_buffer("mean", image_mean(in_chans), persistent=False)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from archs.contract import BaseNetwork
 from archs.layers.constants import PublishedConstants
 from archs.layers.image import image_mean
 from archs.layers.position import relative_position_index
@@ -41,7 +42,7 @@ class PatchEmbedding(nn.Module):
         return cast("Tensor", self.norm(x))
 
 
-class PFT(PublishedConstants, HeadedNetwork):
+class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
     """Progressive focused transformer.
 
     Two defaults are not the published ones, with which no network works: num_heads (a list) and upsampler ('').
@@ -70,6 +71,8 @@ class PFT(PublishedConstants, HeadedNetwork):
     """
 
     mean: Tensor
+    scale: int
+    window_size: int
 
     def __init__(
         self,
@@ -104,7 +107,7 @@ class PFT(PublishedConstants, HeadedNetwork):
         self.use_checkpoint = use_checkpoint
         self.window_size = window_size
         self.size_rule = SizeRule(tile_multiple=window_size)
-        self.receptive_radius: int | None = None
+        self.receptive_radius = None
         self.channels = in_chans
         self.register_buffer("mean", image_mean(in_chans), persistent=False)
 

@@ -12,6 +12,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from archs.contract import BaseNetwork
 from archs.layers.autocast import without_autocast
 from archs.layers.size import SizeRule
 from archs.plainusr.blocks import (
@@ -52,7 +53,7 @@ GENERAL = Family(down=("block1", "block2"), up=("block3", "block4"), convs=2, lo
 LARGE = Family(down=("block1", "block2"), up=("block3", "block4"), convs=3, local=True)
 
 
-class PlainUSR(nn.Module):
+class PlainUSR(BaseNetwork):
     """A U-Net without downsampling: its levels are prefixes of the channels; what is behind them passes by.
 
     Three more channels than ``n_feat`` carry the image from head to tail; a block's result replaces its prefix.
@@ -74,8 +75,6 @@ class PlainUSR(nn.Module):
     head: nn.Conv2d
     tail: nn.Sequential
     scale: int
-    size_rule: SizeRule
-    receptive_radius: int | None
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from archs.contract import BaseNetwork
 from archs.layers.conv import convolve
 from archs.layers.drop import DropPath, drop_path_rates
 from archs.layers.image import image_mean
@@ -144,7 +145,7 @@ class _Settings(NamedTuple):
     drop: float
 
 
-class RGT(HeadedNetwork):
+class RGT(HeadedNetwork, BaseNetwork):
     """Recursive Generalization Transformer; RGT-S has six groups, RGT eight.
 
     Args:
@@ -204,7 +205,7 @@ class RGT(HeadedNetwork):
         self.scale = upscale
         # Tiles on this grid cut neither windows nor the cells of global attention.
         self.size_rule = SizeRule(tile_multiple=max(s0, s1, STRIDE**2))
-        self.receptive_radius: int | None = None
+        self.receptive_radius = None
         self.img_range = img_range
         self.use_chk = use_chk
         self.recursions = recursions

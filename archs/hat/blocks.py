@@ -18,10 +18,11 @@ from torch.utils.checkpoint import checkpoint
 from archs.layers.attention import ChannelAttention
 from archs.layers.conv import as_rows
 from archs.layers.drop import DropPath
-from archs.layers.linear import Linear
+from archs.layers.linear import Linear, initialise_linear
 from archs.layers.mask import shift_regions
 from archs.layers.mlp import Mlp
 from archs.layers.position import overlapping_position_index, relative_position_index
+from archs.layers.residual import Residual, residual_convolution
 from archs.layers.window import overlapping_windows, window_merge, window_partition
 from ops import Memo, RegionMask, RelativeBias, window_attention
 from utils.errors import InputError
@@ -287,10 +288,10 @@ class ResidualHybridAttentionGroup(nn.Module):
     Args:
         blocks: of the group.
         channels: C.
-        resi_connection: "1conv" for a 3x3 convolution after the blocks, "identity" for none.
+        resi_connection: the convolution after the blocks.
     """
 
-    def __init__(self, blocks: AttentionBlocks, channels: int, resi_connection: str) -> None:
+    def __init__(self, blocks: AttentionBlocks, channels: int, resi_connection: Residual) -> None:
         super().__init__()
         self.residual_group = blocks
         self.conv = residual_convolution(channels, resi_connection)
@@ -298,11 +299,6 @@ class ResidualHybridAttentionGroup(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
         return x + as_rows(self.conv(self.residual_group(x).permute(0, 3, 1, 2)))
-
-
-def residual_convolution(channels: int, resi_connection: str) -> nn.Module:
-    """The layer before a residual sum."""
-    return nn.Conv2d(channels, channels, 3, padding=1) if resi_connection == "1conv" else nn.Identity()
 
 
 def head_width(channels: int, num_heads: int) -> int:
@@ -339,6 +335,4 @@ def initialise(module: nn.Module) -> None:
             nn.init.trunc_normal_(parameter, std=0.02)
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            initialise_linear(layer)

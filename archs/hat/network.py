@@ -21,29 +21,19 @@ from archs.hat.blocks import (
     ResidualHybridAttentionGroup,
     check_size,
     extended_window,
-    residual_convolution,
 )
 from archs.layers.constants import PublishedConstants
 from archs.layers.conv import as_rows
 from archs.layers.drop import drop_path_rates
+from archs.layers.embedding import PatchEmbedding
 from archs.layers.image import image_mean
+from archs.layers.numbering import count_numbered
 from archs.layers.position import published_overlapping_index, relative_position_index
+from archs.layers.residual import residual_convolution
 from archs.layers.size import SizeRule
-from archs.layers.upsample import HEAD_WIDTH, HeadedNetwork
+from archs.layers.upsample import HeadedNetwork, pixelshuffle_scale
 from utils.errors import InputError
 from utils.log import get_logger
-
-
-class PatchEmbedding(nn.Module):
-    """The normalisation of the first features, under its published name."""
-
-    def __init__(self, channels: int, patch_norm: bool) -> None:
-        super().__init__()
-        self.norm: nn.Module = nn.LayerNorm(channels) if patch_norm else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, H, W, C]."""
-        return cast("Tensor", self.norm(x))
 
 
 class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
@@ -258,7 +248,7 @@ def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
         InputError: the keys are not those of a HAT.
     """
     group, block = "layers.{}.residual_group.", "layers.{}.residual_group.blocks.{}."
-    groups = _count(state, group + "overlap_attn.qkv.weight")
+    groups = count_numbered(state, r"layers\.(\d+)\.residual_group\.overlap_attn\.qkv\.weight")
     if not groups or "conv_first.weight" not in state:
         raise InputError("these weights are not a HAT's: layers.0.residual_group.overlap_attn.qkv.weight is missing")
     first = block.format(0, 0)
@@ -269,20 +259,19 @@ def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
         inner = state[first + "conv_block.cab.0.weight"].shape[0]
         squeezed = state[first + "conv_block.cab.3.attention.1.weight"].shape[0]
         hidden = state[first + "mlp.fc1.weight"].shape[0]
-        stages = _count(state, "upsample.{}.weight", 2)
-        by_three = stages == 1 and state["upsample.0.weight"].shape[0] == 9 * HEAD_WIDTH
+        depths = [count_numbered(state, rf"layers\.{i}\.residual_group\.blocks\.(\d+)\.norm1") for i in range(groups)]
         tables = [state[block.format(i, 0) + "attn.relative_position_bias_table"] for i in range(groups)]
     except KeyError as error:
         raise InputError(f"these weights are not a HAT's: the key {error} is missing") from None
     found: dict[str, Any] = {
         "type": "HAT",
-        "upscale": 3 if by_three else 2**stages,
+        "upscale": pixelshuffle_scale(state),
         "in_chans": in_chans,
         "window_size": window,
         "compress_ratio": embed_dim // inner,
         "squeeze_factor": embed_dim // squeezed,
         "overlap_ratio": (math.isqrt(rows) + 1 - 2 * window) / window,
-        "depths": [_count(state, block.replace("{}", str(i), 1) + "norm1.weight") for i in range(groups)],
+        "depths": depths,
         "embed_dim": embed_dim,
         "num_heads": [table.shape[1] for table in tables],
         "mlp_ratio": hidden / embed_dim,
@@ -296,11 +285,3 @@ def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if "absolute_pos_embed" in state:
         found |= {"ape": True, "img_size": math.isqrt(state["absolute_pos_embed"].shape[1])}
     return found
-
-
-def _count(state: Mapping[str, Tensor], key: str, step: int = 1) -> int:
-    """How many of ``key`` with 0, ``step``, 2 ``step``, ... in the place of its braces the state has."""
-    number = 0
-    while key.format(number * step) in state:
-        number += 1
-    return number

@@ -6,11 +6,13 @@ Shapes: B images, H W low-resolution pixels, D channels of the network, f channe
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Literal, cast, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archs.layers.numbering import count_numbered
 from utils.errors import InputError
 
 Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv"]
@@ -35,6 +37,15 @@ class PixelShuffleStages(nn.Sequential):
             (nn.Conv2d(channels, factor**2 * channels, 3, padding=1), nn.PixelShuffle(factor)) for factor in factors
         )
         super().__init__(*itertools.chain.from_iterable(stages))
+
+
+def pixelshuffle_scale(state: Mapping[str, Tensor]) -> int:
+    """The scale of the :class:`PixelShuffleStages` that a state dict holds under ``upsample``; 1 if it holds none."""
+    stages = (count_numbered(state, r"upsample\.(\d+)\.weight") + 1) // 2  # each second layer is a pixel shuffle
+    if stages == 0:
+        return 1
+    rows, columns = state["upsample.0.weight"].shape[:2]
+    return 3 if rows == 9 * columns else 2**stages
 
 
 class HeadedNetwork(nn.Module):

@@ -12,13 +12,14 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from archs.layers.linear import Linear
+from archs.layers.linear import Linear, initialise_linear
 from archs.layers.recompute import recomputed
+from archs.layers.residual import residual_convolution
 from archs.pft.attention import DepthwiseConvolution, FocusedAttentionBase
 from archs.pft.bands import FocusBands, add_local, in_bands
 from ops import FocusState, gelu_depthwise
 
-Residual = Literal["1conv", "3conv"]
+Connection = Literal["1conv", "3conv"]
 
 
 class ConvFFN(nn.Module):
@@ -80,8 +81,7 @@ class AttentionTransformerLayer(FocusedAttentionBase):
         self.convffn = ConvFFN(channels, int(channels * mlp_ratio), kernel_size)
         self.initialise_attention()
         for layer in (self.convffn.fc1, self.convffn.fc2):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+            initialise_linear(layer)
 
     def forward(self, x: Tensor, state: FocusState | FocusBands | None) -> tuple[Tensor, FocusState | FocusBands]:
         """[B, H, W, C] and the state of the layer before with the same shift -> [B, H, W, C] and the new state.
@@ -115,10 +115,10 @@ class ResidualGroup(nn.Module):
     Args:
         channels: C.
         layers: of the group.
-        resi_connection: see :func:`residual_convolution`.
+        resi_connection: the convolution.
     """
 
-    def __init__(self, channels: int, layers: Iterable[AttentionTransformerLayer], resi_connection: Residual) -> None:
+    def __init__(self, channels: int, layers: Iterable[AttentionTransformerLayer], resi_connection: Connection) -> None:
         super().__init__()
         self.residual_group = LayerList(layers)
         self.conv = residual_convolution(channels, resi_connection)
@@ -138,15 +138,3 @@ class ResidualGroup(nn.Module):
     def attention_layers(self) -> list[AttentionTransformerLayer]:
         """The layers."""
         return [cast("AttentionTransformerLayer", layer) for layer in self.residual_group.layers]
-
-
-def residual_convolution(channels: int, resi_connection: Residual) -> nn.Module:
-    """One 3x3 convolution, or three that are narrow in the middle; [B, C, H, W] -> [B, C, H, W]."""
-    if resi_connection == "1conv":
-        return nn.Conv2d(channels, channels, 3, padding=1)
-    narrow = channels // 4
-    return nn.Sequential(
-        nn.Conv2d(channels, narrow, 3, padding=1), nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(narrow, narrow, 1), nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(narrow, channels, 3, padding=1),
-    )  # fmt: skip

@@ -6,7 +6,6 @@ Shapes: B images, c image channels, H W low-resolution pixels, C channels of the
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 
@@ -16,30 +15,21 @@ from torch.utils.checkpoint import checkpoint
 
 from archs.contract import BaseNetwork
 from archs.layers.constants import PublishedConstants
+from archs.layers.embedding import PatchEmbedding
 from archs.layers.image import image_mean
+from archs.layers.numbering import count_numbered
 from archs.layers.position import relative_position_index
+from archs.layers.residual import residual_convolution
 from archs.layers.size import SizeRule
-from archs.layers.upsample import HEAD_WIDTH, HeadedNetwork
+from archs.layers.upsample import HeadedNetwork, pixelshuffle_scale
 from archs.pft.bands import FocusBands, in_bands
-from archs.pft.blocks import AttentionTransformerLayer, Residual, ResidualGroup, residual_convolution
+from archs.pft.blocks import AttentionTransformerLayer, Connection, ResidualGroup
 from ops import FocusState
 from ops.registry import exporting
 from utils.errors import InputError
 
 Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv", ""]
 PUBLISHED_TOPK = (*[256] * 2, *[128] * 4, *[64] * 6, *[32] * 6, *[16] * 6)
-
-
-class PatchEmbedding(nn.Module):
-    """The normalisation of the first features, under its published name."""
-
-    def __init__(self, channels: int, patch_norm: bool) -> None:
-        super().__init__()
-        self.norm: nn.Module = nn.LayerNorm(channels) if patch_norm else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, H, W, C]."""
-        return cast("Tensor", self.norm(x))
 
 
 class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
@@ -94,7 +84,7 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         use_checkpoint: bool = False,
         img_range: float = 1.0,
         upsampler: Upsampler = "pixelshuffle",
-        resi_connection: Residual = "1conv",
+        resi_connection: Connection = "1conv",
     ) -> None:
         super().__init__()
         heads = _heads(num_heads)
@@ -281,7 +271,7 @@ def _choice_problems(upscale: int, patch_size: int, norm_layer: str, upsampler: 
         problems.append(
             f"upscale is {upscale}, but without an upsampler it must be 1; choose pixelshuffle, for example"
         )
-    if resi_connection not in get_args(Residual):
+    if resi_connection not in get_args(Connection):
         problems.append(f'resi_connection must be 1conv or 3conv, got "{resi_connection}"')
     return problems
 
@@ -301,8 +291,10 @@ def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
         embed_dim, in_chans = state["conv_first.weight"].shape[:2]
         kernel_size = state[layer.format(0, 0) + "v_LePE.depthwise_conv.0.weight"].shape[-1]
         hidden = state[layer.format(0, 0) + "convffn.fc1.weight"].shape[0]
-        groups = _count(state, r"layers\.(\d+)\.residual_group\.")
-        depths = [_count(state, rf"layers\.{group}\.residual_group\.layers\.(\d+)\.") for group in range(groups)]
+        groups = count_numbered(state, r"layers\.(\d+)\.residual_group\.")
+        depths = [
+            count_numbered(state, rf"layers\.{group}\.residual_group\.layers\.(\d+)\.") for group in range(groups)
+        ]
         upsampler, upscale = _head(state, in_chans)
     except KeyError as error:
         raise InputError(f"these weights are not a PFT's: the key {error} is missing") from None
@@ -344,20 +336,12 @@ PUBLISHED: Mapping[tuple[int, ...], tuple[int, Sequence[int]]] = {
 """Width and depths of PFT and PFT-light -> num_heads and num_topk, which their files do not tell."""
 
 
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """One more than the largest number that a key has at the group of the pattern; the numbers start from 0."""
-    found = [int(match[1]) for match in (re.match(pattern, key) for key in state) if match]
-    return max(found, default=-1) + 1
-
-
 def _head(state: Mapping[str, Tensor], in_chans: int) -> tuple[str, int]:
     """Upsampler and scale."""
     if "conv_up1.weight" in state:
         return "nearest+conv", 4
-    stages = _count(state, r"upsample\.(\d+)\.weight")  # 0, 1, 3, 5: each second one is a pixel shuffle
     if "conv_before_upsample.0.weight" in state:
-        by_three = stages == 1 and state["upsample.0.weight"].shape[0] == 9 * HEAD_WIDTH
-        return "pixelshuffle", 3 if by_three else 2 ** ((stages + 1) // 2)
-    if stages:
+        return "pixelshuffle", pixelshuffle_scale(state)
+    if "upsample.0.weight" in state:
         return "pixelshuffledirect", math.isqrt(state["upsample.0.weight"].shape[0] // in_chans)
     return "", 1

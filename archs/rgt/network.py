@@ -19,7 +19,8 @@ from archs.contract import BaseNetwork
 from archs.layers.conv import convolve
 from archs.layers.drop import DropPath, drop_path_rates
 from archs.layers.image import image_mean
-from archs.layers.linear import Linear
+from archs.layers.linear import Linear, initialise_linear
+from archs.layers.residual import residual_convolution
 from archs.layers.size import SizeRule
 from archs.layers.upsample import HeadedNetwork
 from archs.rgt.attention import RectangleWindowAttention, RecursiveGeneralizationAttention
@@ -27,7 +28,7 @@ from archs.rgt.position import position_tables
 from archs.rgt.recursion import STRIDE, recursion_count
 from utils.errors import InputError
 
-Residual = Literal["1conv", "3conv"]
+Connection = Literal["1conv", "3conv"]
 Tables = tuple[Tensor, ...]
 """The position tables of a block's two branches, each [R, n // 2]; empty where the block looks after itself."""
 
@@ -111,25 +112,13 @@ class Group(nn.Module):
     Args:
         channels: C.
         blocks: in their order.
-        residual: the convolution, see :func:`residual_convolution`.
+        residual: the convolution.
     """
 
-    def __init__(self, channels: int, blocks: Sequence[Block], residual: Residual) -> None:
+    def __init__(self, channels: int, blocks: Sequence[Block], residual: Connection) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.conv = residual_convolution(channels, residual)
-
-
-def residual_convolution(channels: int, residual: Residual) -> nn.Module:
-    """One 3x3 convolution, or three that are narrow in the middle; [B, C, H, W] -> [B, C, H, W]."""
-    if residual == "1conv":
-        return nn.Conv2d(channels, channels, 3, padding=1)
-    narrow = channels // 4
-    return nn.Sequential(
-        nn.Conv2d(channels, narrow, 3, padding=1), nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(narrow, narrow, 1), nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(narrow, channels, 3, padding=1),
-    )  # fmt: skip
 
 
 class _Settings(NamedTuple):
@@ -187,7 +176,7 @@ class RGT(HeadedNetwork, BaseNetwork):
         use_chk: bool = False,
         upscale: int = 2,
         img_range: float = 1.0,
-        resi_connection: Residual = "1conv",
+        resi_connection: Connection = "1conv",
         split_size: Sequence[int] = (8, 8),
         c_ratio: float = 0.5,
         recursions: int | None = None,
@@ -290,9 +279,7 @@ def _block(common: _Settings, group: int, position: int, heads: int, drop_path: 
 def _initialise(module: nn.Module) -> None:
     """Initial values of the published network; convolutions have the framework's, norms 1 and 0 already."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        initialise_linear(module)
 
 
 def _problems(
@@ -327,7 +314,7 @@ def _problems(
         problems.append(f"int(embed_dim * mlp_ratio) must be even and at least 2, got {hidden}")
     if len(split_size) != 2 or any(side < 1 or side > 64 or side & (side - 1) for side in split_size):
         problems.append(f"split_size must be two powers of two from 1 to 64, got {list(split_size)}")
-    if resi_connection not in get_args(Residual):
+    if resi_connection not in get_args(Connection):
         problems.append(f'resi_connection must be "1conv" or "3conv", got "{resi_connection}"')
     if upscale != 3 and (upscale < 1 or upscale & (upscale - 1)):
         problems.append(f"upscale must be 3 or a power of two, got {upscale}")

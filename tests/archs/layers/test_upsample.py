@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from archs.layers.upsample import HeadedNetwork, PixelShuffleStages, Upsampler
+from archs.layers.upsample import HeadedNetwork, PixelShuffleStages, Upsampler, pixelshuffle_scale
 from utils.errors import InputError
 
 
@@ -32,6 +32,12 @@ def test_stages(scale: int, shapes: dict[str, list[int]]) -> None:
     stages = PixelShuffleStages(scale, 4)
     assert {key: list(tensor.shape) for key, tensor in stages.state_dict().items()} == shapes
     assert stages(torch.zeros(1, 4, 2, 3)).shape == (1, 4, 2 * scale, 3 * scale)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+def test_the_scale_is_read_off_the_weights_of_the_stages(scale: int) -> None:
+    state = PixelShuffleStages(scale, 4).state_dict()
+    assert pixelshuffle_scale({f"upsample.{key}": tensor for key, tensor in state.items()}) == scale
 
 
 @pytest.mark.parametrize("scale", [0, -2, 5, 6, 9])

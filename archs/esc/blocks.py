@@ -207,9 +207,8 @@ class BlockSettings(NamedTuple):
         conv_blocks: convolutional attentions of a block.
         window_size: w.
         num_heads: h.
-        first: hidden channels E of the first perceptron.
-        inner: hidden channels E of the perceptron before each convolutional attention.
-        norms: each of those has a norm.
+        exp_ratio: E / C of the MLP before each convolutional attention.
+        norms: each of those MLPs has a norm.
         decomposed: the filter is ESC-FP's.
         attn_type: preferred implementation of the window attention.
     """
@@ -219,11 +218,20 @@ class BlockSettings(NamedTuple):
     conv_blocks: int
     window_size: int
     num_heads: int
-    first: int
-    inner: int
+    exp_ratio: float
     norms: bool
     decomposed: bool
     attn_type: AttentionType
+
+    @property
+    def first(self) -> int:
+        """Hidden channels E of the first MLP of a block."""
+        return int(1.5 * self.dim) if self.decomposed else 2 * self.dim
+
+    @property
+    def inner(self) -> int:
+        """Hidden channels E of the MLP before each convolutional attention."""
+        return int(self.dim * self.exp_ratio)
 
 
 class Block(nn.Module):

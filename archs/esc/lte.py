@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archs.contract import BaseNetwork
-from archs.esc.blocks import AttentionType, BlockSettings
+from archs.esc.blocks import AttentionType, Block, BlockSettings
+from archs.esc.kernels import initial_kernel
 from archs.esc.network import IMAGE_CHANNELS, Encoder
 from archs.layers.conv import convolve
 from archs.layers.size import SizeRule
@@ -48,9 +49,9 @@ class ESCEncoder(Encoder):
 
     def __init__(self, settings: BlockSettings, n_blocks: int, kernel_size: int) -> None:
         super().__init__(settings, n_blocks, kernel_size)
-        self.add_large_kernel(kernel_size)
+        self.plk_filter = nn.Parameter(initial_kernel(settings.pdim, kernel_size))
         self.proj = nn.Conv2d(IMAGE_CHANNELS, settings.dim, 3, padding=1)
-        self.add_blocks(n_blocks)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(n_blocks))
         self.last = nn.Conv2d(settings.dim, settings.dim, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,8 +129,8 @@ class ESCLTE(BaseNetwork):
     ) -> None:
         super().__init__()
         settings = BlockSettings(
-            dim, pdim, conv_blocks, window_size, num_heads, first=2 * dim, inner=int(dim * exp_ratio), norms=use_ln,
-            decomposed=False, attn_type=attn_type,
+            dim, pdim, conv_blocks, window_size, num_heads, exp_ratio,
+            norms=use_ln, decomposed=False, attn_type=attn_type,
         )  # fmt: skip
         if hidden_dim < 2 or hidden_dim % 2 or min([1, *hidden_list]) < 1:
             raise InputError(

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from archs.esc.blocks import AttentionType, BlockSettings
+from archs.esc.blocks import AttentionType, Block, BlockSettings
 from archs.esc.dysample import DySample
+from archs.esc.kernels import initial_kernel
 from archs.esc.network import IMAGE_CHANNELS, Encoder
 from archs.layers.constants import PublishedConstants
 from archs.layers.conv import as_rows, convolve, pointwise
@@ -89,8 +90,8 @@ class ESCReal(Encoder):
         use_dysample: bool = False,
     ) -> None:
         settings = BlockSettings(
-            dim, pdim, conv_blocks, window_size, num_heads, first=2 * dim, inner=int(dim * exp_ratio), norms=True,
-            decomposed=False, attn_type=attn_type,
+            dim, pdim, conv_blocks, window_size, num_heads, exp_ratio,
+            norms=True, decomposed=False, attn_type=attn_type,
         )  # fmt: skip
         if not use_dysample and upscaling_factor != 4:
             raise InputError(
@@ -100,9 +101,9 @@ class ESCReal(Encoder):
         super().__init__(settings, n_blocks, kernel_size)
         _check_dysample("ESCReal", use_dysample, dim, upscaling_factor)
         self.scale = upscaling_factor
-        self.add_large_kernel(kernel_size)
+        self.plk_filter = nn.Parameter(initial_kernel(pdim, kernel_size))
         self.proj = nn.Conv2d(IMAGE_CHANNELS, dim, 3, padding=1)
-        self.add_blocks(n_blocks)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(n_blocks))
         self.last = nn.Conv2d(dim, dim, 3, padding=1)
         self.to_img: nn.Module = (
             DySample(dim, IMAGE_CHANNELS, upscaling_factor, GROUPS) if use_dysample else _doubled_twice(dim)
@@ -187,8 +188,8 @@ class ESCRealM(Encoder):
         unshuffle_mod: bool = True,
     ) -> None:
         settings = BlockSettings(
-            dim, pdim, conv_blocks, window_size, num_heads, first=2 * dim, inner=int(dim * exp_ratio), norms=True,
-            decomposed=False, attn_type=attn_type,
+            dim, pdim, conv_blocks, window_size, num_heads, exp_ratio,
+            norms=True, decomposed=False, attn_type=attn_type,
         )  # fmt: skip
         super().__init__(settings, n_blocks, kernel_size)
         if upsampler not in get_args(Upsampler):
@@ -207,11 +208,11 @@ class ESCRealM(Encoder):
                 "ESCRealM: the upsampler conv does not upsample; it is for upscaling_factor 1 and unshuffle_mod false"
             )
         _check_dysample("ESCRealM", upsampler == "dysample" and inner > 1, mid_dim, upscaling_factor)
-        self.add_large_kernel(kernel_size)
+        self.plk_filter = nn.Parameter(initial_kernel(pdim, kernel_size))
         first = nn.Conv2d(IMAGE_CHANNELS * self.factor**2, dim, 3, padding=1)
         self.proj = nn.Sequential(nn.PixelUnshuffle(self.factor), first) if self.factor > 1 else first
         self.skip = Skip(dim, self.factor)
-        self.add_blocks(n_blocks)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(n_blocks))
         self.last = nn.Conv2d(dim, dim, 3, padding=1)
         self.to_img = MetaUpsample(upsampler, inner, dim, mid_dim)
 

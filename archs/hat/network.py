@@ -31,7 +31,7 @@ from archs.layers.numbering import count_numbered
 from archs.layers.position import published_overlapping_index, relative_position_index
 from archs.layers.residual import residual_convolution
 from archs.layers.size import SizeRule
-from archs.layers.upsample import HeadedNetwork, pixelshuffle_scale
+from archs.layers.upsample import HeadedNetwork, head_layers, pixelshuffle_scale
 from utils.errors import InputError
 from utils.log import get_logger
 
@@ -141,7 +141,9 @@ class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
             self.layers.append(ResidualHybridAttentionGroup(group, embed_dim, resi_connection))
         self.norm = nn.LayerNorm(embed_dim)
         self.conv_after_body = residual_convolution(embed_dim, resi_connection)
-        self.add_head(upsampler, embed_dim, upscale, in_chans)
+        self.upsampler = upsampler
+        for name, layer in head_layers(upsampler, embed_dim, upscale, in_chans, network="HAT").items():
+            self.add_module(name, layer)
         if self.absolute_pos_embed is not None:
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
 

@@ -21,14 +21,13 @@ from archs.layers.numbering import count_numbered
 from archs.layers.position import relative_position_index
 from archs.layers.residual import residual_convolution
 from archs.layers.size import SizeRule
-from archs.layers.upsample import HeadedNetwork, pixelshuffle_scale
+from archs.layers.upsample import HeadedNetwork, Upsampler, head_layers, pixelshuffle_scale
 from archs.pft.bands import FocusBands, in_bands
 from archs.pft.blocks import AttentionTransformerLayer, Connection, ResidualGroup
 from ops import FocusState
 from ops.registry import exporting
 from utils.errors import InputError
 
-Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv", ""]
 PUBLISHED_TOPK = (*[256] * 2, *[128] * 4, *[64] * 6, *[32] * 6, *[16] * 6)
 
 
@@ -117,11 +116,9 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
             self.layers.append(ResidualGroup(embed_dim, layers, resi_connection))
         self.norm = nn.LayerNorm(embed_dim)
         self.conv_after_body = residual_convolution(embed_dim, resi_connection)
-        self.upscales = upsampler != ""
-        if upsampler == "":
-            self.conv_last = nn.Conv2d(embed_dim, in_chans, 3, padding=1)
-        else:
-            self.add_head(upsampler, embed_dim, upscale, in_chans)
+        self.upsampler = upsampler
+        for name, layer in head_layers(upsampler, embed_dim, upscale, in_chans, network="PFT").items():
+            self.add_module(name, layer)
         if self.absolute_pos_embed is not None:
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
 
@@ -181,7 +178,8 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         else:
             first = self.conv_first(x)
             features = self.conv_after_body(self.body(first)) + first
-        y = self.head(features) if self.upscales else x + self.conv_last(features)
+        y = self.head(features)
+        y = y if self.upsampler else x + y
         return cropped(y, self.scale * height, self.scale * width) / self.img_range + self.mean
 
 

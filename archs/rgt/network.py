@@ -22,7 +22,7 @@ from archs.layers.image import image_mean
 from archs.layers.linear import Linear, initialise_linear
 from archs.layers.residual import residual_convolution
 from archs.layers.size import SizeRule
-from archs.layers.upsample import HeadedNetwork
+from archs.layers.upsample import HeadedNetwork, head_layers
 from archs.rgt.attention import RectangleWindowAttention, RecursiveGeneralizationAttention
 from archs.rgt.position import position_tables
 from archs.rgt.recursion import STRIDE, recursion_count
@@ -211,7 +211,9 @@ class RGT(HeadedNetwork, BaseNetwork):
         )
         self.norm = nn.LayerNorm(embed_dim)
         self.conv_after_body = residual_convolution(embed_dim, resi_connection)
-        self.add_head("pixelshuffle", embed_dim, upscale, in_chans)
+        self.upsampler = "pixelshuffle"
+        for name, layer in head_layers(self.upsampler, embed_dim, upscale, in_chans, network="RGT").items():
+            self.add_module(name, layer)
         self.apply(_initialise)
 
     @property

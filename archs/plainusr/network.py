@@ -24,6 +24,7 @@ from archs.plainusr.blocks import (
     ScaleInit,
     fold_branches,
 )
+from archs.plainusr.folding import folded_tensors
 from utils.errors import InputError
 
 IMAGE_CHANNELS = 3
@@ -71,6 +72,8 @@ class PlainUSR(BaseNetwork):
     """
 
     family: ClassVar[Family]
+    folded_form: ClassVar[type[PlainUSR]]
+    """Of a class in train form: the class of the same family in folded form."""
 
     head: nn.Conv2d
     tail: nn.Sequential
@@ -145,11 +148,7 @@ class PlainUSR(BaseNetwork):
 
     def for_inference(self) -> PlainUSR:
         """The same function at its cheapest: a folded copy of a train-form network, else this network itself."""
-        if not self.train_form:
-            return self
-        from archs.plainusr.convert import fold  # it builds these classes
-
-        return fold(self)
+        return fold(self) if self.train_form else self
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, 3, s*H, s*W], not clamped."""
@@ -163,33 +162,6 @@ class PlainUSR(BaseNetwork):
         for name in self.family.up:
             features = self._block(name)(_widen(features, passing.pop()), kernels[name])
         return cast("Tensor", self.tail(_widen(features, passing.pop())))
-
-
-class PlainUSRUltra(PlainUSR):
-    """PlainUSR_ultra, train form.
-
-    Args:
-        n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the two levels, outermost first, not growing inwards.
-        attn_feat: accepted for the sake of published files, without effect.
-        scale: upsampling factor.
-        se_init: how the scale generators start: "live" near 1/2 and learning, or "published" at 1, never to learn.
-        fold_on_the_fly: fold the branches into one convolution at each step; the same function, several times faster.
-    """
-
-    family = ULTRA
-
-    def __init__(
-        self,
-        n_feat: int = 32,
-        im_feat: Sequence[int] = (32, 16),
-        attn_feat: int = 4,
-        scale: int = 4,
-        *,
-        se_init: ScaleInit = "live",
-        fold_on_the_fly: bool = True,
-    ) -> None:
-        super().__init__(n_feat, im_feat, attn_feat, scale, se_init=se_init, fold_on_the_fly=fold_on_the_fly)
 
 
 class PlainUSRUltraInference(PlainUSR):
@@ -208,25 +180,26 @@ class PlainUSRUltraInference(PlainUSR):
         super().__init__(n_feat, im_feat, attn_feat, scale)
 
 
-class PlainUSRGeneral(PlainUSR):
-    """PlainUSR_general, train form.
+class PlainUSRUltra(PlainUSR):
+    """PlainUSR_ultra, train form.
 
     Args:
         n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the three levels, outermost first, not growing inwards.
-        attn_feat: hidden channels of the local importance attention.
+        im_feat: channels of the two levels, outermost first, not growing inwards.
+        attn_feat: accepted for the sake of published files, without effect.
         scale: upsampling factor.
         se_init: how the scale generators start: "live" near 1/2 and learning, or "published" at 1, never to learn.
         fold_on_the_fly: fold the branches into one convolution at each step; the same function, several times faster.
     """
 
-    family = GENERAL
+    family = ULTRA
+    folded_form = PlainUSRUltraInference
 
     def __init__(
         self,
-        n_feat: int = 64,
-        im_feat: Sequence[int] = (64, 48, 32),
-        attn_feat: int = 16,
+        n_feat: int = 32,
+        im_feat: Sequence[int] = (32, 16),
+        attn_feat: int = 4,
         scale: int = 4,
         *,
         se_init: ScaleInit = "live",
@@ -253,8 +226,8 @@ class PlainUSRGeneralInference(PlainUSR):
         super().__init__(n_feat, im_feat, attn_feat, scale)
 
 
-class PlainUSRLarge(PlainUSR):
-    """PlainUSR_large, train form.
+class PlainUSRGeneral(PlainUSR):
+    """PlainUSR_general, train form.
 
     Args:
         n_feat: channels of the head, without the three of the image.
@@ -265,12 +238,13 @@ class PlainUSRLarge(PlainUSR):
         fold_on_the_fly: fold the branches into one convolution at each step; the same function, several times faster.
     """
 
-    family = LARGE
+    family = GENERAL
+    folded_form = PlainUSRGeneralInference
 
     def __init__(
         self,
-        n_feat: int = 80,
-        im_feat: Sequence[int] = (80, 64, 48),
+        n_feat: int = 64,
+        im_feat: Sequence[int] = (64, 48, 32),
         attn_feat: int = 16,
         scale: int = 4,
         *,
@@ -296,6 +270,53 @@ class PlainUSRLargeInference(PlainUSR):
         self, n_feat: int = 80, im_feat: Sequence[int] = (80, 64, 48), attn_feat: int = 16, scale: int = 4
     ) -> None:
         super().__init__(n_feat, im_feat, attn_feat, scale)
+
+
+class PlainUSRLarge(PlainUSR):
+    """PlainUSR_large, train form.
+
+    Args:
+        n_feat: channels of the head, without the three of the image.
+        im_feat: channels of the three levels, outermost first, not growing inwards.
+        attn_feat: hidden channels of the local importance attention.
+        scale: upsampling factor.
+        se_init: how the scale generators start: "live" near 1/2 and learning, or "published" at 1, never to learn.
+        fold_on_the_fly: fold the branches into one convolution at each step; the same function, several times faster.
+    """
+
+    family = LARGE
+    folded_form = PlainUSRLargeInference
+
+    def __init__(
+        self,
+        n_feat: int = 80,
+        im_feat: Sequence[int] = (80, 64, 48),
+        attn_feat: int = 16,
+        scale: int = 4,
+        *,
+        se_init: ScaleInit = "live",
+        fold_on_the_fly: bool = True,
+    ) -> None:
+        super().__init__(n_feat, im_feat, attn_feat, scale, se_init=se_init, fold_on_the_fly=fold_on_the_fly)
+
+
+def fold(network: PlainUSR, *, prune_below: float | None = None) -> PlainUSR:
+    """The folded form of a train-form network: a new network with the same function, which can be trained further.
+
+    Args:
+        network: train form; not changed.
+        prune_below: see :func:`archs.plainusr.folding.folded_tensors`.
+
+    Raises:
+        InputError: the network is in folded form already.
+    """
+    if not network.train_form:
+        raise InputError(f"{type(network).__name__} is in folded form already; fold() takes the train form")
+    state = folded_tensors(network.state_dict(), prune_below=prune_below)
+    with torch.device("meta"):  # no memory and no random numbers for values that are replaced at once
+        folded = network.folded_form(network.n_feat, network.im_feat, network.attn_feat, network.scale)
+    folded.load_state_dict(state, assign=True)
+    return folded.train(network.training)
 
 
 def _widen(features: Tensor, rest: Tensor) -> Tensor:

@@ -260,8 +260,8 @@ class Block(nn.Module):
         """[B, H, W, C] and the shared kernels -> [B, H, W, C]."""
         y = self.proj(self.ln_proj(x))
         y = y + self.attn(self.ln_attn(y))
-        for norm, convolution, perceptron in zip(self.lns, self.pconvs, self.convffns, strict=True):
-            attention, ffn = cast("ConvolutionalAttention", convolution), cast("FeedForward", perceptron)
+        for norm, convolution, mlp in zip(self.lns, self.pconvs, self.convffns, strict=True):
+            attention, ffn = cast("ConvolutionalAttention", convolution), cast("FeedForward", mlp)
             y = y + attention.after(ffn.aggr, ffn.hidden(norm(y)), *kernels)
         return x + convolve(self.conv_out, self.ln_out(y))
 

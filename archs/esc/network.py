@@ -26,7 +26,33 @@ from utils.errors import InputError
 IMAGE_CHANNELS = 3
 
 
-class Encoder(BaseNetwork):
+class ESCNetwork(BaseNetwork):
+    """A base class of the networks of the family: what they say to their callers, and the arguments that they share.
+
+    Arguments are described here once; a subclass describes those that it alone has, or that differ there.
+
+    Args:
+        dim: channels C.
+        pdim: p of them are filtered by the convolutional attentions.
+        kernel_size: side k of the large kernel, odd.
+        n_blocks: blocks of one window attention and several convolutional ones.
+        conv_blocks: convolutional attentions of a block.
+        window_size: side of the windows; images are reflected to fill them.
+        num_heads: heads of the window attention, a divisor of dim.
+        upscaling_factor: scale s.
+        exp_ratio: hidden channels of the MLPs between the attentions, divided by dim.
+        attn_type: which implementation of window attention is preferred: Naive, SDPA, Flex, or auto for the best.
+        use_ln: normalise before each of those MLPs, as ESC-XL does.
+    """
+
+    def __init__(self, window_size: int) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.size_rule = SizeRule(tile_multiple=window_size)
+        self.receptive_radius = None  # the generated kernels follow from the whole image
+
+
+class Encoder(ESCNetwork):
     """From an image to features: a convolution, blocks, a convolution; a base class of the networks.
 
     It checks the arguments. The layers are built by the constructors of the networks, one under the other in the
@@ -34,8 +60,6 @@ class Encoder(BaseNetwork):
 
     Args:
         settings: of the blocks.
-        n_blocks: how many there are.
-        kernel_size: k.
     """
 
     plk_filter: nn.Parameter
@@ -44,11 +68,8 @@ class Encoder(BaseNetwork):
     last: nn.Conv2d
 
     def __init__(self, settings: BlockSettings, n_blocks: int, kernel_size: int) -> None:
-        super().__init__()
         _check_settings(type(self).__name__, settings, n_blocks, kernel_size)
-        self.window_size = settings.window_size
-        self.size_rule = SizeRule(tile_multiple=settings.window_size)
-        self.receptive_radius = None  # the generated kernels follow from the whole image
+        super().__init__(settings.window_size)
         self.symmetric = Memo()
 
     def shared_kernels(self) -> tuple[Tensor, ...]:
@@ -77,8 +98,6 @@ class RescalingNetwork(Encoder):
 
     Args:
         settings: of the blocks.
-        n_blocks: how many there are.
-        kernel_size: k.
         scale: s.
     """
 
@@ -111,21 +130,7 @@ class RescalingNetwork(Encoder):
 
 
 class ESC(RescalingNetwork):
-    """ESC, ESC-light and ESC-XL.
-
-    Args:
-        dim: channels C.
-        pdim: p of them are filtered by the convolutional attentions.
-        kernel_size: side k of the large kernel, odd.
-        n_blocks: blocks of one window attention and several convolutional ones.
-        conv_blocks: convolutional attentions of a block.
-        window_size: side of the windows; images are reflected to fill them.
-        num_heads: heads of the window attention, a divisor of dim.
-        upscaling_factor: scale s.
-        exp_ratio: hidden channels of the perceptrons between the attentions, divided by dim.
-        attn_type: which implementation of window attention is preferred: Naive, SDPA, Flex, or auto for the best.
-        use_ln: normalise before each of those perceptrons, as ESC-XL does.
-    """
+    """ESC, ESC-light and ESC-XL."""
 
     def __init__(
         self,
@@ -161,16 +166,7 @@ class ESCFP(RescalingNetwork):
     """ESC-FP: the large kernel as a matrix and depthwise kernels.
 
     Args:
-        dim: channels C.
-        pdim: p of them are filtered by the convolutional attentions.
         kernel_size: side k of the large kernels, odd; 13 in published networks.
-        n_blocks: blocks of one window attention and several convolutional ones.
-        conv_blocks: convolutional attentions of a block.
-        window_size: side of the windows; images are reflected to fill them.
-        num_heads: heads of the window attention, a divisor of dim.
-        upscaling_factor: scale s.
-        exp_ratio: hidden channels of the perceptrons between the attentions, divided by dim.
-        attn_type: which implementation of window attention is preferred: Naive, SDPA, Flex, or auto for the best.
     """
 
     def __init__(

@@ -62,16 +62,7 @@ class ESCReal(Encoder):
     """ESC-Real.
 
     Args:
-        dim: channels C.
-        pdim: p of them are filtered by the convolutional attentions.
-        kernel_size: side k of the large kernel, odd.
-        n_blocks: blocks of one window attention and several convolutional ones.
-        conv_blocks: convolutional attentions of a block.
-        window_size: side of the windows; images are reflected to fill them.
-        num_heads: heads of the window attention, a divisor of dim.
         upscaling_factor: scale s; 4 without use_dysample.
-        exp_ratio: hidden channels of the perceptrons between the attentions, divided by dim.
-        attn_type: which implementation of window attention is preferred: Naive, SDPA, Flex, or auto for the best.
         use_dysample: upsample by sampling at learned positions instead of doubling pixels twice.
     """
 
@@ -154,16 +145,7 @@ class ESCRealM(Encoder):
     """ESC-Real with a choice of upsamplers and scales.
 
     Args:
-        dim: channels C.
-        pdim: p of them are filtered by the convolutional attentions.
-        kernel_size: side k of the large kernel, odd.
-        n_blocks: blocks of one window attention and several convolutional ones.
-        conv_blocks: convolutional attentions of a block.
-        window_size: side of the windows; images are reflected to fill them.
-        num_heads: heads of the window attention, a divisor of dim.
         upscaling_factor: scale s; 3 or a power of 2.
-        exp_ratio: hidden channels of the perceptrons between the attentions, divided by dim.
-        attn_type: which implementation of window attention is preferred: Naive, SDPA, Flex, or auto for the best.
         mid_dim: channels inside the upsampling by pixelshuffle and dysample.
         upsampler: how the image is made of the features.
         unshuffle_mod: for scales below 3, work on the image shrunk by 4 / s with its pixels in channels.

@@ -58,17 +58,16 @@ class PlainUSR(BaseNetwork):
     """A U-Net without downsampling: its levels are prefixes of the channels; what is behind them passes by.
 
     Three more channels than ``n_feat`` carry the image from head to tail; a block's result replaces its prefix.
-    The subclasses are the networks that option files name.
+    The subclasses are the networks that option files name; their arguments are described here once. Without ``se_init``
+    a network is in folded form.
 
     Args:
         n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the levels, outermost first, not growing inwards.
-        attn_feat: hidden channels f of the local importance attention; the ultra family has no use for it.
+        im_feat: channels of the levels (two in ultra, three in the others), outermost first, not growing inwards.
+        attn_feat: hidden channels of the local importance attention.
         scale: upsampling factor.
-        se_init: for the train form, how the scale generators start: "live" near 1/2 and learning, "published" at 1
-            without gradients. None makes the folded form.
-        fold_on_the_fly: in train form, compute each convolution's kernel from the branches and convolve once,
-            instead of running the branches; the same function and gradients at a third of the cost.
+        se_init: how the scale generators start: "live" near 1/2 and learning, or "published" at 1, never to learn.
+        fold_on_the_fly: fold the branches into one convolution at each step; the same function, several times faster.
     """
 
     family: ClassVar[Family]
@@ -168,10 +167,7 @@ class PlainUSRUltraInference(PlainUSR):
     """PlainUSR_ultra_inference, folded form: plain convolutions.
 
     Args:
-        n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the two levels, outermost first, not growing inwards.
         attn_feat: accepted for the sake of published files, without effect.
-        scale: upsampling factor.
     """
 
     family = ULTRA
@@ -184,12 +180,7 @@ class PlainUSRUltra(PlainUSR):
     """PlainUSR_ultra, train form.
 
     Args:
-        n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the two levels, outermost first, not growing inwards.
         attn_feat: accepted for the sake of published files, without effect.
-        scale: upsampling factor.
-        se_init: how the scale generators start: "live" near 1/2 and learning, or "published" at 1, never to learn.
-        fold_on_the_fly: fold the branches into one convolution at each step; the same function, several times faster.
     """
 
     family = ULTRA
@@ -209,14 +200,7 @@ class PlainUSRUltra(PlainUSR):
 
 
 class PlainUSRGeneralInference(PlainUSR):
-    """PlainUSR_general_inference, folded form: plain convolutions.
-
-    Args:
-        n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the three levels, outermost first, not growing inwards.
-        attn_feat: hidden channels of the local importance attention.
-        scale: upsampling factor.
-    """
+    """PlainUSR_general_inference, folded form: plain convolutions."""
 
     family = GENERAL
 
@@ -227,16 +211,7 @@ class PlainUSRGeneralInference(PlainUSR):
 
 
 class PlainUSRGeneral(PlainUSR):
-    """PlainUSR_general, train form.
-
-    Args:
-        n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the three levels, outermost first, not growing inwards.
-        attn_feat: hidden channels of the local importance attention.
-        scale: upsampling factor.
-        se_init: how the scale generators start: "live" near 1/2 and learning, or "published" at 1, never to learn.
-        fold_on_the_fly: fold the branches into one convolution at each step; the same function, several times faster.
-    """
+    """PlainUSR_general, train form."""
 
     family = GENERAL
     folded_form = PlainUSRGeneralInference
@@ -255,14 +230,7 @@ class PlainUSRGeneral(PlainUSR):
 
 
 class PlainUSRLargeInference(PlainUSR):
-    """PlainUSR_large_inference, folded form: plain convolutions.
-
-    Args:
-        n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the three levels, outermost first, not growing inwards.
-        attn_feat: hidden channels of the local importance attention.
-        scale: upsampling factor.
-    """
+    """PlainUSR_large_inference, folded form: plain convolutions."""
 
     family = LARGE
 
@@ -273,16 +241,7 @@ class PlainUSRLargeInference(PlainUSR):
 
 
 class PlainUSRLarge(PlainUSR):
-    """PlainUSR_large, train form.
-
-    Args:
-        n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the three levels, outermost first, not growing inwards.
-        attn_feat: hidden channels of the local importance attention.
-        scale: upsampling factor.
-        se_init: how the scale generators start: "live" near 1/2 and learning, or "published" at 1, never to learn.
-        fold_on_the_fly: fold the branches into one convolution at each step; the same function, several times faster.
-    """
+    """PlainUSR_large, train form."""
 
     family = LARGE
     folded_form = PlainUSRLargeInference

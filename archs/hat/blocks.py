@@ -114,7 +114,7 @@ class ChannelAttentionBlock(nn.Module):
 
 
 class HybridAttentionBlock(nn.Module):
-    """HAB: window attention and, beside it, convolutions with channel attention; then a perceptron.
+    """HAB: window attention and, beside it, convolutions with channel attention; then an MLP.
 
     The gate of the channel attention is read from the whole image, so the result depends, slightly, on all of it.
 
@@ -126,12 +126,12 @@ class HybridAttentionBlock(nn.Module):
         compress_ratio: C divided by the channels between the two convolutions.
         squeeze_factor: C divided by the channels inside the gate of the channel attention.
         conv_scale: weight of the convolutions beside the attention.
-        mlp_ratio: hidden channels of the perceptron, divided by C.
+        mlp_ratio: hidden channels of the MLP, divided by C.
         qkv_bias: the projections to queries, keys and values have a bias.
         qk_scale: of the logits; None or 0 for D ** -0.5.
-        drop: dropout after projections and in the perceptron.
+        drop: dropout after projections and in the MLP.
         attn_drop: dropout of attention weights.
-        drop_path: rate of stochastic depth for the attention and for the perceptron.
+        drop_path: rate of stochastic depth for the attention and for the MLP.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class HybridAttentionBlock(nn.Module):
 
 
 class OverlappingCrossAttention(nn.Module):
-    """OCAB: each window asks the larger window around it; then a perceptron.
+    """OCAB: each window asks the larger window around it; then an MLP.
 
     What lies outside the image takes part with keys and values of zero, as published: at the border it dilutes.
 
@@ -197,7 +197,7 @@ class OverlappingCrossAttention(nn.Module):
         num_heads: h, a divisor of C.
         window_size: w; the image's sides must be multiples of it.
         overlap_ratio: e = w + int(w * overlap_ratio), which must be an even number more than w.
-        mlp_ratio: hidden channels of the perceptron, divided by C.
+        mlp_ratio: hidden channels of the MLP, divided by C.
         qkv_bias: the projections to queries, keys and values have a bias.
         qk_scale: of the logits; None or 0 for D ** -0.5.
     """

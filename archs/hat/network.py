@@ -54,10 +54,10 @@ class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
         squeeze_factor: embed_dim divided by the channels inside the channel attention.
         conv_scale: weight of the convolutions beside the attention.
         overlap_ratio: by how much of its side the window of keys is larger, in the block that ends a group.
-        mlp_ratio: hidden channels of the perceptrons, divided by embed_dim.
+        mlp_ratio: hidden channels of the MLPs, divided by embed_dim.
         qkv_bias: the projections to queries, keys and values have a bias.
         qk_scale: scale of the attention logits; none, or 0, for the inverse root of the heads' width.
-        drop_rate: dropout after the embedding, after projections and in perceptrons.
+        drop_rate: dropout after the embedding, after projections and in MLPs.
         attn_drop_rate: dropout of attention weights.
         drop_path_rate: stochastic depth of the last block, growing from 0 at the first. On by default, as published:
             set it to 0 to train or fine-tune without.

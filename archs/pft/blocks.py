@@ -2,7 +2,7 @@
 
 Published attribute names are kept: they are the format of the checkpoints.
 
-Shapes: B images, H W low-resolution pixels, C channels, M hidden channels of the perceptron.
+Shapes: B images, H W low-resolution pixels, C channels, M hidden channels of the MLP.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Connection = Literal["1conv", "3conv"]
 
 
 class ConvFFN(nn.Module):
-    """A perceptron with a depthwise convolution of its hidden channels.
+    """An MLP with a depthwise convolution of its hidden channels.
 
     Args:
         channels: C.
@@ -49,7 +49,7 @@ class ConvFFN(nn.Module):
 
 
 class AttentionTransformerLayer(FocusedAttentionBase):
-    """Focused attention and a perceptron, each with a normalisation before it and a residual connection around both.
+    """Focused attention and an MLP, each with a normalisation before it and a residual connection around both.
 
     Args:
         channels: C.

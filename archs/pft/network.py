@@ -48,7 +48,7 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
             for all. A number above that of an earlier layer has no effect.
         window_size: side of the windows; images are padded to multiples of it, by mirroring.
         convffn_kernel_size: side of the depthwise convolutions.
-        mlp_ratio: hidden channels of the perceptrons, divided by embed_dim.
+        mlp_ratio: hidden channels of the MLPs, divided by embed_dim.
         qkv_bias: the projections to queries, keys and values have a bias.
         norm_layer: kind of the normalisations.
         ape: add learned absolute positions; padded images must then have as many pixels as img_size says.

@@ -2,7 +2,7 @@
 
 Published attribute names are kept: they are the format of the checkpoints.
 
-Shapes: B images, H W low-resolution pixels, C channels, M hidden channels of the perceptron, s scale. Features have
+Shapes: B images, H W low-resolution pixels, C channels, M hidden channels of the MLP, s scale. Features have
 their channels last, [B, H, W, C].
 """
 
@@ -71,12 +71,12 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and perceptron with residual connections, and the block's input once more, weighted by channel.
+    """Attention and MLP with residual connections, and the block's input once more, weighted by channel.
 
     Args:
         channels: C.
         attention: of rectangular windows or of representatives.
-        hidden: M, of the perceptron.
+        hidden: M, of the MLP.
         drop_path: rate of stochastic depth, for each of the two branches.
     """
 
@@ -143,7 +143,7 @@ class RGT(HeadedNetwork, BaseNetwork):
         embed_dim: C, width of the features.
         depth: blocks of each group; even ones attend in windows, odd ones to the whole image.
         num_heads: heads n of each group, at least 2.
-        mlp_ratio: M / C, hidden width of the perceptrons.
+        mlp_ratio: M / C, hidden width of the MLPs.
         qkv_bias: whether queries, keys and values have a bias.
         qk_scale: of the logits of both attentions; by default it follows from the width of the heads.
         drop_rate: dropout rate behind both attentions.

@@ -42,6 +42,8 @@ class Norm(nn.LayerNorm):
 class FeedForward(nn.Module):
     """Two 1x1 convolutions with a depthwise 3x3 one between them.
 
+    In the paper: FFN, the feed-forward network.
+
     Args:
         channels: C.
         hidden: E.
@@ -64,6 +66,8 @@ class FeedForward(nn.Module):
 
 class WindowAttention(nn.Module):
     """Self-attention inside windows, with a learned bias for each displacement; the image is reflected to fill them.
+
+    In the paper: the one window attention of a block, computed by fused attention kernels.
 
     Args:
         channels: C.
@@ -107,6 +111,8 @@ class WindowAttention(nn.Module):
 class LargeKernel(nn.Module):
     """ESC's filter: the shared kernel, and beside it a depthwise one that is generated from each image.
 
+    In the paper: the shared large kernel and the dynamic kernel of ConvAttn.
+
     Args:
         channels: p.
     """
@@ -125,6 +131,8 @@ class LargeKernel(nn.Module):
 class DecomposedKernel(nn.Module):
     """ESC-FP's filter: a shared matrix, then a depthwise kernel, the shared one plus one generated from each image.
 
+    In the paper: the decomposed kernel of ConvAttn in ESC-FP.
+
     Args:
         channels: p.
     """
@@ -142,6 +150,8 @@ class DecomposedKernel(nn.Module):
 
 class ConvolutionalAttention(nn.Module):
     """What ESC puts in the place of most attentions: a large kernel and a generated one on a part of the channels.
+
+    In the paper: ConvAttn, convolutional attention.
 
     Args:
         channels: C.
@@ -236,6 +246,8 @@ class BlockSettings(NamedTuple):
 
 class Block(nn.Module):
     """One window attention, then convolutional attentions.
+
+    In the paper: an ESC block, window attention followed by layers of ConvAttn, each behind an FFN.
 
     Args:
         settings: sizes and kind.

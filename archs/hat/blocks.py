@@ -31,6 +31,8 @@ from utils.errors import InputError
 class WindowAttention(nn.Module):
     """Self-attention inside windows, with a learned bias for each displacement.
 
+    In the paper: (S)W-MSA, the window attention of a HAB.
+
     Args:
         channels: C.
         num_heads: h.
@@ -82,6 +84,8 @@ class WindowAttention(nn.Module):
 class ChannelAttentionBlock(nn.Module):
     """Two 3x3 convolutions with few channels between them, then channel attention.
 
+    In the paper: CAB, channel attention block, the convolutional branch of a HAB.
+
     Args:
         channels: C.
         compress_ratio: C divided by the channels between the convolutions.
@@ -115,6 +119,8 @@ class ChannelAttentionBlock(nn.Module):
 
 class HybridAttentionBlock(nn.Module):
     """HAB: window attention and, beside it, convolutions with channel attention; then an MLP.
+
+    In the paper: HAB, hybrid attention block.
 
     The gate of the channel attention is read from the whole image, so the result depends, slightly, on all of it.
 
@@ -190,6 +196,8 @@ class HybridAttentionBlock(nn.Module):
 class OverlappingCrossAttention(nn.Module):
     """OCAB: each window asks the larger window around it; then an MLP.
 
+    In the paper: OCAB, overlapping cross-attention block.
+
     What lies outside the image takes part with keys and values of zero, as published: at the border it dilutes.
 
     Args:
@@ -258,6 +266,8 @@ class OverlappingCrossAttention(nn.Module):
 class AttentionBlocks(nn.Module):
     """The blocks of a group in their order.
 
+    In the paper: the HABs of an RHAG and the OCAB that ends it.
+
     Args:
         blocks: HABs.
         overlap_attn: what follows them.
@@ -284,6 +294,8 @@ class AttentionBlocks(nn.Module):
 
 class ResidualHybridAttentionGroup(nn.Module):
     """RHAG: blocks and a convolution, around which the input passes.
+
+    In the paper: RHAG, residual hybrid attention group.
 
     Args:
         blocks: of the group.

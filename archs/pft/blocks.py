@@ -25,6 +25,8 @@ Connection = Literal["1conv", "3conv"]
 class ConvFFN(nn.Module):
     """An MLP with a depthwise convolution of its hidden channels.
 
+    In the paper: the feed-forward block of a layer.
+
     Args:
         channels: C.
         hidden: M.
@@ -50,6 +52,8 @@ class ConvFFN(nn.Module):
 
 class AttentionTransformerLayer(FocusedAttentionBase):
     """Focused attention and an MLP, each with a normalisation before it and a residual connection around both.
+
+    In the paper: a layer; the convolution of the values beside its attention is the positional branch (``v_LePE``).
 
     Args:
         channels: C.
@@ -111,6 +115,8 @@ class LayerList(nn.Module):
 
 class ResidualGroup(nn.Module):
     """Layers and a convolution, around which the input passes; :meth:`PFT.body` runs them.
+
+    In the paper: a group of layers with its residual convolution.
 
     Args:
         channels: C.

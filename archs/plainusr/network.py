@@ -57,6 +57,8 @@ LARGE = Family(down=("block1", "block2"), up=("block3", "block4"), convs=3, loca
 class PlainUSR(BaseNetwork):
     """A U-Net without downsampling: its levels are prefixes of the channels; what is behind them passes by.
 
+    In the paper: the plain U-Net.
+
     Three more channels than ``n_feat`` carry the image from head to tail; a block's result replaces its prefix.
     The subclasses are the networks that option files name; their arguments are described here once. Without ``se_init``
     a network is in folded form.

@@ -36,6 +36,8 @@ Tables = tuple[Tensor, ...]
 class SpatialGate(nn.Module):
     """The second half of the channels, normalised and convolved, times the first.
 
+    In the published files: ``sg``, the gate inside the MLP of a block.
+
     Args:
         channels: M/2, of each half.
     """
@@ -53,6 +55,8 @@ class SpatialGate(nn.Module):
 
 class GatedMLP(nn.Module):
     """Two linear maps with GELU and a spatial gate between them.
+
+    In the paper: the MLP of a block.
 
     Args:
         channels: C.
@@ -72,6 +76,9 @@ class GatedMLP(nn.Module):
 
 class Block(nn.Module):
     """Attention and MLP with residual connections, and the block's input once more, weighted by channel.
+
+    In the paper: a block of L-SA or RG-SA with HAI, hybrid adaptive integration; its adaptor alpha is ``gamma``
+    here.
 
     Args:
         channels: C.
@@ -108,6 +115,8 @@ class Block(nn.Module):
 
 class Group(nn.Module):
     """Blocks and a convolution, with a residual connection.
+
+    In the paper: a residual group.
 
     Args:
         channels: C.

@@ -141,8 +141,8 @@ def _head(state: State) -> tuple[str, int, int | None]:
         return "pixelshuffle", 3 if rows == 9 * columns else 2 ** (stages + 1), columns
     if "to_img.3.weight" in state:
         stages = (count_numbered(state, r"to_img\.(\d+)\.weight") - 3) // 3
-        told = None if numbers is None else int(numbers[2])
-        return PUBLISHED_UPSAMPLER, told or 2**stages, None
+        recorded = None if numbers is None else int(numbers[2])
+        return PUBLISHED_UPSAMPLER, recorded or 2**stages, None
     scale = math.isqrt(first.shape[0] // IMAGE_CHANNELS)
     if scale > 1:
         return "pixelshuffledirect", scale, None

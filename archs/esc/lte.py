@@ -30,7 +30,7 @@ from utils.errors import InputError
 from utils.scale import scaled_length
 
 LARGEST_TRAINED = 4.0
-"""The published network was trained with scales up to this; beyond, it is told of larger pixels."""
+"""The published network was trained with scales up to this; beyond, the size of a pixel that it is given grows."""
 
 BAND = 30_000
 """Output pixels that the MLP takes at a time, of each image."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from archs.contract import BaseNetwork
 from archs.esc.blocks import AttentionType, Block, BlockSettings, Norm
 from archs.esc.kernels import DYNAMIC_SIDE, initial_kernel, symmetric_kernel
-from archs.layers.conv import as_rows, convolve
+from archs.layers.conv import convolve, to_bhwc
 from archs.layers.size import SizeRule
 from ops import Memo
 from utils.errors import InputError
@@ -89,7 +89,7 @@ class Encoder(ESCNetwork):
 
     def features(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, H, W, C]."""
-        first = as_rows(self.first_convolution()(x.contiguous(memory_format=torch.channels_last)))
+        first = to_bhwc(self.first_convolution()(x.contiguous(memory_format=torch.channels_last)))
         return convolve(self.last, self.run_blocks(first)) + first
 
 

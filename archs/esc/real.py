@@ -20,7 +20,7 @@ from archs.esc.dysample import DySample
 from archs.esc.kernels import initial_kernel
 from archs.esc.network import IMAGE_CHANNELS, Encoder
 from archs.layers.constants import PublishedConstants
-from archs.layers.conv import as_rows, convolve, pointwise
+from archs.layers.conv import convolve, pointwise, to_bhwc
 from archs.layers.reflect import crop, reflect, reflect_to_multiple
 from archs.layers.upsample import PixelShuffleStages
 from utils.errors import InputError
@@ -52,7 +52,7 @@ class Skip(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3*f*f, H, W], unshuffled already because the features need it too -> [B, H, W, C]."""
         *_, first, depthwise, activation, second = self
-        rows = pointwise(cast("nn.Conv2d", first), as_rows(x))
+        rows = pointwise(cast("nn.Conv2d", first), to_bhwc(x))
         for dim in (1, 2):
             rows = reflect(rows, dim, rows.shape[dim] + 6, before=3)
         return pointwise(cast("nn.Conv2d", second), activation(convolve(depthwise, rows)))
@@ -211,7 +211,7 @@ class ESCRealM(Encoder):
         image: Tensor = self.to_img(features.permute(0, 3, 1, 2))
         if self.factor == 1:
             return image
-        rows = crop(as_rows(image), (self.scale * height, self.scale * width))
+        rows = crop(to_bhwc(image), (self.scale * height, self.scale * width))
         return rows.contiguous().permute(0, 3, 1, 2)
 
 
@@ -259,13 +259,13 @@ def _differences(found: Sequence[int], own: Sequence[int]) -> str:
     """What the numbers of a file say against those of a network; "" if nothing. The first is a version."""
     names = ("upsampler", "scale", "dim", "image channels", "mid_dim", "groups")
     kinds = get_args(Upsampler)
-    told = []
+    differences = []
     for name, a, b in zip(names, found[1:], own[1:], strict=True):
         if a == b or (name in ("dim", "mid_dim") and UNKNOWN in (a, b)):
             continue
         values = (kinds[n] if name == "upsampler" and n < len(kinds) else n for n in (a, b))
-        told.append("{} is {} in the file and {} here".format(name, *values))
-    return ", ".join(told)
+        differences.append("{} is {} in the file and {} here".format(name, *values))
+    return ", ".join(differences)
 
 
 def _check_dysample(name: str, used: bool, channels: int, scale: int) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from archs.layers.attention import ChannelAttention
-from archs.layers.conv import as_rows
+from archs.layers.conv import to_bhwc
 from archs.layers.drop import DropPath
 from archs.layers.linear import Linear, initialise_linear
 from archs.layers.mask import shift_regions
@@ -310,7 +310,7 @@ class ResidualHybridAttentionGroup(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
-        return x + as_rows(self.conv(self.residual_group(x).permute(0, 3, 1, 2)))
+        return x + to_bhwc(self.conv(self.residual_group(x).permute(0, 3, 1, 2)))
 
 
 def head_width(channels: int, num_heads: int) -> int:

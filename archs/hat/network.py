@@ -23,7 +23,7 @@ from archs.hat.blocks import (
     extended_window,
 )
 from archs.layers.constants import PublishedConstants
-from archs.layers.conv import as_rows
+from archs.layers.conv import to_bhwc
 from archs.layers.drop import drop_path_rates
 from archs.layers.embedding import PatchEmbedding
 from archs.layers.image import image_mean
@@ -158,7 +158,7 @@ class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
 
     def body(self, x: Tensor) -> Tensor:
         """The first features [B, C, H, W] -> those after all groups, [B, C, H, W]."""
-        x = self.patch_embed(as_rows(x))
+        x = self.patch_embed(to_bhwc(x))
         if self.absolute_pos_embed is not None:
             pixels = self.absolute_pos_embed.shape[1]
             if x.shape[1] * x.shape[2] != pixels:

@@ -164,9 +164,13 @@ def _dataclass_fields(target: Any) -> dict[str, Field]:
 
 
 def argument_help(target: Callable[..., Any]) -> dict[str, str]:
-    """Parameter name -> text, from the ``Args:`` section of a docstring (class or constructor)."""
+    """Parameter name -> text, from the ``Args:`` section of a docstring (class or constructor).
+
+    A class has the descriptions of its base classes too, where it has none of its own for a name.
+    """
     texts = [inspect.getdoc(target) or ""]
     if inspect.isclass(target):
+        texts = [inspect.cleandoc(base.__dict__.get("__doc__") or "") for base in reversed(target.__mro__)]
         texts.append(inspect.getdoc(target.__init__) or "")
     result: dict[str, str] = {}
     for text in texts:

@@ -5,7 +5,7 @@ loading of weights of another scale.
 Better here: one path for training and evaluation, for any batch and any size; nothing is written to the input; the
 position bias is the table's own windows, without index tables; the symmetric kernel is made once per call, and kept in
 evaluation, whatever form a file stores it in; the linear maps around the large kernel are one; features are
-channels-last from end to end; ESC-Real does the scale that it is told; positions are float32 in half precision.
+channels-last from end to end; ESC-Real does the scale that it is asked for; positions are float32 in half precision.
 
 kernels.py holds what is done with kernels, blocks.py the blocks, network.py the encoder, ESC and ESC-FP, real.py and
 dysample.py ESC-Real, lte.py the network for any scale, convert.py what reads a configuration off weights.

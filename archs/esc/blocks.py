@@ -42,6 +42,8 @@ class Norm(nn.LayerNorm):
 class FeedForward(nn.Module):
     """Two 1x1 convolutions with a depthwise 3x3 one between them.
 
+    In the paper: FFN, the feed-forward network.
+
     Args:
         channels: C.
         hidden: E.
@@ -64,6 +66,8 @@ class FeedForward(nn.Module):
 
 class WindowAttention(nn.Module):
     """Self-attention inside windows, with a learned bias for each displacement; the image is reflected to fill them.
+
+    In the paper: the one window attention of a block, computed by fused attention kernels.
 
     Args:
         channels: C.
@@ -107,6 +111,8 @@ class WindowAttention(nn.Module):
 class LargeKernel(nn.Module):
     """ESC's filter: the shared kernel, and beside it a depthwise one that is generated from each image.
 
+    In the paper: the shared large kernel and the dynamic kernel of ConvAttn.
+
     Args:
         channels: p.
     """
@@ -125,6 +131,8 @@ class LargeKernel(nn.Module):
 class DecomposedKernel(nn.Module):
     """ESC-FP's filter: a shared matrix, then a depthwise kernel, the shared one plus one generated from each image.
 
+    In the paper: the decomposed kernel of ConvAttn in ESC-FP.
+
     Args:
         channels: p.
     """
@@ -142,6 +150,8 @@ class DecomposedKernel(nn.Module):
 
 class ConvolutionalAttention(nn.Module):
     """What ESC puts in the place of most attentions: a large kernel and a generated one on a part of the channels.
+
+    In the paper: ConvAttn, convolutional attention.
 
     Args:
         channels: C.
@@ -207,9 +217,8 @@ class BlockSettings(NamedTuple):
         conv_blocks: convolutional attentions of a block.
         window_size: w.
         num_heads: h.
-        first: hidden channels E of the first perceptron.
-        inner: hidden channels E of the perceptron before each convolutional attention.
-        norms: each of those has a norm.
+        exp_ratio: E / C of the MLP before each convolutional attention.
+        norms: each of those MLPs has a norm.
         decomposed: the filter is ESC-FP's.
         attn_type: preferred implementation of the window attention.
     """
@@ -219,15 +228,26 @@ class BlockSettings(NamedTuple):
     conv_blocks: int
     window_size: int
     num_heads: int
-    first: int
-    inner: int
+    exp_ratio: float
     norms: bool
     decomposed: bool
     attn_type: AttentionType
 
+    @property
+    def first(self) -> int:
+        """Hidden channels E of the first MLP of a block."""
+        return int(1.5 * self.dim) if self.decomposed else 2 * self.dim
+
+    @property
+    def inner(self) -> int:
+        """Hidden channels E of the MLP before each convolutional attention."""
+        return int(self.dim * self.exp_ratio)
+
 
 class Block(nn.Module):
     """One window attention, then convolutional attentions.
+
+    In the paper: an ESC block, window attention followed by layers of ConvAttn, each behind an FFN.
 
     Args:
         settings: sizes and kind.
@@ -252,8 +272,8 @@ class Block(nn.Module):
         """[B, H, W, C] and the shared kernels -> [B, H, W, C]."""
         y = self.proj(self.ln_proj(x))
         y = y + self.attn(self.ln_attn(y))
-        for norm, convolution, perceptron in zip(self.lns, self.pconvs, self.convffns, strict=True):
-            attention, ffn = cast("ConvolutionalAttention", convolution), cast("FeedForward", perceptron)
+        for norm, convolution, mlp in zip(self.lns, self.pconvs, self.convffns, strict=True):
+            attention, ffn = cast("ConvolutionalAttention", convolution), cast("FeedForward", mlp)
             y = y + attention.after(ffn.aggr, ffn.hidden(norm(y)), *kernels)
         return x + convolve(self.conv_out, self.ln_out(y))
 

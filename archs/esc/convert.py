@@ -17,6 +17,7 @@ from torch import Tensor
 from archs.esc.kernels import symmetric_kernel
 from archs.esc.network import IMAGE_CHANNELS, Encoder
 from archs.esc.real import Upsampler
+from archs.layers.numbering import count_numbered
 from utils.errors import InputError
 
 State = Mapping[str, Tensor]
@@ -89,8 +90,8 @@ def _body(state: State, prefix: str) -> dict[str, Any]:
         "dim": dim,
         "pdim": kernel.shape[0],
         "kernel_size": kernel.shape[-1],
-        "n_blocks": _count(state, re.escape(prefix) + r"blocks\.(\d+)\."),
-        "conv_blocks": _count(state, re.escape(block) + r"convffns\.(\d+)\."),
+        "n_blocks": count_numbered(state, re.escape(prefix) + r"blocks\.(\d+)\."),
+        "conv_blocks": count_numbered(state, re.escape(block) + r"convffns\.(\d+)\."),
         "window_size": (math.isqrt(entries) + 1) // 2,
         "num_heads": heads,
         "exp_ratio": hidden / dim,
@@ -135,13 +136,13 @@ def _head(state: State) -> tuple[str, int, int | None]:
             return "dysample", _dysample_scale(state[key]), state[key].shape[1]
     first = state["to_img.0.weight"]
     if "to_img.2.weight" in state:
-        stages = _count(state, r"to_img\.(\d+)\.weight") // 2 - 2  # 0, then 2, 4, ..., and the last
+        stages = count_numbered(state, r"to_img\.(\d+)\.weight") // 2 - 2  # 0, then 2, 4, ..., and the last
         rows, columns = state["to_img.2.weight"].shape[:2]
         return "pixelshuffle", 3 if rows == 9 * columns else 2 ** (stages + 1), columns
     if "to_img.3.weight" in state:
-        stages = (_count(state, r"to_img\.(\d+)\.weight") - 3) // 3
-        told = None if numbers is None else int(numbers[2])
-        return PUBLISHED_UPSAMPLER, told or 2**stages, None
+        stages = (count_numbered(state, r"to_img\.(\d+)\.weight") - 3) // 3
+        recorded = None if numbers is None else int(numbers[2])
+        return PUBLISHED_UPSAMPLER, recorded or 2**stages, None
     scale = math.isqrt(first.shape[0] // IMAGE_CHANNELS)
     if scale > 1:
         return "pixelshuffledirect", scale, None
@@ -152,9 +153,3 @@ def _head(state: State) -> tuple[str, int, int | None]:
 def _dysample_scale(offset: Tensor) -> int:
     """From the 2 * groups * s * s rows of its offsets, with four groups."""
     return math.isqrt(offset.shape[0] // 8)
-
-
-def _count(state: State, pattern: str) -> int:
-    """One more than the largest number that a key has at the group of the pattern."""
-    found = [int(match[1]) for match in (re.match(pattern, key) for key in state) if match]
-    return max(found, default=-1) + 1

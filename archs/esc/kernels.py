@@ -18,6 +18,8 @@ DYNAMIC_SIDE = 3
 def symmetric_kernel(weight: Tensor) -> Tensor:
     """The mean of a kernel over the eight symmetries of the square: [..., k, k] -> [..., k, k].
 
+    In the paper: the geometric re-parameterisation of the large kernel.
+
     A projection: applied twice it changes nothing, so that kernels stored before or after it give the same.
     """
     weight = weight + weight.flip(-1)

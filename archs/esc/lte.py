@@ -2,7 +2,7 @@
 
 The decoder is LTE (Lee and Jin, Local Texture Estimator for Implicit Representation Function, CVPR 2022, arXiv
 2111.08918). On the grid of an image all that depends on positions is a product of rows and columns, so nothing of the
-size of all queries is made before the perceptron, which works through the rows in bands.
+size of all queries is made before the MLP, which works through the rows in bands.
 
 Published attribute names are kept: they are the format of the checkpoints.
 
@@ -20,20 +20,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from archs.esc.blocks import AttentionType, BlockSettings
-from archs.esc.network import IMAGE_CHANNELS, Encoder
+from archs.esc.blocks import AttentionType, Block, BlockSettings
+from archs.esc.kernels import initial_kernel
+from archs.esc.network import IMAGE_CHANNELS, Encoder, ESCNetwork
 from archs.layers.conv import convolve
-from archs.layers.size import SizeRule
 from archs.layers.window import Pair
 from ops.registry import exporting
 from utils.errors import InputError
 from utils.scale import scaled_length
 
 LARGEST_TRAINED = 4.0
-"""The published network was trained with scales up to this; beyond, it is told of larger pixels."""
+"""The published network was trained with scales up to this; beyond, the size of a pixel that it is given grows."""
 
 BAND = 30_000
-"""Output pixels that the perceptron takes at a time, of each image."""
+"""Output pixels that the MLP takes at a time, of each image."""
 
 
 class ESCEncoder(Encoder):
@@ -41,15 +41,13 @@ class ESCEncoder(Encoder):
 
     Args:
         settings: of the blocks.
-        n_blocks: how many there are.
-        kernel_size: side of the large kernel, odd.
     """
 
     def __init__(self, settings: BlockSettings, n_blocks: int, kernel_size: int) -> None:
         super().__init__(settings, n_blocks, kernel_size)
-        self.add_large_kernel(kernel_size)
+        self.plk_filter = nn.Parameter(initial_kernel(settings.pdim, kernel_size))
         self.proj = nn.Conv2d(IMAGE_CHANNELS, settings.dim, 3, padding=1)
-        self.add_blocks(n_blocks)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(n_blocks))
         self.last = nn.Conv2d(settings.dim, settings.dim, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +55,7 @@ class ESCEncoder(Encoder):
         return self.features(x)
 
 
-class Perceptron(nn.Module):
+class DecoderMLP(nn.Module):
     """Linear layers with ReLU between them.
 
     Args:
@@ -88,24 +86,14 @@ class Axis(NamedTuple):
     offset: Tensor
 
 
-class ESCLTE(nn.Module):
+class ESCLTE(ESCNetwork):
     """ESC with the decoder LTE; the output may have any size.
 
     Args:
-        dim: channels C.
-        pdim: p of them are filtered by the convolutional attentions.
-        kernel_size: side of the large kernel, odd.
-        n_blocks: blocks of one window attention and several convolutional ones.
-        conv_blocks: convolutional attentions of a block.
-        window_size: side of the windows; images are reflected to fill them.
-        num_heads: heads of the window attention, a divisor of dim.
-        exp_ratio: hidden channels of the perceptrons between the attentions, divided by dim.
         hidden_dim: channels n of the decoder, even.
-        hidden_list: widths inside the decoder's perceptron.
+        hidden_list: widths inside the decoder's MLP.
         out_dim: channels of the image.
         upscaling_factor: the scale, any number from 1 on.
-        attn_type: which implementation of window attention is preferred: Naive, SDPA, Flex, or auto for the best.
-        use_ln: normalise before each of those perceptrons, as ESC-XL does.
     """
 
     def __init__(
@@ -125,10 +113,9 @@ class ESCLTE(nn.Module):
         attn_type: AttentionType = "auto",
         use_ln: bool = False,
     ) -> None:
-        super().__init__()
         settings = BlockSettings(
-            dim, pdim, conv_blocks, window_size, num_heads, first=2 * dim, inner=int(dim * exp_ratio), norms=use_ln,
-            decomposed=False, attn_type=attn_type,
+            dim, pdim, conv_blocks, window_size, num_heads, exp_ratio,
+            norms=use_ln, decomposed=False, attn_type=attn_type,
         )  # fmt: skip
         if hidden_dim < 2 or hidden_dim % 2 or min([1, *hidden_list]) < 1:
             raise InputError(
@@ -139,15 +126,13 @@ class ESCLTE(nn.Module):
             raise InputError(f"ESCLTE: out_dim must be {IMAGE_CHANNELS}, the channels of the image, got {out_dim}")
         if not (upscaling_factor >= 1 and math.isfinite(upscaling_factor)):
             raise InputError(f"ESCLTE: upscaling_factor must be a number of at least 1, got {upscaling_factor}")
+        super().__init__(window_size)
         self.scale = int(upscaling_factor) if upscaling_factor == int(upscaling_factor) else upscaling_factor
-        self.window_size = window_size
-        self.size_rule = SizeRule(tile_multiple=window_size)
-        self.receptive_radius: int | None = None
         self.encoder = ESCEncoder(settings, n_blocks, kernel_size)
         self.coef = nn.Conv2d(dim, hidden_dim, 3, padding=1)
         self.freq = nn.Conv2d(dim, hidden_dim, 3, padding=1)
         self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
-        self.imnet = Perceptron([hidden_dim, *hidden_list, out_dim])
+        self.imnet = DecoderMLP([hidden_dim, *hidden_list, out_dim])
 
     def forward(self, x: Tensor, output_size: Pair | None = None) -> Tensor:
         """Upscale images.

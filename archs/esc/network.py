@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archs.contract import BaseNetwork
 from archs.esc.blocks import AttentionType, Block, BlockSettings, Norm
 from archs.esc.kernels import DYNAMIC_SIDE, initial_kernel, symmetric_kernel
-from archs.layers.conv import as_rows, convolve
+from archs.layers.conv import convolve, to_bhwc
 from archs.layers.size import SizeRule
 from ops import Memo
 from utils.errors import InputError
@@ -25,15 +26,40 @@ from utils.errors import InputError
 IMAGE_CHANNELS = 3
 
 
-class Encoder(nn.Module):
+class ESCNetwork(BaseNetwork):
+    """A base class of the networks of the family: what they say to their callers, and the arguments that they share.
+
+    Arguments are described here once; a subclass describes those that it alone has, or that differ there.
+
+    Args:
+        dim: channels C.
+        pdim: p of them are filtered by the convolutional attentions.
+        kernel_size: side k of the large kernel, odd.
+        n_blocks: blocks of one window attention and several convolutional ones.
+        conv_blocks: convolutional attentions of a block.
+        window_size: side of the windows; images are reflected to fill them.
+        num_heads: heads of the window attention, a divisor of dim.
+        upscaling_factor: scale s.
+        exp_ratio: hidden channels of the MLPs between the attentions, divided by dim.
+        attn_type: which implementation of window attention is preferred: Naive, SDPA, Flex, or auto for the best.
+        use_ln: normalise before each of those MLPs, as ESC-XL does.
+    """
+
+    def __init__(self, window_size: int) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.size_rule = SizeRule(tile_multiple=window_size)
+        self.receptive_radius = None  # the generated kernels follow from the whole image
+
+
+class Encoder(ESCNetwork):
     """From an image to features: a convolution, blocks, a convolution; a base class of the networks.
 
-    Arguments are checked here; subclasses register the layers, because their order is the published one.
+    It checks the arguments. The layers are built by the constructors of the networks, one under the other in the
+    published order, which is the order of the keys and of the random initial values.
 
     Args:
         settings: of the blocks.
-        n_blocks: how many there are.
-        kernel_size: k.
     """
 
     plk_filter: nn.Parameter
@@ -42,21 +68,9 @@ class Encoder(nn.Module):
     last: nn.Conv2d
 
     def __init__(self, settings: BlockSettings, n_blocks: int, kernel_size: int) -> None:
-        super().__init__()
         _check_settings(type(self).__name__, settings, n_blocks, kernel_size)
-        self.settings = settings
-        self.window_size = settings.window_size
-        self.size_rule = SizeRule(tile_multiple=settings.window_size)
-        self.receptive_radius: int | None = None  # the generated kernels follow from the whole image
+        super().__init__(settings.window_size)
         self.symmetric = Memo()
-
-    def add_large_kernel(self, kernel_size: int) -> None:
-        """Register the kernel that all layers share."""
-        self.plk_filter = nn.Parameter(initial_kernel(self.settings.pdim, kernel_size))
-
-    def add_blocks(self, n_blocks: int) -> None:
-        """Register the blocks."""
-        self.blocks = nn.ModuleList(Block(self.settings) for _ in range(n_blocks))
 
     def shared_kernels(self) -> tuple[Tensor, ...]:
         """What every layer filters with; computed once for all of them, and kept in evaluation."""
@@ -75,21 +89,26 @@ class Encoder(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, H, W, C]."""
-        first = as_rows(self.first_convolution()(x.contiguous(memory_format=torch.channels_last)))
+        first = to_bhwc(self.first_convolution()(x.contiguous(memory_format=torch.channels_last)))
         return convolve(self.last, self.run_blocks(first)) + first
 
 
 class RescalingNetwork(Encoder):
-    """An encoder and one convolution that makes the image; weights of other scales load with that one resampled."""
+    """An encoder and one convolution that makes the image; weights of other scales load with that one resampled.
+
+    Args:
+        settings: of the blocks.
+        scale: s.
+    """
 
     scale: int
     to_img: nn.Conv2d
 
-    def add_image(self, upscaling_factor: int) -> None:
-        """Register the last convolution."""
-        _check_scale(type(self).__name__, upscaling_factor)
-        self.scale = upscaling_factor
-        self.to_img = nn.Conv2d(self.settings.dim, IMAGE_CHANNELS * upscaling_factor**2, 3, padding=1)
+    def __init__(self, settings: BlockSettings, n_blocks: int, kernel_size: int, scale: int) -> None:
+        super().__init__(settings, n_blocks, kernel_size)
+        if scale < 1:
+            raise InputError(f"{type(self).__name__}: upscaling_factor must be at least 1, got {scale}")
+        self.scale = scale
 
     def with_image(self, features: Tensor, x: Tensor, mode: str) -> Tensor:
         """[B, H, W, C] and the input [B, 3, H, W], which is upscaled and added -> [B, 3, s*H, s*W]."""
@@ -111,21 +130,7 @@ class RescalingNetwork(Encoder):
 
 
 class ESC(RescalingNetwork):
-    """ESC, ESC-light and ESC-XL.
-
-    Args:
-        dim: channels C.
-        pdim: p of them are filtered by the convolutional attentions.
-        kernel_size: side k of the large kernel, odd.
-        n_blocks: blocks of one window attention and several convolutional ones.
-        conv_blocks: convolutional attentions of a block.
-        window_size: side of the windows; images are reflected to fill them.
-        num_heads: heads of the window attention, a divisor of dim.
-        upscaling_factor: scale s.
-        exp_ratio: hidden channels of the perceptrons between the attentions, divided by dim.
-        attn_type: which implementation of window attention is preferred: Naive, SDPA, Flex, or auto for the best.
-        use_ln: normalise before each of those perceptrons, as ESC-XL does.
-    """
+    """ESC, ESC-light and ESC-XL."""
 
     def __init__(
         self,
@@ -142,15 +147,15 @@ class ESC(RescalingNetwork):
         use_ln: bool = False,
     ) -> None:
         settings = BlockSettings(
-            dim, pdim, conv_blocks, window_size, num_heads, first=2 * dim, inner=int(dim * exp_ratio), norms=use_ln,
-            decomposed=False, attn_type=attn_type,
+            dim, pdim, conv_blocks, window_size, num_heads, exp_ratio,
+            norms=use_ln, decomposed=False, attn_type=attn_type,
         )  # fmt: skip
-        super().__init__(settings, n_blocks, kernel_size)
-        self.add_large_kernel(kernel_size)
+        super().__init__(settings, n_blocks, kernel_size, upscaling_factor)
+        self.plk_filter = nn.Parameter(initial_kernel(pdim, kernel_size))
         self.proj = nn.Conv2d(IMAGE_CHANNELS, dim, 3, padding=1)
-        self.add_blocks(n_blocks)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(n_blocks))
         self.last = nn.Conv2d(dim, dim, 3, padding=1)
-        self.add_image(upscaling_factor)
+        self.to_img = nn.Conv2d(dim, IMAGE_CHANNELS * upscaling_factor**2, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, 3, s*H, s*W], not clamped."""
@@ -161,16 +166,7 @@ class ESCFP(RescalingNetwork):
     """ESC-FP: the large kernel as a matrix and depthwise kernels.
 
     Args:
-        dim: channels C.
-        pdim: p of them are filtered by the convolutional attentions.
         kernel_size: side k of the large kernels, odd; 13 in published networks.
-        n_blocks: blocks of one window attention and several convolutional ones.
-        conv_blocks: convolutional attentions of a block.
-        window_size: side of the windows; images are reflected to fill them.
-        num_heads: heads of the window attention, a divisor of dim.
-        upscaling_factor: scale s.
-        exp_ratio: hidden channels of the perceptrons between the attentions, divided by dim.
-        attn_type: which implementation of window attention is preferred: Naive, SDPA, Flex, or auto for the best.
     """
 
     def __init__(
@@ -187,17 +183,17 @@ class ESCFP(RescalingNetwork):
         attn_type: AttentionType = "auto",
     ) -> None:
         settings = BlockSettings(
-            dim, pdim, conv_blocks, window_size, num_heads, first=int(1.5 * dim), inner=int(dim * exp_ratio),
+            dim, pdim, conv_blocks, window_size, num_heads, exp_ratio,
             norms=True, decomposed=True, attn_type=attn_type,
         )  # fmt: skip
-        super().__init__(settings, n_blocks, kernel_size)
+        super().__init__(settings, n_blocks, kernel_size, upscaling_factor)
         self.lk_channel = nn.Parameter(torch.randn(pdim, pdim, 1, 1))
         self.lk_spatial = nn.Parameter(nn.init.orthogonal_(torch.empty(pdim, 1, kernel_size, kernel_size)))
         self.proj = nn.Conv2d(IMAGE_CHANNELS, dim, 3, padding=1)
-        self.add_blocks(n_blocks)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(n_blocks))
         self.ln_last = Norm(dim)
         self.last = nn.Conv2d(dim, dim, 3, padding=1)
-        self.add_image(upscaling_factor)
+        self.to_img = nn.Conv2d(dim, IMAGE_CHANNELS * upscaling_factor**2, 3, padding=1)
 
     def shared_kernels(self) -> tuple[Tensor, ...]:
         """The matrix [p, p, 1, 1] and the depthwise kernels [p, 1, k, k]."""
@@ -234,11 +230,6 @@ def _resampled(tensor: Tensor, other: int, scale: int) -> Tensor:
     grid = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32)).view(IMAGE_CHANNELS, other, other, -1)
     new = F.interpolate(grid.permute(0, 3, 1, 2), size=(scale, scale), mode="bilinear")
     return new.permute(0, 2, 3, 1).reshape(-1, *tensor.shape[1:]).to(tensor.dtype)
-
-
-def _check_scale(name: str, scale: float) -> None:
-    if scale < 1:
-        raise InputError(f"{name}: upscaling_factor must be at least 1, got {scale}")
 
 
 def _check_settings(name: str, settings: BlockSettings, n_blocks: int, kernel_size: int) -> None:

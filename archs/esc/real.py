@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from archs.esc.blocks import AttentionType, BlockSettings
+from archs.esc.blocks import AttentionType, Block, BlockSettings
 from archs.esc.dysample import DySample
+from archs.esc.kernels import initial_kernel
 from archs.esc.network import IMAGE_CHANNELS, Encoder
 from archs.layers.constants import PublishedConstants
-from archs.layers.conv import as_rows, convolve, pointwise
+from archs.layers.conv import convolve, pointwise, to_bhwc
 from archs.layers.reflect import crop, reflect, reflect_to_multiple
 from archs.layers.upsample import PixelShuffleStages
 from utils.errors import InputError
@@ -51,7 +52,7 @@ class Skip(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3*f*f, H, W], unshuffled already because the features need it too -> [B, H, W, C]."""
         *_, first, depthwise, activation, second = self
-        rows = pointwise(cast("nn.Conv2d", first), as_rows(x))
+        rows = pointwise(cast("nn.Conv2d", first), to_bhwc(x))
         for dim in (1, 2):
             rows = reflect(rows, dim, rows.shape[dim] + 6, before=3)
         return pointwise(cast("nn.Conv2d", second), activation(convolve(depthwise, rows)))
@@ -61,16 +62,7 @@ class ESCReal(Encoder):
     """ESC-Real.
 
     Args:
-        dim: channels C.
-        pdim: p of them are filtered by the convolutional attentions.
-        kernel_size: side k of the large kernel, odd.
-        n_blocks: blocks of one window attention and several convolutional ones.
-        conv_blocks: convolutional attentions of a block.
-        window_size: side of the windows; images are reflected to fill them.
-        num_heads: heads of the window attention, a divisor of dim.
         upscaling_factor: scale s; 4 without use_dysample.
-        exp_ratio: hidden channels of the perceptrons between the attentions, divided by dim.
-        attn_type: which implementation of window attention is preferred: Naive, SDPA, Flex, or auto for the best.
         use_dysample: upsample by sampling at learned positions instead of doubling pixels twice.
     """
 
@@ -89,8 +81,8 @@ class ESCReal(Encoder):
         use_dysample: bool = False,
     ) -> None:
         settings = BlockSettings(
-            dim, pdim, conv_blocks, window_size, num_heads, first=2 * dim, inner=int(dim * exp_ratio), norms=True,
-            decomposed=False, attn_type=attn_type,
+            dim, pdim, conv_blocks, window_size, num_heads, exp_ratio,
+            norms=True, decomposed=False, attn_type=attn_type,
         )  # fmt: skip
         if not use_dysample and upscaling_factor != 4:
             raise InputError(
@@ -100,9 +92,9 @@ class ESCReal(Encoder):
         super().__init__(settings, n_blocks, kernel_size)
         _check_dysample("ESCReal", use_dysample, dim, upscaling_factor)
         self.scale = upscaling_factor
-        self.add_large_kernel(kernel_size)
+        self.plk_filter = nn.Parameter(initial_kernel(pdim, kernel_size))
         self.proj = nn.Conv2d(IMAGE_CHANNELS, dim, 3, padding=1)
-        self.add_blocks(n_blocks)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(n_blocks))
         self.last = nn.Conv2d(dim, dim, 3, padding=1)
         self.to_img: nn.Module = (
             DySample(dim, IMAGE_CHANNELS, upscaling_factor, GROUPS) if use_dysample else _doubled_twice(dim)
@@ -153,20 +145,13 @@ class ESCRealM(Encoder):
     """ESC-Real with a choice of upsamplers and scales.
 
     Args:
-        dim: channels C.
-        pdim: p of them are filtered by the convolutional attentions.
-        kernel_size: side k of the large kernel, odd.
-        n_blocks: blocks of one window attention and several convolutional ones.
-        conv_blocks: convolutional attentions of a block.
-        window_size: side of the windows; images are reflected to fill them.
-        num_heads: heads of the window attention, a divisor of dim.
         upscaling_factor: scale s; 3 or a power of 2.
-        exp_ratio: hidden channels of the perceptrons between the attentions, divided by dim.
-        attn_type: which implementation of window attention is preferred: Naive, SDPA, Flex, or auto for the best.
         mid_dim: channels inside the upsampling by pixelshuffle and dysample.
         upsampler: how the image is made of the features.
         unshuffle_mod: for scales below 3, work on the image shrunk by 4 / s with its pixels in channels.
     """
+
+    scale: int
 
     def __init__(
         self,
@@ -185,8 +170,8 @@ class ESCRealM(Encoder):
         unshuffle_mod: bool = True,
     ) -> None:
         settings = BlockSettings(
-            dim, pdim, conv_blocks, window_size, num_heads, first=2 * dim, inner=int(dim * exp_ratio), norms=True,
-            decomposed=False, attn_type=attn_type,
+            dim, pdim, conv_blocks, window_size, num_heads, exp_ratio,
+            norms=True, decomposed=False, attn_type=attn_type,
         )  # fmt: skip
         super().__init__(settings, n_blocks, kernel_size)
         if upsampler not in get_args(Upsampler):
@@ -205,11 +190,11 @@ class ESCRealM(Encoder):
                 "ESCRealM: the upsampler conv does not upsample; it is for upscaling_factor 1 and unshuffle_mod false"
             )
         _check_dysample("ESCRealM", upsampler == "dysample" and inner > 1, mid_dim, upscaling_factor)
-        self.add_large_kernel(kernel_size)
+        self.plk_filter = nn.Parameter(initial_kernel(pdim, kernel_size))
         first = nn.Conv2d(IMAGE_CHANNELS * self.factor**2, dim, 3, padding=1)
         self.proj = nn.Sequential(nn.PixelUnshuffle(self.factor), first) if self.factor > 1 else first
         self.skip = Skip(dim, self.factor)
-        self.add_blocks(n_blocks)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(n_blocks))
         self.last = nn.Conv2d(dim, dim, 3, padding=1)
         self.to_img = MetaUpsample(upsampler, inner, dim, mid_dim)
 
@@ -226,7 +211,7 @@ class ESCRealM(Encoder):
         image: Tensor = self.to_img(features.permute(0, 3, 1, 2))
         if self.factor == 1:
             return image
-        rows = crop(as_rows(image), (self.scale * height, self.scale * width))
+        rows = crop(to_bhwc(image), (self.scale * height, self.scale * width))
         return rows.contiguous().permute(0, 3, 1, 2)
 
 
@@ -274,13 +259,13 @@ def _differences(found: Sequence[int], own: Sequence[int]) -> str:
     """What the numbers of a file say against those of a network; "" if nothing. The first is a version."""
     names = ("upsampler", "scale", "dim", "image channels", "mid_dim", "groups")
     kinds = get_args(Upsampler)
-    told = []
+    differences = []
     for name, a, b in zip(names, found[1:], own[1:], strict=True):
         if a == b or (name in ("dim", "mid_dim") and UNKNOWN in (a, b)):
             continue
         values = (kinds[n] if name == "upsampler" and n < len(kinds) else n for n in (a, b))
-        told.append("{} is {} in the file and {} here".format(name, *values))
-    return ", ".join(told)
+        differences.append("{} is {} in the file and {} here".format(name, *values))
+    return ", ".join(differences)
 
 
 def _check_dysample(name: str, used: bool, channels: int, scale: int) -> None:

@@ -3,8 +3,8 @@
 Kept from the published network: the function, the parameter names and shapes, the initial values, the arguments.
 Better here: the mask of shifted windows is made once per size instead of at every block of every call, and the logits
 are never stored; features stay channels-last from end to end; half precision, compilation and export work; arguments
-and sizes that cannot work are told; activation checkpointing does what it says. The index tables that published files
-hold are checked and dropped when they are loaded; ``archs.layers.constants.published_state`` writes them.
+and sizes that do not work are reported; activation checkpointing does what it says. The index tables that published
+files hold are checked and dropped when they are loaded; ``archs.layers.constants.published_state`` writes them.
 
 blocks.py holds the blocks, network.py the network.
 """

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from archs.layers.attention import ChannelAttention
-from archs.layers.conv import as_rows
+from archs.layers.conv import to_bhwc
 from archs.layers.drop import DropPath
-from archs.layers.linear import Linear
+from archs.layers.linear import Linear, initialise_linear
 from archs.layers.mask import shift_regions
 from archs.layers.mlp import Mlp
 from archs.layers.position import overlapping_position_index, relative_position_index
+from archs.layers.residual import Residual, residual_convolution
 from archs.layers.window import overlapping_windows, window_merge, window_partition
 from ops import Memo, RegionMask, RelativeBias, window_attention
 from utils.errors import InputError
@@ -29,6 +30,8 @@ from utils.errors import InputError
 
 class WindowAttention(nn.Module):
     """Self-attention inside windows, with a learned bias for each displacement.
+
+    In the paper: (S)W-MSA, the window attention of a HAB.
 
     Args:
         channels: C.
@@ -81,6 +84,8 @@ class WindowAttention(nn.Module):
 class ChannelAttentionBlock(nn.Module):
     """Two 3x3 convolutions with few channels between them, then channel attention.
 
+    In the paper: CAB, channel attention block, the convolutional branch of a HAB.
+
     Args:
         channels: C.
         compress_ratio: C divided by the channels between the convolutions.
@@ -113,7 +118,9 @@ class ChannelAttentionBlock(nn.Module):
 
 
 class HybridAttentionBlock(nn.Module):
-    """HAB: window attention and, beside it, convolutions with channel attention; then a perceptron.
+    """HAB: window attention and, beside it, convolutions with channel attention; then an MLP.
+
+    In the paper: HAB, hybrid attention block.
 
     The gate of the channel attention is read from the whole image, so the result depends, slightly, on all of it.
 
@@ -125,12 +132,12 @@ class HybridAttentionBlock(nn.Module):
         compress_ratio: C divided by the channels between the two convolutions.
         squeeze_factor: C divided by the channels inside the gate of the channel attention.
         conv_scale: weight of the convolutions beside the attention.
-        mlp_ratio: hidden channels of the perceptron, divided by C.
+        mlp_ratio: hidden channels of the MLP, divided by C.
         qkv_bias: the projections to queries, keys and values have a bias.
         qk_scale: of the logits; None or 0 for D ** -0.5.
-        drop: dropout after projections and in the perceptron.
+        drop: dropout after projections and in the MLP.
         attn_drop: dropout of attention weights.
-        drop_path: rate of stochastic depth for the attention and for the perceptron.
+        drop_path: rate of stochastic depth for the attention and for the MLP.
     """
 
     def __init__(
@@ -187,7 +194,9 @@ class HybridAttentionBlock(nn.Module):
 
 
 class OverlappingCrossAttention(nn.Module):
-    """OCAB: each window asks the larger window around it; then a perceptron.
+    """OCAB: each window asks the larger window around it; then an MLP.
+
+    In the paper: OCAB, overlapping cross-attention block.
 
     What lies outside the image takes part with keys and values of zero, as published: at the border it dilutes.
 
@@ -196,7 +205,7 @@ class OverlappingCrossAttention(nn.Module):
         num_heads: h, a divisor of C.
         window_size: w; the image's sides must be multiples of it.
         overlap_ratio: e = w + int(w * overlap_ratio), which must be an even number more than w.
-        mlp_ratio: hidden channels of the perceptron, divided by C.
+        mlp_ratio: hidden channels of the MLP, divided by C.
         qkv_bias: the projections to queries, keys and values have a bias.
         qk_scale: of the logits; None or 0 for D ** -0.5.
     """
@@ -257,6 +266,8 @@ class OverlappingCrossAttention(nn.Module):
 class AttentionBlocks(nn.Module):
     """The blocks of a group in their order.
 
+    In the paper: the HABs of an RHAG and the OCAB that ends it.
+
     Args:
         blocks: HABs.
         overlap_attn: what follows them.
@@ -284,25 +295,22 @@ class AttentionBlocks(nn.Module):
 class ResidualHybridAttentionGroup(nn.Module):
     """RHAG: blocks and a convolution, around which the input passes.
 
+    In the paper: RHAG, residual hybrid attention group.
+
     Args:
         blocks: of the group.
         channels: C.
-        resi_connection: "1conv" for a 3x3 convolution after the blocks, "identity" for none.
+        resi_connection: the convolution after the blocks.
     """
 
-    def __init__(self, blocks: AttentionBlocks, channels: int, resi_connection: str) -> None:
+    def __init__(self, blocks: AttentionBlocks, channels: int, resi_connection: Residual) -> None:
         super().__init__()
         self.residual_group = blocks
         self.conv = residual_convolution(channels, resi_connection)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
-        return x + as_rows(self.conv(self.residual_group(x).permute(0, 3, 1, 2)))
-
-
-def residual_convolution(channels: int, resi_connection: str) -> nn.Module:
-    """The layer before a residual sum."""
-    return nn.Conv2d(channels, channels, 3, padding=1) if resi_connection == "1conv" else nn.Identity()
+        return x + to_bhwc(self.conv(self.residual_group(x).permute(0, 3, 1, 2)))
 
 
 def head_width(channels: int, num_heads: int) -> int:
@@ -339,6 +347,4 @@ def initialise(module: nn.Module) -> None:
             nn.init.trunc_normal_(parameter, std=0.02)
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            initialise_linear(layer)

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from archs.contract import BaseNetwork
 from archs.hat.blocks import (
     AttentionBlocks,
     HybridAttentionBlock,
@@ -20,32 +21,22 @@ from archs.hat.blocks import (
     ResidualHybridAttentionGroup,
     check_size,
     extended_window,
-    residual_convolution,
 )
 from archs.layers.constants import PublishedConstants
-from archs.layers.conv import as_rows
+from archs.layers.conv import to_bhwc
 from archs.layers.drop import drop_path_rates
+from archs.layers.embedding import PatchEmbedding
 from archs.layers.image import image_mean
+from archs.layers.numbering import count_numbered
 from archs.layers.position import published_overlapping_index, relative_position_index
+from archs.layers.residual import residual_convolution
 from archs.layers.size import SizeRule
-from archs.layers.upsample import HEAD_WIDTH, HeadedNetwork
+from archs.layers.upsample import HeadedNetwork, head_layers, pixelshuffle_scale
 from utils.errors import InputError
 from utils.log import get_logger
 
 
-class PatchEmbedding(nn.Module):
-    """The normalisation of the first features, under its published name."""
-
-    def __init__(self, channels: int, patch_norm: bool) -> None:
-        super().__init__()
-        self.norm: nn.Module = nn.LayerNorm(channels) if patch_norm else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, H, W, C]."""
-        return cast("Tensor", self.norm(x))
-
-
-class HAT(PublishedConstants, HeadedNetwork):
+class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
     """Hybrid attention transformer.
 
     Two defaults are not the published ones, with which no network works: window_size (7) and upsampler ('').
@@ -63,10 +54,10 @@ class HAT(PublishedConstants, HeadedNetwork):
         squeeze_factor: embed_dim divided by the channels inside the channel attention.
         conv_scale: weight of the convolutions beside the attention.
         overlap_ratio: by how much of its side the window of keys is larger, in the block that ends a group.
-        mlp_ratio: hidden channels of the perceptrons, divided by embed_dim.
+        mlp_ratio: hidden channels of the MLPs, divided by embed_dim.
         qkv_bias: the projections to queries, keys and values have a bias.
         qk_scale: scale of the attention logits; none, or 0, for the inverse root of the heads' width.
-        drop_rate: dropout after the embedding, after projections and in perceptrons.
+        drop_rate: dropout after the embedding, after projections and in MLPs.
         attn_drop_rate: dropout of attention weights.
         drop_path_rate: stochastic depth of the last block, growing from 0 at the first. On by default, as published:
             set it to 0 to train or fine-tune without.
@@ -81,6 +72,8 @@ class HAT(PublishedConstants, HeadedNetwork):
     """
 
     mean: Tensor
+    scale: int
+    window_size: int
 
     def __init__(
         self,
@@ -122,7 +115,7 @@ class HAT(PublishedConstants, HeadedNetwork):
         self.window_size = window_size
         self.extended = extended_window(window_size, overlap_ratio)
         self.size_rule = SizeRule(multiple=window_size, tile_multiple=window_size)
-        self.receptive_radius: int | None = None  # the channel attention sees the whole image
+        self.receptive_radius = None  # the channel attention sees the whole image
         self.channels = in_chans
         self.register_buffer("mean", image_mean(in_chans), persistent=False)
 
@@ -148,7 +141,9 @@ class HAT(PublishedConstants, HeadedNetwork):
             self.layers.append(ResidualHybridAttentionGroup(group, embed_dim, resi_connection))
         self.norm = nn.LayerNorm(embed_dim)
         self.conv_after_body = residual_convolution(embed_dim, resi_connection)
-        self.add_head(upsampler, embed_dim, upscale, in_chans)
+        self.upsampler = upsampler
+        for name, layer in head_layers(upsampler, embed_dim, upscale, in_chans, network="HAT").items():
+            self.add_module(name, layer)
         if self.absolute_pos_embed is not None:
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
 
@@ -163,7 +158,7 @@ class HAT(PublishedConstants, HeadedNetwork):
 
     def body(self, x: Tensor) -> Tensor:
         """The first features [B, C, H, W] -> those after all groups, [B, C, H, W]."""
-        x = self.patch_embed(as_rows(x))
+        x = self.patch_embed(to_bhwc(x))
         if self.absolute_pos_embed is not None:
             pixels = self.absolute_pos_embed.shape[1]
             if x.shape[1] * x.shape[2] != pixels:
@@ -255,7 +250,7 @@ def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
         InputError: the keys are not those of a HAT.
     """
     group, block = "layers.{}.residual_group.", "layers.{}.residual_group.blocks.{}."
-    groups = _count(state, group + "overlap_attn.qkv.weight")
+    groups = count_numbered(state, r"layers\.(\d+)\.residual_group\.overlap_attn\.qkv\.weight")
     if not groups or "conv_first.weight" not in state:
         raise InputError("these weights are not a HAT's: layers.0.residual_group.overlap_attn.qkv.weight is missing")
     first = block.format(0, 0)
@@ -266,20 +261,19 @@ def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
         inner = state[first + "conv_block.cab.0.weight"].shape[0]
         squeezed = state[first + "conv_block.cab.3.attention.1.weight"].shape[0]
         hidden = state[first + "mlp.fc1.weight"].shape[0]
-        stages = _count(state, "upsample.{}.weight", 2)
-        by_three = stages == 1 and state["upsample.0.weight"].shape[0] == 9 * HEAD_WIDTH
+        depths = [count_numbered(state, rf"layers\.{i}\.residual_group\.blocks\.(\d+)\.norm1") for i in range(groups)]
         tables = [state[block.format(i, 0) + "attn.relative_position_bias_table"] for i in range(groups)]
     except KeyError as error:
         raise InputError(f"these weights are not a HAT's: the key {error} is missing") from None
     found: dict[str, Any] = {
         "type": "HAT",
-        "upscale": 3 if by_three else 2**stages,
+        "upscale": pixelshuffle_scale(state),
         "in_chans": in_chans,
         "window_size": window,
         "compress_ratio": embed_dim // inner,
         "squeeze_factor": embed_dim // squeezed,
         "overlap_ratio": (math.isqrt(rows) + 1 - 2 * window) / window,
-        "depths": [_count(state, block.replace("{}", str(i), 1) + "norm1.weight") for i in range(groups)],
+        "depths": depths,
         "embed_dim": embed_dim,
         "num_heads": [table.shape[1] for table in tables],
         "mlp_ratio": hidden / embed_dim,
@@ -293,11 +287,3 @@ def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if "absolute_pos_embed" in state:
         found |= {"ape": True, "img_size": math.isqrt(state["absolute_pos_embed"].shape[1])}
     return found
-
-
-def _count(state: Mapping[str, Tensor], key: str, step: int = 1) -> int:
-    """How many of ``key`` with 0, ``step``, 2 ``step``, ... in the place of its braces the state has."""
-    number = 0
-    while key.format(number * step) in state:
-        number += 1
-    return number

@@ -15,6 +15,8 @@ from utils.errors import InputError
 class ChannelAttention(nn.Module):
     """Weigh each channel by a gate read from the means of all channels over the whole image.
 
+    In HAT's paper: CA, the channel attention at the end of a CAB.
+
     Args:
         channels: C.
         squeeze_factor: C divided by the channels between the two layers of the gate.

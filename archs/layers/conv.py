@@ -22,6 +22,6 @@ def pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
     return linear(x, layer.weight.flatten(1), layer.bias)
 
 
-def as_rows(image: Tensor) -> Tensor:
+def to_bhwc(image: Tensor) -> Tensor:
     """[B, C, H, W] -> [B, H, W, C]; no copy of channels-last images."""
     return image.permute(0, 2, 3, 1).contiguous()

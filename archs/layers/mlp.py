@@ -1,4 +1,4 @@
-"""The two-layer perceptron of transformers, under its usual names."""
+"""The two-layer MLP of transformers, under its usual names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which row of a table of position biases belongs to a query and a key of a window.
+"""Which row of a table of position biases belongs to a query and a key of a window; position_table.py resizes tables.
 
 Shapes: h w sides of the window of the queries, eh ew of the keys where they reach further; n heads.
 """

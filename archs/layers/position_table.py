@@ -1,8 +1,9 @@
-"""Tables of relative position biases, resized to windows of another size.
+"""Tables of relative position biases, resized to windows of another size when weights are loaded.
 
-A table holds one value per displacement between a query and a key. Laid out by displacement it is a small picture with
-displacement zero, or the offset that centres the two windows, in the middle; that picture is resized, so what was
-learned for a displacement goes to the one as far out in proportion.
+position.py says which row of a table a query and a key take; here a table is looked at as a whole. A table holds one
+value per displacement between a query and a key. Laid out by displacement it is a small picture with displacement zero,
+or the offset that centres the two windows, in the middle; that picture is resized, so what was learned for a
+displacement goes to the one as far out in proportion.
 
 Shapes: L side of the picture, 2w - 1 for windows of side w, w + e - 1 where keys reach out to windows of side e; n
 heads.
@@ -12,11 +13,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from archs.layers.window import Pair
+
+
+@runtime_checkable
+class _ReachingOut(Protocol):
+    """A module whose keys come from a larger window around that of the queries."""
+
+    window: Pair
+    extended: Pair
 
 
 class _Layout(NamedTuple):
@@ -54,8 +65,7 @@ def _layout(network: nn.Module, key: str) -> _Layout | None:
     if name not in ("relative_position_bias_table", "relative_position_bias"):
         return None
     module = network.get_submodule(parent)
-    window, extended = getattr(module, "window", None), getattr(module, "extended", None)
-    reach = extended[0] / window[0] if window and extended else 1.0
+    reach = module.extended[0] / module.window[0] if isinstance(module, _ReachingOut) else 1.0
     return _Layout(rows_first=name.endswith("_table"), reach=reach)
 
 

@@ -6,14 +6,17 @@ Shapes: B images, H W low-resolution pixels, D channels of the network, f channe
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Literal, cast, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archs.layers.numbering import count_numbered
 from utils.errors import InputError
 
-Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv"]
+Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv", ""]
+"""The published names; the empty one makes an image of the same size."""
 
 HEAD_WIDTH = 64
 """f; fixed in the published networks."""
@@ -37,45 +40,76 @@ class PixelShuffleStages(nn.Sequential):
         super().__init__(*itertools.chain.from_iterable(stages))
 
 
+def pixelshuffle_scale(state: Mapping[str, Tensor]) -> int:
+    """The scale of the :class:`PixelShuffleStages` that a state dict holds under ``upsample``; 1 if it holds none."""
+    stages = (count_numbered(state, r"upsample\.(\d+)\.weight") + 1) // 2  # each second layer is a pixel shuffle
+    if stages == 0:
+        return 1
+    rows, columns = state["upsample.0.weight"].shape[:2]
+    return 3 if rows == 9 * columns else 2**stages
+
+
+def head_layers(
+    upsampler: Upsampler, channels: int, scale: int, image_channels: int, *, network: str
+) -> dict[str, nn.Module]:
+    """The layers that make the image, by their published names and in their order.
+
+    Args:
+        upsampler: "pixelshuffle" upsamples f channels, with a convolution before and one after; "pixelshuffledirect"
+            makes the image in one convolution; "nearest+conv", for a scale of 4, doubles pixels twice, with
+            convolutions between; "" is one convolution without upsampling.
+        channels: D.
+        scale: s.
+        image_channels: c.
+        network: whose layers these are, for messages.
+
+    Raises:
+        InputError: there is no such upsampler, or not for this scale.
+    """
+    if upsampler not in get_args(Upsampler):
+        known = ", ".join(name or "''" for name in get_args(Upsampler))
+        raise InputError(f'{network}: upsampler is "{upsampler}"; it must be one of {known}')
+    if upsampler == "nearest+conv" and scale != 4:
+        raise InputError(f"{network}: nearest+conv is for a scale of 4, got {scale}")
+    if upsampler == "" and scale != 1:
+        raise InputError(f"{network}: without an upsampler the scale must be 1, got {scale}")
+    if upsampler == "":
+        return {"conv_last": _convolution(channels, image_channels)}
+    if upsampler == "pixelshuffledirect":
+        return {"upsample": nn.Sequential(_convolution(channels, image_channels * scale**2), nn.PixelShuffle(scale))}
+    f = HEAD_WIDTH
+    layers: dict[str, nn.Module] = {
+        "conv_before_upsample": nn.Sequential(_convolution(channels, f), nn.LeakyReLU(inplace=True))
+    }
+    if upsampler == "pixelshuffle":
+        layers["upsample"] = PixelShuffleStages(scale, f)
+    else:
+        layers |= {name: _convolution(f, f) for name in ("conv_up1", "conv_up2", "conv_hr")}
+    return {**layers, "conv_last": _convolution(f, image_channels)}
+
+
+def _convolution(channels: int, out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, out, 3, padding=1)
+
+
 class HeadedNetwork(nn.Module):
-    """A base class of networks whose last layers have no common prefix in the weight files."""
+    """A base class of networks whose last layers have no common prefix in the weight files.
+
+    A constructor registers :func:`head_layers` after all others, and sets ``upsampler``.
+    """
 
     upsampler: Upsampler
-
-    def add_head(self, upsampler: Upsampler, channels: int, scale: int, image_channels: int) -> None:
-        """Register the layers that make the image; to be called after the rest, for the order of the weights.
-
-        Args:
-            upsampler: "pixelshuffle" upsamples f channels, with a convolution before and one after;
-                "pixelshuffledirect" makes the image in one convolution; "nearest+conv", for a scale of 4, doubles
-                pixels twice, with convolutions between.
-            channels: D.
-            scale: s.
-            image_channels: c.
-        """
-        if upsampler not in get_args(Upsampler):
-            known = ", ".join(get_args(Upsampler))
-            raise InputError(f'{type(self).__name__}: upsampler is "{upsampler}"; it must be one of {known}')
-        if upsampler == "nearest+conv" and scale != 4:
-            raise InputError(f"{type(self).__name__}: nearest+conv is for a scale of 4, got {scale}")
-        self.upsampler = upsampler
-        f = HEAD_WIDTH
-        if upsampler == "pixelshuffledirect":
-            self.upsample = nn.Sequential(
-                nn.Conv2d(channels, image_channels * scale**2, 3, padding=1), nn.PixelShuffle(scale)
-            )
-            return
-        self.conv_before_upsample = nn.Sequential(nn.Conv2d(channels, f, 3, padding=1), nn.LeakyReLU(inplace=True))
-        if upsampler == "pixelshuffle":
-            self.upsample = PixelShuffleStages(scale, f)
-        else:
-            self.conv_up1 = nn.Conv2d(f, f, 3, padding=1)
-            self.conv_up2 = nn.Conv2d(f, f, 3, padding=1)
-            self.conv_hr = nn.Conv2d(f, f, 3, padding=1)
-        self.conv_last = nn.Conv2d(f, image_channels, 3, padding=1)
+    conv_before_upsample: nn.Sequential
+    upsample: nn.Sequential
+    conv_up1: nn.Conv2d
+    conv_up2: nn.Conv2d
+    conv_hr: nn.Conv2d
+    conv_last: nn.Conv2d
 
     def head(self, features: Tensor) -> Tensor:
         """[B, D, H, W] -> [B, c, s*H, s*W]."""
+        if self.upsampler == "":
+            return cast("Tensor", self.conv_last(features))
         if self.upsampler == "pixelshuffledirect":
             return cast("Tensor", self.upsample(features))
         features = self.conv_before_upsample(features)

@@ -2,7 +2,7 @@
 
 Published attribute names are kept: they are the format of the checkpoints.
 
-Shapes: B images, H W low-resolution pixels, C channels, M hidden channels of the perceptron.
+Shapes: B images, H W low-resolution pixels, C channels, M hidden channels of the MLP.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from archs.layers.linear import Linear
+from archs.layers.linear import Linear, initialise_linear
 from archs.layers.recompute import recomputed
+from archs.layers.residual import residual_convolution
 from archs.pft.attention import DepthwiseConvolution, FocusedAttentionBase
 from archs.pft.bands import FocusBands, add_local, in_bands
 from ops import FocusState, gelu_depthwise
 
-Residual = Literal["1conv", "3conv"]
+Connection = Literal["1conv", "3conv"]
 
 
 class ConvFFN(nn.Module):
-    """A perceptron with a depthwise convolution of its hidden channels.
+    """An MLP with a depthwise convolution of its hidden channels.
+
+    In the paper: the feed-forward block of a layer.
 
     Args:
         channels: C.
@@ -48,7 +51,9 @@ class ConvFFN(nn.Module):
 
 
 class AttentionTransformerLayer(FocusedAttentionBase):
-    """Focused attention and a perceptron, each with a normalisation before it and a residual connection around both.
+    """Focused attention and an MLP, each with a normalisation before it and a residual connection around both.
+
+    In the paper: a layer; the convolution of the values beside its attention is the positional branch (``v_LePE``).
 
     Args:
         channels: C.
@@ -80,8 +85,7 @@ class AttentionTransformerLayer(FocusedAttentionBase):
         self.convffn = ConvFFN(channels, int(channels * mlp_ratio), kernel_size)
         self.initialise_attention()
         for layer in (self.convffn.fc1, self.convffn.fc2):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+            initialise_linear(layer)
 
     def forward(self, x: Tensor, state: FocusState | FocusBands | None) -> tuple[Tensor, FocusState | FocusBands]:
         """[B, H, W, C] and the state of the layer before with the same shift -> [B, H, W, C] and the new state.
@@ -112,13 +116,15 @@ class LayerList(nn.Module):
 class ResidualGroup(nn.Module):
     """Layers and a convolution, around which the input passes; :meth:`PFT.body` runs them.
 
+    In the paper: a group of layers with its residual convolution.
+
     Args:
         channels: C.
         layers: of the group.
-        resi_connection: see :func:`residual_convolution`.
+        resi_connection: the convolution.
     """
 
-    def __init__(self, channels: int, layers: Iterable[AttentionTransformerLayer], resi_connection: Residual) -> None:
+    def __init__(self, channels: int, layers: Iterable[AttentionTransformerLayer], resi_connection: Connection) -> None:
         super().__init__()
         self.residual_group = LayerList(layers)
         self.conv = residual_convolution(channels, resi_connection)
@@ -138,15 +144,3 @@ class ResidualGroup(nn.Module):
     def attention_layers(self) -> list[AttentionTransformerLayer]:
         """The layers."""
         return [cast("AttentionTransformerLayer", layer) for layer in self.residual_group.layers]
-
-
-def residual_convolution(channels: int, resi_connection: Residual) -> nn.Module:
-    """One 3x3 convolution, or three that are narrow in the middle; [B, C, H, W] -> [B, C, H, W]."""
-    if resi_connection == "1conv":
-        return nn.Conv2d(channels, channels, 3, padding=1)
-    narrow = channels // 4
-    return nn.Sequential(
-        nn.Conv2d(channels, narrow, 3, padding=1), nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(narrow, narrow, 1), nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(narrow, channels, 3, padding=1),
-    )  # fmt: skip

@@ -6,7 +6,6 @@ Shapes: B images, c image channels, H W low-resolution pixels, C channels of the
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 
@@ -14,34 +13,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from archs.contract import BaseNetwork
 from archs.layers.constants import PublishedConstants
+from archs.layers.embedding import PatchEmbedding
 from archs.layers.image import image_mean
+from archs.layers.numbering import count_numbered
 from archs.layers.position import relative_position_index
+from archs.layers.residual import residual_convolution
 from archs.layers.size import SizeRule
-from archs.layers.upsample import HEAD_WIDTH, HeadedNetwork
+from archs.layers.upsample import HeadedNetwork, Upsampler, head_layers, pixelshuffle_scale
 from archs.pft.bands import FocusBands, in_bands
-from archs.pft.blocks import AttentionTransformerLayer, Residual, ResidualGroup, residual_convolution
+from archs.pft.blocks import AttentionTransformerLayer, Connection, ResidualGroup
 from ops import FocusState
 from ops.registry import exporting
 from utils.errors import InputError
 
-Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv", ""]
 PUBLISHED_TOPK = (*[256] * 2, *[128] * 4, *[64] * 6, *[32] * 6, *[16] * 6)
 
 
-class PatchEmbedding(nn.Module):
-    """The normalisation of the first features, under its published name."""
-
-    def __init__(self, channels: int, patch_norm: bool) -> None:
-        super().__init__()
-        self.norm: nn.Module = nn.LayerNorm(channels) if patch_norm else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, H, W, C]."""
-        return cast("Tensor", self.norm(x))
-
-
-class PFT(PublishedConstants, HeadedNetwork):
+class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
     """Progressive focused transformer.
 
     Two defaults are not the published ones, with which no network works: num_heads (a list) and upsampler ('').
@@ -58,7 +48,7 @@ class PFT(PublishedConstants, HeadedNetwork):
             for all. A number above that of an earlier layer has no effect.
         window_size: side of the windows; images are padded to multiples of it, by mirroring.
         convffn_kernel_size: side of the depthwise convolutions.
-        mlp_ratio: hidden channels of the perceptrons, divided by embed_dim.
+        mlp_ratio: hidden channels of the MLPs, divided by embed_dim.
         qkv_bias: the projections to queries, keys and values have a bias.
         norm_layer: kind of the normalisations.
         ape: add learned absolute positions; padded images must then have as many pixels as img_size says.
@@ -70,6 +60,8 @@ class PFT(PublishedConstants, HeadedNetwork):
     """
 
     mean: Tensor
+    scale: int
+    window_size: int
 
     def __init__(
         self,
@@ -91,7 +83,7 @@ class PFT(PublishedConstants, HeadedNetwork):
         use_checkpoint: bool = False,
         img_range: float = 1.0,
         upsampler: Upsampler = "pixelshuffle",
-        resi_connection: Residual = "1conv",
+        resi_connection: Connection = "1conv",
     ) -> None:
         super().__init__()
         heads = _heads(num_heads)
@@ -104,7 +96,7 @@ class PFT(PublishedConstants, HeadedNetwork):
         self.use_checkpoint = use_checkpoint
         self.window_size = window_size
         self.size_rule = SizeRule(tile_multiple=window_size)
-        self.receptive_radius: int | None = None
+        self.receptive_radius = None
         self.channels = in_chans
         self.register_buffer("mean", image_mean(in_chans), persistent=False)
 
@@ -124,11 +116,9 @@ class PFT(PublishedConstants, HeadedNetwork):
             self.layers.append(ResidualGroup(embed_dim, layers, resi_connection))
         self.norm = nn.LayerNorm(embed_dim)
         self.conv_after_body = residual_convolution(embed_dim, resi_connection)
-        self.upscales = upsampler != ""
-        if upsampler == "":
-            self.conv_last = nn.Conv2d(embed_dim, in_chans, 3, padding=1)
-        else:
-            self.add_head(upsampler, embed_dim, upscale, in_chans)
+        self.upsampler = upsampler
+        for name, layer in head_layers(upsampler, embed_dim, upscale, in_chans, network="PFT").items():
+            self.add_module(name, layer)
         if self.absolute_pos_embed is not None:
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
 
@@ -188,7 +178,8 @@ class PFT(PublishedConstants, HeadedNetwork):
         else:
             first = self.conv_first(x)
             features = self.conv_after_body(self.body(first)) + first
-        y = self.head(features) if self.upscales else x + self.conv_last(features)
+        y = self.head(features)
+        y = y if self.upsampler else x + y
         return cropped(y, self.scale * height, self.scale * width) / self.img_range + self.mean
 
 
@@ -278,7 +269,7 @@ def _choice_problems(upscale: int, patch_size: int, norm_layer: str, upsampler: 
         problems.append(
             f"upscale is {upscale}, but without an upsampler it must be 1; choose pixelshuffle, for example"
         )
-    if resi_connection not in get_args(Residual):
+    if resi_connection not in get_args(Connection):
         problems.append(f'resi_connection must be 1conv or 3conv, got "{resi_connection}"')
     return problems
 
@@ -298,8 +289,10 @@ def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
         embed_dim, in_chans = state["conv_first.weight"].shape[:2]
         kernel_size = state[layer.format(0, 0) + "v_LePE.depthwise_conv.0.weight"].shape[-1]
         hidden = state[layer.format(0, 0) + "convffn.fc1.weight"].shape[0]
-        groups = _count(state, r"layers\.(\d+)\.residual_group\.")
-        depths = [_count(state, rf"layers\.{group}\.residual_group\.layers\.(\d+)\.") for group in range(groups)]
+        groups = count_numbered(state, r"layers\.(\d+)\.residual_group\.")
+        depths = [
+            count_numbered(state, rf"layers\.{group}\.residual_group\.layers\.(\d+)\.") for group in range(groups)
+        ]
         upsampler, upscale = _head(state, in_chans)
     except KeyError as error:
         raise InputError(f"these weights are not a PFT's: the key {error} is missing") from None
@@ -341,20 +334,12 @@ PUBLISHED: Mapping[tuple[int, ...], tuple[int, Sequence[int]]] = {
 """Width and depths of PFT and PFT-light -> num_heads and num_topk, which their files do not tell."""
 
 
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """One more than the largest number that a key has at the group of the pattern; the numbers start from 0."""
-    found = [int(match[1]) for match in (re.match(pattern, key) for key in state) if match]
-    return max(found, default=-1) + 1
-
-
 def _head(state: Mapping[str, Tensor], in_chans: int) -> tuple[str, int]:
     """Upsampler and scale."""
     if "conv_up1.weight" in state:
         return "nearest+conv", 4
-    stages = _count(state, r"upsample\.(\d+)\.weight")  # 0, 1, 3, 5: each second one is a pixel shuffle
     if "conv_before_upsample.0.weight" in state:
-        by_three = stages == 1 and state["upsample.0.weight"].shape[0] == 9 * HEAD_WIDTH
-        return "pixelshuffle", 3 if by_three else 2 ** ((stages + 1) // 2)
-    if stages:
+        return "pixelshuffle", pixelshuffle_scale(state)
+    if "upsample.0.weight" in state:
         return "pixelshuffledirect", math.isqrt(state["upsample.0.weight"].shape[0] // in_chans)
     return "", 1

@@ -7,11 +7,12 @@ of the cost of the branches, because each step folds the kernels and convolves o
 evaluation; soft pooling neither overflows nor underflows; images smaller than 7 pixels work; folding is a pure
 function in float64, can be undone, and leaves contiguous kernels that can be trained further.
 
-blocks.py holds the pieces, network.py the six networks, convert.py what leads from one form to the other.
+blocks.py holds the pieces, folding.py the algebra of the two forms, network.py the six networks, convert.py reads and
+converts state dicts.
 """
 
 from archs.plainusr.blocks import LocalImportanceAttention, RepMBConv
-from archs.plainusr.convert import configuration_from_state, fold, fold_state, lift_state
+from archs.plainusr.convert import configuration_from_state, fold_state, lift_state
 from archs.plainusr.network import (
     PlainUSR,
     PlainUSRGeneral,
@@ -20,6 +21,7 @@ from archs.plainusr.network import (
     PlainUSRLargeInference,
     PlainUSRUltra,
     PlainUSRUltraInference,
+    fold,
 )
 
 __all__ = [

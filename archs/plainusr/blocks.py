@@ -149,6 +149,8 @@ class _Matrix(nn.Linear):
 class ScaleGenerator(nn.Module):
     """A learned scale for each of m channels; it does not look at the image.
 
+    In the published code: ASR.
+
     Args:
         channels: m.
         init: "live" starts near 1/2 with gradients for all its parameters. "published" gives exactly 1 and, in
@@ -180,7 +182,10 @@ class ScaleGenerator(nn.Module):
 
 
 class RepMBConv(nn.Module):
-    """A 3x3 convolution in the form that trains: 1x1 expand, 3x3, scale, 1x1 reduce, with two identities around."""
+    """A 3x3 convolution in the form that trains: 1x1 expand, 3x3, scale, 1x1 reduce, with two identities around.
+
+    In the paper: RepMBConv, a re-parameterised MobileNetV3-like bottleneck.
+    """
 
     def __init__(self, channels: int, se_init: ScaleInit = "live") -> None:
         super().__init__()
@@ -211,7 +216,10 @@ class RepMBConv(nn.Module):
 
 
 class GateMixer(nn.Module):
-    """Replaces channel 0, the gate of the attention that follows, by a mix of all channels."""
+    """Replaces channel 0, the gate of the attention that follows, by a mix of all channels.
+
+    In the published code: PConv.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -226,6 +234,8 @@ class GateMixer(nn.Module):
 
 class LocalImportanceAttention(nn.Module):
     """LIA: weigh features by a coarse importance map and by a full-resolution gate, read from their own channel 0.
+
+    In the paper: LIA, local importance-based attention.
 
     Takes any image size and can stand in any convolutional network. The map is stretched over the whole image, so
     the result near a pixel depends, slightly, on the size of the image and on where it begins.
@@ -257,7 +267,10 @@ class LocalImportanceAttention(nn.Module):
 
 
 class FullResolutionAttention(nn.Module):
-    """The attention of the ultra family: the importance map comes from a 3x3 convolution."""
+    """The attention of the ultra family: the importance map comes from a 3x3 convolution.
+
+    In the published code: the attention of block V3.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -274,6 +287,9 @@ class FullResolutionAttention(nn.Module):
 
 class PlainBlock(nn.Module):
     """Convolutions with leaky ReLUs between them, then an attention if there is one.
+
+    In the published code: V1 (two convolutions), V2 (and LIA), V3 (and the attention at full resolution), V4 (three
+    and LIA).
 
     Args:
         channels: c.

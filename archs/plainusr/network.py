@@ -12,6 +12,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from archs.contract import BaseNetwork
 from archs.layers.autocast import without_autocast
 from archs.layers.size import SizeRule
 from archs.plainusr.blocks import (
@@ -23,6 +24,7 @@ from archs.plainusr.blocks import (
     ScaleInit,
     fold_branches,
 )
+from archs.plainusr.folding import folded_tensors
 from utils.errors import InputError
 
 IMAGE_CHANNELS = 3
@@ -52,30 +54,31 @@ GENERAL = Family(down=("block1", "block2"), up=("block3", "block4"), convs=2, lo
 LARGE = Family(down=("block1", "block2"), up=("block3", "block4"), convs=3, local=True)
 
 
-class PlainUSR(nn.Module):
+class PlainUSR(BaseNetwork):
     """A U-Net without downsampling: its levels are prefixes of the channels; what is behind them passes by.
 
+    In the paper: the plain U-Net.
+
     Three more channels than ``n_feat`` carry the image from head to tail; a block's result replaces its prefix.
-    The subclasses are the networks that option files name.
+    The subclasses are the networks that option files name; their arguments are described here once. Without ``se_init``
+    a network is in folded form.
 
     Args:
         n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the levels, outermost first, not growing inwards.
-        attn_feat: hidden channels f of the local importance attention; the ultra family has no use for it.
+        im_feat: channels of the levels (two in ultra, three in the others), outermost first, not growing inwards.
+        attn_feat: hidden channels of the local importance attention.
         scale: upsampling factor.
-        se_init: for the train form, how the scale generators start: "live" near 1/2 and learning, "published" at 1
-            without gradients. None makes the folded form.
-        fold_on_the_fly: in train form, compute each convolution's kernel from the branches and convolve once,
-            instead of running the branches; the same function and gradients at a third of the cost.
+        se_init: how the scale generators start: "live" near 1/2 and learning, or "published" at 1, never to learn.
+        fold_on_the_fly: fold the branches into one convolution at each step; the same function, several times faster.
     """
 
     family: ClassVar[Family]
+    folded_form: ClassVar[type[PlainUSR]]
+    """Of a class in train form: the class of the same family in folded form."""
 
     head: nn.Conv2d
     tail: nn.Sequential
     scale: int
-    size_rule: SizeRule
-    receptive_radius: int | None
 
     def __init__(
         self,
@@ -146,11 +149,7 @@ class PlainUSR(nn.Module):
 
     def for_inference(self) -> PlainUSR:
         """The same function at its cheapest: a folded copy of a train-form network, else this network itself."""
-        if not self.train_form:
-            return self
-        from archs.plainusr.convert import fold  # it builds these classes
-
-        return fold(self)
+        return fold(self) if self.train_form else self
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, 3, s*H, s*W], not clamped."""
@@ -166,19 +165,28 @@ class PlainUSR(nn.Module):
         return cast("Tensor", self.tail(_widen(features, passing.pop())))
 
 
+class PlainUSRUltraInference(PlainUSR):
+    """PlainUSR_ultra_inference, folded form: plain convolutions.
+
+    Args:
+        attn_feat: accepted for the sake of published files, without effect.
+    """
+
+    family = ULTRA
+
+    def __init__(self, n_feat: int = 32, im_feat: Sequence[int] = (32, 16), attn_feat: int = 4, scale: int = 4) -> None:
+        super().__init__(n_feat, im_feat, attn_feat, scale)
+
+
 class PlainUSRUltra(PlainUSR):
     """PlainUSR_ultra, train form.
 
     Args:
-        n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the two levels, outermost first, not growing inwards.
         attn_feat: accepted for the sake of published files, without effect.
-        scale: upsampling factor.
-        se_init: how the scale generators start: "live" near 1/2 and learning, or "published" at 1, never to learn.
-        fold_on_the_fly: fold the branches into one convolution at each step; the same function, several times faster.
     """
 
     family = ULTRA
+    folded_form = PlainUSRUltraInference
 
     def __init__(
         self,
@@ -193,35 +201,22 @@ class PlainUSRUltra(PlainUSR):
         super().__init__(n_feat, im_feat, attn_feat, scale, se_init=se_init, fold_on_the_fly=fold_on_the_fly)
 
 
-class PlainUSRUltraInference(PlainUSR):
-    """PlainUSR_ultra_inference, folded form: plain convolutions.
+class PlainUSRGeneralInference(PlainUSR):
+    """PlainUSR_general_inference, folded form: plain convolutions."""
 
-    Args:
-        n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the two levels, outermost first, not growing inwards.
-        attn_feat: accepted for the sake of published files, without effect.
-        scale: upsampling factor.
-    """
+    family = GENERAL
 
-    family = ULTRA
-
-    def __init__(self, n_feat: int = 32, im_feat: Sequence[int] = (32, 16), attn_feat: int = 4, scale: int = 4) -> None:
+    def __init__(
+        self, n_feat: int = 64, im_feat: Sequence[int] = (64, 48, 32), attn_feat: int = 16, scale: int = 4
+    ) -> None:
         super().__init__(n_feat, im_feat, attn_feat, scale)
 
 
 class PlainUSRGeneral(PlainUSR):
-    """PlainUSR_general, train form.
-
-    Args:
-        n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the three levels, outermost first, not growing inwards.
-        attn_feat: hidden channels of the local importance attention.
-        scale: upsampling factor.
-        se_init: how the scale generators start: "live" near 1/2 and learning, or "published" at 1, never to learn.
-        fold_on_the_fly: fold the branches into one convolution at each step; the same function, several times faster.
-    """
+    """PlainUSR_general, train form."""
 
     family = GENERAL
+    folded_form = PlainUSRGeneralInference
 
     def __init__(
         self,
@@ -236,37 +231,22 @@ class PlainUSRGeneral(PlainUSR):
         super().__init__(n_feat, im_feat, attn_feat, scale, se_init=se_init, fold_on_the_fly=fold_on_the_fly)
 
 
-class PlainUSRGeneralInference(PlainUSR):
-    """PlainUSR_general_inference, folded form: plain convolutions.
+class PlainUSRLargeInference(PlainUSR):
+    """PlainUSR_large_inference, folded form: plain convolutions."""
 
-    Args:
-        n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the three levels, outermost first, not growing inwards.
-        attn_feat: hidden channels of the local importance attention.
-        scale: upsampling factor.
-    """
-
-    family = GENERAL
+    family = LARGE
 
     def __init__(
-        self, n_feat: int = 64, im_feat: Sequence[int] = (64, 48, 32), attn_feat: int = 16, scale: int = 4
+        self, n_feat: int = 80, im_feat: Sequence[int] = (80, 64, 48), attn_feat: int = 16, scale: int = 4
     ) -> None:
         super().__init__(n_feat, im_feat, attn_feat, scale)
 
 
 class PlainUSRLarge(PlainUSR):
-    """PlainUSR_large, train form.
-
-    Args:
-        n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the three levels, outermost first, not growing inwards.
-        attn_feat: hidden channels of the local importance attention.
-        scale: upsampling factor.
-        se_init: how the scale generators start: "live" near 1/2 and learning, or "published" at 1, never to learn.
-        fold_on_the_fly: fold the branches into one convolution at each step; the same function, several times faster.
-    """
+    """PlainUSR_large, train form."""
 
     family = LARGE
+    folded_form = PlainUSRLargeInference
 
     def __init__(
         self,
@@ -281,22 +261,23 @@ class PlainUSRLarge(PlainUSR):
         super().__init__(n_feat, im_feat, attn_feat, scale, se_init=se_init, fold_on_the_fly=fold_on_the_fly)
 
 
-class PlainUSRLargeInference(PlainUSR):
-    """PlainUSR_large_inference, folded form: plain convolutions.
+def fold(network: PlainUSR, *, prune_below: float | None = None) -> PlainUSR:
+    """The folded form of a train-form network: a new network with the same function, which can be trained further.
 
     Args:
-        n_feat: channels of the head, without the three of the image.
-        im_feat: channels of the three levels, outermost first, not growing inwards.
-        attn_feat: hidden channels of the local importance attention.
-        scale: upsampling factor.
+        network: train form; not changed.
+        prune_below: see :func:`archs.plainusr.folding.folded_tensors`.
+
+    Raises:
+        InputError: the network is in folded form already.
     """
-
-    family = LARGE
-
-    def __init__(
-        self, n_feat: int = 80, im_feat: Sequence[int] = (80, 64, 48), attn_feat: int = 16, scale: int = 4
-    ) -> None:
-        super().__init__(n_feat, im_feat, attn_feat, scale)
+    if not network.train_form:
+        raise InputError(f"{type(network).__name__} is in folded form already; fold() takes the train form")
+    state = folded_tensors(network.state_dict(), prune_below=prune_below)
+    with torch.device("meta"):  # no memory and no random numbers for values that are replaced at once
+        folded = network.folded_form(network.n_feat, network.im_feat, network.attn_feat, network.scale)
+    folded.load_state_dict(state, assign=True)
+    return folded.train(network.training)
 
 
 def _widen(features: Tensor, rest: Tensor) -> Tensor:

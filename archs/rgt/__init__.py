@@ -6,7 +6,7 @@ parameter names and shapes, the initial values.
 Better here: masks and index tables are made vectorised, kept for later calls and left out of checkpoints (published
 files load, :func:`archs.layers.constants.published_state` writes them); images of any size; half precision; the
 recursion is one convolution in evaluation; few representatives are folded into the projections; one forward that
-compiles as one graph; misspelt and impossible arguments are told at once.
+compiles as one graph; misspelt and impossible arguments are reported at once.
 
 recursion.py holds the rule of the recursion, position.py the position tables, attention.py the two attentions,
 network.py blocks and network, convert.py what reads a configuration off weights.

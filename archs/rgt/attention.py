@@ -38,6 +38,8 @@ the pixels, while the kernel would grow sixteenfold with each."""
 class WindowBranch(PublishedConstants):
     """Attention in windows of one orientation, for one half of the channels.
 
+    In the paper: one of the two window orientations of L-SA.
+
     Args:
         heads: of this branch.
         window: (rows, columns) of a window.
@@ -94,6 +96,8 @@ class WindowBranch(PublishedConstants):
 
 class RectangleWindowAttention(PublishedConstants):
     """Attention in rectangular windows, which lie for one half of the channels and stand for the other.
+
+    In the paper: L-SA, local self-attention in rectangular windows.
 
     Windows that stick out of the image are filled with zeros, and these join the softmax: published weights were
     trained with them.
@@ -201,6 +205,8 @@ def _by_branch(parameter: Tensor) -> Tensor:
 
 class RecursiveGeneralizationAttention(nn.Module):
     """Attention of every pixel to a few representatives, the image shrunk by one convolution applied T times.
+
+    In the paper: RG-SA, recursive-generalization self-attention; the representatives are its representative tokens.
 
     Rows and columns that do not fill a cell of 4**T pixels are not represented. Stands alone: it takes any map of
     features with channels last.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from archs.layers.numbering import count_numbered
+from archs.layers.upsample import pixelshuffle_scale
 from utils.errors import InputError
 
 PUBLISHED_SPLIT_SIZE = (8, 32)
@@ -27,7 +28,7 @@ def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
         channels, in_chans = state["conv_first.weight"].shape[:2]
         first = "layers.0.blocks.0"
         hidden = state[f"{first}.mlp.fc1.weight"].shape[0]
-        groups = _count(state, r"layers\.(\d+)\.")
+        groups = count_numbered(state, r"layers\.(\d+)\.")
         narrow = state["layers.0.blocks.1.attn.q.weight"].shape[0] if "layers.0.blocks.1.gamma" in state else None
         heads = [2 * state[f"layers.{i}.blocks.0.attn.attns.0.pos.pos3.2.weight"].shape[0] for i in range(groups)]
         state[f"{first}.gamma"], state["conv_before_upsample.0.weight"], state["before_RG.1.weight"]
@@ -35,10 +36,10 @@ def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
         raise InputError(f"these weights are not an RGT's: {error} is missing") from None
     configuration: dict[str, Any] = {
         "type": "RGT",
-        "upscale": _scale(state),
+        "upscale": pixelshuffle_scale(state),
         "in_chans": in_chans,
         "embed_dim": channels,
-        "depth": [_count(state, rf"layers\.{i}\.blocks\.(\d+)\.") for i in range(groups)],
+        "depth": [count_numbered(state, rf"layers\.{i}\.blocks\.(\d+)\.") for i in range(groups)],
         "num_heads": heads,
         "mlp_ratio": hidden / channels,
         "qkv_bias": f"{first}.attn.qkv.bias" in state,
@@ -48,20 +49,6 @@ def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if narrow is not None:
         configuration["c_ratio"] = narrow / channels
     return configuration
-
-
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """One more than the largest number that a key has at the group of the pattern; the numbers start from 0."""
-    found = [int(match[1]) for match in (re.match(pattern, key) for key in state) if match]
-    return max(found, default=-1) + 1
-
-
-def _scale(state: Mapping[str, Tensor]) -> int:
-    stages = _count(state, r"upsample\.(\d+)\.weight")  # 0, 1, 3, 5, ...: each second one is a pixel shuffle
-    if stages == 0:
-        return 1
-    rows, columns = state["upsample.0.weight"].shape[:2]
-    return 3 if rows == 9 * columns else 2 ** ((stages + 1) // 2)
 
 
 def _split_size(offsets: Tensor | None) -> list[int]:

@@ -2,7 +2,7 @@
 
 Published attribute names are kept: they are the format of the checkpoints.
 
-Shapes: B images, H W low-resolution pixels, C channels, M hidden channels of the perceptron, s scale. Features have
+Shapes: B images, H W low-resolution pixels, C channels, M hidden channels of the MLP, s scale. Features have
 their channels last, [B, H, W, C].
 """
 
@@ -15,24 +15,28 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from archs.contract import BaseNetwork
 from archs.layers.conv import convolve
 from archs.layers.drop import DropPath, drop_path_rates
 from archs.layers.image import image_mean
-from archs.layers.linear import Linear
+from archs.layers.linear import Linear, initialise_linear
+from archs.layers.residual import residual_convolution
 from archs.layers.size import SizeRule
-from archs.layers.upsample import HeadedNetwork
+from archs.layers.upsample import HeadedNetwork, head_layers
 from archs.rgt.attention import RectangleWindowAttention, RecursiveGeneralizationAttention
 from archs.rgt.position import position_tables
 from archs.rgt.recursion import STRIDE, recursion_count
 from utils.errors import InputError
 
-Residual = Literal["1conv", "3conv"]
+Connection = Literal["1conv", "3conv"]
 Tables = tuple[Tensor, ...]
 """The position tables of a block's two branches, each [R, n // 2]; empty where the block looks after itself."""
 
 
 class SpatialGate(nn.Module):
     """The second half of the channels, normalised and convolved, times the first.
+
+    In the published files: ``sg``, the gate inside the MLP of a block.
 
     Args:
         channels: M/2, of each half.
@@ -52,6 +56,8 @@ class SpatialGate(nn.Module):
 class GatedMLP(nn.Module):
     """Two linear maps with GELU and a spatial gate between them.
 
+    In the paper: the MLP of a block.
+
     Args:
         channels: C.
         hidden: M, even.
@@ -69,12 +75,15 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and perceptron with residual connections, and the block's input once more, weighted by channel.
+    """Attention and MLP with residual connections, and the block's input once more, weighted by channel.
+
+    In the paper: a block of L-SA or RG-SA with HAI, hybrid adaptive integration; its adaptor alpha is ``gamma``
+    here.
 
     Args:
         channels: C.
         attention: of rectangular windows or of representatives.
-        hidden: M, of the perceptron.
+        hidden: M, of the MLP.
         drop_path: rate of stochastic depth, for each of the two branches.
     """
 
@@ -107,28 +116,18 @@ class Block(nn.Module):
 class Group(nn.Module):
     """Blocks and a convolution, with a residual connection.
 
+    In the paper: a residual group.
+
     Args:
         channels: C.
         blocks: in their order.
-        residual: the convolution, see :func:`residual_convolution`.
+        residual: the convolution.
     """
 
-    def __init__(self, channels: int, blocks: Sequence[Block], residual: Residual) -> None:
+    def __init__(self, channels: int, blocks: Sequence[Block], residual: Connection) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.conv = residual_convolution(channels, residual)
-
-
-def residual_convolution(channels: int, residual: Residual) -> nn.Module:
-    """One 3x3 convolution, or three that are narrow in the middle; [B, C, H, W] -> [B, C, H, W]."""
-    if residual == "1conv":
-        return nn.Conv2d(channels, channels, 3, padding=1)
-    narrow = channels // 4
-    return nn.Sequential(
-        nn.Conv2d(channels, narrow, 3, padding=1), nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(narrow, narrow, 1), nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(narrow, channels, 3, padding=1),
-    )  # fmt: skip
 
 
 class _Settings(NamedTuple):
@@ -144,7 +143,7 @@ class _Settings(NamedTuple):
     drop: float
 
 
-class RGT(HeadedNetwork):
+class RGT(HeadedNetwork, BaseNetwork):
     """Recursive Generalization Transformer; RGT-S has six groups, RGT eight.
 
     Args:
@@ -153,7 +152,7 @@ class RGT(HeadedNetwork):
         embed_dim: C, width of the features.
         depth: blocks of each group; even ones attend in windows, odd ones to the whole image.
         num_heads: heads n of each group, at least 2.
-        mlp_ratio: M / C, hidden width of the perceptrons.
+        mlp_ratio: M / C, hidden width of the MLPs.
         qkv_bias: whether queries, keys and values have a bias.
         qk_scale: of the logits of both attentions; by default it follows from the width of the heads.
         drop_rate: dropout rate behind both attentions.
@@ -186,7 +185,7 @@ class RGT(HeadedNetwork):
         use_chk: bool = False,
         upscale: int = 2,
         img_range: float = 1.0,
-        resi_connection: Residual = "1conv",
+        resi_connection: Connection = "1conv",
         split_size: Sequence[int] = (8, 8),
         c_ratio: float = 0.5,
         recursions: int | None = None,
@@ -204,7 +203,7 @@ class RGT(HeadedNetwork):
         self.scale = upscale
         # Tiles on this grid cut neither windows nor the cells of global attention.
         self.size_rule = SizeRule(tile_multiple=max(s0, s1, STRIDE**2))
-        self.receptive_radius: int | None = None
+        self.receptive_radius = None
         self.img_range = img_range
         self.use_chk = use_chk
         self.recursions = recursions
@@ -221,7 +220,9 @@ class RGT(HeadedNetwork):
         )
         self.norm = nn.LayerNorm(embed_dim)
         self.conv_after_body = residual_convolution(embed_dim, resi_connection)
-        self.add_head("pixelshuffle", embed_dim, upscale, in_chans)
+        self.upsampler = "pixelshuffle"
+        for name, layer in head_layers(self.upsampler, embed_dim, upscale, in_chans, network="RGT").items():
+            self.add_module(name, layer)
         self.apply(_initialise)
 
     @property
@@ -289,9 +290,7 @@ def _block(common: _Settings, group: int, position: int, heads: int, drop_path: 
 def _initialise(module: nn.Module) -> None:
     """Initial values of the published network; convolutions have the framework's, norms 1 and 0 already."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        initialise_linear(module)
 
 
 def _problems(
@@ -326,7 +325,7 @@ def _problems(
         problems.append(f"int(embed_dim * mlp_ratio) must be even and at least 2, got {hidden}")
     if len(split_size) != 2 or any(side < 1 or side > 64 or side & (side - 1) for side in split_size):
         problems.append(f"split_size must be two powers of two from 1 to 64, got {list(split_size)}")
-    if resi_connection not in get_args(Residual):
+    if resi_connection not in get_args(Connection):
         problems.append(f'resi_connection must be "1conv" or "3conv", got "{resi_connection}"')
     if upscale != 3 and (upscale < 1 or upscale & (upscale - 1)):
         problems.append(f"upscale must be 3 or a power of two, got {upscale}")

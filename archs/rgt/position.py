@@ -31,6 +31,8 @@ def relative_offsets(window: Pair, device: torch.device) -> Tensor:
 class PositionNetwork(nn.Module):
     """The table of position biases as a function of the relative position; it does not look at the image.
 
+    In the published files: ``pos``, the position network of an L-SA branch.
+
     Args:
         width: P.
         heads: n.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from archs.contract import contract_of
 from config.schema import TileOptions, ValOptions
 from data import EvalDataset, Sample, imresize, to_levels
 from metrics import Metric
@@ -198,8 +199,8 @@ def _multiple(network: nn.Module, options: ValOptions) -> int:
     """What images are extended to multiples of."""
     if not options.pad_to_window:
         return 1
-    window = getattr(network, "window_size", None)
-    if not isinstance(window, int):
+    window = contract_of(network).window_size
+    if window is None:
         raise InputError(f"val.pad_to_window: {type(network).__name__} has no window_size; leave the key out")
     return window
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from archs.contract import contract_of
 from models.inference.tiling import aligned_tile
-from models.inference.upscale import evaluation_mode, size_rule
+from models.inference.upscale import evaluation_mode
 from utils.env import available_memory
 from utils.errors import InputError
 
@@ -52,7 +53,7 @@ def free_memory(device: torch.device) -> int | None:
 
 def probe_sides(network: nn.Module) -> tuple[int, int]:
     """Sides of the two images that :func:`measure` runs."""
-    rule = size_rule(network)
+    rule = contract_of(network).size_rule
     unit = math.lcm(rule.multiple, rule.tile_multiple)
     first = -(-max(_PROBE, rule.minimum) // unit) * unit
     return first, 2 * first
@@ -66,7 +67,7 @@ def measure(network: nn.Module) -> Demand:
     """
     like = next(network.parameters(), torch.zeros(()))
     sides = probe_sides(network)
-    channels = getattr(network, "channels", 3)
+    channels = contract_of(network).channels
     small, large = (_peak(network, like.new_zeros(1, channels, side, side)) for side in sides)
     n, m = (side * side for side in sides)
     square = max(0.0, (large / m - small / n) / (m - n))
@@ -86,7 +87,7 @@ def find_tile(network: nn.Module, h: int, w: int, overlap: int, demand: Demand, 
 
 def smallest_tile(network: nn.Module, overlap: int) -> int:
     """The smallest side of tiles that work with this network and overlap."""
-    rule = size_rule(network)
+    rule = contract_of(network).size_rule
     unit = math.lcm(rule.multiple, rule.tile_multiple)
     side = -(-max(overlap + unit, rule.minimum + unit - 1) // unit) * unit
     return aligned_tile(side, overlap, rule)

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from archs.contract import contract_of
 from data.images.photo import Levels, Photo
 from models.inference.memory import Demand, find_tile, free_memory, halved, measure, memory_is_full, probe_sides
 from models.inference.tiling import aligned_tile
-from models.inference.upscale import Watch, size_rule, upscale
+from models.inference.upscale import Watch, upscale
 from utils.errors import InputError
 from utils.log import get_logger
 
@@ -41,7 +42,7 @@ class Upscaler:
         self, network: nn.Module, tile: TileChoice = "auto", overlap: int = 32, self_ensemble: bool = False
     ) -> None:
         if isinstance(tile, int):
-            aligned_tile(tile, overlap, size_rule(network))
+            aligned_tile(tile, overlap, contract_of(network).size_rule)
         self.network, self.tile, self.overlap, self.self_ensemble = network, tile, overlap, self_ensemble
         self.device = next(network.parameters()).device
         self.limit: int | None = None  # larger tiles did not fit
@@ -78,7 +79,7 @@ class Upscaler:
     def _fitting_tile(self, h: int, w: int) -> int | None:
         budget = free_memory(self.device)
         small = max(h, w) <= probe_sides(self.network)[1]
-        if budget is None or small or not isinstance(self.network.scale, int):
+        if budget is None or small or not isinstance(contract_of(self.network).scale, int):
             return None
         if self._demand is None:
             self._demand = measure(self.network)
@@ -109,7 +110,7 @@ class Upscaler:
         return None
 
     def _smaller(self, tile: int | None, h: int, w: int) -> int:
-        if not isinstance(self.network.scale, int):
+        if not isinstance(contract_of(self.network).scale, int):
             raise InputError("the memory does not suffice, and images upscaled by this factor cannot be cut into tiles")
         self.limit = halved(self.network, tile, h, w, self.overlap)
         get_logger().warning("the memory does not suffice; going on with tiles of %d pixels", self.limit)
@@ -144,7 +145,7 @@ def _upscaled(levels: Levels, upscaler: Upscaler, watch: Watch) -> Any:
     """[h, w, C] -> [s*h, s*w, C] of the same type, C 1 or 3, whatever the network's channels."""
     top = np.iinfo(levels.dtype).max
     channels = levels.shape[2]
-    wanted = getattr(upscaler.network, "channels", 3)
+    wanted = contract_of(upscaler.network).channels
     lq = torch.from_numpy(levels.astype(np.float32) / np.float32(top)).permute(2, 0, 1)  # [C, h, w]
     if channels == wanted:
         result = upscaler(lq, watch)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from archs.contract import contract_of
 from archs.layers.reflect import reflect
 from archs.layers.size import SizeRule
 from models.inference.tiling import OverlappingTiles, Tiling, aligned_tile
@@ -42,8 +43,8 @@ def upscale(
     result has that of ``lq``.
 
     Args:
-        network: has a ``scale``; multiples of one that is not whole are rounded. Its ``size_rule``, if it has one,
-            says what input sizes it wants, its ``channels`` that images have another number of channels than 3.
+        network: meets :class:`archs.contract.SRNetwork`, or has at least a ``scale``; multiples of one that is not
+            whole are rounded. Its ``size_rule`` says what input sizes it wants.
         lq: floats, R G B in [0, 1]. May lie on another device than the network: tiles are sent to the network one at a
             time, and the result lies where ``lq`` does, so an image need not fit into the network's device.
         tile: side of the tiles in low-resolution pixels, overlap included; None for the whole image at once. Lowered
@@ -55,9 +56,9 @@ def upscale(
         multiple: the image is extended to multiples of this, even if the network takes any size; the result is cropped.
         watch: called with the share of the work that was just done, after each tile.
     """
-    _check_input(lq, getattr(network, "channels", 3))
-    scale = _scale(network)
-    rule = size_rule(network)
+    offered = contract_of(network)
+    _check_input(lq, offered.channels)
+    scale, rule = offered.scale, offered.size_rule
     if multiple > 1:
         rule = dataclasses.replace(rule, multiple=math.lcm(rule.multiple, multiple))
     if not isinstance(scale, int) and (tile is not None or tiling is not None or rule.multiple > 1):
@@ -75,12 +76,6 @@ def upscale(
         else:
             result = _upscale(network, batch, scale, rule, tiling, watch)
     return result if lq.ndim == 4 else result[0]
-
-
-def size_rule(network: nn.Module) -> SizeRule:
-    """What input sizes the network wants; any size, if it does not say."""
-    rule = getattr(network, "size_rule", None)
-    return rule if isinstance(rule, SizeRule) else SizeRule()
 
 
 @contextmanager
@@ -195,13 +190,3 @@ def _check_input(lq: Tensor, channels: int) -> None:
         raise ValueError(f"there is nothing to upscale in a tensor of shape {shape}")
     if not lq.is_floating_point():
         raise ValueError(f"expected floats in [0, 1], got {lq.dtype}; 8-bit images must be divided by 255")
-
-
-def _scale(network: nn.Module) -> float:
-    scale = getattr(network, "scale", None)
-    if not isinstance(scale, int | float) or scale < 1:
-        raise ValueError(
-            f"{type(network).__name__} has no number `scale` (it is {scale!r}); pass the network itself, not a "
-            "wrapper such as DistributedDataParallel"
-        )
-    return scale

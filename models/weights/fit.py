@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from archs.contract import contract_of
 from archs.layers.constants import constant_keys, published_state
 from archs.layers.position_table import resized_tables
 
@@ -70,8 +71,7 @@ def fit(
     Returns:
         A state dict to be loaded with ``strict=False``, and what became of each tensor.
     """
-    adapt = getattr(network, "adapt_state", None)
-    adapted: dict[str, Tensor] = dict(tensors if adapt is None else adapt(tensors))
+    adapted = contract_of(network).adapt_state(tensors)
     if resize_tables:
         adapted.update(resized_tables(network, adapted))
     own, constants = network.state_dict(), constant_keys(network)

@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from archs.contract import contract_of
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -18,9 +20,6 @@ def to_channels_last(network: Network) -> Network:
 def for_inference(network: nn.Module) -> nn.Module:
     """The network in the form that is cheapest to evaluate, with the same function.
 
-    A network that is trained in another form (PlainUSR's branches) says so by a method ``for_inference``; others are
-    returned as they are.
+    A network that is trained in another form (PlainUSR's branches) is folded; others are returned as they are.
     """
-    convert = getattr(network, "for_inference", None)
-    prepared: nn.Module = network if convert is None else convert()
-    return prepared
+    return contract_of(network).for_inference()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from archs import build_network
+from archs.contract import BaseNetwork, contract_of
 from config import read
 from models import upscale
 from scripts.benchmarks.measure import Comparison, Pilot, Side, Work
@@ -150,16 +151,16 @@ def _needs(mode: str) -> tuple[Need, ...]:
     return (*half, "torch.compile") if compiled else half
 
 
-class _Compiled(nn.Module):
+class _Compiled(BaseNetwork):
     """A network that is called compiled, and still says what :func:`models.upscale` asks it."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.run = torch.compile(network)
-        for fact in ("scale", "size_rule", "channels"):
-            if hasattr(network, fact):
-                setattr(self, fact, getattr(network, fact))
+        offered = contract_of(network)
+        self.scale, self.channels, self.size_rule = offered.scale, offered.channels, offered.size_rule
+        self.receptive_radius, self.window_size = offered.receptive_radius, offered.window_size
 
     def forward(self, x: Tensor) -> Tensor:
         """As the network."""

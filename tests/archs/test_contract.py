@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from archs import NETWORKS, build_network, network_class
+from archs.contract import SRNetwork, contract_of
 from archs.layers.size import SizeRule
 from utils.typed import fields_of
 
@@ -65,8 +66,11 @@ SMALL = {
     "ESCRealM": {**ESC_SMALL, "upscaling_factor": 2, "upsampler": "pixelshuffle", "mid_dim": 8},
     "ESCLTE": {**ESC_SMALL, "upscaling_factor": 2, "hidden_dim": 12, "hidden_list": [10, 8]},
 }
+SMALL_WINDOWS = {"HAT": 4, "PFT": 4, "ESC": 4, "ESCFP": 4, "ESCReal": 4, "ESCRealM": 4, "ESCLTE": 4}
+"""window_size of the small networks by their classes; RGT's windows are rectangles, PlainUSR has none."""
+
 Network = Any
-"""A module with the attributes scale, size_rule and receptive_radius."""
+"""A module that meets :class:`archs.contract.SRNetwork`."""
 
 SIZES = ((1, 13, 22), (3, 7, 16), (1, 1, 5))
 
@@ -99,6 +103,34 @@ def test_every_network_is_tested() -> None:
 def test_arguments_are_documented(name: str) -> None:
     fields = fields_of(network_class(name))
     assert [field.name for field in fields.values() if not field.help] == []
+
+
+def test_it_says_itself_what_its_callers_ask(network: Network) -> None:
+    offered: Any = contract_of(network)
+    assert isinstance(network, SRNetwork)
+    assert offered is network
+    assert isinstance(offered.scale, int)
+    assert isinstance(offered.size_rule, SizeRule)
+    assert offered.channels == 3
+    assert offered.receptive_radius is None or offered.receptive_radius >= 1
+    assert offered.window_size == SMALL_WINDOWS.get(type(network).__name__)
+
+
+def test_its_form_for_inference_computes_the_same(network: Network) -> None:
+    x = image(network)
+    prepared: Any = network.for_inference()
+    assert prepared.for_inference() is prepared
+    assert isinstance(prepared, SRNetwork)
+    with torch.no_grad():
+        assert torch.allclose(prepared.forward(x), network(x), atol=1e-5)
+
+
+def test_its_own_state_needs_no_adapting(network: Network) -> None:
+    state = network.state_dict()
+    adapted = network.adapt_state(state)
+    assert adapted is not state
+    assert list(adapted) == list(state)
+    assert all(torch.equal(adapted[key], state[key]) for key in state)
 
 
 @pytest.mark.parametrize("size", SIZES)

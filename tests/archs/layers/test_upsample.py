@@ -5,14 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from archs.layers.upsample import HeadedNetwork, PixelShuffleStages, Upsampler
+from archs.layers.upsample import HeadedNetwork, PixelShuffleStages, Upsampler, head_layers, pixelshuffle_scale
 from utils.errors import InputError
 
 
 class Head(HeadedNetwork):
     def __init__(self, upsampler: Upsampler, scale: int) -> None:
         super().__init__()
-        self.add_head(upsampler, 5, scale, 3)
+        self.upsampler = upsampler
+        for name, layer in head_layers(upsampler, 5, scale, 3, network="Head").items():
+            self.add_module(name, layer)
 
 
 def features() -> Tensor:
@@ -34,6 +36,12 @@ def test_stages(scale: int, shapes: dict[str, list[int]]) -> None:
     assert stages(torch.zeros(1, 4, 2, 3)).shape == (1, 4, 2 * scale, 3 * scale)
 
 
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+def test_the_scale_is_read_off_the_weights_of_the_stages(scale: int) -> None:
+    state = PixelShuffleStages(scale, 4).state_dict()
+    assert pixelshuffle_scale({f"upsample.{key}": tensor for key, tensor in state.items()}) == scale
+
+
 @pytest.mark.parametrize("scale", [0, -2, 5, 6, 9])
 def test_other_scales_are_refused(scale: int) -> None:
     with pytest.raises(InputError, match=f"3 or a power of 2, got {scale}"):
@@ -47,6 +55,7 @@ def test_other_scales_are_refused(scale: int) -> None:
         ("pixelshuffle", 2, ["conv_before_upsample.0", "upsample.0", "conv_last"]),
         ("pixelshuffle", 8, ["conv_before_upsample.0", "upsample.0", "upsample.2", "upsample.4", "conv_last"]),
         ("pixelshuffledirect", 5, ["upsample.0"]),
+        ("", 1, ["conv_last"]),
         ("nearest+conv", 4, ["conv_before_upsample.0", "conv_up1", "conv_up2", "conv_hr", "conv_last"]),
     ],
 )
@@ -75,7 +84,9 @@ def test_heads(upsampler: Upsampler, scale: int, keys: list[str]) -> None:
 
 
 def test_wrong_heads_are_refused() -> None:
-    with pytest.raises(InputError, match=r'upsampler is ""; it must be one of pixelshuffle'):
-        Head("", 2)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r'Head: upsampler is "bicubic"; it must be one of pixelshuffle'):
+        Head("bicubic", 2)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="without an upsampler the scale must be 1, got 2"):
+        Head("", 2)
     with pytest.raises(InputError, match="for a scale of 4, got 3"):
         Head("nearest+conv", 3)

@@ -1,0 +1,139 @@
+"""What a network offers to those who run it: upscaling, tiling, evaluation, loading of weights.
+
+:class:`SRNetwork` writes it down, :class:`BaseNetwork` has the defaults of our networks, and :func:`contract_of` is how
+callers ask: networks from elsewhere, which say less, are completed there and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from archs.layers.size import SizeRule
+
+CHANNELS = 3
+"""Image channels of a network that does not say otherwise: R G B."""
+
+
+@runtime_checkable
+class SRNetwork(Protocol):
+    """A network for super-resolution: [B, c, h, w] in [0, 1] -> [B, c, s*h, s*w], for any B and any dtype."""
+
+    @property
+    def scale(self) -> float:
+        """s, output size / input size; an int unless the network is made for any scale."""
+
+    @property
+    def channels(self) -> int:
+        """c, of input and output."""
+
+    @property
+    def size_rule(self) -> SizeRule:
+        """The input sizes that it takes and prefers; callers pad and crop, the network does not."""
+
+    @property
+    def receptive_radius(self) -> int | None:
+        """How many low-resolution pixels away an input pixel can change an output pixel; None for the whole image."""
+
+    @property
+    def window_size(self) -> int | None:
+        """Side of its square attention windows in low-resolution pixels; None where there are none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c, h, w] -> [B, c, s*h, s*w], not clamped; the same function in training and in evaluation."""
+
+    def for_inference(self) -> nn.Module:
+        """The same function in the form that is cheapest to run: a folded copy, or the network itself."""
+
+    def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict, perhaps of another scale, as this network can load it; the argument is not changed."""
+
+
+class BaseNetwork(nn.Module):
+    """A base class of our networks: the parts of :class:`SRNetwork` that most of them have in common.
+
+    A network sets ``scale``, ``size_rule`` and ``receptive_radius`` itself, and the others where they differ.
+    """
+
+    scale: int | float
+    size_rule: SizeRule
+    receptive_radius: int | None
+    channels: int = CHANNELS
+    window_size: int | None = None
+
+    def for_inference(self) -> nn.Module:
+        """The network itself: it has one form only."""
+        return self
+
+    def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict as it is: nothing in it depends on the scale."""
+        return dict(state)
+
+
+def contract_of(network: nn.Module) -> SRNetwork:
+    """The network as its callers see it: itself, or a view that adds what a network from elsewhere does not say."""
+    return network if isinstance(network, SRNetwork) else _Completed(network)
+
+
+class _Completed:
+    """A network that says some of :class:`SRNetwork` at most, and defaults for the rest."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    @property
+    def scale(self) -> float:
+        """The one part that has no default.
+
+        Raises:
+            ValueError: the network does not say.
+        """
+        scale = getattr(self.network, "scale", None)
+        if not isinstance(scale, int | float) or scale < 1:
+            raise ValueError(
+                f"{type(self.network).__name__} has no number `scale` (it is {scale!r}); pass the network itself, not "
+                "a wrapper such as DistributedDataParallel"
+            )
+        return scale
+
+    @property
+    def channels(self) -> int:
+        """R G B."""
+        channels = getattr(self.network, "channels", CHANNELS)
+        return channels if isinstance(channels, int) else CHANNELS
+
+    @property
+    def size_rule(self) -> SizeRule:
+        """Any size."""
+        rule = getattr(self.network, "size_rule", None)
+        return rule if isinstance(rule, SizeRule) else SizeRule()
+
+    @property
+    def receptive_radius(self) -> int | None:
+        """Unknown, so without a bound."""
+        radius = getattr(self.network, "receptive_radius", None)
+        return radius if isinstance(radius, int) else None
+
+    @property
+    def window_size(self) -> int | None:
+        """None."""
+        window = getattr(self.network, "window_size", None)
+        return window if isinstance(window, int) else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the network."""
+        result: Tensor = self.network(x)
+        return result
+
+    def for_inference(self) -> nn.Module:
+        """The network itself."""
+        convert = getattr(self.network, "for_inference", None)
+        prepared: nn.Module = self.network if convert is None else convert()
+        return prepared
+
+    def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict as it is."""
+        adapt = getattr(self.network, "adapt_state", None)
+        return dict(state if adapt is None else adapt(state))

@@ -9,9 +9,8 @@ from data.patches.downsample import DownsampleImageDataset
 from data.patches.imagenet import ImageNetPairedDataset
 from data.patches.paired import PairedImageDataset
 from data.patches.realesrgan import RealESRGANDataset
-from data.patches.sampler import SampleKey
 from data.resizing.matlab import downscale, imresize, mod_crop
-from data.samples import EvalDataset, Sample, TrainDataset
+from data.samples import EvalDataset, Sample, SampleKey, TrainDataset
 from data.single import SingleImageDataset
 
 __all__ = [

@@ -6,12 +6,13 @@ Shapes: H W high-resolution and h w low-resolution pixels, s scale.
 from __future__ import annotations
 
 from data.dataset_options import check_backend, folders
+from data.images.colour import convert
 from data.images.files import Pixels, planes
 from data.images.listing import list_pairs
 from data.images.scan import about, scan, size_text
 from data.patches.paired import PairedImageDataset
 from data.resizing.pillow import pil_bicubic_to
-from data.samples import Phase, Sample, convert
+from data.samples import Phase, Sample
 from utils.errors import InputError
 from utils.scale import scaled_length, unscaled_length
 

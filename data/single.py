@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from data.dataset_options import DatasetOptions, check_backend, folders
+from data.images.colour import convert
 from data.images.files import Pixels, planes
 from data.images.listing import list_singles
 from data.images.scan import about, scan
-from data.samples import Phase, Sample, convert
+from data.samples import Phase, Sample
 from utils.errors import InputError
 from utils.typed import option
 

@@ -20,11 +20,12 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from data.dataset_options import DatasetOptions, check_backend, folders
+from data.images.colour import convert
 from data.images.files import Pixels, planes
 from data.images.listing import list_pairs
 from data.images.scan import about, in_threads, scan, size_text
-from data.patches.sampler import SampleKey, Share, epoch_length, shares_of
-from data.samples import Phase, PixelBatch, Sample, convert
+from data.patches.sampler import epoch_length, shares_of
+from data.samples import Phase, PixelBatch, Sample, SampleKey, Share
 from utils.errors import InputError
 from utils.log import get_logger
 from utils.seed import random_stream

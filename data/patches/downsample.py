@@ -13,10 +13,9 @@ from data.images.files import Pixels, planes
 from data.patches import augment
 from data.patches.dataset import Patch
 from data.patches.on_the_fly import OnTheFlyDataset, OnTheFlyOptions
-from data.patches.sampler import SampleKey
 from data.resizing.matlab import mod_crop
 from data.resizing.pillow import pil_bicubic
-from data.samples import Phase, Sample
+from data.samples import Phase, Sample, SampleKey
 from utils.seed import random_stream
 
 

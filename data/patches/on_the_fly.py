@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from data.patches.dataset import PatchDataset, PatchOptions, batch_memory
-from data.patches.sampler import SampleKey
-from data.samples import Phase, PixelBatch
+from data.samples import Phase, PixelBatch, SampleKey
 from utils.typed import option
 
 # Bytes of low-resolution patches made at a time: larger pieces, given back again and again, make the heap grow.

@@ -18,9 +18,8 @@ from data.images.scan import size_text
 from data.patches import augment
 from data.patches.dataset import Patch
 from data.patches.on_the_fly import OnTheFlyDataset, OnTheFlyOptions
-from data.patches.sampler import SampleKey
 from data.resizing.matlab import downscale, downscale_windows, inside, mod_crop, window
-from data.samples import Phase, Sample
+from data.samples import Phase, Sample, SampleKey
 from utils.errors import InputError
 from utils.seed import random_stream
 from utils.typed import option

@@ -19,9 +19,8 @@ from data.degradations.synthesis import DRAWS
 from data.images.files import Pixels, to_unit
 from data.patches import augment
 from data.patches.dataset import Patch, PatchDataset, PatchOptions
-from data.patches.sampler import SampleKey
 from data.resizing.matlab import Region
-from data.samples import PixelBatch, Recipe
+from data.samples import PixelBatch, Recipe, SampleKey
 from utils.errors import InputError
 from utils.seed import random_stream
 from utils.typed import option

@@ -21,10 +21,9 @@ from data.dataset_options import IoBackend
 from data.images.files import write_image
 from data.loader import Batch, _checked, _Collector, _start_worker, train_batches
 from data.patches.paired import PairedImageDataset
-from data.patches.sampler import SampleKey
 from data.prepare.lmdb_writer import write_lmdb
 from data.prepare.pack_writer import write_pack
-from data.samples import PixelBatch
+from data.samples import PixelBatch, SampleKey
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from tests.runs import ROOT
 from utils.errors import InputError, WorkerError

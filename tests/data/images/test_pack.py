@@ -15,8 +15,8 @@ from data.images.listing import list_pairs
 from data.images.names import Names
 from data.images.pack import ALIGNMENT, Pack, PackImage, _map_shard, open_pack
 from data.patches.paired import PairedImageDataset
-from data.patches.sampler import SampleKey
 from data.prepare.pack_writer import write_pack
+from data.samples import SampleKey
 from tests.data.pictures import forbid, noise, write_folder
 from utils.errors import InputError
 

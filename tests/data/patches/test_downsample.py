@@ -14,8 +14,8 @@ from PIL import Image
 
 from data.images.files import to_tensor, to_uint8, write_image
 from data.patches.downsample import DownsampleImageDataset
-from data.patches.sampler import SampleKey
 from data.resizing.pillow import pil_bicubic
+from data.samples import SampleKey
 from tests.data.pictures import noise, write_folder
 from utils.errors import InputError
 

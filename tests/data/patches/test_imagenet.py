@@ -13,8 +13,8 @@ import pytest
 from data.dataset_options import IoBackend
 from data.images.files import write_image
 from data.patches.imagenet import ImageNetPairedDataset
-from data.patches.sampler import SampleKey
 from data.resizing.matlab import imresize
+from data.samples import SampleKey
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from utils.errors import InputError
 

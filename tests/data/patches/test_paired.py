@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from data.dataset_options import IoBackend
 from data.images.files import read_image, to_tensor, write_image
 from data.patches.paired import PairedImageDataset
-from data.patches.sampler import SampleKey
 from data.resizing.matlab import downscale, mod_crop
+from data.samples import SampleKey
 from tests.data.images.test_sources import write_lmdb
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from utils.errors import InputError

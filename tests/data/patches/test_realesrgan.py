@@ -13,7 +13,7 @@ from data.degradations import DegradationOptions, usm_sharpen
 from data.images.files import write_image
 from data.loader import Batch, train_batches
 from data.patches.realesrgan import RealESRGANDataset
-from data.patches.sampler import SampleKey
+from data.samples import SampleKey
 from tests.data.pictures import noise, write_folder
 from utils.errors import InputError
 

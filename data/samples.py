@@ -57,17 +57,17 @@ class Sample(NamedTuple):
     gt_path: str | None
 
 
-class Recipe(NamedTuple):
-    """What is drawn beforehand for degrading the samples of a batch; see :mod:`data.degradations`.
+class DegradationDraws(NamedTuple):
+    """The random numbers that degrade the samples of a batch; see :mod:`data.degradations`.
 
     Attributes:
         kernels: float32 [B, 3, k, k]: first blur, second blur, final sinc.
-        draws: float64 [B, n] in [0, 1), one row of numbers for each sample.
+        uniform: float64 [B, n] in [0, 1), one row of numbers for each sample.
         seeds: of the noise of each sample.
     """
 
     kernels: Tensor
-    draws: Tensor
+    uniform: Tensor
     seeds: tuple[int, ...]
 
 
@@ -81,7 +81,7 @@ class PixelBatch(NamedTuple):
         epoch: of the first sample.
         step: number of the batch in the stream, from 0.
         skipped: what was wrong with images that others have taken the place of.
-        recipe: for data sets that degrade on the device.
+        draws: for data sets that degrade on the device.
     """
 
     lq: Tensor | None
@@ -90,14 +90,14 @@ class PixelBatch(NamedTuple):
     epoch: int
     step: int = 0
     skipped: tuple[str, ...] = ()
-    recipe: Recipe | None = None
+    draws: DegradationDraws | None = None
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> PixelBatch:
         """The batch with every tensor put through ``move``."""
-        recipe = self.recipe
-        if recipe is not None:
-            recipe = recipe._replace(kernels=move(recipe.kernels))  # draws are read by the host
-        return self._replace(lq=None if self.lq is None else move(self.lq), gt=move(self.gt), recipe=recipe)
+        draws = self.draws
+        if draws is not None:
+            draws = draws._replace(kernels=move(draws.kernels))  # the numbers are read by the host
+        return self._replace(lq=None if self.lq is None else move(self.lq), gt=move(self.gt), draws=draws)
 
 
 class EvalDataset(Protocol):

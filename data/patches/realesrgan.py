@@ -20,13 +20,13 @@ from data.images.files import Pixels, to_unit
 from data.patches import augment
 from data.patches.dataset import Patch, PatchDataset, PatchOptions
 from data.resizing.matlab import Region
-from data.samples import PixelBatch, Recipe, SampleKey
+from data.samples import DegradationDraws, PixelBatch, SampleKey
 from utils.errors import InputError
 from utils.seed import random_stream
 from utils.typed import option
 
 Range = tuple[float, float]
-_RECIPE = 0xDE64  # sets the streams of recipes apart from those of crops
+_DEGRADATION = 0xDE64  # sets the streams of degradations apart from those of crops
 _SHARES = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
 
 
@@ -109,32 +109,32 @@ class RealESRGANDataset(PatchDataset):
     def collect(
         self, keys: Sequence[SampleKey], step: int = 0, reading: Callable[[str], None] | None = None
     ) -> PixelBatch:
-        """Large patches and their recipes; see :class:`data.samples.TrainDataset`."""
+        """Large patches and what degrades them; see :class:`data.samples.TrainDataset`."""
         batch = super().collect(keys, step, reading)
-        parts = [self._recipe(key) for key in keys]
+        parts = [self._draw(key) for key in keys]
         kernels, draws, seeds = zip(*parts, strict=True)
-        recipe = Recipe(
+        drawn = DegradationDraws(
             torch.from_numpy(np.stack(kernels).astype(np.float32)), torch.from_numpy(np.stack(draws)), tuple(seeds)
         )
-        return batch._replace(recipe=recipe)
+        return batch._replace(draws=drawn)
 
     def finish(self, batch: PixelBatch) -> tuple[Tensor, Tensor]:
         """Degrade the batch on its device, and cut the final patches."""
-        recipe = batch.recipe
-        assert recipe is not None
+        draws = batch.draws
+        assert draws is not None
         gt = to_unit(batch.gt)
         sharp = usm_sharpen(gt) if self.degradations.gt_usm or self.degradations.lq_usm else gt
-        lq = degrade(sharp, recipe, self.degradations, self.scale, self.seed, batch.step)
+        lq = degrade(sharp, draws, self.degradations, self.scale, self.seed, batch.step)
         target = sharp if self.degradations.gt_usm else gt
         room = lq.shape[-1] - self._patch + 1
-        places = [(int(top * room), int(left * room)) for top, left in recipe.draws[:, DRAWS:].tolist()]
+        places = [(int(top * room), int(left * room)) for top, left in draws.uniform[:, DRAWS:].tolist()]
         return self.convert(_cut_each(lq, places, self._patch, 1)), self.convert(
             _cut_each(target, places, self._patch, self.scale)
         )
 
-    def _recipe(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray, int]:
+    def _draw(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray, int]:
         """Kernels [3, k, k], numbers [n] and the seed of the noise of one sample."""
-        stream = random_stream(self.seed, key.epoch, key.position, _RECIPE)
+        stream = random_stream(self.seed, key.epoch, key.position, _DEGRADATION)
         o = self.options
         kernels = (
             draw_blur(stream, o.kernel_list, o.kernel_prob, o.sinc_prob, o.blur_sigma, o.betag_range, o.betap_range),

@@ -27,7 +27,7 @@ from data.degradations.kernels import (
 )
 from data.degradations.noise import gaussian_noise, generators, poisson_noise
 from data.degradations.synthesis import MODES, add_noise, draw_factor, draw_mode, quality_of, resize
-from data.samples import Recipe
+from data.samples import DegradationDraws
 from tests.data.pictures import noise
 from utils.errors import InputError
 from utils.seed import random_stream
@@ -238,28 +238,28 @@ def test_resizing(mode: str) -> None:
         torch.testing.assert_close(resize(batch, mode, factor=0.5), functional.avg_pool2d(batch, 2))
 
 
-def recipe(count: int, seed: int = 0) -> Recipe:
+def draws_for(count: int, seed: int = 0) -> DegradationDraws:
     stream = random_stream(seed)
     kernels = np.stack([np.stack([padded(blur_kernel("iso", 9, 1.0 + i))] * 3) for i in range(count)])
-    return Recipe(
+    return DegradationDraws(
         torch.from_numpy(kernels.astype(np.float32)), torch.from_numpy(stream.random((count, 8))), tuple(range(count))
     )
 
 
 def test_synthesis_is_reproducible_and_does_not_mix_images() -> None:
     batch, options = images(3, 48, 48), DegradationOptions()
-    results = [degrade(batch, recipe(3), options, 4, 7, step) for step in range(2)]
+    results = [degrade(batch, draws_for(3), options, 4, 7, step) for step in range(2)]
     for step, result in enumerate(results):
         assert result.shape == (3, 3, 12, 12)
         assert (result * 255).round().div(255).sub(result).abs().max() < 1e-7
-        assert degrade(batch, recipe(3), options, 4, 7, step).equal(result)
-        whole = recipe(3)
-        part = Recipe(whole.kernels[1:2], whole.draws[1:2], whole.seeds[1:2])
+        assert degrade(batch, draws_for(3), options, 4, 7, step).equal(result)
+        whole = draws_for(3)
+        part = DegradationDraws(whole.kernels[1:2], whole.uniform[1:2], whole.seeds[1:2])
         alone = degrade(batch[1:2], part, options, 4, 7, step)
         assert (alone[0] - result[1]).abs().max() < 1.5 / 255
         assert (alone[0] == result[1]).float().mean() > 0.99
     assert not results[0].equal(results[1])
-    assert not degrade(batch, recipe(3), options, 4, 8, 0).equal(results[0])
+    assert not degrade(batch, draws_for(3), options, 4, 8, 0).equal(results[0])
 
 
 def test_a_synthesis_without_noise_is_blur_resize_and_jpeg() -> None:
@@ -268,7 +268,7 @@ def test_a_synthesis_without_noise_is_blur_resize_and_jpeg() -> None:
         resize_prob=(0, 0, 1), resize_prob2=(0, 0, 1), gaussian_noise_prob=1, gaussian_noise_prob2=1,
         noise_range=(0, 0), noise_range2=(0, 0), jpeg_range=(100, 100), jpeg_range2=(100, 100), second_blur_prob=0,
     )  # fmt: skip
-    batch, facts = images(2, 64, 64)[:, :1].expand(-1, 3, -1, -1), recipe(2)  # JPEG halves the resolution of colour
+    batch, facts = images(2, 64, 64)[:, :1].expand(-1, 3, -1, -1), draws_for(2)  # JPEG halves the resolution of colour
     identity = np.zeros((SIDE, SIDE), np.float32)
     identity[SIDE // 2, SIDE // 2] = 1
     kernels = facts.kernels.clone()

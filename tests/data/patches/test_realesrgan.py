@@ -1,4 +1,4 @@
-"""RealESRGANDataset: patches, recipes, and batches that only depend on their place in the stream."""
+"""RealESRGANDataset: patches, draws, and batches that only depend on their place in the stream."""
 
 from __future__ import annotations
 
@@ -117,16 +117,16 @@ def test_sharpened_targets(folder: Path) -> None:
     assert not lq1.equal(lq0)
 
 
-def test_recipes_differ_between_samples_and_not_between_calls(folder: Path) -> None:
+def test_degradations_differ_between_samples_and_not_between_calls(folder: Path) -> None:
     train = dataset(folder)
     keys = [SampleKey(epoch, position, 0) for epoch in range(2) for position in range(3)]
     one, two = train.collect(keys), train.collect(keys)
-    assert one.recipe is not None
-    assert two.recipe is not None
-    assert one.recipe.kernels.equal(two.recipe.kernels)
-    assert one.recipe.seeds == two.recipe.seeds
-    assert len(set(one.recipe.seeds)) == 6
-    assert len({row.numpy().tobytes() for row in one.recipe.kernels}) == 6
+    assert one.draws is not None
+    assert two.draws is not None
+    assert one.draws.kernels.equal(two.draws.kernels)
+    assert one.draws.seeds == two.draws.seeds
+    assert len(set(one.draws.seeds)) == 6
+    assert len({row.numpy().tobytes() for row in one.draws.kernels}) == 6
 
 
 def test_what_cannot_be(folder: Path) -> None:

@@ -21,6 +21,7 @@ from data.images.scan import size_text
 from data.patches import augment
 from data.patches.dataset import Patch, in_unit
 from data.patches.on_the_fly import OnTheFlyDataset, OnTheFlyOptions
+from data.resizing.interpolate import stretch
 from data.resizing.matlab import downscale_windows, imresize, inside, mod_crop, window
 from data.samples import Phase, Sample, SampleKey
 from utils.errors import InputError
@@ -86,21 +87,8 @@ class ImageNetPairedDataset(OnTheFlyDataset):
                 f"{source.label}: the image is {size_text(whole)}, smaller than one pixel at x{self.scale}; "
                 "leave the image out"
             )
-        gt = stretched(gt, self._least)
+        if min(gt.shape[:2]) < self._least:
+            gt = stretch(in_unit(gt), self._least)
         if self._keeps:
             self._kept[index] = gt
         return gt
-
-
-def stretched(image: NDArray[np.uint8], least: int) -> NDArray[Any]:
-    """The image itself, or float32 in [0, 1] with each side that is shorter than ``least`` stretched to it.
-
-    Bilinear, with half-pixel centres, edges repeated, no antialiasing.
-    """
-    height, width = image.shape[:2]
-    if min(height, width) >= least:
-        return image
-    tensor = torch.from_numpy(np.array(in_unit(image).transpose(2, 0, 1), order="C"))[None]
-    size = (max(height, least), max(width, least))
-    result = torch.nn.functional.interpolate(tensor, size, mode="bilinear", align_corners=False)[0]
-    return result.numpy().transpose(1, 2, 0)

@@ -26,7 +26,8 @@ from data.degradations.kernels import (
     sinc_kernel,
 )
 from data.degradations.noise import gaussian_noise, generators, poisson_noise
-from data.degradations.synthesis import MODES, add_noise, draw_factor, draw_mode, quality_of, resize
+from data.degradations.synthesis import MODES, add_noise, draw_factor, draw_mode, quality_of
+from data.resizing.interpolate import Mode, interpolate
 from data.samples import DegradationDraws
 from tests.data.pictures import noise
 from utils.errors import InputError
@@ -230,12 +231,12 @@ def test_factors_are_drawn_as_asked() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_resizing(mode: str) -> None:
+def test_resizing(mode: Mode) -> None:
     batch = images(1, 30, 24)
-    assert resize(batch, mode, factor=0.5).shape == (1, 3, 15, 12)
-    assert resize(batch, mode, size=(7, 9)).shape == (1, 3, 7, 9)
+    assert interpolate(batch, mode, factor=0.5).shape == (1, 3, 15, 12)
+    assert interpolate(batch, mode, size=(7, 9)).shape == (1, 3, 7, 9)
     if mode == "area":
-        torch.testing.assert_close(resize(batch, mode, factor=0.5), functional.avg_pool2d(batch, 2))
+        torch.testing.assert_close(interpolate(batch, mode, factor=0.5), functional.avg_pool2d(batch, 2))
 
 
 def draws_for(count: int, seed: int = 0) -> DegradationDraws:

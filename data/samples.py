@@ -104,7 +104,6 @@ class EvalDataset(Protocol):
     """Whole images, in a fixed order."""
 
     name: str
-    phase: Phase
 
     def __len__(self) -> int:
         """Number of images."""
@@ -120,7 +119,6 @@ class TrainDataset(Protocol):
     """Random patches that only depend on their keys."""
 
     name: str
-    phase: Phase
     seed: int
 
     def __len__(self) -> int:

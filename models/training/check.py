@@ -12,7 +12,7 @@ from config import describe
 from config.schema import TestOptions, TrainOptions
 from data import EvalDataset, TrainDataset, build_dataset
 from data.loader import Batch, train_batches
-from data.patches.dataset import PatchOptions
+from data.patches.options import PatchOptions
 from models.distributed import World
 from models.evaluation.tester import load_network
 from models.training.batch_limit import find_largest_batch

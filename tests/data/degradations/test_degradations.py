@@ -19,8 +19,8 @@ from data.degradations import DegradationOptions, PairPool, degrade, filter2d, j
 from data.degradations.kernels import (
     KERNEL_TYPES,
     SIDE,
+    Blur,
     blur_kernel,
-    draw_blur,
     draw_final_sinc,
     padded,
     sinc_kernel,
@@ -118,7 +118,7 @@ def test_a_sinc_passes_what_is_below_its_cutoff() -> None:
 def test_kernels_are_drawn_as_asked() -> None:
     stream = random_stream(3)
     arguments = ((0.2, 3.0), (0.5, 4.0), (1.0, 2.0))
-    drawn = [draw_blur(stream, ["iso", "plateau_aniso"], [1.0, 3.0], 0.2, *arguments) for _ in range(300)]
+    drawn = [Blur(["iso", "plateau_aniso"], [1.0, 3.0], 0.2, *arguments).draw(stream) for _ in range(300)]
     assert {kernel.shape for kernel in drawn} == {(SIDE, SIDE)}
     np.testing.assert_allclose([kernel.sum() for kernel in drawn], 1, rtol=1e-9)
     ringing = np.mean([(kernel < -1e-12).any() for kernel in drawn])

@@ -12,7 +12,8 @@ from data.datasets import build_dataset
 from data.degradations import DegradationOptions, usm_sharpen
 from data.images.files import write_image
 from data.loader import Batch, train_batches
-from data.patches.realesrgan import RealESRGANDataset
+from data.datasets.realesrgan import RealESRGANOptions
+from data.patches.dataset import PatchDataset
 from data.samples import SampleKey
 from tests.data.pictures import noise, write_folder
 from utils.errors import InputError
@@ -32,16 +33,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def options(folder: Path, **more: Any) -> RealESRGANDataset.Options:
+def options(folder: Path, **more: Any) -> RealESRGANOptions:
     more = {"gt_size": 16, "crop_size": 48, "batch_size_per_gpu": 2, **more}
-    return RealESRGANDataset.Options(name="R", dataroot_gt=folder, **more)
+    return RealESRGANOptions(name="R", dataroot_gt=folder, **more)
 
 
-def dataset(folder: Path, degradations: DegradationOptions = POOL, **more: Any) -> RealESRGANDataset:
-    return RealESRGANDataset(options(folder, **more), 4, 3, degradations)
+def dataset(folder: Path, degradations: DegradationOptions = POOL, **more: Any) -> PatchDataset:
+    return options(folder, **more).training_set(4, 3, degradations)
 
 
-def run(source: RealESRGANDataset, **arguments: Any) -> list[Batch]:
+def run(source: PatchDataset, **arguments: Any) -> list[Batch]:
     return list(train_batches(source, source.options, **arguments))
 
 

@@ -142,7 +142,7 @@ class TrainDataset(Protocol):
     def collect(
         self, keys: Sequence[SampleKey], step: int = 0, reading: Callable[[str], None] | None = None
     ) -> PixelBatch:
-        """The patches of batch ``step``, not yet finished; ``reading`` is told each file before it is read."""
+        """The patches of batch ``step``, not yet finished; ``reading`` is called with each file before it is read."""
 
     def finish(self, batch: PixelBatch) -> tuple[Tensor, Tensor]:
         """Lq and gt as the network sees them, float32 [B, C, h, w] and [B, C, H, W], on the device of the batch."""

@@ -133,12 +133,12 @@ def list_singles(
 
 
 def is_stored(folder: Path) -> bool:
-    """Whether a data set's folder is an LMDB data set or a pack: that is told by its name."""
+    """Whether a data set's folder is an LMDB data set or a pack: its name says so."""
     return folder.suffix in (".lmdb", ".pack")
 
 
 def is_lmdb(folder: Path) -> bool:
-    """Whether a data set's folder is meant to be an LMDB data set: that is told by its name."""
+    """Whether a data set's folder is meant to be an LMDB data set: its name says so."""
     return folder.suffix == ".lmdb"
 
 

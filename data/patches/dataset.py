@@ -72,7 +72,7 @@ class PatchDataset:
     def collect(
         self, keys: Sequence[SampleKey], step: int = 0, reading: Callable[[str], None] | None = None
     ) -> PixelBatch:
-        """The patches of batch ``step``; ``reading`` is told each file before it is read; errors as :meth:`sample`."""
+        """The patches of batch ``step``; ``reading`` is called with each file before; errors as :meth:`sample`."""
         skipped: list[str] = []
         patches, names = zip(*(self._usable(key, skipped, reading) for key in keys), strict=True)
         lq, gt = stack_pairs(patches)

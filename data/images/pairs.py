@@ -67,8 +67,9 @@ class ImagePairs:
 
     def __getitem__(self, index: int) -> PairPixels:
         """The pixels of a pair; raises InputError where it cannot be used."""
-        if index in self._kept:
-            return self._kept[index]
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
         pixels = self._read(self.sources[index])
         if self._keeps:
             self._kept[index] = pixels

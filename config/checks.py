@@ -14,6 +14,7 @@ from config.document import Document
 from config.published import variants
 from config.schema import MODEL_TYPES, SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
 from data import DegradationOptions
+from data.patches.options import gt_size_problem
 from utils.errors import InputError
 from utils.typed import INVALID, KeyPath, Report, near_miss, read
 
@@ -129,12 +130,9 @@ def _check_patches(document: Document, report: Report) -> None:
     scale = _value(document, ("scale",), int, 1)
     for name in _datasets(document):
         size = _value(document, ("datasets", name, "gt_size"), int)
-        if size is not None and scale > 0 and size % scale:
-            lower = size - size % scale
-            sizes = f"{lower} or {lower + scale}" if lower else f"{scale}"
-            report.problem(
-                ("datasets", name, "gt_size"), f"expected a multiple of scale {scale}, such as {sizes}, got {size}"
-            )
+        problem = None if size is None or scale <= 0 else gt_size_problem(size, scale)
+        if problem is not None:
+            report.problem(("datasets", name, "gt_size"), problem)
 
 
 def _check_training_data(document: Document, report: Report) -> None:

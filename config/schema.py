@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from data import DATASETS, DatasetOptions, DegradationOptions, RealESRGANDataset
+from data import DATASETS, DatasetOptions, DegradationOptions, RealESRGANOptions
 from losses import LOSSES, LossOptions
 from metrics import METRICS, Metric
 from utils.typed import OneOf, option
@@ -408,7 +408,7 @@ class TrainOptions(DegradationOptions, Options):
     @property
     def degradations(self) -> DegradationOptions | None:
         """How training images are degraded; None where the data set does not do that."""
-        if not isinstance(self.train_dataset, RealESRGANDataset.Options):
+        if not isinstance(self.train_dataset, RealESRGANOptions):
             return None
         names = [field.name for field in dataclasses.fields(DegradationOptions)]
         return DegradationOptions(**{name: getattr(self, name) for name in names})

@@ -2,31 +2,26 @@
 
 from data.dataset_options import DatasetOptions
 from data.datasets import DATASETS, build_dataset
+from data.datasets.paired import PairedImageOptions
+from data.datasets.realesrgan import RealESRGANOptions
+from data.datasets.single import SingleImageOptions
 from data.degradations import DegradationOptions, usm_sharpen
 from data.images.files import image_size, list_images, read_image, to_levels, to_tensor, to_uint8, write_image
 from data.loader import Batch, train_batches
-from data.patches.downsample import DownsampleImageDataset
-from data.patches.imagenet import ImageNetPairedDataset
-from data.patches.paired import PairedImageDataset
-from data.patches.realesrgan import RealESRGANDataset
-from data.patches.sampler import SampleKey
 from data.resizing.matlab import downscale, imresize, mod_crop
-from data.samples import EvalDataset, Sample, TrainDataset
-from data.single import SingleImageDataset
+from data.samples import EvalDataset, Sample, SampleKey, TrainDataset
 
 __all__ = [
     "DATASETS",
     "Batch",
     "DatasetOptions",
     "DegradationOptions",
-    "DownsampleImageDataset",
     "EvalDataset",
-    "ImageNetPairedDataset",
-    "PairedImageDataset",
-    "RealESRGANDataset",
+    "PairedImageOptions",
+    "RealESRGANOptions",
     "Sample",
     "SampleKey",
-    "SingleImageDataset",
+    "SingleImageOptions",
     "TrainDataset",
     "build_dataset",
     "downscale",

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from data.degradations import DegradationOptions
+from data.samples import EvalDataset, TrainDataset
 from utils.errors import InputError
 from utils.typed import option
 
@@ -61,6 +63,34 @@ class DatasetOptions:
                 raise InputError(f"{key}: expected {channels} numbers, one per channel, got {len(values)}")
         if self.std is not None and min(self.std) <= 0:
             raise InputError(f"std: expected numbers above 0, got {min(self.std):g}")
+
+    def training_set(self, scale: int, seed: int = 0, degradations: DegradationOptions | None = None) -> TrainDataset:
+        """Random patches of the images that these options name.
+
+        Args:
+            scale: high-resolution size / low-resolution size.
+            seed: ``manual_seed``; decides the order of samples, their crops and flips.
+            degradations: the keys at the top level of the option file, for those that degrade; None: as published.
+
+        Raises:
+            InputError: the images are missing or do not pair, or they are not for training.
+        """
+        raise ValueError(f"no data set is known for options of the type {type(self).__name__}")
+
+    def evaluation_set(self, scale: float) -> EvalDataset:
+        """The whole images that these options name, at any scale.
+
+        Raises:
+            InputError: the images are missing or do not pair, or they are not for this scale, or not for evaluation.
+        """
+        raise ValueError(f"no data set is known for options of the type {type(self).__name__}")
+
+
+def whole_scale(name: str, scale: float) -> int:
+    """``scale`` for what needs a whole number; raises InputError for another one, which opens with ``name``."""
+    if not isinstance(scale, int):
+        raise InputError(f"{name}: scale {scale:g} is no whole number; only tests on image pairs take one")
+    return scale
 
 
 def folders(roots: Path | tuple[Path, ...] | None) -> tuple[Path, ...]:

@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data.dataset_options import DatasetOptions
 from data.degradations import PairPool
-from data.patches.sampler import SampleKey, batch_stream
-from data.samples import PixelBatch, TrainDataset
+from data.patches.sampler import batch_stream
+from data.samples import PixelBatch, SampleKey, TrainDataset
 from utils.env import available_cores
 from utils.errors import InputError, WorkerError
 from utils.log import get_logger

@@ -8,14 +8,35 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
-from data.dataset_options import DatasetOptions
-from data.images.files import to_unit
-from data.patches.sampler import SampleKey, Share
-
 Phase = Literal["train", "val", "test"]
+
+
+class SampleKey(NamedTuple):
+    """One sample of the training stream; together with manual_seed it decides every random choice of the sample.
+
+    Attributes:
+        epoch: counted from 0.
+        position: 0 .. N-1, different for every sample of an epoch, also where an epoch takes an image several times.
+        image: number of the image; position mod n where folders have no weights.
+    """
+
+    epoch: int
+    position: int
+    image: int
+
+
+class Share(NamedTuple):
+    """How much of each epoch comes from one of several folders.
+
+    Attributes:
+        images: of the folder.
+        samples: of the folder in one epoch, at least 1.
+    """
+
+    images: int
+    samples: int
 
 
 class Sample(NamedTuple):
@@ -36,17 +57,17 @@ class Sample(NamedTuple):
     gt_path: str | None
 
 
-class Recipe(NamedTuple):
-    """What is drawn beforehand for degrading the samples of a batch; see :mod:`data.degradations`.
+class DegradationDraws(NamedTuple):
+    """The random numbers that degrade the samples of a batch; see :mod:`data.degradations`.
 
     Attributes:
         kernels: float32 [B, 3, k, k]: first blur, second blur, final sinc.
-        draws: float64 [B, n] in [0, 1), one row of numbers for each sample.
+        uniform: float64 [B, n] in [0, 1), one row of numbers for each sample.
         seeds: of the noise of each sample.
     """
 
     kernels: Tensor
-    draws: Tensor
+    uniform: Tensor
     seeds: tuple[int, ...]
 
 
@@ -60,7 +81,7 @@ class PixelBatch(NamedTuple):
         epoch: of the first sample.
         step: number of the batch in the stream, from 0.
         skipped: what was wrong with images that others have taken the place of.
-        recipe: for data sets that degrade on the device.
+        draws: for data sets that degrade on the device.
     """
 
     lq: Tensor | None
@@ -69,21 +90,20 @@ class PixelBatch(NamedTuple):
     epoch: int
     step: int = 0
     skipped: tuple[str, ...] = ()
-    recipe: Recipe | None = None
+    draws: DegradationDraws | None = None
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> PixelBatch:
         """The batch with every tensor put through ``move``."""
-        recipe = self.recipe
-        if recipe is not None:
-            recipe = recipe._replace(kernels=move(recipe.kernels))  # draws are read by the host
-        return self._replace(lq=None if self.lq is None else move(self.lq), gt=move(self.gt), recipe=recipe)
+        draws = self.draws
+        if draws is not None:
+            draws = draws._replace(kernels=move(draws.kernels))  # the numbers are read by the host
+        return self._replace(lq=None if self.lq is None else move(self.lq), gt=move(self.gt), draws=draws)
 
 
 class EvalDataset(Protocol):
     """Whole images, in a fixed order."""
 
     name: str
-    phase: Phase
 
     def __len__(self) -> int:
         """Number of images."""
@@ -99,7 +119,6 @@ class TrainDataset(Protocol):
     """Random patches that only depend on their keys."""
 
     name: str
-    phase: Phase
     seed: int
 
     def __len__(self) -> int:
@@ -123,7 +142,7 @@ class TrainDataset(Protocol):
     def collect(
         self, keys: Sequence[SampleKey], step: int = 0, reading: Callable[[str], None] | None = None
     ) -> PixelBatch:
-        """The patches of batch ``step``, not yet finished; ``reading`` is told each file before it is read."""
+        """The patches of batch ``step``, not yet finished; ``reading`` is called with each file before it is read."""
 
     def finish(self, batch: PixelBatch) -> tuple[Tensor, Tensor]:
         """Lq and gt as the network sees them, float32 [B, C, h, w] and [B, C, H, W], on the device of the batch."""
@@ -133,26 +152,3 @@ class TrainDataset(Protocol):
 
     def scan(self) -> tuple[str, ...]:
         """Read everything; what is wrong with which image."""
-
-
-def convert(pixels: Tensor, options: DatasetOptions) -> Tensor:
-    """8 bit or in [0, 1], [..., 3, H, W] -> float32 [..., C, H, W]: luminance and normalised where asked for."""
-    values = to_unit(pixels) if pixels.dtype == torch.uint8 else pixels.to(torch.float32)
-    if options.color == "y":
-        values = luminance(values)
-    if options.mean is not None:
-        values = values - _per_channel(options.mean, values)
-    if options.std is not None:
-        values = values / _per_channel(options.std, values)
-    return values
-
-
-def luminance(rgb: Tensor) -> Tensor:
-    """Y of BT.601, 16/255 .. 235/255: [..., 3, H, W] in [0, 1] -> [..., 1, H, W]; in float64, as BasicSR does."""
-    weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64, device=rgb.device).view(3, 1, 1)
-    y = (rgb.to(torch.float64) * weights).sum(dim=-3, keepdim=True) + 16
-    return (y / 255).to(rgb.dtype)
-
-
-def _per_channel(numbers: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(numbers, dtype=like.dtype, device=like.device).view(-1, 1, 1)

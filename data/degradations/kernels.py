@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -64,29 +64,40 @@ def padded(kernel: Kernel) -> Kernel:
     return np.pad(kernel, (SIDE - kernel.shape[0]) // 2)
 
 
-def draw_blur(
-    stream: np.random.Generator,
-    kinds: Sequence[KernelType],
-    shares: Sequence[float],
-    sinc_prob: float,
-    sigma: tuple[float, float],
-    beta_generalized: tuple[float, float],
-    beta_plateau: tuple[float, float],
-) -> Kernel:
-    """A random kernel [SIDE, SIDE]: of ``kinds`` with probabilities in proportion to ``shares``, or a sinc."""
-    size = SIZES[int(stream.integers(len(SIZES)))]
-    if stream.random() < sinc_prob:
-        lowest = math.pi / 3 if size < 13 else math.pi / 5
-        return padded(sinc_kernel(size, stream.uniform(lowest, math.pi)))
-    parts = np.cumsum(shares) / np.sum(shares)
-    kind = kinds[min(int(np.searchsorted(parts, stream.random(), side="right")), len(kinds) - 1)]
-    sigma_x, sigma_y, theta, beta = stream.uniform(*sigma), None, 0.0, 1.0
-    if kind.endswith("aniso"):
-        sigma_y, theta = stream.uniform(*sigma), stream.uniform(-math.pi, math.pi)
-    if kind.startswith(("generalized", "plateau")):
-        low, high = beta_generalized if kind.startswith("generalized") else beta_plateau
-        beta = stream.uniform(low, 1) if stream.random() < 0.5 else stream.uniform(1, high)
-    return padded(blur_kernel(kind, size, sigma_x, sigma_y, theta, beta))
+class Blur(NamedTuple):
+    """What random blur kernels are drawn from.
+
+    Attributes:
+        kinds: shapes, drawn with probabilities in proportion to ``shares``.
+        shares: one for each of them.
+        sinc_prob: probability of a sinc instead.
+        sigma: widths.
+        beta_generalized: exponents of generalised Gaussians.
+        beta_plateau: exponents of plateaus.
+    """
+
+    kinds: Sequence[KernelType]
+    shares: Sequence[float]
+    sinc_prob: float
+    sigma: tuple[float, float]
+    beta_generalized: tuple[float, float]
+    beta_plateau: tuple[float, float]
+
+    def draw(self, stream: np.random.Generator) -> Kernel:
+        """A random kernel [SIDE, SIDE]."""
+        size = SIZES[int(stream.integers(len(SIZES)))]
+        if stream.random() < self.sinc_prob:
+            lowest = math.pi / 3 if size < 13 else math.pi / 5
+            return padded(sinc_kernel(size, stream.uniform(lowest, math.pi)))
+        parts = np.cumsum(self.shares) / np.sum(self.shares)
+        kind = self.kinds[min(int(np.searchsorted(parts, stream.random(), side="right")), len(self.kinds) - 1)]
+        sigma_x, sigma_y, theta, beta = stream.uniform(*self.sigma), None, 0.0, 1.0
+        if kind.endswith("aniso"):
+            sigma_y, theta = stream.uniform(*self.sigma), stream.uniform(-math.pi, math.pi)
+        if kind.startswith(("generalized", "plateau")):
+            low, high = self.beta_generalized if kind.startswith("generalized") else self.beta_plateau
+            beta = stream.uniform(low, 1) if stream.random() < 0.5 else stream.uniform(1, high)
+        return padded(blur_kernel(kind, size, sigma_x, sigma_y, theta, beta))
 
 
 def draw_final_sinc(stream: np.random.Generator, probability: float) -> Kernel:

@@ -3,7 +3,7 @@
 All images of a batch are resized by the same factors. The pool mixes pairs of many batches, so that a training batch
 sees many degradations. Each place of a batch has slots of its own: it takes a pair out of one of them at random and
 puts the new pair there. What comes out therefore does not depend on how a batch is shared among processes, and what the
-pool holds at any iteration can be told from the random numbers alone: a resumed run makes those pairs again.
+pool holds at any iteration follows from the random numbers alone: a resumed run makes those pairs again.
 
 Shapes: b batch per process, d slots of each place, G processes.
 """
@@ -84,8 +84,8 @@ class PairPool:
         if step < self.depth:
             result = lq, gt, tuple(names)
         else:
-            told = tuple(self._names[j][slot] for j, slot in enumerate(slots))
-            result = kept_lq[rows, columns], kept_gt[rows, columns], told
+            earlier = tuple(self._names[j][slot] for j, slot in enumerate(slots))
+            result = kept_lq[rows, columns], kept_gt[rows, columns], earlier
         kept_lq[rows, columns], kept_gt[rows, columns] = lq, gt
         for j, slot in enumerate(slots):
             self._names[j][slot] = names[j]

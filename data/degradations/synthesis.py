@@ -14,26 +14,28 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from data.degradations.filters import filter2d
 from data.degradations.jpeg import jpeg
 from data.degradations.noise import gaussian_noise, generators, poisson_noise
 from data.degradations.options import DegradationOptions, Stage
-from data.samples import Recipe
+from data.resizing.interpolate import Mode, interpolate
+from data.samples import DegradationDraws
 from utils.seed import random_stream
 
-MODES = ("area", "bilinear", "bicubic")
+MODES: tuple[Mode, ...] = ("area", "bilinear", "bicubic")
 DRAWS = 6  # numbers in [0, 1) for each image: level, grey, quality of the first stage, then of the second
 _BATCH = 0x5EED  # sets these streams apart from those of samples
 
 
-def degrade(images: Tensor, recipe: Recipe, options: DegradationOptions, scale: int, seed: int, step: int) -> Tensor:
+def degrade(
+    images: Tensor, draws: DegradationDraws, options: DegradationOptions, scale: int, seed: int, step: int
+) -> Tensor:
     """The low-resolution images of a batch.
 
     Args:
         images: float [B, 3, H, W] in [0, 1]; sides are multiples of ``scale``.
-        recipe: kernels and numbers of each image.
+        draws: kernels and numbers of each image.
         options: ranges and probabilities.
         scale: H = s h, W = s w.
         seed: ``manual_seed``.
@@ -44,28 +46,28 @@ def degrade(images: Tensor, recipe: Recipe, options: DegradationOptions, scale: 
     """
     H, W = images.shape[-2:]
     stream = random_stream(seed, _BATCH, step)
-    sources = generators(recipe.seeds, images.device)
+    sources = generators(draws.seeds, images.device)
     first, second = options.stage(False), options.stage(True)
     low = (H // scale, W // scale)
 
-    out = filter2d(images, recipe.kernels[:, 0])
-    out = resize(out, draw_mode(stream), factor=draw_factor(first, stream))
-    out = add_noise(out, recipe.draws[:, :2], first, stream.random() < first.gaussian_noise_prob, sources)
-    out = jpeg(out, quality_of(recipe.draws[:, 2], first), options.jpeg_tables)
+    out = filter2d(images, draws.kernels[:, 0])
+    out = interpolate(out, draw_mode(stream), factor=draw_factor(first, stream))
+    out = add_noise(out, draws.uniform[:, :2], first, stream.random() < first.gaussian_noise_prob, sources)
+    out = jpeg(out, quality_of(draws.uniform[:, 2], first), options.jpeg_tables)
 
     if stream.random() < options.second_blur_prob:
-        out = filter2d(out, recipe.kernels[:, 1])
+        out = filter2d(out, draws.kernels[:, 1])
     factor = draw_factor(second, stream)
-    out = resize(out, draw_mode(stream), size=(int(H / scale * factor), int(W / scale * factor)))
-    out = add_noise(out, recipe.draws[:, 3:5], second, stream.random() < second.gaussian_noise_prob, sources)
-    quality = quality_of(recipe.draws[:, 5], second)
+    out = interpolate(out, draw_mode(stream), size=(int(H / scale * factor), int(W / scale * factor)))
+    out = add_noise(out, draws.uniform[:, 3:5], second, stream.random() < second.gaussian_noise_prob, sources)
+    quality = quality_of(draws.uniform[:, 5], second)
     mode = draw_mode(stream)
     if stream.random() < 0.5:
-        out = filter2d(resize(out, mode, size=low), recipe.kernels[:, 2])
+        out = filter2d(interpolate(out, mode, size=low), draws.kernels[:, 2])
         out = jpeg(out, quality, options.jpeg_tables)
     else:
         out = jpeg(out, quality, options.jpeg_tables)
-        out = filter2d(resize(out, mode, size=low), recipe.kernels[:, 2])
+        out = filter2d(interpolate(out, mode, size=low), draws.kernels[:, 2])
     return out.mul(255).round_().clamp_(0, 255).div_(torch.full((), 255.0, device=out.device))
 
 
@@ -80,14 +82,9 @@ def draw_factor(stage: Stage, stream: np.random.Generator) -> float:
     return low + amount * (1 - low) if place < up + down else 1.0
 
 
-def draw_mode(stream: np.random.Generator) -> str:
+def draw_mode(stream: np.random.Generator) -> Mode:
     """How a stage resizes."""
     return MODES[int(stream.integers(len(MODES)))]
-
-
-def resize(images: Tensor, mode: str, *, factor: float | None = None, size: tuple[int, int] | None = None) -> Tensor:
-    """[B, C, H, W] resized by a factor or to a size; without antialiasing, as in the published synthesis."""
-    return functional.interpolate(images, size=size, scale_factor=factor, mode=mode)
 
 
 def add_noise(

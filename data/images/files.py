@@ -201,6 +201,11 @@ def planes(image: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
 
+def in_unit(image: NDArray[Any]) -> NDArray[np.float32]:
+    """uint8 in 0 .. 255 -> float32 in [0, 1]; what is in [0, 1] stays."""
+    return np.divide(image, 255, dtype=np.float32) if image.dtype == np.uint8 else image
+
+
 def to_unit(pixels: Tensor) -> Tensor:
     """uint8 of any shape in 0 .. 255 -> float32 in [0, 1]."""
     # By a tensor: CUDA turns division by a number into multiplication with a rounded 1/255.

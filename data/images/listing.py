@@ -49,7 +49,7 @@ class Listed:
     """
 
     def __init__(self, folder: Path, names: Iterable[str] | NDArray[np.int64]) -> None:
-        self.folder = folder
+        self.folder, self._lmdb = folder, is_lmdb(folder)  # asked once: pathlib takes microseconds for it
         self.names = names if isinstance(names, np.ndarray) else Names(names)
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Listed:
         name = self.names[index]
         if not isinstance(name, str):
             return PackImage(self.folder, int(name))
-        return LmdbImage(self.folder, name) if is_lmdb(self.folder) else FileImage(self.folder / name)
+        return LmdbImage(self.folder, name) if self._lmdb else FileImage(self.folder / name)
 
 
 class PairList(Sequence[Pair]):
@@ -73,9 +73,10 @@ class PairList(Sequence[Pair]):
         self.parts = tuple(parts)
         self.counts = tuple(len(gt) for gt, _ in self.parts)
         self._starts = tuple(sum(self.counts[:i]) for i in range(len(self.counts)))
+        self._indices = range(sum(self.counts))
 
     def __len__(self) -> int:
-        return sum(self.counts)
+        return len(self._indices)
 
     @overload
     def __getitem__(self, index: int) -> Pair: ...
@@ -83,8 +84,8 @@ class PairList(Sequence[Pair]):
     def __getitem__(self, index: slice) -> list[Pair]: ...
     def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+            return [self[i] for i in self._indices[index]]
+        place = self._indices[index]
         part = bisect_right(self._starts, place) - 1
         gt, lq = self.parts[part]
         within = place - self._starts[part]
@@ -133,12 +134,12 @@ def list_singles(
 
 
 def is_stored(folder: Path) -> bool:
-    """Whether a data set's folder is an LMDB data set or a pack: that is told by its name."""
+    """Whether a data set's folder is an LMDB data set or a pack: its name says so."""
     return folder.suffix in (".lmdb", ".pack")
 
 
 def is_lmdb(folder: Path) -> bool:
-    """Whether a data set's folder is meant to be an LMDB data set: that is told by its name."""
+    """Whether a data set's folder is meant to be an LMDB data set: its name says so."""
     return folder.suffix == ".lmdb"
 
 

@@ -7,41 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data.samples import SampleKey, Share
+
 # Keeps the seeds of two runs' epochs apart (they meet after a million epochs); manual_seed 0 gives BasicSR's orders.
 _RUNS_APART = 1_000_003
 _LARGEST_PRIME = 4_294_967_291  # the generator looks at 32 bits of its seed only; a prime folds the others in
-
-
-class SampleKey(NamedTuple):
-    """One sample of the training stream; together with manual_seed it decides every random choice of the sample.
-
-    Attributes:
-        epoch: counted from 0.
-        position: 0 .. N-1, different for every sample of an epoch, also where an epoch takes an image several times.
-        image: number of the image; position mod n where folders have no weights.
-    """
-
-    epoch: int
-    position: int
-    image: int
-
-
-class Share(NamedTuple):
-    """How much of each epoch comes from one of several folders.
-
-    Attributes:
-        images: of the folder.
-        samples: of the folder in one epoch, at least 1.
-    """
-
-    images: int
-    samples: int
 
 
 def shares_of(counts: Sequence[int], weights: Sequence[float], ratio: float) -> tuple[Share, ...]:

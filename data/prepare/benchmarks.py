@@ -16,7 +16,7 @@ from data.images.files import Pixels, decode_image, encode_image
 from data.images.integrity import damage, png_size
 from data.images.scan import in_threads
 from data.prepare.archives import Entry, open_sources
-from data.prepare.common import alone, settle, write_whole
+from data.prepare.common import exclusive, finish_writing, write_whole
 from data.prepare.layouts import SETS, Guess, guess
 from data.resizing.matlab import downscale, mod_crop
 from utils.errors import InputError
@@ -132,10 +132,10 @@ def _arrange(name: str, images: Mapping[str, _Image], folder: Path, scale: int, 
         except InputError as error:
             return False, str(error)
 
-    with alone(folder):
+    with exclusive(folder):
         results = in_threads(arrange, range(len(keys)), f"{name} x{scale}")
         for part in ("HR", "LR"):
-            settle(place / part)
+            finish_writing(place / part)
     problems = [problem for _, problem in results if problem]
     present = len(keys) - len(problems)
     strangers = _strangers(place / "HR", set(keys)) + _strangers(place / "LR", set(keys))
@@ -155,15 +155,15 @@ def _arrange_whole(name: str, images: Mapping[str, _Image], folder: Path) -> Out
             entries = [entry for _, entry in images[key].high]
             if not entries:
                 raise InputError(f"{name}: {key}: no high-resolution file")
-            if not _is_done(target, entries):
+            if not _is_up_to_date(target, entries):
                 write_whole(target, _as_png(_largest(entries)))
         except InputError as error:
             return str(error)
         return None
 
-    with alone(folder):
+    with exclusive(folder):
         problems = [problem for problem in in_threads(arrange, range(len(keys)), name) if problem]
-        settle(folder / "HR")
+        finish_writing(folder / "HR")
     present = len(keys) - len(problems)
     return Outcome(name, None, present, 0, (*problems, *_count(name, present)))
 
@@ -182,7 +182,7 @@ def _pair(name: str, key: str, image: _Image, place: Path, scale: int, make_lr: 
     if small is None and not make_lr:
         raise InputError(f"{name} x{scale}: {key}: no low-resolution file; --make_lr computes it")
     inputs = [*candidates, *([small] if small else [])]
-    if _is_done(high, inputs) and _is_done(low, inputs):
+    if _is_up_to_date(high, inputs) and _is_up_to_date(low, inputs):
         return small is None
     if small is None:
         large = mod_crop(_largest(candidates).pixels(), scale)
@@ -249,7 +249,7 @@ def _strangers(folder: Path, keys: set[str]) -> list[str]:
     return [f"{path}: not of these sources; remove it, or arrange into another folder" for path in others]
 
 
-def _is_done(target: Path, entries: Sequence[Entry]) -> bool:
+def _is_up_to_date(target: Path, entries: Sequence[Entry]) -> bool:
     """Whether a file is there and not older than what it is made of."""
     try:
         changed = target.stat().st_mtime_ns

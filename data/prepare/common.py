@@ -86,7 +86,7 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file under another name, then rename it: whoever looks sees all of it or nothing.
 
     Unlike ``utils.files.atomic_write`` it does not wait for the disk, which would take longer than the work on the
-    hundred thousands of small files that are written here; :func:`settled` waits once for all of them.
+    hundred thousands of small files that are written here; :func:`writing_to` waits once for all of them.
 
     Raises:
         StorageError: the disk is full or broken.
@@ -109,7 +109,7 @@ def write_picture(path: Path, image: Pixels, compression: int | None = None) -> 
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Make ``folder``, and keep other processes from preparing it at the same time (where the system has locks).
 
     Raises:
@@ -138,7 +138,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def settled(folder: Path, settings: Mapping[str, object] | None = None) -> Iterator[None]:
+def writing_to(folder: Path, settings: Mapping[str, object] | None = None) -> Iterator[None]:
     """Around the writing of many files: at the end they are on the disk, and what a killed run left half is gone.
 
     Args:
@@ -149,14 +149,14 @@ def settled(folder: Path, settings: Mapping[str, object] | None = None) -> Itera
     Raises:
         InputError: the folder holds files that were made with other settings, or another process is writing there.
     """
-    with alone(folder):
+    with exclusive(folder):
         if settings is not None:
             _check_settings(folder, settings)
         yield
-        settle(folder)
+        finish_writing(folder)
 
 
-def settle(folder: Path) -> None:
+def finish_writing(folder: Path) -> None:
     """Wait until what was written is on the disk, and remove what a killed run left half in ``folder``."""
     if hasattr(os, "sync"):
         os.sync()
@@ -180,7 +180,7 @@ def _check_settings(folder: Path, settings: Mapping[str, object]) -> None:
     write_json(path, settings)
 
 
-def is_done(targets: Sequence[Path], source: Path) -> bool:
+def is_up_to_date(targets: Sequence[Path], source: Path) -> bool:
     """Whether all files that are made of ``source`` are there, none older than it, and none empty.
 
     After a power failure a file system may hold a name whose bytes were lost.

@@ -22,7 +22,7 @@ from data.images.files import opencv_pixels
 from data.images.integrity import damage
 from data.images.scan import in_order
 from data.images.sources import FileImage, LmdbImage
-from data.prepare.common import UNFINISHED, Picture, Skipper, alone, check_target, pictures, stamp_of
+from data.prepare.common import UNFINISHED, Picture, Skipper, check_target, exclusive, pictures, stamp_of
 from data.prepare.meta import shape_of
 from utils.errors import InputError, StorageError
 from utils.files import make_folder, storage_error, write_text
@@ -80,7 +80,7 @@ def write_lmdb(
         import lmdb
     except ImportError as error:
         raise InputError(f"{target}: LMDB data sets need the package lmdb: pip install lmdb") from error
-    with alone(part):
+    with exclusive(part):
         check_target(target, ".lmdb")  # another process may just have finished it
         _begin(part, {"source": str(source.resolve()), "compression": compression, "copy": copy})
         try:

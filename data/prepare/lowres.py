@@ -10,7 +10,7 @@ import numpy as np
 
 from data.images.files import decode_image, list_images, read_bytes
 from data.images.scan import in_threads, size_text
-from data.prepare.common import Skipper, is_done, settled, write_picture
+from data.prepare.common import Skipper, is_up_to_date, write_picture, writing_to
 from data.resizing.matlab import Rule, downscale, mod_crop
 from utils.errors import InputError
 from utils.log import get_logger
@@ -60,7 +60,7 @@ def make_low_resolution(
             _folder(target, s) / f"{template.replace('{s}', str(s)).replace('{}', path.stem)}.png" for s in scales
         ]
         larges = [] if cropped is None else [_folder(cropped, s) / f"{path.stem}.png" for s in scales]
-        if not is_done([*smalls, *larges], path):
+        if not is_up_to_date([*smalls, *larges], path):
             image = decode_image(read_bytes(path), str(path), keep_grey=True)
             for i, scale in enumerate(scales):
                 large = mod_crop(image, scale)
@@ -76,9 +76,9 @@ def make_low_resolution(
     guarded = skipper.usable(make)
     with ExitStack() as stack:
         for scale in scales:
-            stack.enter_context(settled(_folder(target, scale), {"rule": rule}))
+            stack.enter_context(writing_to(_folder(target, scale), {"rule": rule}))
             if cropped is not None:
-                stack.enter_context(settled(_folder(cropped, scale)))
+                stack.enter_context(writing_to(_folder(cropped, scale)))
         counts = in_threads(lambda i: guarded(files[i]), range(len(files)), "downscaling")
     if uneven:
         get_logger().warning(

@@ -19,7 +19,7 @@ import numpy as np
 from data.images.files import Pixels
 from data.images.pack import ALIGNMENT, ENTRIES, ENTRY, FORMAT, INDEX, KEYS, VERSION, shard_name
 from data.images.scan import in_order
-from data.prepare.common import UNFINISHED, Picture, Skipper, alone, check_target, pictures
+from data.prepare.common import UNFINISHED, Picture, Skipper, check_target, exclusive, pictures
 from utils.errors import InputError
 from utils.files import atomic_write, storage_error, write_json
 from utils.log import get_logger
@@ -62,7 +62,7 @@ def write_pack(
     def decode(picture: Picture) -> tuple[Picture, Pixels]:
         return picture, np.ascontiguousarray(picture.stored())
 
-    with alone(part):
+    with exclusive(part):
         check_target(target, ".pack")  # another process may just have finished it
         shards = _fill(part, listed, skipper.usable(decode), shard_bytes)
         images = _write_index(part, shards)

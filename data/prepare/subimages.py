@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from data.images.files import decode_image, image_size, list_images, read_bytes
 from data.images.scan import in_threads
-from data.prepare.common import Skipper, is_done, settled, write_picture
+from data.prepare.common import Skipper, is_up_to_date, write_picture, writing_to
 from utils.errors import InputError
 
 _SCALES = re.compile("x[2348]")  # removed from names: crops of 0001x4.png are called like those of 0001.png
@@ -80,7 +80,7 @@ def cut_subimages(
                 f"{path}: the image is {height} x {width} (height x width), smaller than the sub-images "
                 f"({grid.size}); choose a smaller crop size or leave the image out"
             )
-        if not is_done([target / name for name, _, _ in listed], path):
+        if not is_up_to_date([target / name for name, _, _ in listed], path):
             image = decode_image(read_bytes(path), str(path), keep_grey=True)
             for name, top, left in listed:
                 square = image[top : top + grid.size, left : left + grid.size]
@@ -88,7 +88,7 @@ def cut_subimages(
         return len(listed)
 
     guarded = skipper.usable(cut)
-    with settled(target, {"crop_size": grid.size, "step": grid.step, "thresh_size": grid.threshold}):
+    with writing_to(target, {"crop_size": grid.size, "step": grid.step, "thresh_size": grid.threshold}):
         counts = in_threads(lambda i: guarded(files[i]), range(len(files)), "cutting sub-images")
     return sum(count or 0 for count in counts), skipper.messages
 

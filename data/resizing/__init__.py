@@ -1,1 +1,1 @@
-"""How low-resolution images are made of high-resolution ones, by the rules of published data sets."""
+"""All resizing of images: as MATLAB, the Pillow library and PyTorch do it."""

@@ -16,18 +16,18 @@ from ops.pixels.imresize import Border, taps_of
 from ops.pixels.resample import Rounding, Taps
 
 __all__ = [
+    "MARGIN",
     "Region",
     "Rule",
     "downscale",
     "downscale_windows",
     "imresize",
-    "inside",
     "mod_crop",
     "window",
 ]
 
 Rule = Literal["double", "published"]
-_MARGIN = 2  # low-resolution pixels around a patch that making it from high-resolution ones needs
+MARGIN = 2  # low-resolution pixels around a patch that making it from high-resolution ones looks at
 
 # Weights of these scales are whole multiples of 2^-8 and 2^-12: float32 holds sums with 8-bit values without rounding.
 _EXACT = (2, 4)
@@ -72,7 +72,7 @@ def downscale(
     if scale == 1:
         return image[part.top : part.top + part.height, part.left : part.left + part.width]
     if rule == "double" and region is not None:
-        return _downscaled(window(image, region, scale), scale, Region(_MARGIN, _MARGIN, *region[2:]), rule)
+        return _downscaled(window(image, region, scale), scale, Region(MARGIN, MARGIN, *region[2:]), rule)
     return _downscaled(image, scale, part, rule)
 
 
@@ -96,31 +96,27 @@ def _taps(
     return taps_of(n, 1 / scale, True, kind, device, border).part(start, length)
 
 
-def window(image: NDArray[Any], region: Region, scale: int) -> NDArray[Any]:
+def window(image: NDArray[Any], region: Region, scale: int, margin: int = MARGIN) -> NDArray[Any]:
     """The high-resolution pixels that the low-resolution pixels of ``region`` see.
 
     Args:
         image: [H, W, C]; its sides are multiples of ``scale``.
         region: low-resolution pixels of the image.
         scale: whole factor.
+        margin: m, low-resolution pixels around the region whose pixels are seen, too.
 
     Returns:
-        [(h + 4) scale, (w + 4) scale, C] for a region of h x w: its own pixels and those of two low-resolution pixels
-        more on each side, mirrored at the borders of the image as ``imresize`` does; a view where nothing is mirrored.
+        [(h + 2 m) scale, (w + 2 m) scale, C] for a region of h x w, mirrored at the borders of the image as
+        ``imresize`` does; a view where nothing is mirrored.
     """
-    top, left = (region.top - _MARGIN) * scale, (region.left - _MARGIN) * scale
-    bottom, right = top + (region.height + 2 * _MARGIN) * scale, left + (region.width + 2 * _MARGIN) * scale
+    top, left = (region.top - margin) * scale, (region.left - margin) * scale
+    bottom, right = top + (region.height + 2 * margin) * scale, left + (region.width + 2 * margin) * scale
     height, width = image.shape[:2]
     if top >= 0 and left >= 0 and bottom <= height and right <= width:
         return image[top:bottom, left:right]
     seen = image[max(top, 0) : bottom, max(left, 0) : right]
     above, below, before, behind = (max(pixels, 0) for pixels in (-top, bottom - height, -left, right - width))
     return cast("NDArray[Any]", cv2.copyMakeBorder(seen, above, below, before, behind, cv2.BORDER_REFLECT))
-
-
-def inside(scale: int) -> slice:
-    """Where in a :func:`window` the patch itself is, along each axis."""
-    return slice(_MARGIN * scale, -_MARGIN * scale)
 
 
 def downscale_windows(windows: Tensor, scale: int, rounding: Rounding = "none") -> Tensor:
@@ -140,7 +136,7 @@ def downscale_windows(windows: Tensor, scale: int, rounding: Rounding = "none") 
     height, width = windows.shape[-2:]
     by_row = torch.float32 if windows.dtype == torch.uint8 and scale in _EXACT else torch.float64
     rows, columns = (
-        _taps(side, scale, _MARGIN, side // scale - 2 * _MARGIN, kind, device=str(windows.device))
+        _taps(side, scale, MARGIN, side // scale - 2 * MARGIN, kind, device=str(windows.device))
         for side, kind in ((height, by_row), (width, torch.float64))
     )
     small = resample(windows.reshape(-1, height, width, 1), rows, columns, rounding)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from config.schema import TrainOptions
 from data import TrainDataset
 from data.loader import Batch, train_batches
-from data.patches.dataset import PatchOptions
+from data.patches.options import PatchOptions
 from models.distributed import World
 from models.evaluation.check import check_images, log_options
 from models.training.batch_limit import find_largest_batch

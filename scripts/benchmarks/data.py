@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from data import PairedImageDataset, SampleKey, downscale, write_image
+from data import PairedImageOptions, SampleKey, build_dataset, downscale, write_image
 from data.dataset_options import IoBackend
 from data.images.files import Pixels, read_image
 from data.loader import train_batches
@@ -127,16 +127,16 @@ def folder() -> Path:
 
 def patches(backend: Backend, *, made: bool = False, lr_on: Literal["loader", "device"] = "loader") -> Work:
     """Collect a batch; ``made``: there are no low-resolution images."""
-    dataset = PairedImageDataset(_options(backend, made, lr_on), SCALE, phase="train")
+    dataset = build_dataset(_options(backend, made, lr_on), scale=SCALE, phase="train")
     keys = [SampleKey(0, i, (i * 7) % len(dataset)) for i in range(SAMPLES)]
     return in_one_thread(lambda: dataset.collect(keys))
 
 
 def _options(
     backend: Backend, made: bool, lr_on: Literal["loader", "device"] = "loader", workers: int = 0
-) -> PairedImageDataset.Options:
+) -> PairedImageOptions:
     suffix = "" if backend == "disk" else f".{backend}"
-    return PairedImageDataset.Options(
+    return PairedImageOptions(
         name="bench", dataroot_gt=folder() / f"hr{suffix}", dataroot_lq=None if made else folder() / f"lr{suffix}",
         gt_size=PATCH, io_backend=IoBackend(type=backend), lr_on=lr_on, batch_size_per_gpu=SAMPLES,
         num_worker_per_gpu=workers,
@@ -146,7 +146,7 @@ def _options(
 def _streams(backend: Backend, *, made: bool) -> Work:
     """Start a process, and take the batches that it prepares."""
     options = _options(backend, made, workers=1)
-    dataset = PairedImageDataset(options, SCALE, phase="train")
+    dataset = build_dataset(options, scale=SCALE, phase="train")
     stop = _BATCHES[backend]
     return in_one_thread(lambda: [batch.epoch for batch in train_batches(dataset, options, stop=stop)])
 
@@ -169,9 +169,9 @@ def in_one_thread(work: Work) -> Work:
 
 def workers(count: int) -> Work:
     """Start so many processes, and take the batches that they prepare; this one keeps to one thread."""
-    options = PairedImageDataset.Options(
+    options = PairedImageOptions(
         name="bench", dataroot_gt=folder() / "hr", dataroot_lq=folder() / "lr", gt_size=PATCH, batch_size_per_gpu=1,
         num_worker_per_gpu=count,
     )  # fmt: skip
-    dataset = PairedImageDataset(options, SCALE, phase="train")
+    dataset = build_dataset(options, scale=SCALE, phase="train")
     return in_one_thread(lambda: [batch.epoch for batch in train_batches(dataset, options, stop=STREAM)])

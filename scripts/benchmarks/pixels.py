@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from data import PairedImageDataset, SampleKey, imresize, write_image
+from data import PairedImageOptions, SampleKey, build_dataset, imresize, write_image
 from data.dataset_options import IoBackend
 from data.resizing.matlab import downscale_windows
 from metrics import calculate_ssim
@@ -118,10 +118,10 @@ def _patches(backend: str) -> Work:
     _folders.append(holder)
     for i in range(2):
         write_image(Path(holder.name) / f"{i}.png", photograph(1400, 2040 + i))
-    options = PairedImageDataset.Options(
+    options = PairedImageOptions(
         name="bench", dataroot_gt=Path(holder.name), gt_size=256, io_backend=IoBackend(type=backend)  # type: ignore[arg-type]
     )  # fmt: skip
-    dataset = PairedImageDataset(options, 4, phase="train")
+    dataset = build_dataset(options, scale=4, phase="train")
     dataset.preload()
     keys = [SampleKey(0, i, i % 2) for i in range(16)]
     return lambda: dataset.collect(keys)

@@ -9,8 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from multiprocessing.synchronize import Event
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,17 @@ import pytest
 import torch
 
 from data.dataset_options import IoBackend
+from data.datasets.paired import PairedImageOptions
 from data.images.files import write_image
-from data.loader import Batch, _checked, _Collector, _start_worker, train_batches
-from data.patches.paired import PairedImageDataset
-from data.patches.sampler import SampleKey
+from data.images.listing import Pair
+from data.images.pairs import PairPixels
+from data.loader import Batch, train_batches
+from data.patches.cutter import AnywhereCutter
+from data.patches.dataset import PatchDataset
+from data.patches.rules import Downsampled
 from data.prepare.lmdb_writer import write_lmdb
 from data.prepare.pack_writer import write_pack
-from data.samples import PixelBatch
+from data.resizing.pillow import pil_bicubic
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from tests.runs import ROOT
 from utils.errors import InputError, WorkerError
@@ -48,14 +51,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def dataset_of(folder: Path, seed: int = 0, **more: Any) -> PairedImageDataset:
-    options = PairedImageDataset.Options(
+def dataset_of(folder: Path, seed: int = 0, **more: Any) -> PatchDataset:
+    options = PairedImageOptions(
         name="T", dataroot_gt=folder, gt_size=8, batch_size_per_gpu=3, io_backend=IoBackend(type="memory")
     )
-    return PairedImageDataset(dataclasses.replace(options, **more), 2, seed)
+    return dataclasses.replace(options, **more).training_set(2, seed)
 
 
-def run(dataset: PairedImageDataset, **arguments: Any) -> list[Batch]:
+def run(dataset: PatchDataset, **arguments: Any) -> list[Batch]:
     return list(train_batches(dataset, dataset.options, **arguments))
 
 
@@ -179,26 +182,19 @@ def test_workers_are_limited_to_the_cores(folder: Path, monkeypatch: pytest.Monk
     batches.close()
 
 
-def wait_as_a_worker(ready: Event) -> None:
-    _start_worker(0)
-    ready.set()
-    time.sleep(60)
-
-
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sent a signal")
-def test_only_the_main_process_dismisses_workers() -> None:
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    worker = context.Process(target=wait_as_a_worker, args=(ready,))
-    worker.start()
-    assert ready.wait(20)
-    for name in ("-TERM", "-INT"):
+def test_only_the_main_process_dismisses_workers(reference: list[Batch], folder: Path) -> None:
+    dataset = dataset_of(folder, num_worker_per_gpu=1)
+    batches = train_batches(dataset, dataset.options, stop=1000)
+    first = next(batches)
+    (worker,) = multiprocessing.active_children()
+    for name in ("-TERM", "-INT"):  # by another process, as a batch system or Ctrl-C does
         subprocess.run(["kill", name, str(worker.pid)], check=True)
-    worker.join(0.3)
-    assert worker.is_alive()
-    worker.terminate()
+    assert_equal([first, *islice(batches, 8)], reference)
+    worker.terminate()  # by this one
     worker.join(20)
     assert worker.exitcode == 0
+    batches.close()
 
 
 def test_prefetching_to_a_gpu_needs_one(
@@ -260,36 +256,33 @@ def test_nothing_but_bad_images_is_no_data_set(tmp_path: Path) -> None:
         run(dataset_of(tmp_path, on_error="skip", io_backend=IoBackend(type="disk")), stop=1)
 
 
-class _Deadly(PairedImageDataset):
-    """Its third image kills the process that reads it."""
-
-    def _cut(self, key: SampleKey) -> Any:
-        if key.image == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super()._cut(key)
-
-
+@pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_a_batch_that_a_dead_worker_announced_is_reported_with_its_file(folder: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    collector = _Collector(dataset_of(folder), 2)
-    collector.notes[1].value = f"{ended.pid} {folder / '2.png'}".encode()
+    """It lies in memory that the worker has to hand over, which it no longer can."""
+    options = dataset_of(folder, num_worker_per_gpu=1).options
+    batches = train_batches(dataset_of(folder), options, stop=100)
+    next(batches)
+    time.sleep(1)  # the next batches are announced by then
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(WorkerError, match=r"ended unexpectedly while it read .*[0-4]\.png"):
+        list(batches)
+    assert not multiprocessing.active_children()
 
-    def results(error: Exception) -> Iterator[PixelBatch]:
-        yield collector.dataset.collect([SampleKey(0, 0, 0)])
-        raise error
 
-    for error in (ConnectionResetError(104, "Connection reset by peer"), EOFError()):
-        with pytest.raises(WorkerError, match=r"ended unexpectedly while it read .*2\.png"):
-            list(_checked(results(error), collector))
-    with pytest.raises(RuntimeError, match="another"):
-        list(_checked(results(RuntimeError("another")), collector))
+def deadly(pair: Pair) -> PairPixels:
+    """Reads pairs; the image 3.png kills the process that does."""
+    if pair.gt.name == "3":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return PairPixels(pair.gt.read(), None)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_dead_workers_are_reported_with_their_file(folder: Path) -> None:
-    options = dataset_of(folder, num_worker_per_gpu=2, prefetch_mode="cpu").options
-    dataset = _Deadly(options, 2)
+    options = dataset_of(folder, num_worker_per_gpu=2, prefetch_mode="cpu", io_backend=IoBackend(type="disk")).options
+    cutter = AnywhereCutter(8, options.augmentation)
+    dataset = PatchDataset(options, 0, options.pairs(deadly), cutter, Downsampled(pil_bicubic, 2))
     batches = train_batches(dataset, options, stop=9)
     with pytest.raises(WorkerError) as caught:
         list(batches)
@@ -339,7 +332,7 @@ import multiprocessing, sys
 from pathlib import Path
 from data.dataset_options import IoBackend
 from data.loader import train_batches
-from data.patches.paired import PairedImageDataset
+from data.datasets.paired import PairedImageOptions
 
 def private_kib(process):
     for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
@@ -347,11 +340,11 @@ def private_kib(process):
             return int(line.split()[1])
 
 root, backend, lr_on = sys.argv[1:]
-options = PairedImageDataset.Options(
+options = PairedImageOptions(
     name="T", dataroot_gt=Path(root), gt_size=128, io_backend=IoBackend(type=backend), lr_on=lr_on,
     batch_size_per_gpu=8, num_worker_per_gpu=1,
 )
-for number, _ in enumerate(train_batches(PairedImageDataset(options, 2), options, stop=5 * 14)):
+for number, _ in enumerate(train_batches(options.training_set(2), options, stop=5 * 14)):
     if number % 5 == 4 and number < 5 * 13:  # at the end of each epoch
         (worker,) = multiprocessing.active_children()
         print(private_kib(worker.pid))

@@ -164,7 +164,7 @@ def test_names_that_a_list_cannot_hold_are_refused(tmp_path: Path) -> None:
 
 def test_unfinished_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".a.png.part").write_bytes(b"half")
-    with common.settled(tmp_path):
+    with common.writing_to(tmp_path):
         common.write_picture(tmp_path / "a.png", noise(8, 8))
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert np.array_equal(read_image(tmp_path / "a.png"), noise(8, 8))

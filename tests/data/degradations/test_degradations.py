@@ -19,15 +19,16 @@ from data.degradations import DegradationOptions, PairPool, degrade, filter2d, j
 from data.degradations.kernels import (
     KERNEL_TYPES,
     SIDE,
+    Blur,
     blur_kernel,
-    draw_blur,
     draw_final_sinc,
     padded,
     sinc_kernel,
 )
 from data.degradations.noise import gaussian_noise, generators, poisson_noise
-from data.degradations.synthesis import MODES, add_noise, draw_factor, draw_mode, quality_of, resize
-from data.samples import Recipe
+from data.degradations.synthesis import MODES, add_noise, draw_factor, draw_mode, quality_of
+from data.resizing.interpolate import Mode, interpolate
+from data.samples import DegradationDraws
 from tests.data.pictures import noise
 from utils.errors import InputError
 from utils.seed import random_stream
@@ -117,7 +118,7 @@ def test_a_sinc_passes_what_is_below_its_cutoff() -> None:
 def test_kernels_are_drawn_as_asked() -> None:
     stream = random_stream(3)
     arguments = ((0.2, 3.0), (0.5, 4.0), (1.0, 2.0))
-    drawn = [draw_blur(stream, ["iso", "plateau_aniso"], [1.0, 3.0], 0.2, *arguments) for _ in range(300)]
+    drawn = [Blur(["iso", "plateau_aniso"], [1.0, 3.0], 0.2, *arguments).draw(stream) for _ in range(300)]
     assert {kernel.shape for kernel in drawn} == {(SIDE, SIDE)}
     np.testing.assert_allclose([kernel.sum() for kernel in drawn], 1, rtol=1e-9)
     ringing = np.mean([(kernel < -1e-12).any() for kernel in drawn])
@@ -230,36 +231,36 @@ def test_factors_are_drawn_as_asked() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_resizing(mode: str) -> None:
+def test_resizing(mode: Mode) -> None:
     batch = images(1, 30, 24)
-    assert resize(batch, mode, factor=0.5).shape == (1, 3, 15, 12)
-    assert resize(batch, mode, size=(7, 9)).shape == (1, 3, 7, 9)
+    assert interpolate(batch, mode, factor=0.5).shape == (1, 3, 15, 12)
+    assert interpolate(batch, mode, size=(7, 9)).shape == (1, 3, 7, 9)
     if mode == "area":
-        torch.testing.assert_close(resize(batch, mode, factor=0.5), functional.avg_pool2d(batch, 2))
+        torch.testing.assert_close(interpolate(batch, mode, factor=0.5), functional.avg_pool2d(batch, 2))
 
 
-def recipe(count: int, seed: int = 0) -> Recipe:
+def draws_for(count: int, seed: int = 0) -> DegradationDraws:
     stream = random_stream(seed)
     kernels = np.stack([np.stack([padded(blur_kernel("iso", 9, 1.0 + i))] * 3) for i in range(count)])
-    return Recipe(
+    return DegradationDraws(
         torch.from_numpy(kernels.astype(np.float32)), torch.from_numpy(stream.random((count, 8))), tuple(range(count))
     )
 
 
 def test_synthesis_is_reproducible_and_does_not_mix_images() -> None:
     batch, options = images(3, 48, 48), DegradationOptions()
-    results = [degrade(batch, recipe(3), options, 4, 7, step) for step in range(2)]
+    results = [degrade(batch, draws_for(3), options, 4, 7, step) for step in range(2)]
     for step, result in enumerate(results):
         assert result.shape == (3, 3, 12, 12)
         assert (result * 255).round().div(255).sub(result).abs().max() < 1e-7
-        assert degrade(batch, recipe(3), options, 4, 7, step).equal(result)
-        whole = recipe(3)
-        part = Recipe(whole.kernels[1:2], whole.draws[1:2], whole.seeds[1:2])
+        assert degrade(batch, draws_for(3), options, 4, 7, step).equal(result)
+        whole = draws_for(3)
+        part = DegradationDraws(whole.kernels[1:2], whole.uniform[1:2], whole.seeds[1:2])
         alone = degrade(batch[1:2], part, options, 4, 7, step)
         assert (alone[0] - result[1]).abs().max() < 1.5 / 255
         assert (alone[0] == result[1]).float().mean() > 0.99
     assert not results[0].equal(results[1])
-    assert not degrade(batch, recipe(3), options, 4, 8, 0).equal(results[0])
+    assert not degrade(batch, draws_for(3), options, 4, 8, 0).equal(results[0])
 
 
 def test_a_synthesis_without_noise_is_blur_resize_and_jpeg() -> None:
@@ -268,7 +269,7 @@ def test_a_synthesis_without_noise_is_blur_resize_and_jpeg() -> None:
         resize_prob=(0, 0, 1), resize_prob2=(0, 0, 1), gaussian_noise_prob=1, gaussian_noise_prob2=1,
         noise_range=(0, 0), noise_range2=(0, 0), jpeg_range=(100, 100), jpeg_range2=(100, 100), second_blur_prob=0,
     )  # fmt: skip
-    batch, facts = images(2, 64, 64)[:, :1].expand(-1, 3, -1, -1), recipe(2)  # JPEG halves the resolution of colour
+    batch, facts = images(2, 64, 64)[:, :1].expand(-1, 3, -1, -1), draws_for(2)  # JPEG halves the resolution of colour
     identity = np.zeros((SIDE, SIDE), np.float32)
     identity[SIDE // 2, SIDE // 2] = 1
     kernels = facts.kernels.clone()

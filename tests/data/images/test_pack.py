@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from data.dataset_options import IoBackend
+from data.datasets.paired import PairedImageOptions
 from data.images.files import read_image, write_image
 from data.images.listing import list_pairs
 from data.images.names import Names
 from data.images.pack import ALIGNMENT, Pack, PackImage, _map_shard, open_pack
-from data.patches.paired import PairedImageDataset
-from data.patches.sampler import SampleKey
 from data.prepare.pack_writer import write_pack
+from data.samples import SampleKey
 from tests.data.pictures import forbid, noise, write_folder
 from utils.errors import InputError
 
@@ -154,7 +154,7 @@ def test_pairs_of_packs(folder: Path, tmp_path: Path) -> None:
 def test_patches_are_those_of_the_files(folder: Path) -> None:
     target = packed(folder)
     files, pack = (
-        PairedImageDataset(PairedImageDataset.Options(name="T", dataroot_gt=root, gt_size=8, io_backend=backend), 2, 3)
+        PairedImageOptions(name="T", dataroot_gt=root, gt_size=8, io_backend=backend).training_set(2, 3)
         for root, backend in ((folder, IoBackend(type="disk")), (target, IoBackend(type="pack")))
     )
     for position in range(12):
@@ -168,10 +168,10 @@ def test_patches_are_those_of_the_files(folder: Path) -> None:
 def test_backends_are_told_apart(folder: Path) -> None:
     target = packed(folder)
     with pytest.raises(InputError, match=r"hr\.pack is a pack; set io_backend: \{type: pack\}"):
-        PairedImageDataset(PairedImageDataset.Options(name="T", dataroot_gt=target, gt_size=8), 2)
-    options = PairedImageDataset.Options(name="T", dataroot_gt=folder, gt_size=8, io_backend=IoBackend(type="pack"))
+        PairedImageOptions(name="T", dataroot_gt=target, gt_size=8).training_set(2)
+    options = PairedImageOptions(name="T", dataroot_gt=folder, gt_size=8, io_backend=IoBackend(type="pack"))
     with pytest.raises(InputError, match=r"io_backend pack expects folders NAME\.pack"):
-        PairedImageDataset(options, 2)
+        options.training_set(2)
 
 
 @pytest.mark.parametrize(

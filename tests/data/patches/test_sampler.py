@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.patches.sampler import SampleKey, batch_stream, epoch_length, epoch_order, sample_stream, shares_of
+from data.patches.sampler import batch_stream, epoch_length, epoch_order, sample_stream, shares_of
+from data.samples import SampleKey
 
 IMAGES, RATIOS = st.integers(1, 30), st.integers(1, 5)
 

@@ -41,7 +41,7 @@ def test_a_folder_is_prepared_by_one_process(
     prepare: Callable[[Path, Path], Any], target: str, working: str, tmp_path: Path
 ) -> None:
     write_folder(tmp_path / "hr", ["a.png"])
-    with common.alone(tmp_path / working), pytest.raises(InputError, match="is being prepared by another process"):
+    with common.exclusive(tmp_path / working), pytest.raises(InputError, match="is being prepared by another process"):
         prepare(tmp_path / "hr", tmp_path / target)
     assert not list((tmp_path / working).iterdir())  # nothing of it was touched
     prepare(tmp_path / "hr", tmp_path / target)
@@ -57,7 +57,7 @@ def test_a_folder_that_has_just_been_finished_is_let_alone(tmp_path: Path, monke
         return handle
 
     monkeypatch.setattr(os, "open", opened)
-    with pytest.raises(InputError, match="is being prepared by another process"), common.alone(folder):
+    with pytest.raises(InputError, match="is being prepared by another process"), common.exclusive(folder):
         pass
 
 

@@ -16,8 +16,7 @@ from torch import nn
 from archs import build_network
 from archs.plainusr import PlainUSR, fold
 from config.schema import TileOptions, ValOptions
-from data import PairedImageDataset, Sample, build_dataset, to_uint8, write_image
-from data.single import SingleImageDataset
+from data import EvalDataset, PairedImageOptions, Sample, SingleImageOptions, build_dataset, to_uint8, write_image
 from metrics import METRICS
 from models.distributed import T, World
 from models.evaluation.evaluate import EvalReport, EvalRow, evaluate, format_table, of_equal_size
@@ -52,14 +51,14 @@ def val_options(scale: int = 2, **changes: object) -> ValOptions:
 
 
 @pytest.fixture
-def pairs(tmp_path: Path) -> PairedImageDataset:
+def pairs(tmp_path: Path) -> EvalDataset:
     """Two pictures of different sizes."""
     workplace(tmp_path)
-    options = PairedImageDataset.Options(name="HeldOut", dataroot_gt=tmp_path / "held_out/HR")
-    return PairedImageDataset(options, scale=2, phase="val")
+    options = PairedImageOptions(name="HeldOut", dataroot_gt=tmp_path / "held_out/HR")
+    return build_dataset(options, scale=2, phase="val")
 
 
-def test_an_evaluation_has_a_row_for_each_image_and_their_means(pairs: PairedImageDataset) -> None:
+def test_an_evaluation_has_a_row_for_each_image_and_their_means(pairs: EvalDataset) -> None:
     network = Nearest(2).train()
     kept: list[str] = []
     report = evaluate(
@@ -81,7 +80,7 @@ def test_an_evaluation_has_a_row_for_each_image_and_their_means(pairs: PairedIma
     assert "psnr bicubic" in report.table()
 
 
-def test_evaluation_leaves_the_random_generators_alone(pairs: PairedImageDataset) -> None:
+def test_evaluation_leaves_the_random_generators_alone(pairs: EvalDataset) -> None:
     torch.manual_seed(1)
     expected = torch.rand(2)
     torch.manual_seed(1)
@@ -89,7 +88,7 @@ def test_evaluation_leaves_the_random_generators_alone(pairs: PairedImageDataset
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_evaluation_in_tiles_gives_the_same_scores(pairs: PairedImageDataset) -> None:
+def test_evaluation_in_tiles_gives_the_same_scores(pairs: EvalDataset) -> None:
     whole = evaluate(Nearest(2), pairs, val_options(), device=CPU)
     tiled = evaluate(Nearest(2), pairs, val_options(), device=CPU, tile=TileOptions(tile_size=16, tile_pad=4))
     assert whole.scores == tiled.scores
@@ -109,15 +108,16 @@ class Blurred(Nearest):
 
 
 @pytest.fixture
-def seven(tmp_path: Path) -> PairedImageDataset:
+def seven(tmp_path: Path) -> EvalDataset:
     """Seven pictures, of them four of one size and two of another."""
     (tmp_path / "seven").mkdir()
     for i, height in enumerate((40, 44, 40, 40, 48, 44, 40)):
         write_image(tmp_path / f"seven/{i}.png", picture(i, height, 36))
-    return PairedImageDataset(PairedImageDataset.Options(name="Seven", dataroot_gt=tmp_path / "seven"), 2, phase="val")
+    options = PairedImageOptions(name="Seven", dataroot_gt=tmp_path / "seven")
+    return build_dataset(options, scale=2, phase="val")
 
 
-def test_images_of_one_size_are_evaluated_in_one_batch(seven: PairedImageDataset) -> None:
+def test_images_of_one_size_are_evaluated_in_one_batch(seven: EvalDataset) -> None:
     torch.manual_seed(0)
     network = Blurred()
     alone = evaluate(network, seven, val_options(bicubic=True), device=CPU)
@@ -136,7 +136,7 @@ def test_images_of_one_size_are_evaluated_in_one_batch(seven: PairedImageDataset
         assert other.scores == pytest.approx(one.scores, rel=1e-4)
 
 
-def test_images_waiting_for_others_of_their_size_are_bounded(seven: PairedImageDataset) -> None:
+def test_images_waiting_for_others_of_their_size_are_bounded(seven: EvalDataset) -> None:
     blank = Sample(torch.zeros(3, 4, 4), None, "blank", "", None)
     sizes = [4, 5, 6, 7, 8, 9, 10, 11, 12, 4]
     samples = [(i, blank._replace(lq=torch.zeros(3, 4, size))) for i, size in enumerate(sizes)]
@@ -156,7 +156,7 @@ class Alone(World):
         return self.shared
 
 
-def test_shared_validation_scores_as_one_process(seven: PairedImageDataset) -> None:
+def test_shared_validation_scores_as_one_process(seven: EvalDataset) -> None:
     torch.manual_seed(0)
     network, options = Blurred(), val_options(batch_size=2)
     whole = evaluate(network, seven, options, device=CPU)
@@ -170,7 +170,7 @@ def test_shared_validation_scores_as_one_process(seven: PairedImageDataset) -> N
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_scores_on_a_gpu(seven: PairedImageDataset) -> None:
+def test_scores_on_a_gpu(seven: EvalDataset) -> None:
     device = torch.device("cuda")
     found: list[torch.Tensor] = []
     report = evaluate(
@@ -193,7 +193,7 @@ class Sized(Nearest):
         return super().forward(x)
 
 
-def test_images_can_be_extended_to_whole_windows(pairs: PairedImageDataset) -> None:
+def test_images_can_be_extended_to_whole_windows(pairs: EvalDataset) -> None:
     network, plain = Sized(2), Sized(2)
     extended = evaluate(network, pairs, val_options(pad_to_window=True), device=CPU)
     assert network.sizes == [(32, 32), (32, 32)]
@@ -205,7 +205,7 @@ def test_images_can_be_extended_to_whole_windows(pairs: PairedImageDataset) -> N
 
 def test_any_scale_is_scored_beside_bicubic(tmp_path: Path) -> None:
     workplace(tmp_path)
-    options = PairedImageDataset.Options(name="HeldOut", dataroot_gt=tmp_path / "held_out/HR")
+    options = PairedImageOptions(name="HeldOut", dataroot_gt=tmp_path / "held_out/HR")
     dataset = build_dataset(options, scale=2.3, phase="test")
     small = {"dim": 8, "pdim": 2, "kernel_size": 3, "n_blocks": 1, "conv_blocks": 1, "window_size": 4, "num_heads": 2}
     network = build_network({"type": "ESCLTE", **small, "hidden_dim": 4, "hidden_list": [], "upscaling_factor": 2.3})
@@ -217,7 +217,7 @@ def test_any_scale_is_scored_beside_bicubic(tmp_path: Path) -> None:
 
 def test_without_ground_truth_images_are_made_and_nothing_is_scored(tmp_path: Path) -> None:
     workplace(tmp_path)
-    options = SingleImageDataset.Options(name="Mine", dataroot_lq=tmp_path / "photos/HR")
+    options = SingleImageOptions(name="Mine", dataroot_lq=tmp_path / "photos/HR")
     dataset = build_dataset(options, scale=2, phase="test")
     sizes: list[tuple[int, ...]] = []
     report = evaluate(
@@ -228,7 +228,7 @@ def test_without_ground_truth_images_are_made_and_nothing_is_scored(tmp_path: Pa
     assert "mean of 3" in report.table()
 
 
-def test_a_train_form_network_is_folded_once(pairs: PairedImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_train_form_network_is_folded_once(pairs: EvalDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_network({"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}).train()
     folds: list[nn.Module] = []
 
@@ -245,7 +245,7 @@ def test_a_train_form_network_is_folded_once(pairs: PairedImageDataset, monkeypa
     assert network.training
 
 
-def test_a_signal_stops_the_evaluation(pairs: PairedImageDataset) -> None:
+def test_a_signal_stops_the_evaluation(pairs: EvalDataset) -> None:
     flag = StopFlag()
     flag.signal = signal.SIGTERM
     with pytest.raises(StopRequested):
@@ -304,8 +304,8 @@ def test_published_weights_reach_the_measured_table(shared: Path, scale: int, na
     expected = MEASURED[scale, name]
     for i, set_name in enumerate(("Set5", "Set14") if (scale, name) in WHOLE else ("Set5",)):
         root = shared / f"data/{set_name}/x{scale}"
-        options = PairedImageDataset.Options(name=set_name, dataroot_gt=root / "HR", dataroot_lq=root / "LR")
-        dataset = PairedImageDataset(options, scale, phase="test")
+        options = PairedImageOptions(name=set_name, dataroot_gt=root / "HR", dataroot_lq=root / "LR")
+        dataset = build_dataset(options, scale=scale, phase="test")
         report = evaluate(network, dataset, val_options(scale), device=CPU)
         assert report.scores["psnr"] == pytest.approx(expected[2 * i], abs=0.002)
         assert report.scores["ssim"] == pytest.approx(expected[2 * i + 1], abs=0.0001)

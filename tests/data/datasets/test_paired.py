@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from data.dataset_options import IoBackend
 from data.images.files import read_image, to_tensor, write_image
-from data.patches.paired import PairedImageDataset
-from data.patches.sampler import SampleKey
+from data.datasets.paired import PairedImageOptions
 from data.resizing.matlab import downscale, mod_crop
+from data.samples import SampleKey
 from tests.data.images.test_sources import write_lmdb
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from utils.errors import InputError
@@ -22,12 +22,12 @@ from utils.errors import InputError
 KEYS = [SampleKey(epoch, position, position % 3) for epoch in range(4) for position in range(6)]
 
 
-def options(root: Path, *, lq: bool = False, backend: Backend = "disk", **more: Any) -> PairedImageDataset.Options:
+def options(root: Path, *, lq: bool = False, backend: Backend = "disk", **more: Any) -> PairedImageOptions:
     """Options for the folders root/hr and root/lr, patches of 16."""
     more.setdefault("dataroot_lq", root / "lr" if lq else None)
     more.setdefault("dataroot_gt", root / "hr")
     more.setdefault("gt_size", 16)
-    return PairedImageDataset.Options(name="T", io_backend=IoBackend(type=backend), **more)
+    return PairedImageOptions(name="T", io_backend=IoBackend(type=backend), **more)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("lq", [True, False])
 def test_whole_images(root: Path, lq: bool, backend: Backend) -> None:
-    dataset = PairedImageDataset(options(root, lq=lq, backend=backend), 4, phase="val")
-    assert (dataset.name, dataset.phase, len(dataset)) == ("T", "val", 3)
+    dataset = options(root, lq=lq, backend=backend).evaluation_set(4)
+    assert (dataset.name, len(dataset)) == ("T", 3)
     for index, name in enumerate("abc"):
         sample = dataset.read(index)
         gt, small = read_image(root / "hr" / f"{name}.png"), read_image(root / "lr" / f"{name}.png")
@@ -60,7 +60,7 @@ def test_whole_images(root: Path, lq: bool, backend: Backend) -> None:
 
 def test_patches_do_not_depend_on_where_pixels_come_from(root: Path) -> None:
     datasets = [
-        PairedImageDataset(options(root, lq=lq, backend=backend), 4, seed=3)
+        options(root, lq=lq, backend=backend).training_set(4, 3)
         for lq in (True, False)
         for backend in BACKENDS
     ]
@@ -101,9 +101,7 @@ def coordinates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_crops_stay_aligned_and_flips_are_joint(
     coordinates: Path, seed: int, epoch: int, side: int, hflip: bool, rotation: bool, made: bool
 ) -> None:
-    dataset = PairedImageDataset(
-        options(coordinates, lq=True, gt_size=side * 3, use_hflip=hflip, use_rot=rotation), 3, seed
-    )
+    dataset = options(coordinates, lq=True, gt_size=side * 3, use_hflip=hflip, use_rot=rotation).training_set(3, seed)
     sample = dataset.sample(SampleKey(epoch, 0, 0))
     assert sample.gt is not None
     assert sample.lq.shape == (3, side, side)
@@ -116,15 +114,13 @@ def test_crops_stay_aligned_and_flips_are_joint(
     if not rotation:
         assert sample.lq.equal(patch) or (hflip and sample.lq.equal(patch.flip(-1)))
     if made:
-        alone = PairedImageDataset(
-            options(coordinates, gt_size=side * 3, use_hflip=hflip, use_rot=rotation), 3, seed
-        ).sample(SampleKey(epoch, 0, 0))
+        alone = options(coordinates, gt_size=side * 3, use_hflip=hflip, use_rot=rotation).training_set(3, seed).sample(SampleKey(epoch, 0, 0))
         assert alone.gt is not None
         assert alone.gt.equal(sample.gt)
 
 
 def test_every_place_and_symmetry_is_drawn(coordinates: Path) -> None:
-    dataset = PairedImageDataset(options(coordinates, lq=True, gt_size=69), 3)
+    dataset = options(coordinates, lq=True, gt_size=69).training_set(3)
     whole = to_tensor(read_image(coordinates / "lr/a.png"))
     seen = set()
     for position in range(800):
@@ -144,9 +140,7 @@ def test_made_patches_are_those_of_the_whole_image(
     root: Path, scale: int, position: int, side: int, backend: Backend
 ) -> None:
     """Odd sizes, borders: what lies outside of the patch counts as in the whole image's downscaling."""
-    dataset = PairedImageDataset(
-        options(root, backend=backend, gt_size=side * scale, use_hflip=False, use_rot=False), scale
-    )
+    dataset = options(root, backend=backend, gt_size=side * scale, use_hflip=False, use_rot=False).training_set(scale)
     sample = dataset.sample(SampleKey(1, position, position % 3))
     gt = mod_crop(read_image(Path(sample.gt_path or "")), scale)
     whole = to_tensor(downscale(gt, scale))
@@ -163,7 +157,7 @@ def test_made_patches_are_those_of_the_whole_image(
 
 
 def test_batches_hold_the_samples(root: Path) -> None:
-    dataset = PairedImageDataset(options(root), 4, seed=5)
+    dataset = options(root).training_set(4, 5)
     pixels = dataset.collect(KEYS)
     assert pixels.lq is not None
     assert pixels.lq.shape == (len(KEYS), 3, 4, 4)
@@ -179,7 +173,7 @@ def test_batches_hold_the_samples(root: Path) -> None:
 
 
 def test_samples_differ_between_epochs_positions_and_seeds(root: Path) -> None:
-    dataset, other = (PairedImageDataset(options(root, gt_size=8), 4, seed=seed) for seed in (0, 1))
+    dataset, other = (options(root, gt_size=8).training_set(4, seed) for seed in (0, 1))
     key = SampleKey(0, 0, 1)
     patches = [
         dataset.sample(key),
@@ -194,24 +188,24 @@ def test_samples_differ_between_epochs_positions_and_seeds(root: Path) -> None:
 
 
 def test_kept_pixels_are_never_changed(root: Path) -> None:
-    dataset = PairedImageDataset(options(root, backend="memory"), 4)
+    dataset = options(root, backend="memory").training_set(4)
     dataset.preload()
-    kept = {index: (pair.gt.copy(), pair.lq.copy()) for index, pair in dataset._kept.items() if pair.lq is not None}
-    assert len(kept) == 3
-    for key in KEYS:
-        sample = dataset.sample(key)
-        sample.lq.zero_()
-        dataset.read(key.image).lq.zero_()
-    for index, (gt, lq) in kept.items():
-        assert np.array_equal(dataset._kept[index].gt, gt)
-        kept_lq = dataset._kept[index].lq
-        assert kept_lq is not None
-        assert np.array_equal(kept_lq, lq)
+    untouched = options(root).training_set(4)
+    whole = options(root, backend="memory").evaluation_set(4)
+    for _ in range(2):
+        for key in KEYS:
+            sample, image = dataset.sample(key), whole.read(key.image)
+            fresh, fresh_image = untouched.sample(key), options(root).evaluation_set(4).read(key.image)
+            for ours, theirs in ((sample.lq, fresh.lq), (sample.gt, fresh.gt), (image.lq, fresh_image.lq)):
+                assert ours is not None
+                assert theirs is not None
+                assert ours.equal(theirs)
+                ours.zero_()
 
 
 def test_memory_reads_each_file_once(tmp_path: Path) -> None:
     paths = write_folder(tmp_path / "hr", ["a.png", "b.png"])
-    dataset = PairedImageDataset(options(tmp_path, backend="memory"), 4)
+    dataset = options(tmp_path, backend="memory").training_set(4)
     dataset.preload()
     for path in paths:
         path.unlink()
@@ -225,22 +219,22 @@ def test_lmdb(tmp_path: Path) -> None:
     roots: dict[str, Any] = {"dataroot_gt": tmp_path / "hr.lmdb", "dataroot_lq": tmp_path / "lr.lmdb"}
     backends: tuple[Backend, ...] = ("lmdb", "memory")
     for backend in backends:
-        sample = PairedImageDataset(options(tmp_path, backend=backend, **roots), 4, phase="test").read(1)
+        sample = options(tmp_path, backend=backend, **roots).evaluation_set(4).read(1)
         assert sample.lq.equal(to_tensor(noise(8, 6, 1)))
         assert sample.name == "b"
     with pytest.raises(InputError, match=r"hr\.lmdb is an LMDB data set; set io_backend"):
-        PairedImageDataset(options(tmp_path, **roots), 4)
+        options(tmp_path, **roots).training_set(4)
     with pytest.raises(InputError, match=r"io_backend lmdb expects folders NAME\.lmdb"):
-        PairedImageDataset(options(tmp_path, backend="lmdb"), 4)
+        options(tmp_path, backend="lmdb").training_set(4)
 
 
 def test_luminance_and_normalisation(root: Path) -> None:
-    rgb = PairedImageDataset(options(root), 4, phase="val").read(0).lq
-    y = PairedImageDataset(options(root, color="y", mean=(0.5,), std=(0.25,)), 4, phase="val").read(0).lq
+    rgb = options(root).evaluation_set(4).read(0).lq
+    y = options(root, color="y", mean=(0.5,), std=(0.25,)).evaluation_set(4).read(0).lq
     expected = (65.481 * rgb[0].double() + 128.553 * rgb[1].double() + 24.966 * rgb[2].double() + 16) / 255
     assert y.shape == (1, *rgb.shape[1:])
     torch.testing.assert_close(y[0], (expected.float() - 0.5) / 0.25)
-    normal = PairedImageDataset(options(root, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 1.0)), 4, phase="val").read(0).lq
+    normal = options(root, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 1.0)).evaluation_set(4).read(0).lq
     torch.testing.assert_close(normal[1], (rgb[1] - 0.2) / 0.5)
     torch.testing.assert_close(normal[2], rgb[2] - 0.3)
 
@@ -248,14 +242,14 @@ def test_luminance_and_normalisation(root: Path) -> None:
 def test_evaluation_cuts_the_surplus_of_high_resolution_images(tmp_path: Path) -> None:
     write_image(tmp_path / "hr/a.png", noise(27, 34))
     write_image(tmp_path / "lr/a.png", noise(6, 8))
-    sample = PairedImageDataset(options(tmp_path, lq=True), 4, phase="test").read(0)
+    sample = options(tmp_path, lq=True).evaluation_set(4).read(0)
     assert sample.gt is not None
     assert sample.gt.equal(to_tensor(noise(27, 34)[:24, :32]))
-    made = PairedImageDataset(options(tmp_path), 4, phase="test").read(0)
+    made = options(tmp_path).evaluation_set(4).read(0)
     assert made.gt is not None
     assert made.gt.equal(sample.gt)
     with pytest.raises(InputError, match=r"lr.a\.png: the low-resolution image is 6 x 8 .*a\.png is 27 x 34"):
-        PairedImageDataset(options(tmp_path, lq=True), 4, phase="train").sample(KEYS[0])
+        options(tmp_path, lq=True).training_set(4).sample(KEYS[0])
 
 
 @pytest.mark.parametrize("phase", ["train", "val"])
@@ -263,17 +257,17 @@ def test_evaluation_cuts_the_surplus_of_high_resolution_images(tmp_path: Path) -
 def test_sizes_that_do_not_belong_together(tmp_path: Path, phase: Any, small: tuple[int, int]) -> None:
     write_image(tmp_path / "hr/a.png", noise(24, 32))
     write_image(tmp_path / "lr/a.png", noise(*small))
-    dataset = PairedImageDataset(options(tmp_path, lq=True), 4, phase=phase)
+    both = options(tmp_path, lq=True)
     with pytest.raises(InputError, match=rf"is {small[0]} x {small[1]} .* is 24 x 32 .*expected 4 times"):
-        dataset.sample(KEYS[0]) if phase == "train" else dataset.read(0)
+        both.training_set(4).sample(KEYS[0]) if phase == "train" else both.evaluation_set(4).read(0)
 
 
 def test_patches_larger_than_an_image(tmp_path: Path) -> None:
     write_image(tmp_path / "hr/a.png", noise(15, 64))
-    dataset = PairedImageDataset(options(tmp_path), 4)
+    dataset = options(tmp_path).training_set(4)
     with pytest.raises(InputError, match=r"a\.png: the image is 15 x 64 .*smaller than the patches \(gt_size 16\)"):
         dataset.sample(KEYS[0])
-    tiny = PairedImageDataset(options(tmp_path), 17, phase="test")
+    tiny = options(tmp_path).evaluation_set(17)
     with pytest.raises(InputError, match="smaller than one pixel at x17"):
         tiny.read(0)
 
@@ -282,7 +276,7 @@ def test_scan_reports_everything_that_is_wrong(tmp_path: Path) -> None:
     paths = write_folder(tmp_path / "hr", [f"{i}.png" for i in range(6)])
     for i, path in enumerate(paths):
         write_image(tmp_path / "lr" / path.name, noise(6, 8, i))
-    dataset = PairedImageDataset(options(tmp_path, lq=True), 4)
+    dataset = options(tmp_path, lq=True).training_set(4)
     assert dataset.scan() == ()
     paths[1].write_bytes(paths[1].read_bytes()[:300])
     (tmp_path / "lr/3.png").write_text("not an image")
@@ -297,10 +291,10 @@ def test_scan_reports_everything_that_is_wrong(tmp_path: Path) -> None:
 
 
 def test_options_that_contradict_each_other(root: Path) -> None:
-    with pytest.raises(InputError, match="gt_size: expected a multiple of the scale 3, got 16"):
-        PairedImageDataset(options(root), 3)
+    with pytest.raises(InputError, match="gt_size: expected a multiple of scale 3, such as 15 or 18, got 16"):
+        options(root).training_set(3)
     with pytest.raises(InputError, match="gt_size is missing"):
-        PairedImageDataset(options(root, gt_size=None), 4)
+        options(root, gt_size=None).training_set(4)
     with pytest.raises(InputError, match="filename_tmpl"):
         options(root, filename_tmpl="x4")
     with pytest.raises(InputError, match="dataroot_lq: expected one for each folder"):
@@ -310,10 +304,10 @@ def test_options_that_contradict_each_other(root: Path) -> None:
     with pytest.raises(InputError, match="std: expected numbers above 0"):
         options(root, color="y", std=(0.0,))
     with pytest.raises(InputError, match=r"^T: the folder .*nowhere does not exist"):
-        PairedImageDataset(options(root, dataroot_gt=root / "nowhere"), 4)
+        options(root, dataroot_gt=root / "nowhere").training_set(4)
 
 
 def test_data_sets_travel_to_other_processes(root: Path) -> None:
-    dataset = PairedImageDataset(options(root, backend="memory"), 4, seed=2)
+    dataset = options(root, backend="memory").training_set(4, 2)
     copy = pickle.loads(pickle.dumps(dataset))
     assert copy.sample(KEYS[5]).lq.equal(dataset.sample(KEYS[5]).lq)

@@ -12,18 +12,24 @@ import pytest
 
 from data.dataset_options import IoBackend
 from data.images.files import write_image
-from data.patches.imagenet import ImageNetPairedDataset
-from data.patches.sampler import SampleKey
+from data.datasets.imagenet import ImageNetPairedOptions
+from data.patches.dataset import PatchDataset
 from data.resizing.matlab import imresize
+from data.samples import SampleKey
+from data.whole import WholeImages
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from utils.errors import InputError
 
 KEYS = [SampleKey(epoch, position, position % 3) for epoch in range(2) for position in range(6)]
 
 
-def dataset(folder: Path, scale: int = 4, phase: Any = "train", **more: Any) -> ImageNetPairedDataset:
+def dataset(folder: Path, scale: int = 4, **more: Any) -> PatchDataset:
     more.setdefault("gt_size", 16)
-    return ImageNetPairedDataset(ImageNetPairedDataset.Options(name="I", dataroot_gt=folder, **more), scale, 2, phase)
+    return ImageNetPairedOptions(name="I", dataroot_gt=folder, **more).training_set(scale, 2)
+
+
+def whole_images(folder: Path, scale: int = 4, gt_size: int = 16) -> WholeImages:
+    return ImageNetPairedOptions(name="I", dataroot_gt=folder, gt_size=gt_size).evaluation_set(scale)
 
 
 @pytest.fixture
@@ -41,7 +47,7 @@ def test_recorded_pairs(shared: Path, tmp_path: Path) -> None:
     assert cases
     for number, case in enumerate(cases):
         write_image(tmp_path / str(number) / "a.png", arrays[case["input"]])
-        sample = dataset(tmp_path / str(number), case["scale"], "val", gt_size=case["gt_size"]).read(0)
+        sample = whole_images(tmp_path / str(number), case["scale"], case["gt_size"]).read(0)
         assert sample.gt is not None
         for ours, name in ((sample.gt, "gt"), (sample.lq, "lq")):
             np.testing.assert_allclose(
@@ -51,7 +57,7 @@ def test_recorded_pairs(shared: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("index", "size"), [(0, (40, 28)), (1, (16, 48)), (2, (16, 16))])
 def test_short_sides_are_stretched(folder: Path, index: int, size: tuple[int, int]) -> None:
-    sample = dataset(folder, phase="val").read(index)
+    sample = whole_images(folder).read(index)
     assert sample.gt is not None
     assert sample.gt.shape == (3, *size)
     assert sample.lq.shape == (3, size[0] // 4, size[1] // 4)
@@ -68,7 +74,7 @@ def test_patches_are_those_of_the_whole_image(folder: Path, lr_on: str, scale: i
     side = 16 // scale
     for key in KEYS:
         sample = train.sample(key)
-        whole = dataset(folder, scale, "val").read(key.image)
+        whole = whole_images(folder, scale).read(key.image)
         assert whole.gt is not None
         assert sample.gt is not None
         assert sample.lq.shape == (3, side, side)
@@ -86,7 +92,7 @@ def test_patches_are_those_of_the_whole_image(folder: Path, lr_on: str, scale: i
 def test_low_resolution_is_neither_rounded_nor_clipped(tmp_path: Path) -> None:
     image = np.where(noise(4, 4) > 127, 255, 0).astype(np.uint8).repeat(8, 0).repeat(8, 1)
     write_image(tmp_path / "a.png", image)
-    sample = dataset(tmp_path, phase="val").read(0)
+    sample = whole_images(tmp_path).read(0)
     assert sample.lq.max() > 1 or sample.lq.min() < 0
     np.testing.assert_allclose(sample.lq.permute(1, 2, 0).numpy(), imresize(image / 255.0, 0.25), rtol=0, atol=1e-6)
 

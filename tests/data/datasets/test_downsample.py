@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.images.files import to_tensor, to_uint8, write_image
-from data.patches.downsample import DownsampleImageDataset
-from data.patches.sampler import SampleKey
+from data.datasets.downsample import DownsampleImageOptions
+from data.patches.dataset import PatchDataset
 from data.resizing.pillow import pil_bicubic
+from data.samples import SampleKey
 from tests.data.pictures import noise, write_folder
 from utils.errors import InputError
 
@@ -47,10 +48,8 @@ def test_what_cannot_be_resized_is_refused(image: torch.Tensor) -> None:
         pil_bicubic(image, 2)
 
 
-def dataset(folder: Path, **more: Any) -> DownsampleImageDataset:
-    return DownsampleImageDataset(
-        DownsampleImageDataset.Options(name="D", dataroot_gt=folder, gt_size=12, **more), 3, 5
-    )
+def dataset(folder: Path, **more: Any) -> PatchDataset:
+    return DownsampleImageOptions(name="D", dataroot_gt=folder, gt_size=12, **more).training_set(3, 5)
 
 
 @pytest.fixture
@@ -81,8 +80,7 @@ def test_the_device_makes_the_same(folder: Path) -> None:
 
 
 def test_whole_images(folder: Path) -> None:
-    options = DownsampleImageDataset.Options(name="D", dataroot_gt=folder)
-    sample = DownsampleImageDataset(options, 3, phase="val").read(1)
+    sample = DownsampleImageOptions(name="D", dataroot_gt=folder).evaluation_set(3).read(1)
     assert sample.lq.equal(to_tensor(by_pillow(noise(23, 30, 1)[:21], 3)))
     assert sample.gt is not None
     assert sample.gt.shape == (3, 21, 30)

@@ -8,8 +8,10 @@ import pytest
 import data
 from data.dataset_options import DatasetOptions, IoBackend
 from data.datasets import DATASETS, build_dataset
-from data.patches.paired import PairedImageDataset
-from data.single import SingleImageDataset
+from data.datasets.paired import PairedImageOptions
+from data.datasets.single import SingleImageOptions, SingleImages
+from data.patches.dataset import PatchDataset
+from data.whole import WholeImages
 from tests.data.pictures import write_folder
 from utils.errors import InputError
 from utils.typed import OneOf, PlainText, Report, fields_of, read
@@ -50,7 +52,7 @@ def test_published_keys_are_read() -> None:
     options = read(plain(PUBLISHED), Section, report)
     assert report.problems == []
     assert {note.path[-1] for note in report.notes} == {"use_shuffle", "task"}
-    assert options == PairedImageDataset.Options(
+    assert options == PairedImageOptions(
         name="DF2K", dataroot_gt=Path("hr"), dataroot_lq=Path("lr"), meta_info_file=Path("meta.txt"),
         filename_tmpl="{}x4", gt_size=192, num_worker_per_gpu=6, batch_size_per_gpu=4, pin_memory=True,
         persistent_workers=True,
@@ -92,14 +94,15 @@ def test_every_key_is_explained(name: str) -> None:
 
 def test_data_sets_are_built(tmp_path: Path) -> None:
     write_folder(tmp_path, ["a.png", "b.png"])
-    options = PairedImageDataset.Options(name="T", dataroot_gt=tmp_path, gt_size=8, dataset_enlarge_ratio=2.5)
+    options = PairedImageOptions(name="T", dataroot_gt=tmp_path, gt_size=8, dataset_enlarge_ratio=2.5)
     training = build_dataset(options, scale=2, seed=4, phase="train")
-    assert isinstance(training, PairedImageDataset)
-    assert (training.seed, training.phase, training.epoch_length) == (4, "train", 5)
-    testing = build_dataset(SingleImageDataset.Options(name="S", dataroot_lq=tmp_path), scale=2, phase="test")
-    assert isinstance(testing, SingleImageDataset)
+    assert isinstance(training, PatchDataset)
+    assert (training.seed, training.epoch_length) == (4, 5)
+    assert isinstance(build_dataset(options, scale=2, phase="val"), WholeImages)
+    testing = build_dataset(SingleImageOptions(name="S", dataroot_lq=tmp_path), scale=2, phase="test")
+    assert isinstance(testing, SingleImages)
     with pytest.raises(InputError, match="no high-resolution images to train on"):
-        build_dataset(SingleImageDataset.Options(name="S", dataroot_lq=tmp_path), scale=2, phase="train")
+        build_dataset(SingleImageOptions(name="S", dataroot_lq=tmp_path), scale=2, phase="train")
     with pytest.raises(ValueError, match="DatasetOptions"):
         build_dataset(DatasetOptions(name="T", io_backend=IoBackend()), scale=2, phase="test")
 

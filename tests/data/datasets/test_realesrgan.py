@@ -1,4 +1,4 @@
-"""RealESRGANDataset: patches, recipes, and batches that only depend on their place in the stream."""
+"""RealESRGANDataset: patches, draws, and batches that only depend on their place in the stream."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from data.datasets import build_dataset
 from data.degradations import DegradationOptions, usm_sharpen
 from data.images.files import write_image
 from data.loader import Batch, train_batches
-from data.patches.realesrgan import RealESRGANDataset
-from data.patches.sampler import SampleKey
+from data.datasets.realesrgan import RealESRGANOptions
+from data.patches.dataset import PatchDataset
+from data.samples import SampleKey
 from tests.data.pictures import noise, write_folder
 from utils.errors import InputError
 
@@ -32,16 +33,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def options(folder: Path, **more: Any) -> RealESRGANDataset.Options:
+def options(folder: Path, **more: Any) -> RealESRGANOptions:
     more = {"gt_size": 16, "crop_size": 48, "batch_size_per_gpu": 2, **more}
-    return RealESRGANDataset.Options(name="R", dataroot_gt=folder, **more)
+    return RealESRGANOptions(name="R", dataroot_gt=folder, **more)
 
 
-def dataset(folder: Path, degradations: DegradationOptions = POOL, **more: Any) -> RealESRGANDataset:
-    return RealESRGANDataset(options(folder, **more), 4, 3, degradations)
+def dataset(folder: Path, degradations: DegradationOptions = POOL, **more: Any) -> PatchDataset:
+    return options(folder, **more).training_set(4, 3, degradations)
 
 
-def run(source: RealESRGANDataset, **arguments: Any) -> list[Batch]:
+def run(source: PatchDataset, **arguments: Any) -> list[Batch]:
     return list(train_batches(source, source.options, **arguments))
 
 
@@ -117,16 +118,16 @@ def test_sharpened_targets(folder: Path) -> None:
     assert not lq1.equal(lq0)
 
 
-def test_recipes_differ_between_samples_and_not_between_calls(folder: Path) -> None:
+def test_degradations_differ_between_samples_and_not_between_calls(folder: Path) -> None:
     train = dataset(folder)
     keys = [SampleKey(epoch, position, 0) for epoch in range(2) for position in range(3)]
     one, two = train.collect(keys), train.collect(keys)
-    assert one.recipe is not None
-    assert two.recipe is not None
-    assert one.recipe.kernels.equal(two.recipe.kernels)
-    assert one.recipe.seeds == two.recipe.seeds
-    assert len(set(one.recipe.seeds)) == 6
-    assert len({row.numpy().tobytes() for row in one.recipe.kernels}) == 6
+    assert one.draws is not None
+    assert two.draws is not None
+    assert one.draws.kernels.equal(two.draws.kernels)
+    assert one.draws.seeds == two.draws.seeds
+    assert len(set(one.draws.seeds)) == 6
+    assert len({row.numpy().tobytes() for row in one.draws.kernels}) == 6
 
 
 def test_what_cannot_be(folder: Path) -> None:

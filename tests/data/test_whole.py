@@ -1,4 +1,4 @@
-"""Pairs of images at a scale that is no whole number."""
+"""Whole images at a scale that is no whole number; those at whole ones are tested with their data sets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from data import build_dataset
-from data.any_scale import AnyScaleDataset
+from data import PairedImageOptions, build_dataset
 from data.images.files import planes, read_image, write_image
-from data.patches.paired import PairedImageDataset
 from data.resizing.pillow import pil_bicubic_to
 from utils.errors import InputError
 
@@ -23,9 +21,8 @@ def folder(path: Path, *sizes: tuple[int, int]) -> Path:
 
 
 def test_low_resolution_images_are_made_of_what_they_belong_to(tmp_path: Path) -> None:
-    options = PairedImageDataset.Options(name="A", dataroot_gt=folder(tmp_path / "gt", (40, 37), (21, 50)))
+    options = PairedImageOptions(name="A", dataroot_gt=folder(tmp_path / "gt", (40, 37), (21, 50)))
     dataset = build_dataset(options, scale=3.7, phase="test")
-    assert isinstance(dataset, AnyScaleDataset)
     assert dataset.scan() == ()
     shapes = []
     for i in range(len(dataset)):
@@ -43,16 +40,15 @@ def test_low_resolution_images_are_made_of_what_they_belong_to(tmp_path: Path) -
 
 def test_low_resolution_images_that_are_given(tmp_path: Path) -> None:
     gt, lq = folder(tmp_path / "gt", (40, 37)), folder(tmp_path / "lq", (10, 9))
-    options = PairedImageDataset.Options(name="A", dataroot_gt=gt, dataroot_lq=lq)
-    sample = AnyScaleDataset(options, 2.5).read(0)
+    options = PairedImageOptions(name="A", dataroot_gt=gt, dataroot_lq=lq)
+    sample = options.evaluation_set(2.5).read(0)
     assert sample.gt is not None
     assert (sample.lq.shape, sample.gt.shape) == ((3, 10, 9), (3, 25, 22))
     with pytest.raises(InputError, match=r"10 x 9|9 x 10.*x4\.5 larger"):
-        AnyScaleDataset(options, 4.5).read(0)
+        options.evaluation_set(4.5).read(0)
 
 
-def test_whole_scales_and_training_go_the_usual_way(tmp_path: Path) -> None:
-    options = PairedImageDataset.Options(name="A", dataroot_gt=folder(tmp_path / "gt", (40, 37)), gt_size=20)
-    assert isinstance(build_dataset(options, scale=2, phase="test"), PairedImageDataset)
+def test_training_needs_a_whole_scale(tmp_path: Path) -> None:
+    options = PairedImageOptions(name="A", dataroot_gt=folder(tmp_path / "gt", (40, 37)), gt_size=20)
     with pytest.raises(InputError, match=r"scale 2\.5 is no whole number"):
         build_dataset(options, scale=2.5, phase="train")  # type: ignore[call-overload]

@@ -1,0 +1,51 @@
+"""Patches copied into the tensors of a batch.
+
+Shapes: B samples, H W high-resolution and h w low-resolution pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from data.images.files import in_unit
+from data.images.pairs import PairPixels
+
+
+def stack_pairs(patches: Sequence[PairPixels]) -> tuple[Tensor | None, Tensor]:
+    """Patches of one size as batches: lq [B, 3, h, w] or None, and gt [B, 3, H, W].
+
+    Each uint8 where all patches are, else float32 in [0, 1].
+    """
+    low = [patch.lq for patch in patches if patch.lq is not None]
+    return _stack(low) if low else None, _stack([patch.gt for patch in patches])
+
+
+def batch_memory(shape: Sequence[int], kind: torch.dtype) -> Tensor:
+    """An empty tensor for a batch; of a worker process, in memory that it shares with the main one.
+
+    A batch in memory of the worker's own would be copied on its way, and as PyTorch remembers a hundred batches in
+    small notes that the allocator puts between them, the worker would grow by as many.
+    """
+    if get_worker_info() is None:
+        return torch.empty(tuple(shape), dtype=kind)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * kind.itemsize)
+    empty: Tensor = torch.empty(0, dtype=kind)
+    return empty.set_(storage, 0, tuple(shape), torch.empty(tuple(shape), device="meta").stride())
+
+
+def _stack(images: Sequence[NDArray[Any]]) -> Tensor:
+    """Images [H, W, 3] -> [B, 3, H, W]."""
+    floating = any(image.dtype != np.uint8 for image in images)
+    batch = batch_memory((len(images), 3, *images[0].shape[:2]), torch.float32 if floating else torch.uint8)
+    for planes, image in zip(batch.numpy(), images, strict=True):
+        cv2.split(in_unit(image) if floating else image, [*planes])  # a fifth of NumPy's time for it
+    return batch

@@ -20,6 +20,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -179,7 +180,7 @@ def stages(typed: argparse.Namespace, environment: Mapping[str, str], *, dry: bo
     # The caching allocator would hide reads and writes beyond a tensor inside its own blocks.
     sanitized = [
         step(
-            f"4_{tool}", ("compute-sanitizer", "--tool", tool, "--error-exitcode", "3", *cases.argv[:-1]),
+            f"4_{tool}", (sanitizer(), "--tool", tool, "--error-exitcode", "3", *cases.argv[:-1]),
             cases.modules, PYTORCH_NO_CUDA_MEMORY_CACHING="1",
         )
         for tool in ("memcheck", "racecheck")
@@ -208,6 +209,14 @@ def tested(folder: str, outcomes: str, how: Sequence[str], files: Sequence[str])
         sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "-p", f"{_PACKAGE}.outcomes",
         "--outcomes", f"{folder}/{outcomes}", "-W", "default", "--continue-on-collection-errors", *how, *files,
     )  # fmt: skip
+
+
+def sanitizer() -> str:
+    """The program compute-sanitizer: of the PATH, else of the CUDA toolkit, whose folder is not always on it."""
+    name = "compute-sanitizer"
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    guesses = [shutil.which(f"{home}/{place}/{name}") for home in homes if home for place in ("bin", name)]
+    return shutil.which(name) or next((guess for guess in guesses if guess), name)
 
 
 def chosen(typed: argparse.Namespace, known: Mapping[int, Stage]) -> list[Stage]:

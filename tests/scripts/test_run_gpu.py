@@ -133,12 +133,34 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+def test_stages_follow_each_other_whatever_happens_and_the_exit_code_says_it(
+    run_gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {"python": "3", "torch": "2", "cuda": "13", "gpus": ["a card"]}
+    small = {
+        1: Stage(1, "one", 30, (python("1", "print(1)"),)),
+        2: Stage(2, "two", 1, (python("2", "import time; time.sleep(60)"),)),
+        3: Stage(3, "three", 30, (python("3", "print(3)"),)),
+    }
+    monkeypatch.setattr(run_gpu, "with_wheels", lambda wheels: ({}, facts))
+    monkeypatch.setattr(run_gpu, "stages", lambda typed, environment, dry: small)
+    assert run_gpu.main(["--output", str(tmp_path)]) == 1
+    written = json.loads((tmp_path / "1_2_3_summary.json").read_text())
+    assert written["facts"] == facts
+    assert [one["outcome"] for one in written["stages"]] == ["done", "out of time", "done"]
+    told = capsys.readouterr().out
+    assert "stage 2, two: out of time" in told
+    assert "no page: " in told, "stage 3 has written no figures"
+    assert run_gpu.main(["--output", str(tmp_path), "--stage", "1"]) == 0
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The program in a process of its own, from another folder than the repository's."""
     command = [sys.executable, str(ROOT / "scripts/run_gpu.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd="/")
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_named_and_installed_from_its_wheel(
     run_gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +272,17 @@ def test_a_dry_run_goes_through_everything_on_the_cpu(tmp_path: Path) -> None:
     assert page.returncode == 2
     assert "these figures are of a dry run" in page.stderr
     assert not (tmp_path / "page.md").exists()
+
+
+def test_compute_sanitizer_is_found_off_the_path(
+    run_gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    program = tmp_path / "bin/compute-sanitizer"
+    program.parent.mkdir()
+    program.touch(0o755)
+    assert run_gpu.sanitizer() == str(program)
 
 
 def test_make_gpu_calls_the_script() -> None:

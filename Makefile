@@ -16,8 +16,8 @@ test: ## tests alone
 test-gpu: ## tests that need a CUDA device
 	$(PYTHON_BIN) -m pytest -m gpu
 
-gpu: ## everything that needs a CUDA device: tests, compute-sanitizer, benchmark, profiles
-	bash scripts/run_gpu.sh
+gpu: ## everything that needs a CUDA device: tests, figures, compute-sanitizer, profiles
+	bash scripts/run_gpu.sh $(ARGS)
 
 docs: ## docs/options.md and the JSON schema, from the option dataclasses
 	$(PYTHON_BIN) scripts/make_docs.py

@@ -41,8 +41,9 @@ class Limits:
     def bandwidth(self, device: str) -> float:
         """Bytes read and written in a second by copying a large buffer."""
         if device not in self._bandwidths:
-            count = (1 << 26) if self.quick else (1 << 28)  # 64 or 256 MiB: beyond any cache
-            source = torch.ones(count // 4, device=device)
+            # 64 or 256 MiB: beyond any cache of a CPU. 1 GiB: a GPU moves less in too short a time.
+            count = 1 << (30 if device == "cuda" else 26 if self.quick else 28)
+            source = torch.rand(count // 4, device=device)
             target = torch.empty_like(source)
             self._bandwidths[device] = 2 * count / _fastest(functools.partial(target.copy_, source), device)
         return self._bandwidths[device]
@@ -51,7 +52,8 @@ class Limits:
         """FLOPs in a second of a large square matrix product."""
         if (device, dtype) not in self._rates:
             side = 8192 if device == "cuda" else 1024 if self.quick else 2048
-            x = torch.ones(side, side, dtype=dtype, device=device)
+            # Random: on constant data a GPU draws less power, and clocks higher than any real work lets it.
+            x = torch.rand(side, side, device=device).to(dtype)
             y = torch.empty_like(x)
             self._rates[device, dtype] = 2 * side**3 / _fastest(functools.partial(torch.mm, x, x, out=y), device)
         return self._rates[device, dtype]

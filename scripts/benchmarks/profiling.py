@@ -158,41 +158,62 @@ def cpu_section(found: Sequence[Shares], size: tuple[int, int]) -> str:
 
 def cuda_section() -> str:
     """The kernels that take most of the time of the work that GPUs are bought for."""
-    parts = ["## Where the time goes on the GPU\n\n`python scripts/benchmark.py profile --device cuda`.\n"]
-    for title, prepare in _gpu_works():
-        with torch.device("cuda"):
-            work = prepare()
-        work()
-        seconds = min(timed(work) for _ in range(3))
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-            timed(work)
-        parts.append(f"### {title}\n\n{1000 * seconds:.3g} ms\n\n{_kernel_table(profiler.key_averages())}\n")
-        del work
+    return "\n".join((CUDA_HEAD, *(kernel_profile(title, prepare, "cuda") for title, prepare in gpu_works())))
+
+
+CUDA_HEAD = "## Where the time goes on the GPU\n\ntorch.profiler: the kernels that take most of the time of a call.\n"
+
+
+def kernel_profile(title: str, prepare: Callable[[], Work], device: str) -> str:
+    """The kernels of one call, those that take most time first; on the CPU, operators by their own time.
+
+    Args:
+        title: what is called.
+        prepare: makes it, on the device.
+        device: "cpu" or "cuda".
+    """
+    on_gpu = device == "cuda"
+    with torch.device(device):
+        work = prepare()
+    work()
+    seconds = min(timed(work) for _ in range(3))
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as profiler:
+        timed(work)
+    table = _kernel_table(profiler.key_averages(), on_gpu=on_gpu)
+    del work
+    if on_gpu:
         torch.cuda.empty_cache()
-    return "\n".join(parts)
+    return f"### {title}\n\n{1000 * seconds:.3g} ms\n\n{table}\n"
 
 
-def _kernel_table(events: Iterable[Any]) -> str:
-    kernels = [event for event in events if event.device_type == DeviceType.CUDA]
-    total = sum(event.self_device_time_total for event in kernels) or 1.0
-    longest = sorted(kernels, key=lambda event: -event.self_device_time_total)[:_TOP]
+def _kernel_table(events: Iterable[Any], *, on_gpu: bool) -> str:
+    kind, own = (DeviceType.CUDA, "self_device_time_total") if on_gpu else (DeviceType.CPU, "self_cpu_time_total")
+    kernels = [(event, float(getattr(event, own))) for event in events if event.device_type == kind]
+    total = sum(time for _, time in kernels) or 1.0
+    longest = sorted(kernels, key=lambda pair: -pair[1])[:_TOP]
     lines = ["| kernel | calls | ms | share |", "| --- | ---: | ---: | ---: |"]
     lines += [
-        f"| {event.key.replace('|', '/')[:100]} | {event.count} | {event.self_device_time_total / 1000:.3g} "
-        f"| {event.self_device_time_total / total:.0%} |"
-        for event in longest
+        f"| {event.key.replace('|', '/')[:100]} | {event.count} | {time / 1000:.3g} | {time / total:.0%} |"
+        for event, time in longest
     ]
     return "\n".join(lines)
 
 
-def _gpu_works() -> Iterator[tuple[str, Callable[[], Work]]]:
-    """PFT's and HAT's training steps at 4 patches of 64 x 64, and ESC on an image; plain and as ``amp: bf16``."""
-    for name in ("pft", "hat"):
+def gpu_works() -> Iterator[tuple[str, Callable[[], Work]]]:
+    """Training steps of PFT, HAT and ESC at 4 patches of 64 x 64, and ESC on an image; plain and as ``amp: bf16``."""
+    for name in ("pft", "hat", "esc"):
         for amp in (False, True):
             label = "bf16" if amp else "float32"
             yield f"{name} x4, training step, 4 x 3 x 64 x 64, {label}", functools.partial(_training, name, amp)
     for dtype in (torch.float32, torch.bfloat16):
         yield f"esc x4, evaluation, 1 x 3 x 360 x 640, {dtype}", functools.partial(_esc, dtype)
+
+
+def tiny_work() -> tuple[str, Callable[[], Work]]:
+    """A work for a CPU, to find mistakes before a GPU does."""
+    name, configuration = next(families())
+    return f"{name} x4, training step, 1 x 3 x 32 x 32", lambda: _step(configuration, (32, 32), plain=False)
 
 
 def _training(name: str, amp: bool) -> Work:

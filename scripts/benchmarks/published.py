@@ -126,26 +126,39 @@ def _small(name: str) -> Comparison:
 
 
 def _forward(label: str, name: str, scale: float, image: tuple[int, int], mode: str, backend: str) -> Side:
-    dtype, compiled = MODES[mode]
-
-    def prepare(height: int, width: int, compiles: bool) -> Work:
-        network = build_network(configuration(name, scale)).to(dtype).eval()
-        x = torch.rand(1, 3, height, width, dtype=dtype)
-        if compiles:
-            network = _Compiled(network)
-
-        def work() -> Tensor:
-            with torch.inference_mode():
-                return upscale(network, x)
-
-        return with_backend(work, backend)
-
-    small = functools.partial(prepare, _PILOT, _PILOT, False)
+    plain = "bf16" if MODES[mode][0] == torch.bfloat16 else "float32"
+    small = functools.partial(evaluation, name, scale, (_PILOT, _PILOT), plain, backend)
     pixels = image[0] * image[1] / _PILOT**2
-    return Side(label, functools.partial(prepare, *image, compiled), Pilot(small, pixels), _needs(mode))
+    return Side(
+        label, functools.partial(evaluation, name, scale, image, mode, backend), Pilot(small, pixels), needs_of(mode)
+    )
 
 
-def _needs(mode: str) -> tuple[Need, ...]:
+def evaluation(name: str, scale: float, image: tuple[int, int], mode: str, backend: str = "auto") -> Work:
+    """The evaluation of one image.
+
+    Args:
+        name: of a variant.
+        scale: upsampling factor.
+        image: height and width of the input.
+        mode: of MODES.
+        backend: what "auto" means for the operators.
+    """
+    dtype, compiles = MODES[mode]
+    network = build_network(configuration(name, scale)).to(dtype).eval()
+    x = torch.rand(1, 3, *image, dtype=dtype)
+    if compiles:
+        network = _Compiled(network)
+
+    def work() -> Tensor:
+        with torch.inference_mode():
+            return upscale(network, x)
+
+    return with_backend(work, backend)
+
+
+def needs_of(mode: str) -> tuple[Need, ...]:
+    """What a device must be able to do for a mode."""
     dtype, compiled = MODES[mode]
     half: tuple[Need, ...] = ("bfloat16",) if dtype == torch.bfloat16 else ()
     return (*half, "torch.compile") if compiled else half
@@ -201,16 +214,27 @@ def _published_step(name: str, scale: int, mode: str) -> Comparison:
 
 
 def _step(label: str, name: str, scale: int, sizes: tuple[int, int], mode: str, backend: str) -> Side:
-    dtype, compiled = MODES[mode]
     batch, side = sizes
+    plain = "bf16" if MODES[mode][0] == torch.bfloat16 else "float32"
+    pilot = Pilot(functools.partial(training, name, scale, (1, side), plain, backend), batch)
+    return Side(label, functools.partial(training, name, scale, sizes, mode, backend), pilot, needs_of(mode))
 
-    def prepare(images: int, compiles: bool) -> Work:
-        network = build_network(trained_configuration(name, scale))
-        called = _Called(torch.compile(network) if compiles else network, network, amp=dtype != torch.float32)
-        return with_backend(step(called, torch.rand(images, 3, side, side), scale), backend)
 
-    pilot = Pilot(functools.partial(prepare, 1, False), batch)
-    return Side(label, functools.partial(prepare, batch, compiled), pilot, _needs(mode))
+def training(name: str, scale: int, sizes: tuple[int, int], mode: str, backend: str = "auto") -> Work:
+    """A training step.
+
+    Args:
+        name: of a variant.
+        scale: upsampling factor.
+        sizes: images in the batch, and the side of their low-resolution patches.
+        mode: of MODES; "bf16" as ``train.amp`` computes.
+        backend: what "auto" means for the operators.
+    """
+    dtype, compiles = MODES[mode]
+    batch, side = sizes
+    network = build_network(trained_configuration(name, scale))
+    called = _Called(torch.compile(network) if compiles else network, network, amp=dtype != torch.float32)
+    return with_backend(step(called, torch.rand(batch, 3, side, side), scale), backend)
 
 
 @functools.cache

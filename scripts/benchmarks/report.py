@@ -24,13 +24,20 @@ the caches can exceed the first. "Memory" is what a call adds at its peak. Where
 GPU = """\
 ## What has to be run on a GPU
 
-One command runs all of it, `make gpu` (`scripts/run_gpu.sh`), and leaves with exit code 2 where there is no device:
+One command runs all of it, `make gpu` (`scripts/run_gpu.sh`), with the Python that is there and without a network, and
+leaves with exit code 2 where there is no device. Its stages have a time limit each; one that runs out of time is
+stopped, what it has written stays in `--output` (`results/gpu`), and the next one runs:
 
-1. the tests of the kernels and of everything that moves to a device: `pytest -m gpu`;
-2. `compute-sanitizer` with `memcheck` and with `racecheck` over the tests of the operators, where it is installed;
-3. every row of the benchmark: `scripts/benchmark.py all --all --device cuda`, with the share of the GPU's own bandwidth
-   and arithmetic, into `docs/performance_GPU.md` and a JSON file beside it;
-4. profiles of the training steps of PFT and HAT and of the evaluation of ESC: `scripts/benchmark.py profile`.
+1. every library of kernels is compiled and loaded (90 s);
+2. the tests of the kernels and of everything that moves to a device, `pytest -m gpu`, in several processes (150 s);
+3. the figures of `docs/performance_gpu.md`, in order of worth (150 s; `--resume` goes on with those that are missing);
+4. `compute-sanitizer` with `memcheck` and with `racecheck` over one small case per kernel (90 s);
+5. the kernels that take the time of PFT, HAT and ESC (60 s).
+
+`--stage 3 4` runs some of them, `--seconds S` gives all of them together another limit, `--wheels FOLDER` installs
+packages that are missing from wheels in a folder, and `--dry` tries all of it on a CPU with small stand-ins. Stage 3
+leaves the page beside its results; `python scripts/run_gpu.py --output DIR --page docs/performance_gpu.md` writes it
+from the results of an earlier run, on any machine. Rows of `scripts/benchmark.py` run on a GPU with `--device cuda`.
 """
 
 

@@ -1,0 +1,1 @@
+"""What scripts/run_gpu.py runs on a GPU: compiling, tests, figures, compute-sanitizer, profiles."""

@@ -106,11 +106,12 @@ def test_paths_on_the_pages_exist() -> None:
     assert len(found) > 60
     rows = {key.split("/")[0] for key in comparisons()}
     shown = {name for _, name in on_pages(r"^# ([\w-]+\.py)$")}  # programs that a page prints under their name
+    files = {path.name for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     wrong = []
     for page, name in found:
         placeholder = re.search(r"[A-Z]", name)
         row = page == "performance.md" and name.split("/")[0] in rows and not Path(name).suffix
-        exists = any(ROOT.glob(name.rstrip("/"))) or name in PROGRAMS
+        exists = any(ROOT.glob(name.rstrip("/"))) or name in PROGRAMS or name in files
         if not (placeholder or row or exists or name in shown):
             wrong.append((page, name))
     assert not wrong

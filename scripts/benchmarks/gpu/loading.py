@@ -11,7 +11,7 @@ import torch
 
 from archs import build_network
 from config.schema import ValOptions
-from data import PairedImageDataset, downscale, write_image
+from data import PairedImageOptions, downscale, write_image
 from data.dataset_options import IoBackend
 from data.loader import train_batches
 from data.prepare.pack_writer import write_pack
@@ -51,13 +51,13 @@ def batches(side: int, workers: int) -> Work:
         workers: processes that cut them.
     """
     device = torch.get_default_device()
-    options = PairedImageDataset.Options(
+    options = PairedImageOptions(
         name="pack", dataroot_gt=folder(side) / "hr.pack", dataroot_lq=folder(side) / "lr.pack", gt_size=PATCH,
         io_backend=IoBackend(type="pack"), batch_size_per_gpu=BATCH, num_worker_per_gpu=workers,
         dataset_enlarge_ratio=BATCH, prefetch_mode="cuda" if device.type == "cuda" else None,
     )  # fmt: skip
     with torch.device("cpu"):  # the loader draws its seeds there
-        dataset = PairedImageDataset(options, SCALE, phase="train")
+        dataset = options.training_set(SCALE)
         taken = train_batches(dataset, options, stop=1 << 30, device=device)
     return lambda: next(taken)
 
@@ -76,10 +76,10 @@ def validation(side: int, *, scored: bool) -> Work:
 
         return alone
     with torch.device("cpu"):
-        images = PairedImageDataset.Options(
+        images = PairedImageOptions(
             name="images", dataroot_gt=folder(side) / "hr", dataroot_lq=folder(side) / "lr"
         )  # fmt: skip
-        dataset = PairedImageDataset(images, SCALE, phase="val")
+        dataset = images.evaluation_set(SCALE)
     metrics = {
         name: METRICS[f"calculate_{name}"](crop_border=SCALE, test_y_channel=True)  # type: ignore[call-arg]
         for name in ("psnr", "ssim")

@@ -29,6 +29,7 @@ OTHER_FLAGS = {
     "--help", "--logdir", "--max-restarts", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint",
     "--signal", "--standalone",
 }  # fmt: skip
+TO_BE_WRITTEN = {"docs/performance_gpu.md"}  # by the first run on a GPU
 # Written with a colon as keys of option files are, and something else.
 OTHER_KEYS = {"basicsr"}
 
@@ -111,7 +112,7 @@ def test_paths_on_the_pages_exist() -> None:
     for page, name in found:
         placeholder = re.search(r"[A-Z]", name)
         row = page == "performance.md" and name.split("/")[0] in rows and not Path(name).suffix
-        exists = any(ROOT.glob(name.rstrip("/"))) or name in PROGRAMS or name in files
+        exists = any(ROOT.glob(name.rstrip("/"))) or name in PROGRAMS or name in files or name in TO_BE_WRITTEN
         if not (placeholder or row or exists or name in shown):
             wrong.append((page, name))
     assert not wrong

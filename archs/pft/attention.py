@@ -8,7 +8,7 @@ image, h heads of width D = C / h.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -61,24 +61,50 @@ class WindowParameters(nn.Module):
         self.proj = Linear(channels, channels)
 
 
-class FocusedAttentionBase(nn.Module):
-    """A base class of modules that hold the parameters of focused attention among others.
+class AttentionSettings(NamedTuple):
+    """What focused attention is made of; :class:`ProgressiveFocusedAttention` says what each value means."""
 
-    The layers of the network have them in between, and the order is part of the checkpoint format.
+    channels: int
+    num_heads: int
+    window_size: int
+    topk: int
+    shift: int
+    kernel_size: int
+    qkv_bias: bool
+    table_per_head: bool | None
+
+
+def attention_layers(settings: AttentionSettings) -> dict[str, nn.Module]:
+    """The layers of focused attention, by their published names and in their order in the checkpoint format."""
+    channels, table_per_head = settings.channels, settings.table_per_head
+    if table_per_head is None:
+        table_per_head = channels > SHARED_TABLE_WIDTH
+    return {
+        "wqkv": Linear(channels, 3 * channels, bias=settings.qkv_bias),
+        "v_LePE": DepthwiseConvolution(channels, settings.kernel_size),
+        "attn_win": WindowParameters(channels, settings.num_heads, settings.window_size, table_per_head),
+    }
+
+
+class FocusedAttentionBase(nn.Module):
+    """A base class of modules that hold the layers of focused attention among others.
+
+    A class of its own registers :func:`attention_layers` where the checkpoint format has them.
+
+    Args:
+        settings: of the attention.
+
+    Raises:
+        InputError: the settings contradict each other.
     """
 
-    def add_attention(
-        self,
-        channels: int,
-        num_heads: int,
-        window_size: int,
-        topk: int,
-        shift: int,
-        kernel_size: int,
-        qkv_bias: bool,
-        table_per_head: bool | None,
-    ) -> None:
-        """Register the layers of :class:`ProgressiveFocusedAttention`, whose arguments these are."""
+    wqkv: Linear
+    v_LePE: DepthwiseConvolution
+    attn_win: WindowParameters
+
+    def __init__(self, settings: AttentionSettings) -> None:
+        super().__init__()
+        channels, num_heads, window_size, topk, shift, kernel_size = settings[:6]
         name = type(self).__name__
         if num_heads < 1 or channels < 1 or channels % num_heads:
             raise InputError(f"{name}: {channels} channels cannot be shared evenly by {num_heads} heads")
@@ -88,15 +114,10 @@ class FocusedAttentionBase(nn.Module):
             raise InputError(
                 f"{name}: topk must be at least 1 and kernel_size an odd number, got {topk} and {kernel_size}"
             )
-        if table_per_head is None:
-            table_per_head = channels > SHARED_TABLE_WIDTH
         self.num_heads = num_heads
         self.window = (window_size, window_size)
         self.topk = topk
         self.shift = shift
-        self.wqkv = Linear(channels, 3 * channels, bias=qkv_bias)
-        self.v_LePE = DepthwiseConvolution(channels, kernel_size)
-        self.attn_win = WindowParameters(channels, num_heads, window_size, table_per_head)
 
     def initialise_attention(self) -> None:
         """Published initial values; convolutions have the framework's."""
@@ -222,8 +243,12 @@ class ProgressiveFocusedAttention(FocusedAttentionBase):
         qkv_bias: bool = True,
         table_per_head: bool | None = None,
     ) -> None:
-        super().__init__()
-        self.add_attention(channels, num_heads, window_size, topk, shift, kernel_size, qkv_bias, table_per_head)
+        settings = AttentionSettings(
+            channels, num_heads, window_size, topk, shift, kernel_size, qkv_bias, table_per_head
+        )  # fmt: skip
+        super().__init__(settings)
+        for name, layer in attention_layers(settings).items():
+            self.add_module(name, layer)
         self.initialise_attention()
 
     def forward(self, x: Tensor, state: FocusState | None = None) -> tuple[Tensor, FocusState]:

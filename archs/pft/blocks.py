@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from archs.layers.linear import Linear, initialise_linear
 from archs.layers.recompute import recomputed
 from archs.layers.residual import residual_convolution
-from archs.pft.attention import DepthwiseConvolution, FocusedAttentionBase
+from archs.pft.attention import AttentionSettings, DepthwiseConvolution, FocusedAttentionBase, attention_layers
 from archs.pft.bands import FocusBands, add_local, in_bands
 from ops import FocusState, gelu_depthwise
 
@@ -78,10 +78,12 @@ class AttentionTransformerLayer(FocusedAttentionBase):
         mlp_ratio: float,
         qkv_bias: bool,
     ) -> None:
-        super().__init__()
+        settings = AttentionSettings(channels, num_heads, window_size, topk, shift, kernel_size, qkv_bias, None)
+        super().__init__(settings)
         self.norm1 = nn.LayerNorm(channels)
         self.norm2 = nn.LayerNorm(channels)
-        self.add_attention(channels, num_heads, window_size, topk, shift, kernel_size, qkv_bias, None)
+        for name, layer in attention_layers(settings).items():
+            self.add_module(name, layer)
         self.convffn = ConvFFN(channels, int(channels * mlp_ratio), kernel_size)
         self.initialise_attention()
         for layer in (self.convffn.fc1, self.convffn.fc2):

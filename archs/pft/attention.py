@@ -99,7 +99,7 @@ class FocusedAttentionBase(nn.Module):
     """
 
     wqkv: Linear
-    v_LePE: DepthwiseConvolution
+    v_LePE: DepthwiseConvolution  # noqa: N815 - published
     attn_win: WindowParameters
 
     def __init__(self, settings: AttentionSettings) -> None:

@@ -45,7 +45,7 @@ _ABANDONED = 86400.0  # a working folder that old belongs to a process that was 
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BuildTarget:
     """How one library is made.
 
     Attributes:
@@ -84,7 +84,7 @@ def cpu_extension(part: str | None = None) -> str | None:
     Args:
         part: NAME of ops/csrc/NAME_cpu.cpp; all by default.
     """
-    return _outcome("CPU", cpu_recipes, part)
+    return _outcome("CPU", cpu_targets, part)
 
 
 def cuda_extension(part: str | None = None) -> str | None:
@@ -93,7 +93,7 @@ def cuda_extension(part: str | None = None) -> str | None:
     Args:
         part: NAME of ops/csrc/NAME_cuda.cu; all by default.
     """
-    return _outcome("CUDA", cuda_recipes, part)
+    return _outcome("CUDA", cuda_targets, part)
 
 
 # The answer is part of a traced graph; how it is found is not. This is what torch.compiler.assume_constant_result does,
@@ -114,7 +114,7 @@ def ask_again() -> None:
             answers.clear()
 
 
-def _outcome(kind: str, recipes: Callable[[str | None], Sequence[Recipe]], part: str | None) -> str | None:
+def _outcome(kind: str, targets: Callable[[str | None], Sequence[BuildTarget]], part: str | None) -> str | None:
     """What loading gave in this process; a reason is warned of once, and tried once more if the user insists."""
     name = f"{kind} {part}" if part else kind
     insists = environment_choice() == NATIVE
@@ -122,7 +122,7 @@ def _outcome(kind: str, recipes: Callable[[str | None], Sequence[Recipe]], part:
         if name in _outcomes and (_outcomes[name] is None or not insists or name in _retried):
             return _outcomes[name]
         try:
-            for path in libraries(recipes(part), retry=insists):
+            for path in libraries(targets(part), retry=insists):
                 torch.ops.load_library(str(path))
             _outcomes[name] = None
         except (Unusable, InputError, StorageError, OSError) as error:
@@ -150,17 +150,17 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "focalsr" / "ops"
 
 
-def libraries(recipes: Sequence[Recipe], *, retry: bool = False) -> list[Path]:
+def libraries(targets: Sequence[BuildTarget], *, retry: bool = False) -> list[Path]:
     """:func:`library` of each, compiled side by side."""
-    with ThreadPoolExecutor(max(1, min(len(recipes), available_cores()))) as pool:
-        return list(pool.map(functools.partial(library, retry=retry), recipes))
+    with ThreadPoolExecutor(max(1, min(len(targets), available_cores()))) as pool:
+        return list(pool.map(functools.partial(library, retry=retry), targets))
 
 
-def library(recipe: Recipe, *, retry: bool = False) -> Path:
-    """The compiled library of a recipe, built if it is not in the cache.
+def library(target: BuildTarget, *, retry: bool = False) -> Path:
+    """The compiled library of a target, built if it is not in the cache.
 
     Args:
-        recipe: what to build.
+        target: what to build.
         retry: build again where an earlier build failed.
 
     Raises:
@@ -168,7 +168,7 @@ def library(recipe: Recipe, *, retry: bool = False) -> Path:
         InputError, StorageError: the cache cannot be written.
     """
     cache = cache_folder()
-    folder = cache / f"{recipe.name.lower().replace(' ', '-')}-{recipe.key()}"
+    folder = cache / f"{target.name.lower().replace(' ', '-')}-{target.key()}"
     if not (folder / _LIBRARY).exists():
         make_folder(cache)
         if not retry:
@@ -179,7 +179,7 @@ def library(recipe: Recipe, *, retry: bool = False) -> Path:
                     (folder / _FAILURE).unlink(missing_ok=True)
                 else:
                     _recall_failure(folder)
-                _build(recipe, folder)
+                _build(target, folder)
     return folder / _LIBRARY
 
 
@@ -192,21 +192,21 @@ def _recall_failure(folder: Path) -> None:
         )
 
 
-def _build(recipe: Recipe, folder: Path) -> None:
+def _build(target: BuildTarget, folder: Path) -> None:
     """Compile in a folder of its own, then give it its name; a failure leaves its messages there instead."""
     _sweep(folder.parent)
-    get_logger().info("compiling the %s kernels, once, about %d s, into %s", recipe.name, recipe.seconds, folder)
+    get_logger().info("compiling the %s kernels, once, about %d s, into %s", target.name, target.seconds, folder)
     started = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
     try:
-        objects = [work / f"{number}.o" for number in range(len(recipe.steps))]
-        commands = [[*step, "-o", str(target)] for step, target in zip(recipe.steps, objects, strict=True)]
+        objects = [work / f"{number}.o" for number in range(len(target.steps))]
+        commands = [[*step, "-o", str(path)] for step, path in zip(target.steps, objects, strict=True)]
         with ThreadPoolExecutor(max(1, min(len(commands), available_cores()))) as pool:
             list(pool.map(_command, commands))
-        compiler, *options = recipe.link
+        compiler, *options = target.link
         _command([compiler, "-o", str(work / _LIBRARY), *map(str, objects), *options])
-        for target in objects:
-            target.unlink()
+        for path in objects:
+            path.unlink()
         if not (folder / _LIBRARY).exists():  # else a process that got no lock was faster
             shutil.rmtree(folder, ignore_errors=True)  # what a failure left
             work.rename(folder)
@@ -220,7 +220,7 @@ def _build(recipe: Recipe, folder: Path) -> None:
         ) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    get_logger().info("compiled the %s kernels in %.0f s", recipe.name, time.monotonic() - started)
+    get_logger().info("compiled the %s kernels in %.0f s", target.name, time.monotonic() - started)
 
 
 def _command(command: list[str]) -> None:
@@ -253,19 +253,19 @@ def _command(command: list[str]) -> None:
 @contextlib.contextmanager
 def _exclusive(path: Path) -> Iterator[None]:
     """Hold the lock of a file. It only saves work: where it cannot be had, both processes build and one build stays."""
-    import fcntl  # not on Windows, where no recipe comes this far
+    import fcntl  # not on Windows, where no target comes this far
 
     with path.open("wb") as file:  # not inherited by compilers: they may outlive this process
         waits_until = time.monotonic() + _TIME_LIMIT
-        told = False
+        logged = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not told:
+                if not logged:
                     get_logger().info("another process compiles; waiting for it (%s)", path)
-                    told = True
+                    logged = True
                 if time.monotonic() > waits_until:
                     break
                 time.sleep(0.2)
@@ -282,7 +282,7 @@ def _sweep(cache: Path) -> None:
                 shutil.rmtree(folder)
 
 
-def cpu_recipes(part: str | None = None) -> list[Recipe]:
+def cpu_targets(part: str | None = None) -> list[BuildTarget]:
     """How the CPU kernels are compiled here: one library for each NAME_cpu.cpp, or that of one part.
 
     Raises:
@@ -298,12 +298,12 @@ def cpu_recipes(part: str | None = None) -> list[Recipe]:
     link = (compiler, "-shared", f"-L{torch_lib}", "-ltorch_cpu", "-lc10", *runtime)
     facts = (*_facts(compiler), processor(), *contents("*.h"))
     return [
-        Recipe(f"CPU {name}", 20, ((compiler, "-c", source, *flags),), link, (*facts, *contents(source)))
+        BuildTarget(f"CPU {name}", 20, ((compiler, "-c", source, *flags),), link, (*facts, *contents(source)))
         for name, source in _parts("_cpu.cpp", part)
     ]
 
 
-def cuda_recipes(part: str | None = None) -> list[Recipe]:
+def cuda_targets(part: str | None = None) -> list[BuildTarget]:
     """How the CUDA kernels are compiled for the GPUs of this machine: one library for each NAME_cuda.cu, or of a part.
 
     Raises:
@@ -314,14 +314,14 @@ def cuda_recipes(part: str | None = None) -> list[Recipe]:
     compiler = find_compiler()
     nvcc, headers, runtime = find_toolkit()
     architectures = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
-    targets = [f"-gencode=arch=compute_{a}{b},code=sm_{a}{b}" for a, b in architectures]
-    device = (str(nvcc), "-c", "-ccbin", compiler, *NVCC_FLAGS, *targets)
+    chosen = [f"-gencode=arch=compute_{a}{b},code=sm_{a}{b}" for a, b in architectures]
+    device = (str(nvcc), "-c", "-ccbin", compiler, *NVCC_FLAGS, *chosen)
     host = (compiler, "-c", *torch_flags(), "-O2", f"-I{headers}")
     torch_lib = Path(torch.__file__).resolve().parent / "lib"
     linked = ("-ltorch_cuda", "-ltorch_cpu", "-lc10_cuda", "-lc10", str(runtime))
     facts = (*_facts(compiler), torch.version.cuda, file_facts(nvcc), *contents("*.h"))
     return [
-        Recipe(
+        BuildTarget(
             f"CUDA {name}",
             60,
             ((*device, source), (*host, f"{name}_bindings.cpp")),
@@ -416,8 +416,8 @@ def _pip_toolkits() -> list[Path]:
 
 
 def _nvcc_version(nvcc: Path) -> str:
-    told = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=False).stdout
-    return told.partition("release ")[2].partition(",")[0]
+    version = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=False).stdout
+    return version.partition("release ")[2].partition(",")[0]
 
 
 def _below(home: Path, name: str) -> Path | None:

@@ -48,12 +48,13 @@ def test_full_memory_is_explained_and_the_state_kept(
     with monkeypatch.context() as patched:
         at_step(7, full, patched)
         assert run_here("train.py", "-opt", "train.yml") == 1
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert (
-        "the memory of cpu is full in iteration 7: batch 2, patches of 12 x 12 low-resolution pixels, float32" in told
+        "the memory of cpu is full in iteration 7: batch 2, patches of 12 x 12 low-resolution pixels, float32"
+        in printed
     )
-    assert "train.accumulate: 2 (now 1); train.amp: bf16" in told
-    assert "Traceback" not in told
+    assert "train.accumulate: 2 (now 1); train.amp: bf16" in printed
+    assert "Traceback" not in printed
     assert (tmp_path / "experiments/tiny/training_states/6.state").exists()
     assert run_here("train.py", "-opt", "train.yml", "--auto_resume") == 0
     assert_same_run(undisturbed, tmp_path / "experiments/tiny")

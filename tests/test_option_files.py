@@ -74,9 +74,9 @@ def stand_in(path: Path, pictures: Path) -> list[str]:
 def test_training_files_pass_the_check(path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edits = [*stand_in(path, pictures), "path:pretrain_network_g=~"]
     code = run_here("train.py", "-opt", str(path), "--check", "--force_yml", *edits)
-    told = capsys.readouterr().err
-    assert code == 0, told
-    assert "the check is passed" in told
+    printed = capsys.readouterr().err
+    assert code == 0, printed
+    assert "the check is passed" in printed
 
 
 @pytest.mark.parametrize("path", TEST, ids=name_of)
@@ -90,9 +90,9 @@ def test_test_files_pass_the_check(path: Path, pictures: Path, capsys: pytest.Ca
         torch.save(network.state_dict(), "weights.pth")
     edits.append("path:pretrain_network_g=weights.pth")
     code = run_here("test.py", "-opt", str(path), "--check", "--force_yml", *edits)
-    told = capsys.readouterr().err
-    assert code == 0, told
-    assert "the check is passed" in told
+    printed = capsys.readouterr().err
+    assert code == 0, printed
+    assert "the check is passed" in printed
 
 
 @pytest.mark.parametrize("name", ["plainusr", "hat", "rgt", "esc", "pft"])

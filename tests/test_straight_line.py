@@ -80,9 +80,9 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
     assert "Validation HeldOut" in text
     assert (root / "train.yml").read_text().startswith("# GENERATE TIME: ")
     assert (root / "train.yml").read_text().endswith(TRAIN_FILE)
-    passport = torch.load(root / "models/net_g_4.pth", weights_only=True)["focalsr"]
-    assert passport["options"]["network_g"]["n_feat"] == 8
-    assert passport["versions"]["torch"] == torch.__version__
+    metadata = torch.load(root / "models/net_g_4.pth", weights_only=True)["focalsr"]
+    assert metadata["options"]["network_g"]["n_feat"] == 8
+    assert metadata["versions"]["torch"] == torch.__version__
 
 
 def test_a_killed_run_resumes_bit_for_bit(trained: Path, tmp_path: Path) -> None:
@@ -183,9 +183,9 @@ def test_check_builds_everything_and_writes_nothing(
     monkeypatch.chdir(workplace(tmp_path))
     before = sorted(tmp_path.rglob("*"))
     assert run_here("train.py", "-opt", "train.yml", "--check") == 0
-    told = capsys.readouterr().err
-    assert "one batch: lq [2, 3, 12, 12], gt [2, 3, 24, 24]" in told
-    assert "the check is passed" in told
+    printed = capsys.readouterr().err
+    assert "one batch: lq [2, 3, 12, 12], gt [2, 3, 24, 24]" in printed
+    assert "the check is passed" in printed
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -207,7 +207,7 @@ def spoil_network(folder: Path) -> str:
 
 
 def spoil_key(folder: Path) -> str:
-    """A misspelt key and a value of the wrong type, both told."""
+    """A misspelt key and a value of the wrong type, both reported."""
     text = TRAIN_FILE.replace("total_iter: 12", "total_itr: 12").replace("gt_size: 24", "gt_size: many")
     (folder / "train.yml").write_text(text)
     return r'(?s)gt_size.*many.*total_itr.*did you mean "total_iter"'
@@ -266,9 +266,9 @@ def test_bad_input_is_one_message_and_exit_code_2(
     expected = spoil(workplace(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert run_here("train.py", "-opt", "train.yml") == 2
-    told = capsys.readouterr().err
-    assert re.search(expected, told), told
-    assert "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert re.search(expected, printed), printed
+    assert "Traceback" not in printed
 
 
 def test_a_pickle_that_runs_code_is_refused(
@@ -291,10 +291,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 ) -> None:
     monkeypatch.chdir(workplace(tmp_path))
     assert run_here("train.py", "-opt", "train.yml", "--force_yml", "train:optim_g:lr=1e30") == 1
-    told = capsys.readouterr().err
-    assert "the loss is not finite in iteration" in told
-    assert "photos_" in told
-    assert "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert "the loss is not finite in iteration" in printed
+    assert "photos_" in printed
+    assert "Traceback" not in printed
 
 
 def test_a_full_disk_stops_the_run_and_spares_the_last_checkpoint(
@@ -310,9 +310,9 @@ def test_a_full_disk_stops_the_run_and_spares_the_last_checkpoint(
 
     monkeypatch.setattr("os.fsync", full)
     assert run_here("train.py", "-opt", "train.yml", "--force_yml", "val=~") == 1
-    told = capsys.readouterr().err
-    assert "the disk is full" in told
-    assert "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert "the disk is full" in printed
+    assert "Traceback" not in printed
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert torch.load(written, weights_only=True)["iter"] == 4

@@ -45,8 +45,8 @@ def agents(folder: Path) -> list[tuple[int, str]]:
     ]
     with contextlib.ExitStack() as leaving:
         # Into files: an agent whose pipe is full would wait for its reader, and the other agent for it.
-        told = [leaving.enter_context((folder / f"agent_{i}.txt").open("w+")) for i in range(2)]
-        both = [subprocess.Popen(line, cwd=folder, env=environment(), stdout=text, stderr=text) for text in told]
+        outputs = [leaving.enter_context((folder / f"agent_{i}.txt").open("w+")) for i in range(2)]
+        both = [subprocess.Popen(line, cwd=folder, env=environment(), stdout=text, stderr=text) for text in outputs]
         for agent in both:
             leaving.callback(agent.wait, 30)
             leaving.callback(agent.terminate)  # which takes its worker along; nothing where it has ended

@@ -59,20 +59,20 @@ def compile_all() -> list[Resources]:
         raise InputError("kernels: there is no nvcc on the PATH; install CUDA's compiler")
     jobs = [(path.name, name) for path in sorted(SOURCES.glob("*_cuda.cu")) for name in ARCHITECTURES]
     with ThreadPoolExecutor(available_cores()) as pool:
-        told = pool.map(lambda job: _told(nvcc, *job), jobs)
-        return [found for job, text in zip(jobs, told, strict=True) for found in resources(*job, text)]
+        printed = pool.map(lambda job: _ptxas_messages(nvcc, *job), jobs)
+        return [found for job, text in zip(jobs, printed, strict=True) for found in resources(*job, text)]
 
 
-def resources(source: str, architecture: str, told: str) -> list[Resources]:
-    """What ptxas told, one entry for each kernel.
+def resources(source: str, architecture: str, printed: str) -> list[Resources]:
+    """What ptxas printed, one entry for each kernel.
 
     Args:
         source: name of the file.
         architecture: that it was compiled for.
-        told: the messages of ``nvcc -Xptxas -v``.
+        printed: the messages of ``nvcc -Xptxas -v``.
     """
     found: dict[str, list[Resources]] = {}
-    for symbol, lines in _by_function(told.splitlines()):
+    for symbol, lines in _by_function(printed.splitlines()):
         text = "\n".join(lines)
         used, spills, shared = _USED.search(text), _SPILLS.search(text), _SHARED.search(text)
         if used is None:
@@ -112,7 +112,7 @@ def section(found: Iterable[Resources]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _told(nvcc: str, source: str, architecture: str) -> str:
+def _ptxas_messages(nvcc: str, source: str, architecture: str) -> str:
     """The messages of compiling one source for one architecture."""
     with tempfile.TemporaryDirectory() as folder:
         target = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"

@@ -67,7 +67,7 @@ class Limits:
         name = max(by, key=lambda limit: by[limit])
         return by[name] / seconds, name
 
-    def told(self) -> dict[str, str]:
+    def described(self) -> dict[str, str]:
         """The limits that were measured, for the table's head."""
         copies = {f"copying, {device}": f"{rate / 1e9:.3g} GB/s" for device, rate in self._bandwidths.items()}
         products = {

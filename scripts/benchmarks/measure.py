@@ -231,7 +231,7 @@ def _ready(comparison: Comparison, side: str, effort: Effort, device: str, meter
         raise _LeftOutError(f"left out: {lacking}")
     if chosen.pilot is not None:
         small = prepared(comparison, side, device, pilot=True)
-        with _memory_told():
+        with _memory_errors_named():
             work = small()
             timed(work)
             seconds = timed(work) * chosen.pilot.times
@@ -243,14 +243,14 @@ def _ready(comparison: Comparison, side: str, effort: Effort, device: str, meter
         if mib is not None and free is not None and mib * chosen.pilot.times > free:
             needed = mib * chosen.pilot.times / 1024
             raise _LeftOutError(f"left out: about {needed:.0f} GiB, and {free / 1024:.0f} GiB are free")
-    with _memory_told():
+    with _memory_errors_named():
         return prepared(comparison, side, device)()
 
 
 def _peak(comparison: Comparison, side: str, device: str, meter: MemoryMeter) -> float | None:
-    """MiB of a side at its peak; None where that cannot be told."""
+    """MiB of a side at its peak; None where that is unknown."""
     try:
-        with _memory_told():
+        with _memory_errors_named():
             return meter.peak(comparison.key, side, prepared(comparison, side, device), device)
     except _LeftOutError:
         return None
@@ -263,7 +263,7 @@ def _in_turns(works: dict[str, Work], effort: Effort) -> tuple[dict[str, list[fl
     slowest = 0.0
     for side, work in list(works.items()):
         try:
-            with _memory_told():
+            with _memory_errors_named():
                 first = timed(work)  # compiles, fills caches
                 # The first of short calls pays for what the other side has put into the caches.
                 calls[side] = 1 if first > _SHORT else math.ceil(_SHORT / max(timed(work), _SHORT / _MOST_CALLS))
@@ -283,7 +283,7 @@ def _in_turns(works: dict[str, Work], effort: Effort) -> tuple[dict[str, list[fl
 
 
 @contextlib.contextmanager
-def _memory_told() -> Iterator[None]:
+def _memory_errors_named() -> Iterator[None]:
     """What does not fit into the memory is a reason to leave a side out, not to end the run."""
     try:
         yield

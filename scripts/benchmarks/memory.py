@@ -47,7 +47,7 @@ class MemoryMeter(contextlib.AbstractContextManager["MemoryMeter"]):
     def peak(
         self, key: str, side: str, prepare: Callable[[], Work], device: str, *, pilot: bool = False
     ) -> float | None:
-        """MiB that a side needs at its peak; None where that cannot be told.
+        """MiB that a side needs at its peak; None where that is unknown.
 
         Args:
             key: of the comparison.
@@ -135,7 +135,7 @@ def _in_child(prepare: Callable[[], Work]) -> float | None:
             tempfile.tempdir = temporary  # the child leaves without tidying up
             os.write(writing, json.dumps(own_peak(prepare())).encode())
             code = 0
-        except BaseException:  # noqa: BLE001  told; nothing of this process may go on in the child
+        except BaseException:  # noqa: BLE001  reported; nothing of this process may go on in the child
             traceback.print_exc()
         finally:
             os._exit(code)

@@ -56,12 +56,12 @@ class Record:
         Raises:
             InputError, StorageError: a file cannot be written.
         """
-        told = self.limits.told()
+        limits = self.limits.described()
         if self.json_file is not None:
             rows = [{**dataclasses.asdict(row), "speed": row.speed} for row in self.rows]
-            write_json(self.json_file, {**self.machine, "limits": told, "missing": self.missing, "rows": rows})
+            write_json(self.json_file, {**self.machine, "limits": limits, "missing": self.missing, "rows": rows})
         if self.markdown_file is not None:
-            facts = {**self.machine["hardware"], **self.machine["versions"], **told}
+            facts = {**self.machine["hardware"], **self.machine["versions"], **limits}
             write_text(self.markdown_file, page(self.command, facts, self.rows, self.missing, sections))
 
 

@@ -361,7 +361,7 @@ def test_positions_are_exact_in_half_precision() -> None:
     assert (half - full).abs().max() < 4e-3  # one pixel of the ramp is 1.6e-3; half precision would be off by more
 
 
-def test_real_network_does_the_scale_it_is_told() -> None:
+def test_the_real_network_upscales_by_the_scale_of_its_arguments() -> None:
     with pytest.raises(InputError, match="upscaling_factor must be 4"):
         built(type="ESCReal", upscaling_factor=2)
     network = built(type="ESCReal", upscaling_factor=2, use_dysample=True)
@@ -435,7 +435,7 @@ def test_export_with_dynamic_sides(configuration: dict[str, Any]) -> None:
         ({"window": 8}, ["window"]),
     ],
 )
-def test_arguments_that_cannot_work_are_told(changes: dict[str, Any], parts: list[str]) -> None:
+def test_arguments_that_cannot_work_are_refused(changes: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         built(**changes)
     for part in parts:

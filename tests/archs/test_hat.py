@@ -233,7 +233,7 @@ def test_export_with_dynamic_sides() -> None:
         ({"drop_path_rate": 1.0}, ["below 1, got 1"]),
     ],
 )
-def test_arguments_that_cannot_work_are_told(changes: dict[str, Any], parts: list[str]) -> None:
+def test_arguments_that_cannot_work_are_refused(changes: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         build_network({**SMALL, **changes})
     for part in parts:

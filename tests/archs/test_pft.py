@@ -245,7 +245,7 @@ def test_export_with_dynamic_sides() -> None:
         ({"windows_size": 8}, ["windows_size", 'did you mean "window_size"']),
     ],
 )
-def test_arguments_that_cannot_work_are_told(changes: dict[str, Any], parts: list[str]) -> None:
+def test_arguments_that_cannot_work_are_refused(changes: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         build_network({**SMALL, **changes})
     for part in parts:

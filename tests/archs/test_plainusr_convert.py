@@ -115,7 +115,7 @@ def test_lifted_weights_learn_from_the_first_step(configuration: dict[str, Any])
             assert parameter.grad.abs().amin() > 0  # the silent half too
 
 
-def test_lift_state_draws_as_told(configuration: dict[str, Any]) -> None:
+def test_lift_state_draws_from_the_seed_of_its_arguments(configuration: dict[str, Any]) -> None:
     state = built(inference(configuration)).state_dict()
     before = torch.get_rng_state()
     one, same, other = (lift_state(state, seed=seed) for seed in (1, 1, 2))

@@ -235,7 +235,7 @@ def test_windows_lie_and_stand(shifted: bool, split: tuple[int, int], size: tupl
     ("arguments", "message"),
     [((33, 2), "33 channels"), ((96, 1), "num_heads // 2 = 0"), ((16, 2), "at least 32"), ((96, 4, (3, 8)), "powers")],
 )
-def test_windows_that_cannot_be_are_told(arguments: tuple[Any, ...], message: str) -> None:
+def test_windows_that_cannot_be_are_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         RectangleWindowAttention(*arguments)
 
@@ -410,7 +410,7 @@ def test_export_with_dynamic_sides() -> None:
         ({"depths": [2, 2]}, ["depths", 'did you mean "depth"']),
     ],
 )
-def test_arguments_that_cannot_work_are_told(changes: dict[str, Any], parts: list[str]) -> None:
+def test_arguments_that_cannot_work_are_refused(changes: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         build_network({**SMALL, **changes})
     for part in parts:

@@ -24,7 +24,7 @@ def built(name: str, program: list[str], source: Path, flags: tuple[str, ...]) -
     inputs = sorted([source, *HERE.glob("*.h"), *build.SOURCES.glob("*.h"), *build.SOURCES.glob("*.cu")])
     facts = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs)
     step = (*program, "-c", str(source), *flags)
-    return build.library(build.Recipe(name, 20, (step,), (*program, "-shared"), facts), retry=True)
+    return build.library(build.BuildTarget(name, 20, (step,), (*program, "-shared"), facts), retry=True)
 
 
 def emulated(name: str) -> ctypes.CDLL:

@@ -62,17 +62,17 @@ def log() -> Iterator[list[tuple[int, str]]]:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Callable[[str], build.Recipe]:
-    """Makes a recipe for one small file; its compiler notes every call in the file "calls" and takes a moment."""
+def target(tmp_path: Path) -> Callable[[str], build.BuildTarget]:
+    """Makes a target for one small file; its compiler notes every call in the file "calls" and takes a moment."""
     compiler = tmp_path / "compiler"
     compiler.write_text(f'#!/bin/sh\necho call >> {tmp_path}/calls\nsleep 0.3\nexec {build.find_compiler()} "$@"\n')
     compiler.chmod(0o755)
 
-    def make(text: str) -> build.Recipe:
+    def make(text: str) -> build.BuildTarget:
         source = tmp_path / "answer.cpp"
         source.write_text(text)
         step = (str(compiler), "-c", str(source), "-fPIC")
-        return build.Recipe("CPU answer", 1, (step,), (str(compiler), "-shared"), (text,))
+        return build.BuildTarget("CPU answer", 1, (step,), (str(compiler), "-shared"), (text,))
 
     return make
 
@@ -84,40 +84,42 @@ def calls(tmp_path: Path) -> int:
 
 @needs_compiler
 @pytest.mark.build
-def test_builds_once(recipe: Callable[[str], build.Recipe], tmp_path: Path, log: list[tuple[int, str]]) -> None:
-    found = build.library(recipe(GOOD))
+def test_builds_once(target: Callable[[str], build.BuildTarget], tmp_path: Path, log: list[tuple[int, str]]) -> None:
+    found = build.library(target(GOOD))
     assert ctypes.CDLL(str(found)).answer() == 42
-    assert build.library(recipe(GOOD)) == found
+    assert build.library(target(GOOD)) == found
     assert calls(tmp_path) == 2  # one file, one link
     assert sorted(path.name for path in found.parent.iterdir()) == ["kernels.so"]
     assert [level for level, _ in log] == [logging.INFO] * 2
     assert log[0][1].startswith("compiling the CPU answer kernels, once, about 1 s, into ")
-    assert build.library(recipe(GOOD.replace("42", "43"))) != found
+    assert build.library(target(GOOD.replace("42", "43"))) != found
 
 
 @needs_compiler
 @pytest.mark.build
-def test_a_failure_is_remembered(recipe: Callable[[str], build.Recipe], tmp_path: Path, private_cache: Path) -> None:
+def test_a_failure_is_remembered(
+    target: Callable[[str], build.BuildTarget], tmp_path: Path, private_cache: Path
+) -> None:
     with pytest.raises(build.Unusable, match=r"compiling them failed: .*fortytwo.*\(all of it in .*failed.txt\)"):
-        build.library(recipe(BAD))
+        build.library(target(BAD))
     assert calls(tmp_path) == 1
     with pytest.raises(build.Unusable, match=r"failed before: .*fortytwo.*FOCALSR_OPS=native retries"):
-        build.library(recipe(BAD))
+        build.library(target(BAD))
     assert calls(tmp_path) == 1
     with pytest.raises(build.Unusable, match="failed: "):
-        build.library(recipe(BAD), retry=True)
+        build.library(target(BAD), retry=True)
     assert calls(tmp_path) == 2
     assert "-fPIC" in next(private_cache.glob("cpu-answer-*/failed.txt")).read_text()  # the command is there
-    assert ctypes.CDLL(str(build.library(recipe(GOOD)))).answer() == 42  # another key
-    repaired = replace(recipe(GOOD), facts=(BAD,))  # the key of the failure: something outside was mended
+    assert ctypes.CDLL(str(build.library(target(GOOD)))).answer() == 42  # another key
+    repaired = replace(target(GOOD), facts=(BAD,))  # the key of the failure: something outside was mended
     assert ctypes.CDLL(str(build.library(repaired, retry=True))).answer() == 42
     assert not list(private_cache.glob("building-*"))
 
 
 @needs_compiler
 @pytest.mark.build
-def test_a_killed_compiler_is_not_remembered(tmp_path: Path, recipe: Callable[[str], build.Recipe]) -> None:
-    good = recipe(GOOD)
+def test_a_killed_compiler_is_not_remembered(tmp_path: Path, target: Callable[[str], build.BuildTarget]) -> None:
+    good = target(GOOD)
     script = tmp_path / "compiler"
     text = script.read_text()
     script.write_text("#!/bin/sh\nkill -9 $$\n")
@@ -134,14 +136,14 @@ from ops import build
 tool, source, first = sys.argv[1:]
 assert first == "no" or not build.cache_folder().exists()  # importing has built nothing
 step = (tool, "-c", source, "-fPIC")
-print(build.library(build.Recipe("CPU answer", 1, (step,), (tool, "-shared"), ("same",))))
+print(build.library(build.BuildTarget("CPU answer", 1, (step,), (tool, "-shared"), ("same",))))
 """
 
 
 @needs_compiler
 @pytest.mark.build
-def test_two_processes_build_once(tmp_path: Path, recipe: Callable[[str], build.Recipe]) -> None:
-    recipe(GOOD)
+def test_two_processes_build_once(tmp_path: Path, target: Callable[[str], build.BuildTarget]) -> None:
+    target(GOOD)
     command = [sys.executable, "-c", BUILDER, str(tmp_path / "compiler"), str(tmp_path / "answer.cpp"), "no"]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate()[0].strip() for process in processes]
@@ -153,9 +155,9 @@ def test_two_processes_build_once(tmp_path: Path, recipe: Callable[[str], build.
 @needs_compiler
 @pytest.mark.build
 def test_importing_builds_nothing_and_a_killed_process_blocks_nobody(
-    tmp_path: Path, recipe: Callable[[str], build.Recipe], private_cache: Path
+    tmp_path: Path, target: Callable[[str], build.BuildTarget], private_cache: Path
 ) -> None:
-    recipe(GOOD)
+    target(GOOD)
     slow, started = tmp_path / "slow", tmp_path / "started"
     slow.write_text(f"#!/bin/sh\ntouch '{started}'\nsleep 60\n")
     slow.chmod(0o755)
@@ -168,7 +170,7 @@ def test_importing_builds_nothing_and_a_killed_process_blocks_nobody(
     process.kill()  # its compiler lives on
     process.wait()
     step = (str(slow), "-c", str(tmp_path / "answer.cpp"), "-fPIC")
-    same = build.Recipe("CPU answer", 1, (step,), (str(slow), "-shared"), ("same",))
+    same = build.BuildTarget("CPU answer", 1, (step,), (str(slow), "-shared"), ("same",))
     slow.write_text((tmp_path / "compiler").read_text())
     try:
         assert build.library(same).exists()
@@ -176,7 +178,7 @@ def test_importing_builds_nothing_and_a_killed_process_blocks_nobody(
         os.killpg(process.pid, 9)
     assert work.exists()  # it may have been at work
     os.utime(work, (0, 0))
-    build.library(recipe(GOOD))
+    build.library(target(GOOD))
     assert not work.exists()
 
 
@@ -225,8 +227,8 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @needs_compiler
 def test_the_key_covers_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = build.cpu_recipes()[0]
-    assert here.key() == build.cpu_recipes()[0].key()
+    here = build.cpu_targets()[0]
+    assert here.key() == build.cpu_targets()[0].key()
     keys = {here.key()}
     for target, name, value in (
         (build, "processor", lambda: "another"),
@@ -236,7 +238,7 @@ def test_the_key_covers_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, value)
-            keys.add(build.cpu_recipes()[0].key())
+            keys.add(build.cpu_targets()[0].key())
     keys.add(replace(here, link=(*here.link, "-s")).key())
     assert len(keys) == 6
     assert not any(str(build.SOURCES) in word for step in here.steps for word in step)  # a clone elsewhere: same key
@@ -244,8 +246,8 @@ def test_the_key_covers_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_compiler
 def test_parts_are_libraries_of_their_own() -> None:
-    assert {"CPU smm"} == {recipe.name for recipe in build.cpu_recipes("smm")}
-    assert {"CPU smm"} < {recipe.name for recipe in build.cpu_recipes()}
+    assert {"CPU smm"} == {target.name for target in build.cpu_targets("smm")}
+    assert {"CPU smm"} < {target.name for target in build.cpu_targets()}
     assert "no file smn_cpu.cpp" in str(build.cpu_extension("smn"))
 
 
@@ -305,14 +307,14 @@ def test_cuda_kernels_are_compiled_and_linked_with_the_toolkit(future: Path, mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: ((8, 0), (9, 0))[device])
-    recipes = build.cuda_recipes()
-    assert {recipe.name for recipe in recipes} == {"CUDA smm", "CUDA focus_sparse", "CUDA focus_select"}
-    for recipe in recipes:
-        device, host = recipe.steps
+    targets = build.cuda_targets()
+    assert {target.name for target in targets} == {"CUDA smm", "CUDA focus_sparse", "CUDA focus_select"}
+    for target in targets:
+        device, host = target.steps
         assert device[0] == str(home / "bin/nvcc")
         assert {"-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=sm_90"} < set(device)
         assert f"-I{home}/include" in host
-        assert str(home / "lib64/libcudart.so") in recipe.link
+        assert str(home / "lib64/libcudart.so") in target.link
 
 
 def test_a_missing_toolkit_is_explained(future: Path, monkeypatch: pytest.MonkeyPatch) -> None:

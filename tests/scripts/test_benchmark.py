@@ -58,7 +58,7 @@ def test_the_ratio_is_that_of_the_medians(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("scripts.benchmarks.measure.timed", lambda work, calls=1: work())  # it says what it took
     order = []
 
-    def told(name: str, *seconds: float) -> Side:
+    def timed(name: str, *seconds: float) -> Side:
         left = iter((0.5, *seconds))  # the first call warms up
 
         def work() -> float:
@@ -67,7 +67,7 @@ def test_the_ratio_is_that_of_the_medians(monkeypatch: pytest.MonkeyPatch) -> No
 
         return Side(name, lambda: work)
 
-    row = measure(Comparison("x/y", "w", told("long", 3, 5, 4), told("short", 2, 1, 2)), EFFORT, meter())
+    row = measure(Comparison("x/y", "w", timed("long", 3, 5, 4), timed("short", 2, 1, 2)), EFFORT, meter())
     assert (row.baseline_ms, row.ours_ms, row.speed) == (4000, 2000, 2)
     assert order[2:] in (["long", "short"] * 3, ["short", "long"] * 3), "in turns"
     assert (row.baseline, row.ours, row.turns, row.device) == ("long", "short", 3, "cpu")
@@ -272,7 +272,7 @@ def test_limits_are_measured_once() -> None:
     limits = Limits(quick=True)
     assert limits.bandwidth("cpu") == limits.bandwidth("cpu") > 1e6
     assert limits.rate("cpu", torch.float32) == limits.rate("cpu", torch.float32) > 1e6
-    assert list(limits.told()) == ["copying, cpu", "matrix products, cpu, float32"]
+    assert list(limits.described()) == ["copying, cpu", "matrix products, cpu, float32"]
 
 
 def test_a_process_is_ended_at_its_line(tmp_path: Path) -> None:

@@ -71,10 +71,10 @@ def test_a_row_that_fails_does_not_stop_the_others(
     ]  # fmt: skip
     assert "| failed: ValueError: a line |" in page
     assert "interrupted" not in page
-    told = capsys.readouterr()
-    assert "error: metrics/broken: failed: ValueError: a line" in told.err
-    assert "Traceback" in told.err
-    assert "| metrics/last |" in told.out
+    printed = capsys.readouterr()
+    assert "error: metrics/broken: failed: ValueError: a line" in printed.err
+    assert "Traceback" in printed.err
+    assert "| metrics/last |" in printed.out
 
 
 def test_an_interrupted_run_keeps_its_rows_and_is_gone_on_with(

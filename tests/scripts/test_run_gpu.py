@@ -148,9 +148,9 @@ def test_stages_follow_each_other_whatever_happens_and_the_exit_code_says_it(
     written = json.loads((tmp_path / "1_2_3_summary.json").read_text())
     assert written["facts"] == facts
     assert [one["outcome"] for one in written["stages"]] == ["done", "out of time", "done"]
-    told = capsys.readouterr().out
-    assert "stage 2, two: out of time" in told
-    assert "no page: " in told, "stage 3 has written no figures"
+    printed = capsys.readouterr().out
+    assert "stage 2, two: out of time" in printed
+    assert "no page: " in printed, "stage 3 has written no figures"
     assert run_gpu.main(["--output", str(tmp_path), "--stage", "1"]) == 0
 
 

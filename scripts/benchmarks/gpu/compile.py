@@ -24,27 +24,27 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="cpu: its kernels alone")
     typed = parser.parse_args(argv)
     try:
-        recipes = [*(build.cuda_recipes() if typed.device == "cuda" else ()), *build.cpu_recipes()]
+        targets = [*(build.cuda_targets() if typed.device == "cuda" else ()), *build.cpu_targets()]
     except build.Unusable as reason:
         raise InputError(f"the kernels cannot be compiled: {reason}") from None
-    with ThreadPoolExecutor(len(recipes)) as pool:  # nearly all of the time is that of compilers
-        jobs = {pool.submit(compiled, recipe): recipe.name for recipe in recipes}
+    with ThreadPoolExecutor(len(targets)) as pool:  # nearly all of the time is that of compilers
+        jobs = {pool.submit(compiled, target): target.name for target in targets}
         failures = [jobs[job] for job in as_completed(jobs) if not job.result()]
     if failures:
         print(f"error: {', '.join(failures)}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def compiled(recipe: build.Recipe) -> bool:
+def compiled(target: build.BuildTarget) -> bool:
     """Whether a library could be compiled and loaded; prints what happened."""
     started = time.perf_counter()
     try:
-        path = build.library(recipe, retry=True)
+        path = build.library(target, retry=True)
         torch.ops.load_library(str(path))
     except (build.Unusable, InputError, StorageError, OSError) as error:
-        print(f"{recipe.name}: {error}", flush=True)
+        print(f"{target.name}: {error}", flush=True)
         return False
-    print(f"{recipe.name}: loaded after {time.perf_counter() - started:.1f} s", flush=True)
+    print(f"{target.name}: loaded after {time.perf_counter() - started:.1f} s", flush=True)
     return True
 
 

@@ -83,7 +83,7 @@ def result_of(figure: Figure, device: str, limits: Limits) -> Result:
         return Result(figure.key, **timing._asdict(), share=share, limit=limit)
     except (torch.OutOfMemoryError, MemoryError):
         return Result(figure.key, note="the memory does not suffice")
-    except Exception as error:  # noqa: BLE001  told with its traceback; the other figures are worth measuring
+    except Exception as error:  # noqa: BLE001  reported with its traceback; the other figures are worth measuring
         console_line(f"{figure.key}:\n{traceback.format_exc()}", sys.stderr)
         first = next(iter(str(error).splitlines()), "")
         return Result(figure.key, note=f"failed: {type(error).__name__}: {first}"[:_LONGEST_NOTE], failed=True)
@@ -123,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
         started = time.perf_counter()
         row = result_of(figure, typed.device, limits)
         rows.append(row)
-        Results({**machine, **limits.told()}, typed.tiny, len(todo) - position, tuple(rows)).write(file)
+        Results({**machine, **limits.described()}, typed.tiny, len(todo) - position, tuple(rows)).write(file)
         seconds = time.perf_counter() - started
         print(f"{position}/{len(todo)} {line(row)}  ({seconds:.1f} s)", flush=True)
         if row.failed and not usable(typed.device):

@@ -64,7 +64,7 @@ def test_files_that_would_take_each_others_place(tmp_path: Path) -> None:
     assert not (tmp_path / "lr").exists()
 
 
-def test_images_that_had_to_be_cropped_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_that_had_to_be_cropped_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_folder(tmp_path / "hr", ["a.png", "b.png"], 24, 32)
     make_low_resolution(tmp_path / "hr", tmp_path / "lr", [2, 4])
     assert not caplog.text

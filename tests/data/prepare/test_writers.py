@@ -301,7 +301,7 @@ def test_targets_that_cannot_be(writer: Writer, suffix: str, folder: Path, tmp_p
         writer(folder, tmp_path / f"other{suffix}")
 
 
-def test_a_full_disk_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_message(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

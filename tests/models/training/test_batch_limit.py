@@ -106,9 +106,9 @@ def test_the_check_logs_the_largest_batch(
     monkeypatch.chdir(workplace(tmp_path))
     monkeypatch.setattr(batch_limit, "MOST", 3)
     assert run_here("train.py", "-opt", "train.yml", "--check", "--largest_batch") == 0
-    told = capsys.readouterr().err
-    assert "batch 2 fits" in told
-    assert "largest batch in this memory: batch_size_per_gpu 3 (larger ones were not tried)" in told
+    printed = capsys.readouterr().err
+    assert "batch 2 fits" in printed
+    assert "largest batch in this memory: batch_size_per_gpu 3 (larger ones were not tried)" in printed
     monkeypatch.setattr(batch_limit, "available_memory", lambda: -(2**40))
     assert run_here("train.py", "-opt", "train.yml", "--check", "--largest_batch") == 2
     assert "not even one sample fits" in capsys.readouterr().err

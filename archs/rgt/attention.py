@@ -264,7 +264,7 @@ class RecursiveGeneralizationAttention(nn.Module):
         k = self.k(z).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, n, K, r/n]
         v = values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, n, K, C/n]
         tokens = x.flatten(1, 2)
-        y = self._attend_folded(tokens, k, v) if self._worth_folding(k.shape[2]) else self._attend(tokens, k, v)
+        y = self._attend_folded(tokens, k, v) if self.worth_folding(k.shape[2]) else self._attend(tokens, k, v)
         return cast("Tensor", self.proj_drop(y)).view(B, H, W, C)
 
     def representatives(self, x: Tensor, recursions: int) -> Tensor:
@@ -291,7 +291,7 @@ class RecursiveGeneralizationAttention(nn.Module):
             x = layer(x)
         return x
 
-    def _worth_folding(self, keys: int) -> bool:
+    def worth_folding(self, keys: int) -> bool:
         """Whether projections folded into keys and values cost fewer products per pixel than projecting the pixels."""
         if exporting():
             return False  # the number of keys is not known yet

@@ -70,7 +70,7 @@ class Pack:
         fits = self.entries.dtype == ENTRY and {len(self.entries), len(self.keys)} == {header["images"]}
         if not fits or np.any(self.entries["shard"] >= len(header["shards"])):
             raise InputError(f"{folder}: the index does not fit together; {_AGAIN}")
-        self._shards = [_map_shard(folder, number, size) for number, size in enumerate(header["shards"])]
+        self._shards = [map_shard(folder, number, size) for number, size in enumerate(header["shards"])]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -159,7 +159,12 @@ def _checked(folder: Path, header: dict[str, Any], name: str) -> bytes:
     return content
 
 
-def _map_shard(folder: Path, number: int, size: int) -> NDArray[np.uint8]:
+def map_shard(folder: Path, number: int, size: int) -> NDArray[np.uint8]:
+    """Shard ``number`` of a pack, ``size`` bytes, mapped into memory.
+
+    Raises:
+        InputError: it is missing, or of another size.
+    """
     path = folder / shard_name(number)
     if not is_file(path):
         raise InputError(f"{path} is missing; copy it again, or {_AGAIN}")

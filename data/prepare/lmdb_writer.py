@@ -74,7 +74,7 @@ def write_lmdb(
     skipper = Skipper(skip_bad)
 
     def encode(picture: Picture) -> tuple[Picture, bytes]:
-        return picture, _value(picture, compression, copy)
+        return picture, value_of(picture, compression, copy)
 
     try:
         import lmdb
@@ -82,10 +82,10 @@ def write_lmdb(
         raise InputError(f"{target}: LMDB data sets need the package lmdb: pip install lmdb") from error
     with exclusive(part):
         check_target(target, ".lmdb")  # another process may just have finished it
-        _begin(part, {"source": str(source.resolve()), "compression": compression, "copy": copy})
+        begin(part, {"source": str(source.resolve()), "compression": compression, "copy": copy})
         try:
             _fill(part, listed, skipper.usable(encode), commit_every)
-            lines = _meta_lines(part, listed, compression)
+            lines = meta_lines(part, listed, compression)
         except lmdb.Error as error:
             raise _lmdb_problem(part, error) from error
         if not lines:
@@ -119,9 +119,9 @@ def _fill(
                 if result is not None:
                     waiting.append((result[0].key.encode(), result[1]))
                 if len(waiting) == commit_every:
-                    _commit(environment, waiting)
+                    commit(environment, waiting)
                     waiting = []
-            _commit(environment, waiting)
+            commit(environment, waiting)
     finally:
         environment.close()
 
@@ -134,7 +134,7 @@ def _check_keys(listed: Sequence[Picture]) -> None:
             raise InputError(f"{picture.source.label!r}: the name holds a line break; rename the file")
 
 
-def _begin(part: Path, plan: dict[str, object]) -> None:
+def begin(part: Path, plan: dict[str, object]) -> None:
     """Make the unfinished folder, or go on with one that was begun in the same way."""
     path = part / _PLAN
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != plan:
@@ -143,7 +143,8 @@ def _begin(part: Path, plan: dict[str, object]) -> None:
     write_text(path, json.dumps(plan))
 
 
-def _value(picture: Picture, compression: int, copy: bool) -> bytes:
+def value_of(picture: Picture, compression: int, copy: bool) -> bytes:
+    """What an entry stores: the file as it is where ``copy`` allows it, else a PNG of that compression level."""
     source = picture.source
     if not isinstance(source, FileImage | LmdbImage):
         pixels = picture.stored()
@@ -169,7 +170,7 @@ def _png(pixels: NDArray[Any], compression: int) -> bytes:
     return bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, compression])[1])
 
 
-def _commit(environment: lmdb.Environment, items: Sequence[tuple[bytes, bytes]]) -> None:
+def commit(environment: lmdb.Environment, items: Sequence[tuple[bytes, bytes]]) -> None:
     """Write all of ``items`` or none."""
     import lmdb
 
@@ -183,7 +184,8 @@ def _commit(environment: lmdb.Environment, items: Sequence[tuple[bytes, bytes]])
             environment.set_mapsize(2 * environment.info()["map_size"])
 
 
-def _meta_lines(part: Path, listed: Sequence[Picture], compression: int) -> list[str]:
+def meta_lines(part: Path, listed: Sequence[Picture], compression: int) -> list[str]:
+    """The lines of ``meta_info.txt``: name, size and compression level of each entry that is there."""
     import lmdb
 
     lines = []

@@ -65,7 +65,7 @@ def write_pack(
     with exclusive(part):
         check_target(target, ".pack")  # another process may just have finished it
         shards = _fill(part, listed, skipper.usable(decode), shard_bytes)
-        images = _write_index(part, shards)
+        images = write_index(part, shards)
         expected = {INDEX, ENTRIES, KEYS, *(shard_name(number) for number in range(len(shards)))}
         for leftover in [path for path in part.iterdir() if path.name not in expected]:
             leftover.unlink()  # what is known of shards, and those of an earlier run with more of them
@@ -152,7 +152,7 @@ def _write_shard(
                 shard.seen += 1
                 progress.advance()
                 if result is not None:
-                    _append(shard, file, *result)
+                    append_shard(shard, file, *result)
                 if shard.size >= limit:
                     break
             file.flush()
@@ -163,7 +163,8 @@ def _write_shard(
     return shard
 
 
-def _append(shard: _Shard, file: BinaryIO, picture: Picture, pixels: Pixels) -> None:
+def append_shard(shard: _Shard, file: BinaryIO, picture: Picture, pixels: Pixels) -> None:
+    """Write an image [H, W, 3] behind those of its shard, aligned, and note its entry."""
     gap = -shard.size % ALIGNMENT
     file.write(b"\0" * gap)
     file.write(pixels.data)
@@ -173,7 +174,8 @@ def _append(shard: _Shard, file: BinaryIO, picture: Picture, pixels: Pixels) -> 
     shard.size += gap + pixels.nbytes
 
 
-def _write_index(part: Path, shards: Sequence[_Shard]) -> int:
+def write_index(part: Path, shards: Sequence[_Shard]) -> int:
+    """Write the entries and keys of all shards, and the index last; returns the number of images."""
     entries = np.zeros(sum(len(shard.keys) for shard in shards), ENTRY)
     if not len(entries):
         raise InputError(f"{part}: there is no usable image to pack")

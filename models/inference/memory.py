@@ -68,7 +68,7 @@ def measure(network: nn.Module) -> Demand:
     like = next(network.parameters(), torch.zeros(()))
     sides = probe_sides(network)
     channels = contract_of(network).channels
-    small, large = (_peak(network, like.new_zeros(1, channels, side, side)) for side in sides)
+    small, large = (peak_of_forward(network, like.new_zeros(1, channels, side, side)) for side in sides)
     n, m = (side * side for side in sides)
     square = max(0.0, (large / m - small / n) / (m - n))
     return Demand(large / m - square * m, square)
@@ -116,7 +116,7 @@ def memory_is_full(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _HOST_FULL)
 
 
-def _peak(network: nn.Module, x: Tensor) -> int:
+def peak_of_forward(network: nn.Module, x: Tensor) -> int:
     """Most bytes that a pass takes beyond what is there before it."""
     with torch.no_grad(), evaluation_mode(network):
         network(x)  # tables that are computed once do not count

@@ -20,11 +20,11 @@ def missing(needs: Iterable[Need], device: str) -> str | None:
         needs: of a piece of work.
         device: "cpu" or "cuda".
     """
-    return next((lack for lack in (_lack(need, device) for need in needs) if lack is not None), None)
+    return next((lack for lack in (lack(need, device) for need in needs) if lack is not None), None)
 
 
 @functools.cache
-def _lack(need: Need, device: str) -> str | None:
+def lack(need: Need, device: str) -> str | None:
     """Why the device cannot do it: the error of trying."""
     dtype = torch.bfloat16 if need == "bfloat16" else torch.float32
     try:

@@ -147,7 +147,7 @@ def comparisons() -> list[Comparison]:
         for direction in _DIRECTIONS:
             for (name, kind), attention in ATTENTIONS.items():
                 key = f"attention_{name}"
-                cost = _attention_cost(attention, direction, dtype)
+                cost = attention_cost(attention, direction, dtype)
                 found.append(_row(key, kind, direction, dtype, str(attention), cost, _attention(attention)))
             for (name, kind), focus in FOCUSES.items():
                 cost = _focus_cost(focus, direction, dtype)
@@ -158,10 +158,10 @@ def comparisons() -> list[Comparison]:
                     key = name.format(product)
                     found.append(_row(key, kind, direction, dtype, str(sparse), cost, _sparse(sparse, product)))
             for (name, kind), depthwise in DEPTHWISE.items():
-                cost = _depthwise_cost(depthwise, direction, dtype)
+                cost = depthwise_cost(depthwise, direction, dtype)
                 found.append(_row(name, kind, direction, dtype, str(depthwise), cost, _depthwise(depthwise)))
             for (name, kind), linear in LINEAR.items():
-                cost = _linear_cost(linear, direction, dtype)
+                cost = linear_cost(linear, direction, dtype)
                 found.append(_row(name, kind, direction, dtype, str(linear), cost, _linear(linear)))
     return found + backends()
 
@@ -181,7 +181,7 @@ def backends() -> list[Comparison]:
                     Side("auto", functools.partial(prepare, direction, "auto", torch.float32)),
                     quick=False,
                     large=True,
-                    cost=_attention_cost(sizes, direction, torch.float32),
+                    cost=attention_cost(sizes, direction, torch.float32),
                 )
             )
     return found
@@ -231,13 +231,13 @@ def _attention(sizes: Attention) -> Prepare:
     return prepare
 
 
-def _attention_cost(sizes: Attention, direction: str, dtype: torch.dtype) -> Cost:
+def attention_cost(sizes: Attention, direction: str, dtype: torch.dtype) -> Cost:
     """Two products forward and four backward; the backward pass reads q, k, v and the gradient, and writes three.
 
     Of "both" the sum.
     """
     if direction == "both":
-        forward, backward = (_attention_cost(sizes, one, dtype) for one in _DIRECTIONS)
+        forward, backward = (attention_cost(sizes, one, dtype) for one in _DIRECTIONS)
         return Cost(forward.flops + backward.flops, forward.moved + backward.moved, dtype)
     windows, heads, queries, keys, width = sizes
     product = 2 * windows * heads * queries * keys * width
@@ -331,7 +331,7 @@ def _depthwise(sizes: Depthwise) -> Prepare:
     return prepare
 
 
-def _depthwise_cost(sizes: Depthwise, direction: str, dtype: torch.dtype) -> Cost:
+def depthwise_cost(sizes: Depthwise, direction: str, dtype: torch.dtype) -> Cost:
     """The convolution alone; no matrix product can do it, so its arithmetic limit is out of reach."""
     images, height, width, channels, side = sizes
     values = images * height * width * channels
@@ -353,7 +353,7 @@ def _linear(sizes: Linear) -> Prepare:
     return prepare
 
 
-def _linear_cost(sizes: Linear, direction: str, dtype: torch.dtype) -> Cost:
+def linear_cost(sizes: Linear, direction: str, dtype: torch.dtype) -> Cost:
     """One product forward and two backward."""
     rows, inputs, outputs, gelu = sizes
     product = 2 * rows * inputs * outputs

@@ -41,14 +41,14 @@ def comparisons() -> list[Comparison]:
         Comparison(
             "data/imresize_x4",
             f"{HEIGHT} x {WIDTH} x 3 by 1/4, float32, one thread",
-            Side("a Python loop over output rows, then columns", lambda: _loop(HEIGHT, WIDTH)),
-            Side("imresize", lambda: _ours(HEIGHT, WIDTH)),
+            Side("a Python loop over output rows, then columns", lambda: loop(HEIGHT, WIDTH)),
+            Side("imresize", lambda: ours(HEIGHT, WIDTH)),
         ),
         Comparison(
             "data/imresize_area",
             "1400 x 2040 x 3 by 1/4, float32, one thread",
             Side("cv2.INTER_AREA (another kernel)", lambda: _area(1400, 2040)),
-            Side("imresize", lambda: _ours(1400, 2040)),
+            Side("imresize", lambda: ours(1400, 2040)),
         ),
         Comparison(
             "data/downscale_patches",
@@ -76,7 +76,8 @@ def _unit(height: int, width: int) -> NDArray[np.float32]:
     return photograph(height, width).astype(np.float32) / np.float32(255)
 
 
-def _ours(height: int, width: int) -> Work:
+def ours(height: int, width: int) -> Work:
+    """``imresize`` of an image by 1/4, in one thread."""
     image = _unit(height, width)
     return in_one_thread(lambda: imresize(image, 0.25))
 
@@ -91,7 +92,7 @@ def _area(height: int, width: int) -> Work:
     return in_one_thread(lambda: cv2.resize(image, (width // 4, height // 4), interpolation=cv2.INTER_AREA))
 
 
-def _loop(height: int, width: int) -> Work:
+def loop(height: int, width: int) -> Work:
     """As the rule is usually written down: for each output row its taps and a weighted sum, then for each column."""
     image = _unit(height, width)
 

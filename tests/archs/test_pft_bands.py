@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from archs import build_network
 from archs.pft import PFT, attention_maps, bands
 from archs.pft.bands import FocusBands, add_local, cut
-from models.inference.memory import _peak
+from models.inference.memory import peak_of_forward
 from ops.registry import ENVIRONMENT
 from tests.ops.kernels import require_cpu_kernels
 
@@ -128,6 +128,6 @@ def test_memory_is_that_of_the_states(monkeypatch: pytest.MonkeyPatch) -> None:
     # Both chains, and four times the features; of a sixteenth of the image what a layer makes on the way.
     bound = 128 * 32 * (2 * state + 4 * features + (state + 12 * features) / 16)
     monkeypatch.setattr(bands, "BAND_PIXELS", 8 * 32)
-    assert _peak(network, x) < bound
+    assert peak_of_forward(network, x) < bound
     monkeypatch.setattr(bands, "BAND_PIXELS", WHOLE)
-    assert _peak(network, x) > 1.3 * bound
+    assert peak_of_forward(network, x) > 1.3 * bound

@@ -149,7 +149,7 @@ def test_folded_projections_are_exact(arguments: dict[str, Any], monkeypatch: py
     attention = RecursiveGeneralizationAttention(32, 4, **arguments).double()
     results = []
     for folded in (True, False):
-        monkeypatch.setattr(attention, "_worth_folding", lambda keys, folded=folded: folded)
+        monkeypatch.setattr(attention, "worth_folding", lambda keys, folded=folded: folded)
         x = normal(2, 17, 33, 32).requires_grad_()
         y = attention(x, 2)
         results.append([y.detach(), *torch.autograd.grad(y.sin().sum(), [x, *attention.parameters()])])
@@ -159,7 +159,7 @@ def test_folded_projections_are_exact(arguments: dict[str, Any], monkeypatch: py
 
 def test_few_representatives_are_folded_and_many_are_not() -> None:
     attention = RecursiveGeneralizationAttention(180, 6)
-    assert [attention._worth_folding(keys) for keys in (1, 16, 25, 26, 220)] == [True, True, True, False, False]
+    assert [attention.worth_folding(keys) for keys in (1, 16, 25, 26, 220)] == [True, True, True, False, False]
 
 
 def test_what_fills_no_cell_is_not_represented() -> None:

@@ -118,13 +118,13 @@ def test_what_the_device_cannot_do_is_left_out(monkeypatch: pytest.MonkeyPatch) 
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
-    needs._lack.cache_clear()
+    needs.lack.cache_clear()
     compiled = Side("compiled", lambda: pytest.fail("this cannot be built"), needs=("bfloat16", "torch.compile"))
     try:
         row = measure(Comparison("x/y", "w", sleeper("short", 0), compiled), EFFORT, meter())
         assert needs.missing(("bfloat16",), "cpu") is None
     finally:
-        needs._lack.cache_clear()
+        needs.lack.cache_clear()
     assert row.ours_note == "left out: torch.compile does not work here (RuntimeError)"
 
 
@@ -257,7 +257,7 @@ def test_the_published_steps_can_be_built(benchmark: ModuleType, monkeypatch: py
 
 
 def test_the_plain_resize_is_the_same() -> None:
-    plain, ours = (np.asarray(prepare(24, 20)()) for prepare in (pixels._loop, pixels._ours))
+    plain, ours = (np.asarray(prepare(24, 20)()) for prepare in (pixels.loop, pixels.ours))
     np.testing.assert_allclose(plain, ours, rtol=0, atol=1e-6)
 
 

@@ -104,12 +104,12 @@ def test_every_operator_has_rows_in_both_directions_with_a_share_of_the_limit() 
 def test_costs_count_products_and_bytes() -> None:
     attention = operators.Attention(windows=2, heads=3, queries=4, keys=5, width=6)
     forward, backward, both = (
-        operators._attention_cost(attention, direction, torch.float32) for direction in ("forward", "backward", "both")
+        operators.attention_cost(attention, direction, torch.float32) for direction in ("forward", "backward", "both")
     )
     assert (forward.flops, backward.flops) == (2 * 2 * 2 * 3 * 4 * 5 * 6, 4 * 2 * 2 * 3 * 4 * 5 * 6)
     assert (both.flops, both.moved) == (forward.flops + backward.flops, forward.moved + backward.moved)
     linear = operators.Linear(rows=10, inputs=3, outputs=5, gelu=False)
-    assert operators._linear_cost(linear, "forward", torch.bfloat16).moved == 2 * (30 + 50 + 15)
-    assert operators._linear_cost(linear, "backward", torch.bfloat16).flops == 4 * 10 * 3 * 5
+    assert operators.linear_cost(linear, "forward", torch.bfloat16).moved == 2 * (30 + 50 + 15)
+    assert operators.linear_cost(linear, "backward", torch.bfloat16).flops == 4 * 10 * 3 * 5
     depthwise = operators.Depthwise(images=1, height=4, width=5, channels=6, side=3)
-    assert operators._depthwise_cost(depthwise, "backward", torch.float32).flops == 2 * 2 * 120 * 9
+    assert operators.depthwise_cost(depthwise, "backward", torch.float32).flops == 2 * 2 * 120 * 9

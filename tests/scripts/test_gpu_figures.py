@@ -114,13 +114,13 @@ def test_other_ways_of_the_sparse_products_are_the_same_products() -> None:
 
 def test_calls_are_counted_and_stop_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter((3.0, 0.5, 0.1, 0.3, 0.2))
-    monkeypatch.setattr("scripts.benchmarks.gpu.timing._wall", lambda work, several: (work(), next(seconds))[1])
+    monkeypatch.setattr("scripts.benchmarks.gpu.timing.wall_seconds", lambda work, several: (work(), next(seconds))[1])
     calls: list[int] = []
     timing = measured(lambda: lambda: calls.append(1), Protocol(warm_ups=2, calls=3, seconds=1e9), "cpu")
     assert (timing.ms, timing.low, timing.high, timing.calls, timing.warm_ups) == (200, 100, 300, 3, 2)
     assert len(calls) == 6, "one call compiles"
     assert timing.mib is None
-    monkeypatch.setattr("scripts.benchmarks.gpu.timing._wall", lambda work, several: 1.0)
+    monkeypatch.setattr("scripts.benchmarks.gpu.timing.wall_seconds", lambda work, several: 1.0)
     timing = measured(lambda: lambda: None, Protocol(warm_ups=50, calls=50, seconds=0), "cpu")
     assert (timing.calls, timing.warm_ups) == (1, 1)
     several: list[int] = []
@@ -129,7 +129,7 @@ def test_calls_are_counted_and_stop_in_time(monkeypatch: pytest.MonkeyPatch) -> 
         several.append(count)
         return 0.01
 
-    monkeypatch.setattr("scripts.benchmarks.gpu.timing._wall", short)
+    monkeypatch.setattr("scripts.benchmarks.gpu.timing.wall_seconds", short)
     measured(lambda: lambda: None, Protocol(warm_ups=0, calls=2, window=0.05), "cpu")
     assert several == [1, 5, 5]
 

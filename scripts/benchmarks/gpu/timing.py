@@ -69,7 +69,7 @@ def measured(prepare: Callable[[], Work], protocol: Protocol, device: str) -> Ti
     with torch.device(device):
         torch.manual_seed(0)
         work = prepare()
-    clock = _wall if protocol.wall or not on_gpu else _events
+    clock = wall_seconds if protocol.wall or not on_gpu else _events
     work()  # compiles, fills caches
     if on_gpu:
         torch.cuda.synchronize()
@@ -101,7 +101,7 @@ def _events(work: Work, several: int) -> float:
     return float(start.elapsed_time(end)) / 1000 / several
 
 
-def _wall(work: Work, several: int) -> float:
+def wall_seconds(work: Work, several: int) -> float:
     """Seconds of a call by the host's clock, the device's work included."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -14,7 +14,7 @@ from data.datasets.paired import PairedImageOptions
 from data.images.files import read_image, write_image
 from data.images.listing import list_pairs
 from data.images.names import Names
-from data.images.pack import ALIGNMENT, Pack, PackImage, _map_shard, open_pack
+from data.images.pack import ALIGNMENT, Pack, PackImage, map_shard, open_pack
 from data.prepare.pack_writer import write_pack
 from data.samples import SampleKey
 from tests.data.pictures import forbid, noise, write_folder
@@ -223,4 +223,4 @@ def test_shards_without_permission(folder: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(np, "memmap", refused)
     with pytest.raises(InputError, match=r"shard-00000\.bin: the file cannot be read: Permission denied"):
-        _map_shard(target, 0, (target / "shard-00000.bin").stat().st_size)
+        map_shard(target, 0, (target / "shard-00000.bin").stat().st_size)

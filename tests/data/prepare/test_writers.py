@@ -177,8 +177,8 @@ def slow(*given, **named):
     return decode(*given, **named)
 common.decode_image = slow
 from data.prepare import common, lmdb_writer, pack_writer
-value = lmdb_writer._value
-lmdb_writer._value = lambda *given: (time.sleep(0.02), value(*given))[1]
+value = lmdb_writer.value_of
+lmdb_writer.value_of = lambda *given: (time.sleep(0.02), value(*given))[1]
 source, target = map(Path, sys.argv[1:])
 if target.suffix == ".pack":
     pack_writer.write_pack(source, target, shard_bytes=20000)
@@ -232,7 +232,7 @@ def test_a_pack_is_begun_anew_where_its_images_have_changed(folder: Path, tmp_pa
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pack_writer, "_write_index", stop)
+        patch.setattr(pack_writer, "write_index", stop)
         with pytest.raises(KeyboardInterrupt):
             write_pack(folder, tmp_path / "hr.pack", shard_bytes=1)
     write_image(folder / "b.c.png", noise(24, 32, 77))
@@ -246,7 +246,7 @@ def test_an_lmdb_takes_images_again_that_have_changed(folder: Path, tmp_path: Pa
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lmdb_writer, "_meta_lines", stop)
+        patch.setattr(lmdb_writer, "meta_lines", stop)
         with pytest.raises(KeyboardInterrupt):
             write_lmdb(folder, tmp_path / "hr.lmdb")
     write_image(folder / "b.c.png", noise(24, 32, 77))
@@ -262,7 +262,7 @@ def test_shards_of_an_earlier_run_do_not_stay(folder: Path, tmp_path: Path) -> N
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pack_writer, "_write_index", stop)
+        patch.setattr(pack_writer, "write_index", stop)
         with pytest.raises(KeyboardInterrupt):
             write_pack(folder, tmp_path / "hr.pack", shard_bytes=1)
     write_image(folder / NAMES[0], noise(24, 32, 77))  # the first of four shards: all are made anew
@@ -272,7 +272,7 @@ def test_shards_of_an_earlier_run_do_not_stay(folder: Path, tmp_path: Path) -> N
 
 
 def test_an_lmdb_begun_otherwise_is_not_mixed(folder: Path, tmp_path: Path) -> None:
-    lmdb_writer._begin(tmp_path / "hr.lmdb.part", {"source": "elsewhere"})
+    lmdb_writer.begin(tmp_path / "hr.lmdb.part", {"source": "elsewhere"})
     with pytest.raises(InputError, match=r"hr\.lmdb\.part was begun from another source"):
         write_lmdb(folder, tmp_path / "hr.lmdb")
 
@@ -306,7 +306,7 @@ def test_a_full_disk_is_one_message(folder: Path, tmp_path: Path, monkeypatch: p
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pack_writer, "_append", full)
+        patch.setattr(pack_writer, "append_shard", full)
         with pytest.raises(StorageError, match=r"the disk is full: .*shard-00000"):
             write_pack(folder, tmp_path / "hr.pack")
 
@@ -317,10 +317,10 @@ def test_a_full_disk_is_one_message(folder: Path, tmp_path: Path, monkeypatch: p
         return commit
 
     with monkeypatch.context() as patch:
-        patch.setattr(lmdb_writer, "_commit", refused("No space left on device"))
+        patch.setattr(lmdb_writer, "commit", refused("No space left on device"))
         with pytest.raises(StorageError, match=r"the disk is full: .*hr\.lmdb\.part could not be written"):
             write_lmdb(folder, tmp_path / "hr.lmdb")
-        patch.setattr(lmdb_writer, "_commit", refused("Input/output error"))
+        patch.setattr(lmdb_writer, "commit", refused("Input/output error"))
         with pytest.raises(StorageError, match=r"hr\.lmdb\.part could not be written: .*Input/output error"):
             write_lmdb(folder, tmp_path / "hr.lmdb")
         patch.setattr(lmdb_writer, "_LITTLE", 1 << 62)  # more than is free

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
+from utils.docstrings import argument_help
 from utils.errors import InputError
 
 Key = str | int
@@ -160,31 +161,6 @@ def _dataclass_fields(target: Any) -> dict[str, Field]:
             field.name, hints[field.name], default, required,
             meta.get("help", ""), meta.get("minimum"), meta.get("maximum"),
         )  # fmt: skip
-    return result
-
-
-def argument_help(target: Callable[..., Any]) -> dict[str, str]:
-    """Parameter name -> text, from the ``Args:`` section of a docstring (class or constructor).
-
-    A class has the descriptions of its base classes too, where it has none of its own for a name.
-    """
-    texts = [inspect.getdoc(target) or ""]
-    if inspect.isclass(target):
-        texts = [inspect.cleandoc(base.__dict__.get("__doc__") or "") for base in reversed(target.__mro__)]
-        texts.append(inspect.getdoc(target.__init__) or "")
-    result: dict[str, str] = {}
-    for text in texts:
-        _, found, section = text.partition("Args:\n")
-        name = ""
-        for line in section.splitlines() if found else ():
-            if line and not line.startswith(" "):
-                break
-            start = re.match(r" {4}(\w+)(?: \([^)]*\))?: (.*)", line)
-            if start:
-                name = start[1]
-                result[name] = start[2]
-            elif name and line.strip():
-                result[name] += " " + line.strip()
     return result
 
 

@@ -226,30 +226,3 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.text()
 def test_reading_any_value_reports_instead_of_raising(value: object) -> None:
     for annotation in (Wheel, Part, int, tuple[float, ...], Wheel | None, dict[str, Part]):
         read(value, annotation, Report())
-
-
-class Described:
-    """A base class.
-
-    Args:
-        side: of a square.
-        name: what it is called.
-    """
-
-
-class Derived(Described):
-    """A class that says what is different.
-
-    Args:
-        name: what its user calls it.
-    """
-
-    def __init__(self, side: int, name: str, depth: int = 1) -> None:
-        self.side, self.name, self.depth = side, name, depth
-
-
-def test_a_class_has_the_descriptions_of_its_base_class_but_for_its_own() -> None:
-    fields = fields_of(Derived)
-    assert {key: field.help for key, field in fields.items()} == {
-        "side": "of a square.", "name": "what its user calls it.", "depth": "",
-    }  # fmt: skip

@@ -388,3 +388,19 @@ def test_low_resolution_made_on_a_gpu_is_the_same(reference: list[Batch], folder
     dataset = dataset_of(folder, prefetch_mode=mode, pin_memory=True, num_worker_per_gpu=2, lr_on="device")
     batches = train_batches(dataset, dataset.options, stop=9, device="cuda")
     assert_equal([b.mapped(torch.Tensor.cpu) for b in batches], reference)
+
+
+def test_micro_batches_are_the_samples_of_the_batch_in_their_order() -> None:
+    lq, gt = torch.rand(5, 3, 4, 6), torch.rand(5, 3, 8, 12)
+    batch = Batch.of_pair(lq, gt, ("a", "b", "c", "d", "e"), epoch=3)
+    assert batch.size == (8, 12)
+    parts = list(batch.micro_batches(3))
+    assert [part.names for part in parts] == [("a", "b"), ("c", "d"), ("e",)]
+    assert torch.cat([part.lq for part in parts]).equal(lq)
+    assert torch.cat([part.targets["gt"] for part in parts]).equal(gt)
+    assert all((part.size, part.epoch) == ((8, 12), 3) for part in parts)
+    assert [len(part) for part in batch.micro_batches(9)] == [1] * 5
+    halved = batch.mapped(lambda tensor: tensor / 2)
+    assert halved.lq.equal(lq / 2)
+    assert halved.gt.equal(gt / 2)
+    assert halved.names == batch.names

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from archs import build_network
 from config import read
@@ -20,20 +19,10 @@ from models.training.checkpoint import CheckpointFolder
 from models.training.state import TrainState
 from models.weights.files import load_pretrained, load_pretrained_ema, load_weights
 from tests.runs import run_here, workplace
-from tests.states import save, state_of
+from tests.states import Tiny, save, state_of
 from utils.errors import InputError, StorageError
 
 ULTRA = {"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}
-
-
-class Tiny(nn.Module):
-    """The two-convolution network of the recorded experiment."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("steps", torch.zeros(1, dtype=torch.int64))
-        self.conv = nn.Conv2d(3, 4, 3, 1, 1)
-        self.up = nn.Conv2d(4, 12, 3, 1, 1)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import torch
 from safetensors import safe_open
 
 from archs import build_network
-from config import read
 from config.schema import TrainOptions
 from models.distributed import World
 from models.training import checkpoint
@@ -21,20 +20,9 @@ from models.training.checkpoint import CheckpointFolder
 from models.training.saver import Saver
 from models.training.state import TrainState
 from models.weights.files import load_weights
-from tests.runs import run_here, workplace
-from tests.states import save, state_of
+from tests.runs import run_here
+from tests.states import options, save, state_of
 from utils.errors import InputError, StorageError
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = workplace(tmp_path)
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def options(*overrides: str) -> TrainOptions:
-    return read(Path("train.yml"), overrides, mode="train")
 
 
 def trained(chosen: TrainOptions) -> TrainState:

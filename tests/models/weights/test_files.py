@@ -8,24 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from archs import build_network
 from archs.layers.constants import published_state
 from models.weights.files import load_weights, read_checkpoint
+from tests.states import Tiny
 from utils.errors import InputError
 
 ULTRA = {"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}
-
-
-class Tiny(nn.Module):
-    """The two-convolution network of the recorded experiment."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("steps", torch.zeros(1, dtype=torch.int64))
-        self.conv = nn.Conv2d(3, 4, 3, 1, 1)
-        self.up = nn.Conv2d(4, 12, 3, 1, 1)
 
 
 @pytest.mark.shared

@@ -12,27 +12,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from config import read
 from config.schema import TrainOptions
 from data.loader import Batch
 from models.distributed import World
 from models.training.finite import FiniteGuard, NonFiniteLossError
 from models.training.run import called_networks, prepare_state
 from models.training.state import TrainState
-from tests.runs import workplace
-from tests.states import CPU, iterate, state_of
+from tests.states import CPU, iterate, options, state_of
 from utils.errors import InputError
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = workplace(tmp_path)
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def options(*overrides: str) -> TrainOptions:
-    return read(Path("train.yml"), overrides, mode="train")
 
 
 def fresh(chosen: TrainOptions) -> TrainState:

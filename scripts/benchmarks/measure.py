@@ -111,7 +111,7 @@ class Row:
 
     @property
     def speed(self) -> float | None:
-        """How many times faster ours is."""
+        """The speed-up: the baseline's time divided by ours."""
         return None if self.baseline_ms is None or self.ours_ms is None else self.baseline_ms / self.ours_ms
 
     @property

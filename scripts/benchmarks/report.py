@@ -15,10 +15,18 @@ SLOWER = 0.9  # a ratio below this part of the earlier one is called slower; les
 _HEAD = """\
 # Performance
 
-Written by `python scripts/benchmark.py {}`. Both columns of a row were measured in turns within one run; times are
-medians. "Share of the limit" is the least time that the machine's bandwidth or arithmetic allows, as a part of ours: of
-copying a large buffer and of a large matrix product, measured in this run with the same threads. Work that fits into
-the caches can exceed the first. "Memory" is what a call adds at its peak. Where a time is missing, its place says why.
+Speed-up and memory of networks, operators, training and data loading against a baseline. Measure your own machine:
+
+```bash
+python scripts/benchmark.py --quick                             # under two minutes: small sizes, few repeats
+python scripts/benchmark.py {}
+```
+
+This page was written by the second command. Both columns of a row were measured in turns within one run; times are
+medians. "Speed-up" is the baseline's time divided by ours. "Share of the limit" is the least time that the machine's
+bandwidth or arithmetic allows, as a part of ours: of copying a large buffer and of a large matrix product, measured in
+this run with the same threads. Work that fits into the caches can exceed the first. "Memory" is the peak memory that a
+call adds. Where a time is missing, the reason is in its place.
 """
 
 GPU = """\
@@ -44,7 +52,7 @@ from the results of an earlier run, on any machine. Rows of `scripts/benchmark.p
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
     lines = [
-        "| comparison | work | device | baseline | ours | baseline ms | ours ms | times faster | share of the limit "
+        "| comparison | work | device | baseline | ours | baseline ms | ours ms | speed-up | share of the limit "
         "| memory, ours / baseline |",
         "| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
@@ -97,7 +105,7 @@ def compare(rows: Sequence[Row], earlier: Mapping[str, float]) -> str:
 
 
 def earlier_ratios(old: Path) -> dict[str, float]:
-    """Key -> how many times faster, of the rows of an earlier run that have both times.
+    """Key -> the speed-up, of the rows of an earlier run that have both times.
 
     Raises:
         InputError: the file is no earlier ``--json``.

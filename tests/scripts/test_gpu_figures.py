@@ -221,7 +221,7 @@ PAGE = """\
 
 {text}
 
-| work | way | ms | fastest - slowest | calls | times faster | MiB | memory | share of the limit | paper: ms, MB |
+| work | way | ms | fastest - slowest | calls | speed-up | MiB | memory | share of the limit | paper: ms, MB |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 | a work | references | 10 | 9 - 12 | 100 | - | 800 | - | - | - |
 | a work | auto | 4 | 3 - 5 | 100 | 2.50 | 200 | 0.25 | 50% (bandwidth) | 20, 300 |

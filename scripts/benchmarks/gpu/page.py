@@ -15,11 +15,11 @@ _HEAD = """\
 # Performance on a GPU
 
 Measured by `make gpu` ([performance.md](performance.md) says how). Times are medians of calls between CUDA events, with
-the fastest and the slowest call; "times faster" and "memory" compare a line with the first one of the same work. MiB is
+the fastest and the slowest call; "speed-up" and "memory" compare a line with the first one of the same work. MiB is
 the allocator's peak, weights and inputs included. Where a time is missing, its place says why.
 """
 _COLUMNS = (
-    "work", "way", "ms", "fastest - slowest", "calls", "times faster", "MiB", "memory", "share of the limit",
+    "work", "way", "ms", "fastest - slowest", "calls", "speed-up", "MiB", "memory", "share of the limit",
     "paper: ms, MB",
 )  # fmt: skip
 

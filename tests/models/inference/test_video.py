@@ -55,7 +55,10 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         for name, text in (("ffprobe", PROBE), ("ffmpeg", FFMPEG)):
             path = tmp_path / "bin" / name
             path.parent.mkdir(exist_ok=True)
-            path.write_text(f"#!{sys.executable} -SE\nSTREAM, RATE = {stream!r}, {rate!r}\n{text}")
+            program = path.with_suffix(".py")
+            program.write_text(f"STREAM, RATE = {stream!r}, {rate!r}\n{text}")
+            # Not in the first line itself, which cannot name an interpreter whose path has a space.
+            path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -SE "{program}" "$@"\n')
             path.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 

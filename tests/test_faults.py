@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from models.training.objectives import PixelObjective
-from tests.runs import command, environment, run, run_here, workplace
+from tests.runs import ROOT, command, environment, run, run_here, workplace
 from tests.test_straight_line import assert_same_run, weights
 from utils.seed import random_stream
 
@@ -85,33 +87,56 @@ def test_validation_does_not_change_the_training(
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
+# Imports once and forks for each run, which is then a process like any other but for the seconds that imports take.
+STARTER = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import models.training.loop, torch._dynamo  # what a run imports, and what the first optimiser does
+from tests.runs import run_here
+for line in sys.stdin:
+    log = line.rstrip()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        os._exit(run_here("train.py", "-opt", "train.yml", "--auto_resume", *sys.argv[2:]))
+    print(pid, flush=True)
+    print(os.waitpid(pid, 0)[1], flush=True)
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_killed_twenty_five_times_ends_with_the_same_bits(tmp_path: Path) -> None:
     long = ("--force_yml", "train:total_iter=300", "val:val_freq=8")
     whole, killed = workplace(tmp_path / "whole"), workplace(tmp_path / "killed")
     done = run(whole, "train.py", "-opt", "train.yml", *long)
     assert done.returncode == 0, done.stderr
-    random = random_stream(25)
-    for _ in range(25):
-        process = subprocess.Popen(
-            command("train.py", "-opt", "train.yml", "--auto_resume", *long),
-            cwd=killed, env=environment(), stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert process.stderr is not None
-        # A few iterations on, and a few milliseconds after: in a step, a validation, or while a checkpoint is written.
-        left = int(random.integers(1, 12))
-        for line in process.stderr:
-            left -= "iter:" in line
-            if left == 0:
-                break
-        with process.stderr:
-            try:
-                process.wait(float(random.uniform(0, 0.03)))
-            except subprocess.TimeoutExpired:
-                process.kill()
-            process.wait(60)
-    done = run(killed, "train.py", "-opt", "train.yml", "--auto_resume", *long)
-    assert done.returncode == 0, done.stderr
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, str(ROOT), *long], cwd=killed, env=environment(),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert starter.stdin is not None
+    assert starter.stdout is not None
+    random, kills = random_stream(25), 0
+    with starter, starter.stdin, starter.stdout:
+        for number in range(26):
+            log = killed / f"{number}.log"
+            print(log, file=starter.stdin, flush=True)
+            pid = int(starter.stdout.readline())
+            if number < 25:
+                # A few iterations on, and a few milliseconds after: in a step, a validation, or while a checkpoint is
+                # written.
+                left = int(random.integers(1, 12))
+                deadline = time.monotonic() + 60
+                while not log.exists() or log.read_text().count("iter:") < left:
+                    assert time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.002)
+                time.sleep(float(random.uniform(0, 0.03)))
+                os.kill(pid, signal.SIGKILL)
+                kills += 1
+            status = int(starter.stdout.readline())
+            assert os.waitstatus_to_exitcode(status) == (-signal.SIGKILL if number < 25 else 0), log.read_text()
+    assert kills == 25
     assert_same_run(whole / "experiments/tiny", killed / "experiments/tiny", last=300)
 
 

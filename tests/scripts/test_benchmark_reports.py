@@ -36,7 +36,7 @@ def test_the_table_has_every_row() -> None:
 def test_the_page() -> None:
     text = page("all --quick", {"copying, cpu": "9 GB/s"}, [ROW], 0, ["## More\n", GPU])
     assert text.startswith("# Performance\n")
-    assert "`python scripts/benchmark.py all --quick`" in text
+    assert "\npython scripts/benchmark.py all --quick\n" in text
     assert "- copying, cpu: 9 GB/s" in text
     assert "interrupted" not in text
     assert text.index("x/y") < text.index("## More") < text.index("make gpu")

@@ -42,7 +42,7 @@ def check(name: str, arguments: Qmk | Amv) -> None:
     Raises:
         InputError: with the values, and what was expected.
     """
-    x_name, y_name, _ = arguments._fields
+    x_name, y_name = ("q", "k_t") if isinstance(arguments, Qmk) else ("attn", "v")
     x, y, index = arguments
     if x.ndim != 3 or y.ndim != 3 or index.ndim != 3:
         raise InputError(

@@ -106,8 +106,9 @@ def check(arguments: WindowArguments) -> None:
     Raises:
         InputError: with the values, and what was expected.
     """
-    _check_shapes(*arguments[:5])
-    _check_types(*arguments[:5])
+    q, k, v, bias, mask, _ = arguments  # not by slices or _replace, which the compiler of torch 2.6 does not know
+    _check_shapes(q, k, v, bias, mask)
+    _check_types(q, k, v, bias, mask)
 
 
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None) -> None:

@@ -45,8 +45,8 @@ def chunked_attention(arguments: WindowArguments) -> Tensor:
 
 def in_float32(run: WindowFunction, arguments: WindowArguments) -> Tensor:
     """A backend on half precision: few processors multiply float16, and kernels that convert on the way are slower."""
-    q, k, v = (x.float() for x in arguments[:3])
-    return run(arguments._replace(q=q, k=k, v=v)).half()
+    q, k, v, bias, mask, scale = arguments
+    return run(WindowArguments(q.float(), k.float(), v.float(), bias, mask, scale)).half()
 
 
 def _refusal(call: WindowCall) -> str | None:

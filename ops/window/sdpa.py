@@ -44,10 +44,10 @@ def sdpa_attention(arguments: WindowArguments) -> Tensor:
             return in_float32(sdpa_attention, arguments)
         if not len(arguments.q):
             return reference_attention(arguments)  # PyTorch leaves the bias out of the graph
-        bias = arguments.bias
+        q, k, v, bias, mask, scale = arguments
         if bias is not None and not torch.is_grad_enabled():
             bias = bias.detach()
-        return fused_attention(arguments._replace(bias=bias), width_multiple=1)
+        return fused_attention(WindowArguments(q, k, v, bias, mask, scale), width_multiple=1)
     return cuda_attention(arguments)
 
 

@@ -111,7 +111,7 @@ def cpu_profiles(size: tuple[int, int], seconds: float) -> list[Shares]:
     with Progress(len(jobs), "profiles", unit="calls", plain=print) as bar:
         for kind, (name, configuration), plain in jobs:
             torch.manual_seed(0)
-            prepare = _evaluation if kind == "evaluation" else _step
+            prepare = evaluation_work if kind == "evaluation" else step_work
             work = prepare(configuration, size, plain=plain)
             found.append(shares(name, "plain" if plain else "ours", work, seconds)._replace(work=kind))
             bar.advance(note=f"{name}, {kind}")
@@ -213,7 +213,7 @@ def gpu_works() -> Iterator[tuple[str, Callable[[], Work]]]:
 def tiny_work() -> tuple[str, Callable[[], Work]]:
     """A work for a CPU, to find mistakes before a GPU does."""
     name, configuration = next(families())
-    return f"{name} x4, training step, 1 x 3 x 32 x 32", lambda: _step(configuration, (32, 32), plain=False)
+    return f"{name} x4, training step, 1 x 3 x 32 x 32", lambda: step_work(configuration, (32, 32), plain=False)
 
 
 def _training(name: str, amp: bool) -> Work:
@@ -233,14 +233,16 @@ def _esc(dtype: torch.dtype) -> Work:
     return _inference(network, torch.rand(1, 3, 360, 640, dtype=dtype))
 
 
-def _evaluation(configuration: Mapping[str, object], size: tuple[int, int], *, plain: bool) -> Work:
+def evaluation_work(configuration: Mapping[str, object], size: tuple[int, int], *, plain: bool) -> Work:
+    """A forward pass of one image of this size (h, w); ``plain``: by the references, with nothing folded."""
     network = _network(configuration, plain=plain)
     if isinstance(network, PlainUSR) and not plain:
         network = fold(network)
     return with_backend(_inference(network, torch.rand(1, 3, *size)), "reference" if plain else "auto")
 
 
-def _step(configuration: Mapping[str, object], size: tuple[int, int], *, plain: bool) -> Work:
+def step_work(configuration: Mapping[str, object], size: tuple[int, int], *, plain: bool) -> Work:
+    """Forward and backward pass of one image of this size (h, w); ``plain``: by the references."""
     work = step(_network(configuration, plain=plain), torch.rand(1, 3, *size), 4)
     return with_backend(work, "reference" if plain else "auto")
 

@@ -13,7 +13,17 @@ from scripts.benchmarks.kernels import Resources, resources
 from scripts.benchmarks.kernels import section as kernel_section
 from scripts.benchmarks.limits import Limits
 from scripts.benchmarks.measure import Row
-from scripts.benchmarks.profiling import NAMES, OTHER, WORKS, Shares, _evaluation, _step, cpu_section, kind_of, parts_of
+from scripts.benchmarks.profiling import (
+    NAMES,
+    OTHER,
+    WORKS,
+    Shares,
+    cpu_section,
+    evaluation_work,
+    kind_of,
+    parts_of,
+    step_work,
+)
 from scripts.benchmarks.profiling import shares as profiled
 from scripts.benchmarks.published import families
 from scripts.benchmarks.record import Record, earlier_rows
@@ -185,6 +195,6 @@ def test_every_family_has_works_to_profile(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("FOCALSR_OPS", raising=False)
     configurations = dict(families())
     assert len(configurations) == 5
-    for prepare in (_evaluation, _step):
+    for prepare in (evaluation_work, step_work):
         for plain in (True, False):
             prepare(configurations["plainusr"], (16, 24), plain=plain)()

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def text_files() -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
+def tracked(*options: str) -> list[str]:
+    """What git lists of the repository."""
+    text_files()  # which skips the test where there is no clone
+    command = ["git", "ls-files", "-z", *options]
+    listed = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout
+    return [name for name in listed.split("\0") if name]
+
+
 def requirements(name: str) -> list[Requirement]:
     lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
     return [Requirement(line) for line in lines if line and not line.startswith("-")]
@@ -42,6 +51,18 @@ def requirements(name: str) -> list[Requirement]:
 
 def names_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+def test_no_file_of_the_repository_is_ignored_or_a_link() -> None:
+    assert not tracked("--cached", "--ignored", "--exclude-standard")
+    assert not [name for name in tracked() if (ROOT / name).is_symlink()]
+
+
+def test_every_python_file_of_the_repository_is_linted() -> None:
+    command = [sys.executable, "-m", "ruff", "check", "--show-files", "."]
+    shown = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout.splitlines()
+    linted = {Path(line).resolve() for line in shown}
+    assert not [name for name in tracked() if name.endswith(".py") and (ROOT / name).resolve() not in linted]
 
 
 def test_licence_is_apache_2() -> None:

@@ -64,9 +64,7 @@ class RealESRGANOptions(PatchOptions):
                 )
             low, high = getattr(self, f"blur_sigma{end}")
             if not 0 < low <= high:
-                raise InputError(
-                    f"blur_sigma{end}: expected the smaller number first, above 0, got {low:g}, {high:g}"
-                )
+                raise InputError(f"blur_sigma{end}: expected the smaller number first, above 0, got {low:g}, {high:g}")
 
     @property
     def blurs(self) -> tuple[Blur, Blur]:

@@ -12,8 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.images.files import to_tensor, to_uint8, write_image
 from data.datasets.downsample import DownsampleImageOptions
+from data.images.files import to_tensor, to_uint8, write_image
 from data.patches.dataset import PatchDataset
 from data.resizing.pillow import pil_bicubic
 from data.samples import SampleKey

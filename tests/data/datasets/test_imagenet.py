@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from data.dataset_options import IoBackend
-from data.images.files import write_image
 from data.datasets.imagenet import ImageNetPairedOptions
+from data.images.files import write_image
 from data.patches.dataset import PatchDataset
 from data.resizing.matlab import imresize
 from data.samples import SampleKey

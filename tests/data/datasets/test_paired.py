@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.dataset_options import IoBackend
-from data.images.files import read_image, to_tensor, write_image
 from data.datasets.paired import PairedImageOptions
+from data.images.files import read_image, to_tensor, write_image
 from data.resizing.matlab import downscale, mod_crop
 from data.samples import SampleKey
 from tests.data.images.test_sources import write_lmdb
@@ -60,9 +60,7 @@ def test_whole_images(root: Path, lq: bool, backend: Backend) -> None:
 
 def test_patches_do_not_depend_on_where_pixels_come_from(root: Path) -> None:
     datasets = [
-        options(root, lq=lq, backend=backend).training_set(4, 3)
-        for lq in (True, False)
-        for backend in BACKENDS
+        options(root, lq=lq, backend=backend).training_set(4, 3) for lq in (True, False) for backend in BACKENDS
     ]
     for key in KEYS:
         first, *others = [dataset.sample(key) for dataset in datasets]
@@ -114,7 +112,11 @@ def test_crops_stay_aligned_and_flips_are_joint(
     if not rotation:
         assert sample.lq.equal(patch) or (hflip and sample.lq.equal(patch.flip(-1)))
     if made:
-        alone = options(coordinates, gt_size=side * 3, use_hflip=hflip, use_rot=rotation).training_set(3, seed).sample(SampleKey(epoch, 0, 0))
+        alone = (
+            options(coordinates, gt_size=side * 3, use_hflip=hflip, use_rot=rotation)
+            .training_set(3, seed)
+            .sample(SampleKey(epoch, 0, 0))
+        )
         assert alone.gt is not None
         assert alone.gt.equal(sample.gt)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from data.datasets import build_dataset
+from data.datasets.realesrgan import RealESRGANOptions
 from data.degradations import DegradationOptions, usm_sharpen
 from data.images.files import write_image
 from data.loader import Batch, train_batches
-from data.datasets.realesrgan import RealESRGANOptions
 from data.patches.dataset import PatchDataset
 from data.samples import SampleKey
 from tests.data.pictures import noise, write_folder

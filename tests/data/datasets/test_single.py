@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from data.dataset_options import IoBackend
-from data.images.files import to_tensor
 from data.datasets.single import SingleImageOptions
+from data.images.files import to_tensor
 from tests.data.images.test_sources import write_lmdb
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from utils.errors import InputError

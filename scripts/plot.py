@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import atomic_write

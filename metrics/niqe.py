@@ -29,6 +29,7 @@ from utils.typed import option
 
 BLOCK = 96
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (rows, columns): the neighbours whose products are measured
+_FLAT = 1e-9  # levels of 0 .. 255: the mean of a flat area differs from its level by up to some 1e-13
 
 
 class PristineModel(NamedTuple):
@@ -83,7 +84,10 @@ def image_features(plane: Image, window: Image) -> Image:
     for side in (BLOCK, BLOCK // 2):
         mean = _correlate(plane, window)
         deviation = np.sqrt(np.abs(_correlate(plane * plane, window) - mean * mean))
-        normalised = (plane - mean) / (deviation + 1)
+        difference = plane - mean
+        # The fits count negative and positive values: in a flat area, rounding of the mean must be neither.
+        difference[np.abs(difference) < _FLAT] = 0
+        normalised = difference / (deviation + 1)
         H, W = normalised.shape
         tiles = normalised.reshape(H // side, side, W // side, side).swapaxes(1, 2)
         scales.append(block_features(tiles.reshape(-1, side, side)))
@@ -173,7 +177,8 @@ def _plane(img: Image, input_order: str, convert_to: str) -> Image:
         return img[..., 0]
     if convert_to == "y":
         return luma(img)
-    gray: Image = cv2.cvtColor(img.astype(np.float32) / 255, cv2.COLOR_RGB2GRAY) * 255
+    # From B G R, as BasicSR has it: OpenCV adds the channels in the order in which they lie, and the sum is rounded.
+    gray: Image = cv2.cvtColor(img[..., ::-1].astype(np.float32) / 255, cv2.COLOR_BGR2GRAY) * 255
     return gray
 
 

@@ -6,12 +6,14 @@ import json
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from data.images.files import read_image
 from metrics import NIQE, calculate_niqe
 from metrics.color import Image
-from metrics.niqe import block_features, fit_aggd, load_pristine
+from metrics.niqe import block_features, fit_aggd, image_features, load_pristine
 from utils.errors import InputError
 from utils.typed import Report, read
 
@@ -45,6 +47,36 @@ def test_niqe_equals_the_recorded_values(formats: Path) -> None:
             img = arrays[case["input"]].astype(dtype)
             value = calculate_niqe(img, **settings, params_file=formats / "niqe_pristine.npz")
             assert value == pytest.approx(case["value"], abs=cases["atol"]), case["input"]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "expected"), [("img_006", 8.4930), ("img_008", 5.9359)])
+def test_niqe_of_pictures_with_flat_areas_equals_the_published_code(
+    shared: Path, formats: Path, name: str, expected: float
+) -> None:
+    img = read_image(shared / f"data/Set14/x2/HR/{name}.png")
+    value = calculate_niqe(img, 0, params_file=formats / "niqe_pristine.npz")
+    assert value == pytest.approx(expected, abs=0.001)
+
+
+def test_the_level_of_a_flat_area_changes_no_feature(pristine: Path) -> None:
+    window = load_pristine(pristine).window
+    plane = texture(96, 192)[..., 0].astype(np.float64) / 4
+    plane[:, 40:120] = 20  # in both blocks, and in one of the halved image
+    features = image_features(plane.round(), window)
+    assert np.isfinite(features).all()
+    for more in (1, 3, 30, 90):  # a shift of all levels: rounding goes elsewhere, what is measured does not
+        np.testing.assert_allclose(image_features(plane.round() + more, window), features, rtol=1e-6)
+
+
+def test_colours_become_grey_as_in_the_published_code(pristine: Path) -> None:
+    img = texture(192, 192)
+    bgr = np.ascontiguousarray(img[..., ::-1])
+    grey = (cv2.cvtColor(bgr.astype(np.float32) / 255.0, cv2.COLOR_BGR2GRAY) * 255.0).round().astype(np.uint8)
+    other = (cv2.cvtColor(img.astype(np.float32) / 255, cv2.COLOR_RGB2GRAY) * 255).round().astype(np.uint8)
+    assert (grey != other).any()  # the order of the sum shows
+    expected = calculate_niqe(grey, 0, "HW", params_file=pristine)
+    assert calculate_niqe(img, 0, convert_to="gray", params_file=pristine) == expected
 
 
 @pytest.mark.shared

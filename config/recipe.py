@@ -21,12 +21,13 @@ from config.document import Document
 from config.overrides import FLAG
 from config.reader import interpret
 from config.schema import TrainOptions
+from utils.checked import Checked
 from utils.errors import InputError
 from utils.typed import INVALID, KeyPath, Report, near_miss, option, read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StageOptions:
+class StageOptions(Checked):
     """One training of a recipe."""
 
     opt: Path = option("its option file, as seen from the recipe")
@@ -36,7 +37,7 @@ class StageOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RecipeOptions:
+class RecipeOptions(Checked):
     """A recipe file."""
 
     name: str = option("name of the recipe, for messages")

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from data import DATASETS, DatasetOptions, DegradationOptions, RealESRGANOptions
 from losses import LOSSES, LossOptions
 from metrics import METRICS, Metric
+from utils.checked import Checked
 from utils.typed import OneOf, option
 
 # All of them mean: pixel loss in training; pad, compute, crop in testing. What to pad to, the network knows.
@@ -34,7 +35,7 @@ _DISCRIMINATOR = "no discriminator is trained here"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimOptions:
+class OptimOptions(Checked):
     """An optimiser of torch.optim; defaults are torch's."""
 
     lr: float = option("learning rate; the schedule starts from it", minimum=0)
@@ -111,7 +112,7 @@ OPTIMIZERS: Mapping[str, type[OptimOptions]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SchedulerOptions:
+class SchedulerOptions(Checked):
     """How the learning rate changes; t counts iterations from 0."""
 
 
@@ -165,7 +166,7 @@ AnyScheduler = Annotated[SchedulerOptions, OneOf(lambda: SCHEDULERS, "scheduler"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
+class TrainingOptions(Checked):
     """Loss, optimiser, schedule."""
 
     IGNORED: ClassVar[Mapping[str, str]] = {
@@ -222,7 +223,7 @@ class TrainingOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ValOptions:
+class ValOptions(Checked):
     """How images are measured and saved."""
 
     val_freq: int | None = option("iterations between validations; required in training", None, minimum=1)
@@ -269,7 +270,7 @@ class Pretrained:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PathOptions:
+class PathOptions(Checked):
     """Weights to start from, and where outputs go."""
 
     IGNORED: ClassVar[Mapping[str, str]] = {
@@ -305,7 +306,7 @@ class PathOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WandbOptions:
+class WandbOptions(Checked):
     """Weights & Biases."""
 
     project: str | None = option("name of the project there; null: do not log there", None)
@@ -313,7 +314,7 @@ class WandbOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoggerOptions:
+class LoggerOptions(Checked):
     """What is logged and saved how often."""
 
     print_freq: int = option("iterations between log lines", 100, minimum=1)
@@ -327,7 +328,7 @@ class LoggerOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DistOptions:
+class DistOptions(Checked):
     """Several processes; used with ``--launcher``."""
 
     backend: Literal["nccl", "gloo"] | None = option("null: nccl on GPUs, gloo on CPUs", None)
@@ -335,7 +336,7 @@ class DistOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TileOptions:
+class TileOptions(Checked):
     """Compute large images in parts, to save memory."""
 
     tile_size: int = option("side of a tile, low-resolution pixels", minimum=1)
@@ -355,7 +356,7 @@ class NetworkOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Checked):
     """What training and test files have in common."""
 
     FILLED_IN: ClassVar[Mapping[str, str]] = {"num_gpu": "auto", "manual_seed": "drawn from 1 to 10000"}

@@ -9,12 +9,13 @@ from typing import ClassVar, Literal
 
 from data.degradations import DegradationOptions
 from data.samples import EvalDataset, TrainDataset
+from utils.checked import Checked
 from utils.errors import InputError
 from utils.typed import option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IoBackend:
+class IoBackend(Checked):
     """Where the pixels come from."""
 
     type: Literal["disk", "memory", "lmdb", "pack"] = option(
@@ -26,7 +27,7 @@ class IoBackend:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DatasetOptions:
+class DatasetOptions(Checked):
     """What every data set has; the keys about batches only matter in training."""
 
     IGNORED: ClassVar[Mapping[str, str]] = {
@@ -57,6 +58,7 @@ class DatasetOptions:
     persistent_workers: bool = option("accepted: worker processes always live as long as the training", False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         channels = 1 if self.color == "y" else 3
         for key, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) not in (1, channels):

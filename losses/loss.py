@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from utils.checked import Checked
 from utils.typed import option
 
 Reduction = Literal["mean", "sum", "none"]
@@ -26,7 +27,7 @@ class Loss(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LossOptions(ABC):
+class LossOptions(Checked, ABC):
     """The keys that every loss of an option file has."""
 
     loss_weight: float = option("factor of this loss in the total", 1.0)

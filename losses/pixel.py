@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from losses.loss import LossOptions, Reduction
+from utils.checked import check_choice
 from utils.typed import option
 
 
@@ -29,6 +30,9 @@ class PixelLoss:
     loss_weight: float
     reduction: Reduction
     element: Callable[[Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        check_choice("PixelLoss: reduction", self.reduction, Reduction)
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The loss, a scalar unless ``reduction`` is "none".

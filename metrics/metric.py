@@ -10,13 +10,14 @@ from typing import ClassVar, Literal, TypeVar
 from torch import Tensor
 
 from metrics.color import Image
+from utils.checked import Checked
 from utils.typed import option
 
 Values = TypeVar("Values", Image, Tensor)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Metric(ABC):
+class Metric(Checked, ABC):
     """Options of a metric; call it with 8-bit R G B images.
 
     Attributes:

@@ -159,6 +159,7 @@ class NIQE(Metric):
 
     def __post_init__(self) -> None:
         """Read the file now: a mistake should show before the training, not at its first validation."""
+        super().__post_init__()
         load_pristine(self.params_file)
 
     def __call__(self, image: Image, reference: Image | None = None) -> float:

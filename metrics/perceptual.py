@@ -87,6 +87,7 @@ class LPIPS(Metric):
 
     def __post_init__(self) -> None:
         """Look for the library now: its absence should show before the training, not at its first validation."""
+        super().__post_init__()
         check_library("LPIPS")
 
     def __call__(self, image: Image, reference: Image | None = None) -> float:
@@ -107,6 +108,7 @@ class DISTS(Metric):
 
     def __post_init__(self) -> None:
         """Look for the library now: its absence should show before the training, not at its first validation."""
+        super().__post_init__()
         check_library("DISTS")
 
     def __call__(self, image: Image, reference: Image | None = None) -> float:

@@ -219,7 +219,12 @@ def read(value: object, annotation: Any, report: Report, path: KeyPath = ()) -> 
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is typing.Annotated:
         marker = _one_of(annotation)
-        return _read_variant(value, marker, report, path) if marker else read(value, arguments[0], report, path)
+        if marker is None:
+            return read(value, arguments[0], report, path)
+        base = arguments[0]
+        if isinstance(base, type) and dataclasses.is_dataclass(base) and isinstance(value, base):
+            return value  # built in Python already
+        return _read_variant(value, marker, report, path)
     if annotation in (Any, object):
         return plain_value(value)
     if origin in (Union, types.UnionType):
@@ -253,7 +258,7 @@ def read_arguments(
     for key, item in value.items():
         here = (*path, key)
         if key in fields:
-            result[key] = _checked(read(item, fields[key].annotation, report, here), fields[key], report, here)
+            result[key] = read_field(item, fields[key], report, here)
         elif key in ignored:
             report.note(here, f"has no effect here: {ignored[key]}")
         else:
@@ -264,6 +269,11 @@ def read_arguments(
         if field.required and name not in value:
             report.problem(path, f'the key "{name}"{label} is missing; expected {type_name(field.annotation)}')
     return result
+
+
+def read_field(value: object, field: Field, report: Report, path: KeyPath = ()) -> Any:
+    """``value`` as the field wants it, its range checked; on a mistake, INVALID, with the problem in the report."""
+    return _checked(read(value, field.annotation, report, path), field, report, path)
 
 
 def plain_value(value: object) -> Any:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from utils.checked import check_choice
 from utils.errors import InputError
+
+Fill = Literal["reflect", "replicate"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +25,10 @@ class SizeRule:
     multiple: int = 1
     minimum: int = 1
     tile_multiple: int = 1
-    mode: Literal["reflect", "replicate"] = "reflect"
+    mode: Fill = "reflect"
 
     def __post_init__(self) -> None:
+        check_choice("SizeRule: mode", self.mode, Fill)
         for name in ("multiple", "minimum", "tile_multiple"):
             if getattr(self, name) < 1:
                 raise InputError(f"SizeRule: {name} must be at least 1, got {getattr(self, name)}")

@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from utils.checked import check_choice
+
+Tables = Literal["published", "standard"]
+
 # Quantisation tables K.1 and K.2 of ITU-T T.81, rows are vertical frequencies.
 _LUMINANCE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -39,7 +43,7 @@ _TO_YCBCR = (
 _TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
 
-def jpeg(images: Tensor, quality: Tensor, tables: Literal["published", "standard"] = "published") -> Tensor:
+def jpeg(images: Tensor, quality: Tensor, tables: Tables = "published") -> Tensor:
     """What is left of images after JPEG compression with colour at half resolution.
 
     Args:
@@ -87,9 +91,8 @@ def _cosines(kind: torch.dtype, device: str) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
-def _table(
-    rows: tuple[tuple[int, ...], ...], tables: Literal["published", "standard"], kind: torch.dtype, device: str
-) -> Tensor:
+def _table(rows: tuple[tuple[int, ...], ...], tables: Tables, kind: torch.dtype, device: str) -> Tensor:
+    check_choice("jpeg: tables", tables, Tables)
     table = _matrix(rows, kind, device)
     return table.T.contiguous() if tables == "published" else table
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from utils.checked import check_choice
+
 Kernel = NDArray[np.float64]
 KernelType = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
 KERNEL_TYPES: tuple[KernelType, ...] = get_args(KernelType)
@@ -36,6 +38,7 @@ def blur_kernel(
         theta: angle of the axes.
         beta: exponent; only generalised and plateau kernels look at it.
     """
+    check_choice("blur_kernel: kind", kind, KernelType)
     widths = np.array([sigma_x, sigma_y if kind.endswith("aniso") and sigma_y is not None else sigma_x])
     turn = np.array([[math.cos(theta), -math.sin(theta)], [math.sin(theta), math.cos(theta)]])
     inverse = turn @ np.diag(widths**-2) @ turn.T

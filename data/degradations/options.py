@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from utils.checked import Checked
 from utils.errors import InputError
 from utils.typed import option
 
@@ -12,7 +13,7 @@ Range = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DegradationOptions:
+class DegradationOptions(Checked):
     """What RealESRGANDataset does to images on the device; other data sets have no use for it."""
 
     gt_usm: bool = option("the target is sharpened, and what is degraded too", False)
@@ -49,6 +50,7 @@ class DegradationOptions:
     high_order_degradation: bool = option("false is not supported: the two stages are what there is", True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("resize_prob", "resize_prob2"):
             shares = getattr(self, name)
             if min(shares) < 0 or sum(shares) <= 0:

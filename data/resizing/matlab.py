@@ -14,6 +14,7 @@ from torch import Tensor
 from ops import imresize, resample
 from ops.pixels.imresize import Border, taps_of
 from ops.pixels.resample import Rounding, Taps
+from utils.checked import check_choice
 
 __all__ = [
     "MARGIN",
@@ -65,6 +66,7 @@ def downscale(
     Returns:
         uint8 [H/scale, W/scale, C], rounded half up and clipped.
     """
+    check_choice("downscale: rule", rule, Rule)
     height, width = image.shape[:2]
     if scale < 1 or height % scale or width % scale or 0 in (height, width):
         raise ValueError(f"downscale: {height} x {width} pixels are no multiple of the scale {scale}; use mod_crop")

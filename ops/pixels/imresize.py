@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ops.pixels.resample import Taps, resample
+from utils.checked import check_choice
 
 Image = TypeVar("Image", NDArray[Any], Tensor)
 Border = Literal["mirror", "repeat"]
@@ -64,6 +65,7 @@ def taps_of(
 
     What lies beyond the border is mirrored, or repeats the last pixel.
     """
+    check_choice("taps_of: border", border, Border)
     m = math.ceil(n * scale)
     shrink = scale if scale < 1 and antialiasing else 1.0
     width = 4 / shrink

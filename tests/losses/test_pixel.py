@@ -51,6 +51,14 @@ def test_loss_equals_its_formula_under_every_reduction(name: str, reduction: str
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_an_unknown_reduction_is_refused_in_python_too(name: str) -> None:
+    with pytest.raises(InputError, match=f'{name}: reduction: expected one of mean, sum, none, got "unknown"'):
+        options_of(name, reduction="unknown")
+    with pytest.raises(InputError, match="PixelLoss: reduction: expected one of mean, sum, none, got 'unknown'"):
+        PixelLoss(1.0, "unknown", torch.abs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_weighted_loss_equals_its_formula(name: str, channels: int, pair: tuple[Tensor, Tensor]) -> None:
     weight = torch.rand(2, channels, 5, 4, generator=torch.Generator().manual_seed(4))

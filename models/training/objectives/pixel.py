@@ -69,7 +69,7 @@ class PixelObjective:
 
     def _accumulate(self, state: TrainState, batch: Batch) -> Tensor:
         """The loss of a batch, detached, after the gradients of its micro-batches have been added up."""
-        total = torch.zeros((), device=state.device)
+        parts: list[Tensor] = []
         done = 0
         for part in batch.micro_batches(self.options.accumulate):
             done += len(part)
@@ -86,5 +86,5 @@ class PixelObjective:
                 share = len(part) / len(batch) if self.loss.reduction == "mean" else 1.0
                 loss = self.loss(prediction, target) * share
                 backward(loss, state.generator)
-            total += loss.detach()
-        return total
+            parts.append(loss.detach())
+        return torch.stack(parts).sum()  # of the loss's own type: float64 for a float64 network

@@ -58,6 +58,23 @@ def test_micro_batches_add_up_to_the_gradient_of_the_batch(place: Path, pieces: 
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_losses_and_norms_of_a_float64_network_are_float64(place: Path, accumulate: int) -> None:
+    chosen = options(f"train:accumulate={accumulate}")
+    state = fresh(chosen)
+    for network in (state.generator.network, state.generator.ema):
+        assert network is not None
+        network.double()
+    whole = batch()
+    wide = Batch.of_pair(whole.lq.double(), whole.targets["gt"].double(), whole.names, epoch=0)
+    with torch.no_grad():
+        expected = (state.generator.network(wide.lq) - wide.targets["gt"]).abs().mean()
+    result = iterate(state, wide, chosen)
+    torch.testing.assert_close(result.losses["l_pix"], expected, rtol=1e-14, atol=0)  # float64, or it is no match
+    assert result.grad_norm is not None
+    assert result.grad_norm.dtype is torch.float64
+
+
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision_lowers_the_loss(place: Path, amp: str) -> None:
     chosen = options(f"train:amp={amp}")

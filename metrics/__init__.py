@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from metrics.metric import Metric
+from metrics.metric import Metric, UndefinedScoreError
 from metrics.niqe import NIQE, calculate_niqe
 from metrics.perceptual import DISTS, LPIPS
 from metrics.psnr_ssim import PSNR, SSIM, calculate_psnr, calculate_psnr_pt, calculate_ssim, calculate_ssim_pt
@@ -25,6 +25,7 @@ __all__ = [
     "PSNR",
     "SSIM",
     "Metric",
+    "UndefinedScoreError",
     "calculate_niqe",
     "calculate_psnr",
     "calculate_psnr_pt",

@@ -14,11 +14,17 @@ def as_hwc(img: Image, input_order: str, name: str = "img") -> Image:
         img: uint8, or float in [0, 255]; [H, W] in any order, else as ``input_order`` says.
         input_order: "HWC" or "CHW".
         name: what to call the image in messages.
+
+    Raises:
+        ValueError: it is no image, or holds NaN or infinity, of which no score may be made.
     """
     if input_order not in ("HWC", "CHW"):
         raise ValueError(f'input_order must be "HWC" or "CHW", got "{input_order}"')
     if img.dtype != np.uint8 and not np.issubdtype(img.dtype, np.floating):
         raise ValueError(f"{name}: expected uint8 or floats in [0, 255], got {img.dtype}")
+    if img.dtype != np.uint8 and not np.isfinite(img).all():
+        count = int((~np.isfinite(img)).sum())
+        raise ValueError(f"{name}: {count} of {img.size} values are NaN or infinite: no score may be made of them")
     if img.ndim == 2:
         return img[..., None]
     if img.ndim == 3 and input_order == "CHW":

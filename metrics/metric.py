@@ -11,9 +11,14 @@ from torch import Tensor
 
 from metrics.color import Image
 from utils.checked import Checked
+from utils.errors import InputError
 from utils.typed import option
 
 Values = TypeVar("Values", Image, Tensor)
+
+
+class UndefinedScoreError(InputError):
+    """What the metric measures does not exist in this image: of others it can make a score."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,12 @@ class Metric(Checked, ABC):
 
     @abstractmethod
     def __call__(self, image: Image, reference: Image | None = None) -> float:
-        """The value for one image, uint8 [H, W, 3] R G B, and its true image of the same shape."""
+        """The value for one image, uint8 [H, W, 3] R G B, and its true image of the same shape.
+
+        Raises:
+            UndefinedScoreError: there is none, for what the image shows.
+            InputError: the image cannot be measured.
+        """
 
     def of_tensors(self, image: Tensor, reference: Tensor | None = None) -> float:
         """The value for tensors, uint8 [H, W, 3] on any device; here they are brought to the host."""

@@ -22,7 +22,7 @@ import numpy as np
 
 from metrics.arrays import as_hwc, crop
 from metrics.color import Image, luma
-from metrics.metric import Metric
+from metrics.metric import Metric, UndefinedScoreError
 from ops.pixels.imresize import imresize
 from utils.errors import InputError
 from utils.typed import option
@@ -58,6 +58,11 @@ def calculate_niqe(
         convert_to: how colours become one channel: "y" (BT.601 luminance, 16 .. 235) or "gray" (OpenCV's, 0 .. 255).
         params_file: ``.npz`` file with the pristine model: arrays mu, cov, window, or BasicSR's
             ``niqe_pris_params.npz``.
+
+    Raises:
+        ValueError: ``img`` is no image, or holds NaN or infinity.
+        UndefinedScoreError: fewer than two of its blocks have any texture.
+        InputError: it is too small, or the file is no pristine model.
     """
     model = load_pristine(params_file)
     plane = _plane(img, input_order, convert_to)
@@ -72,7 +77,7 @@ def calculate_niqe(
     features = image_features(plane[: rows * BLOCK, : columns * BLOCK].astype(np.float64).round(), model.window)
     complete = features[~np.isnan(features).any(axis=1)]
     if len(complete) < 2:
-        raise InputError("NIQE is not defined for this image: fewer than two of its blocks have any texture")
+        raise UndefinedScoreError("NIQE is not defined for this image: fewer than two of its blocks have any texture")
     difference = model.mean - np.nanmean(features, axis=0)
     covariance = (model.covariance + np.cov(complete, rowvar=False)) / 2
     return float(np.sqrt(difference @ np.linalg.pinv(covariance) @ difference))

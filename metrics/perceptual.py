@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from metrics.arrays import as_hwc, crop
 from metrics.color import Image
-from metrics.metric import Metric, require
+from metrics.metric import Metric, UndefinedScoreError, require
 from utils.errors import InputError
 from utils.typed import option
 
@@ -40,11 +41,13 @@ def perceptual_distance(name: str, img: Image, img2: Image, crop_border: int = 0
         device: where the metric's network runs; "auto": a GPU if there is one.
 
     Raises:
+        ValueError: the arrays are no images of one shape, or hold NaN or infinity.
+        UndefinedScoreError: the metric's network gives no number.
         InputError: the library is not installed, or nothing is left after dropping the border.
     """
     if img.shape != img2.shape:
         raise ValueError(f"the images must have one shape, got {list(img.shape)} and {list(img2.shape)}")
-    pair = [crop(as_hwc(image, "HWC"), crop_border) for image in (img, img2)]
+    pair = [crop(as_hwc(image, "HWC", role), crop_border) for image, role in ((img, "img"), (img2, "img2"))]
     if not pair[0].size:
         raise InputError(f"an image of {list(img.shape)} (H, W, C) is too small for crop_border {crop_border}")
     if device == "auto":
@@ -52,7 +55,10 @@ def perceptual_distance(name: str, img: Image, img2: Image, crop_border: int = 0
     check_library(name)
     judge = _judge(importlib.import_module(LIBRARY), name, device)
     with torch.no_grad():
-        return float(judge(*(_tensor(image, device) for image in pair)).item())
+        distance = float(judge(*(_tensor(image, device) for image in pair)).item())
+    if not math.isfinite(distance):
+        raise UndefinedScoreError(f"{name} gives {distance} for this image")
+    return distance
 
 
 def check_library(name: str) -> None:

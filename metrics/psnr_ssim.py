@@ -48,6 +48,10 @@ def calculate_psnr(
         crop_border: pixels dropped on each side of both images, before anything else.
         input_order: "HWC" or "CHW".
         test_y_channel: measure on the luminance (BT.601) instead of on all channels; grey images stay as they are.
+
+    Raises:
+        ValueError: the arrays are no images of one shape, or hold NaN or infinity.
+        InputError: they are too small.
     """
     img, img2 = _prepare(img, img2, crop_border, input_order, test_y_channel, smallest=1)
     difference = img.astype(np.float64) - img2
@@ -67,6 +71,10 @@ def calculate_ssim(
             window of 11 x 11.
         input_order: "HWC" or "CHW".
         test_y_channel: measure on the luminance (BT.601) instead of on all channels; grey images stay as they are.
+
+    Raises:
+        ValueError: the arrays are no images of one shape, or hold NaN or infinity.
+        InputError: they are too small.
     """
     img, img2 = _prepare(img, img2, crop_border, input_order, test_y_channel, smallest=WINDOW)
     total, count = 0.0, 0
@@ -82,14 +90,15 @@ def calculate_psnr_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channe
     """PSNR of a batch on its device, [B, C, H, W] in [0, 1], R G B -> [B].
 
     As BasicSR's tensor version, 1e-8 is added to the mean square: equal images give 80 dB, 60 dB reads 0.04 dB low.
+    Images with NaN or infinity, for which the host is not made to wait, give NaN.
     """
     img, img2 = _prepare_pt(img, img2, crop_border, test_y_channel, smallest=1)
     mse = (img - img2).square().mean(dim=(1, 2, 3))
-    return 10.0 * torch.log10(1.0 / (mse + 1e-8))
+    return 10.0 * torch.log10(1.0 / (mse + 1e-8)).where(mse.isfinite(), torch.nan)
 
 
 def calculate_ssim_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:
-    """SSIM of a batch on its device, [B, C, H, W] in [0, 1], R G B -> [B] in float64."""
+    """SSIM of a batch on its device, [B, C, H, W] in [0, 1], R G B -> [B] in float64; NaN as in PSNR."""
     img, img2 = _prepare_pt(img, img2, crop_border, test_y_channel, smallest=WINDOW)
     return _ssim_pt(255.0 * img.double(), 255.0 * img2.double())
 

@@ -39,9 +39,14 @@ def check_testing(options: TestOptions, world: World) -> None:
     for dataset in datasets:
         log("%s: %d images%s", dataset.name, len(dataset), together(options.val))
     with torch.no_grad():
-        lq = datasets[0].read(0).lq
-        shape = list(network(lq[None, :, :32, :32].to(next(network.parameters()).device)).shape)
-    log("one patch: %s -> %s", list(lq[None, :, :32, :32].shape), shape)
+        lq = datasets[0].read(0).lq[None, :, :32, :32]
+        output = network(lq.to(next(network.parameters()).device))
+    if not bool(output.isfinite().all()):
+        raise InputError(
+            f"{options.path.pretrain_network_g}: the output of {options.network_g.type} for {datasets[0].name} is not "
+            "finite (NaN or infinity); are these weights sound?"
+        )
+    log("one patch: %s -> %s", list(lq.shape), list(output.shape))
     log("the check is passed; nothing was written")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from archs.contract import contract_of
 from config.schema import TileOptions, ValOptions
 from data import EvalDataset, Sample, imresize, to_levels
-from metrics import Metric
+from metrics import Metric, UndefinedScoreError
 from models.distributed import World
 from models.inference.tiling import EqualTiles, GrownTiles, Tiling
 from models.inference.upscale import upscale
@@ -24,6 +24,7 @@ from utils.signals import StopFlag
 
 Keep = Callable[[Sample, Tensor], None]
 
+_NAMED = 3  # images without a score that a message names
 _WAITING = 4  # batches' worth of images that may wait for others of their size
 
 
@@ -35,9 +36,10 @@ class EvalRow:
         name: base name of the low-resolution file.
         height: of the output, pixels.
         width: of the output, pixels.
-        scores: metric -> value; empty without ground truth.
+        scores: metric -> value, NaN where there is none; empty without ground truth.
         bicubic: the same for bicubic upsampling of the input, where it was asked for.
         seconds: time of the network, without reading and scoring.
+        fault: why the output, or a metric of it, is no number; None where all is well.
     """
 
     name: str
@@ -46,6 +48,7 @@ class EvalRow:
     scores: Mapping[str, float]
     bicubic: Mapping[str, float]
     seconds: float
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class EvalReport:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Metric -> mean over the images of the per-image value."""
+        """Metric -> mean over the images of the per-image value; NaN where any of them has none."""
         return _means([row.scores for row in self.rows])
 
     @property
@@ -77,19 +80,30 @@ class EvalReport:
         """Mean time of the network per image."""
         return math.fsum(row.seconds for row in self.rows) / max(len(self.rows), 1)
 
+    @property
+    def faults(self) -> str:
+        """Which images have no score, and why, in one sentence; empty where all have."""
+        failed = [row for row in self.rows if row.fault is not None]
+        if not failed:
+            return ""
+        names = ", ".join(row.name for row in failed[:_NAMED]) + (", ..." if len(failed) > _NAMED else "")
+        reasons = "; ".join(dict.fromkeys(row.fault for row in failed if row.fault is not None))
+        return f"{len(failed)} of {len(self.rows)} images of {self.dataset} have no score ({names}): {reasons}"
+
     def as_json(self) -> dict[str, object]:
-        """For ``scores.json``; values that JSON cannot write (infinite PSNR of equal images) become null."""
+        """For ``scores.json``, where what is no number (infinite PSNR of equal images, no score) becomes null."""
         return {
             "seconds_per_image": round(self.seconds, 4),
             "peak_memory": self.memory,
-            "mean": {"scores": _finite(self.scores), "bicubic": _finite(self.bicubic)},
+            "mean": {"scores": self.scores, "bicubic": self.bicubic},
             "images": [
                 {
                     "name": row.name,
                     "size": [row.height, row.width],
-                    "scores": _finite(row.scores),
-                    "bicubic": _finite(row.bicubic),
+                    "scores": dict(row.scores),
+                    "bicubic": dict(row.bicubic),
                     "seconds": round(row.seconds, 4),
+                    **({} if row.fault is None else {"fault": row.fault}),
                 }
                 for row in self.rows
             ],
@@ -124,7 +138,8 @@ def evaluate(
 
     The network's mode and the random generators are left as they were. A network that is trained in another form
     (PlainUSR's branches) is converted once by its ``for_inference``. PSNR and SSIM are measured on the device, so that
-    of the outputs only those leave it that ``keep`` fetches.
+    of the outputs only those leave it that ``keep`` fetches. An output that is not finite has no score: NaN, and a
+    fault in its row, which the caller reports.
 
     Args:
         network: on ``device``.
@@ -134,7 +149,8 @@ def evaluate(
         tile: upscale in tiles, as HAT's test files ask; ``options.use_chop`` asks for RGT's.
         channels_last: memory layout of the network.
         world: the processes that share the work.
-        keep: called with each sample and the 8-bit output [s*h,s*w,3] on ``device``, on the rank that made it.
+        keep: called with each sample and the 8-bit output [s*h,s*w,3] on ``device``, on the rank that made it; not
+            with what is not finite.
         stop: left with StopRequested when it is set.
     """
     world = world or World()
@@ -156,12 +172,12 @@ def evaluate(
         started = time.perf_counter()
         outputs = upscale(prepared, lq, self_ensemble=options.self_ensemble, tiling=tiling, multiple=multiple)
         images = [to_levels(output) for output in outputs]
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        finite = outputs.isfinite().flatten(1).all(1).tolist()  # waits for the device
         seconds = (time.perf_counter() - started) / len(group)
-        for (i, sample), image in zip(group, images, strict=True):
-            mine.append((i, _row(sample, image, options, seconds)))
-            if keep is not None:
+        for (i, sample), image, sound in zip(group, images, finite, strict=True):
+            fault = None if sound else f"the output of {type(network).__name__} is not finite (NaN or infinity)"
+            mine.append((i, _row(sample, image, options, seconds, fault)))
+            if keep is not None and sound:
                 keep(sample, image)
         if shown is not None:
             shown.advance(world.size * len(group))
@@ -227,23 +243,42 @@ def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, means: 
     return "\n".join([text[0], rule, *body])
 
 
-def _row(sample: Sample, image: Tensor, options: ValOptions, seconds: float) -> EvalRow:
+def score_text(value: float | None) -> str:
+    """A score as tables show it; empty for what was not measured."""
+    return "" if value is None else "no score" if math.isnan(value) else f"{value:.4f}"
+
+
+def _row(sample: Sample, image: Tensor, options: ValOptions, seconds: float, fault: str | None) -> EvalRow:
+    """The row of an 8-bit output; with a fault, which says that it is none, no metric is asked."""
     height, width = image.shape[:2]
     reference = None if sample.gt is None else to_levels(sample.gt).to(image.device)
-    scores = _score(image, reference, options.metrics)
+    # Without ground truth, only the metrics that need none.
+    metrics = {n: m for n, m in options.metrics.items() if reference is not None or not m.needs_reference}
+    if fault is None:
+        scores, fault = _score(image, reference, metrics)
+    else:
+        scores = dict.fromkeys(metrics, math.nan)
     base: dict[str, float] = {}
     if options.bicubic:
-        base = _score(bicubic(sample, height, width).to(image.device), reference, options.metrics)
-    return EvalRow(sample.name, height, width, scores, base, seconds)
+        base, _ = _score(bicubic(sample, height, width).to(image.device), reference, metrics)
+    return EvalRow(sample.name, height, width, scores, base, seconds, fault)
 
 
-def _score(image: Tensor, reference: Tensor | None, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """What can be scored: without ground truth, only the metrics that need none."""
-    return {
-        name: float(metric.of_tensors(image, reference))
-        for name, metric in metrics.items()
-        if reference is not None or not metric.needs_reference
-    }
+def _score(
+    image: Tensor, reference: Tensor | None, metrics: Mapping[str, Metric]
+) -> tuple[dict[str, float], str | None]:
+    """Metric -> value, NaN where it has none for this image; and why."""
+    scores, reasons = {}, []
+    for name, metric in metrics.items():
+        try:
+            scores[name] = float(metric.of_tensors(image, reference))
+        except UndefinedScoreError as error:
+            scores[name] = math.nan
+            reasons.append(str(error))
+        else:
+            if math.isnan(scores[name]):
+                reasons.append(f"{name} is no number")
+    return scores, "; ".join(reasons) or None
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -251,11 +286,5 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: math.fsum(row[name] for row in rows) / len(rows) for name in names}
 
 
-def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in scores.items()}
-
-
 def _cells(scores: Mapping[str, float], base: Mapping[str, float], metrics: Sequence[str], both: bool) -> list[str]:
-    return [
-        f"{values[metric]:.4f}" for metric in metrics for values in ((base, scores) if both else (scores,))
-    ]  # fmt: skip
+    return [score_text(values[metric]) for metric in metrics for values in ((base, scores) if both else (scores,))]

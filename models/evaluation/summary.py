@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 
 from config.published import Score, Table, scores_of
 from config.schema import TestOptions, ValOptions
 from metrics import PSNR, SSIM, Metric
-from models.evaluation.evaluate import EvalReport, format_table
+from models.evaluation.evaluate import EvalReport, format_table, score_text
 
 
 def summary(options: TestOptions, reports: Sequence[EvalReport]) -> str:
@@ -30,13 +31,13 @@ def summary(options: TestOptions, reports: Sequence[EvalReport]) -> str:
         row = [report.dataset, str(len(report.rows))]
         for name, metric in metrics.items():
             ours = report.scores.get(name)
-            row += [_number(report.bicubic.get(name))] if both else []
-            row.append(_number(ours))
+            row += [score_text(report.bicubic.get(name))] if both else []
+            row.append(score_text(ours))
             if name in comparable:
                 value = _values(metric, theirs, options.scale).get(report.dataset)
                 places = 2 if isinstance(metric, PSNR) else 4
                 row.append("" if value is None else f"{value:.{places}f}")
-                row.append("" if value is None or ours is None else f"{ours - value:+.{places}f}")
+                row.append("" if value is None or ours is None or isnan(ours) else f"{ours - value:+.{places}f}")
         rows.append([*row, f"{report.seconds:.3f} s", f"{report.memory / 2**20:,.0f} MB"])
     table = format_table([*heads, "per image", "peak memory"], rows, means=False)
     return "\n".join(["scores", table, *_remarks(options, found[0] if found and comparable else None)])
@@ -66,7 +67,3 @@ def _values(metric: Metric, theirs: Mapping[str, Score], scale: float) -> dict[s
         return {}
     values = {name: score.psnr if isinstance(metric, PSNR) else score.ssim for name, score in theirs.items()}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

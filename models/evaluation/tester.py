@@ -27,6 +27,10 @@ from utils.seed import seed_everything
 from utils.signals import catch_signals
 
 
+class NoScoreError(ArithmeticError):
+    """Some outputs of a network are not finite, or have no value by a metric, so that there is no mean."""
+
+
 def test(options: TestOptions, command: Command, world: World) -> list[EvalReport]:
     """Evaluate on every data set; writes ``results/NAME`` with log, images, options and ``scores.json``.
 
@@ -35,6 +39,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
 
     Raises:
         InputError: an option, the weights or the data cannot be used.
+        NoScoreError: images have no score; everything else was written.
         StopRequested: SIGINT or SIGTERM came.
     """
     with catch_signals() as stop:
@@ -73,6 +78,13 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
         if world.is_main:
             write_scores(folder.root / "scores.json", options, reports)
             get_logger().info("scores and images are in %s", folder.root)
+        faults = [report.faults for report in reports if report.faults]
+        if faults:
+            raise NoScoreError(
+                "\n  ".join([f"weights {options.path.pretrain_network_g}, network {options.network_g.type}:", *faults])
+                + "\n  NaN or infinity comes from damaged weights, a training that diverged, or too large a range of "
+                "values; look at these weights, or score other ones"
+            )
     return reports
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from config.schema import WandbOptions
 from models.training.state import Best
 from utils.errors import InputError
-from utils.files import make_folder, write_text
+from utils.files import json_text, make_folder, write_text
 from utils.log import get_logger
 from utils.progress import clock
 
@@ -65,8 +66,8 @@ class ValidationRecord:
     Attributes:
         step: iterations done.
         dataset: its name.
-        scores: metric -> mean.
-        best: metric -> best value so far.
+        scores: metric -> mean; NaN where an image has no score.
+        best: metric -> best value so far, of those that have had any.
         pictures: image name -> LR, bicubic, ours, HR side by side, uint8 [H,W,3] RGB.
     """
 
@@ -112,8 +113,9 @@ class LogSink:
         """``Validation SET`` and a line per metric with the best so far."""
         lines = [f"Validation {record.dataset}"]
         for metric, value in record.scores.items():
-            best = record.best[metric]
-            lines.append(f"\t # {metric}: {value:.4f}\tBest: {best.value:.4f} @ {best.step} iter")
+            best = record.best.get(metric)
+            known = "" if best is None else f"\tBest: {best.value:.4f} @ {best.step} iter"
+            lines.append(f"\t # {metric}: {'no score' if math.isnan(value) else f'{value:.4f}'}{known}")
         get_logger().info("%s", "\n".join(lines))
 
     def close(self) -> None:
@@ -135,7 +137,7 @@ class JsonLinesSink:
         self.file = path.open("a", encoding="utf-8", buffering=1)  # line by line: a killed run loses none
 
     def training(self, record: TrainRecord) -> None:
-        """Kind ``train``, with every figure of the record."""
+        """Kind ``train``, with every figure of the record; null where it is not finite."""
         self._write({
             "kind": "train", "step": record.step, "epoch": record.epoch, "lr": list(record.lr), **record.losses,
             "grad_norm": record.grad_norm, "images_per_second": round(record.images_per_second, 2),
@@ -143,7 +145,7 @@ class JsonLinesSink:
         })  # fmt: skip
 
     def validation(self, record: ValidationRecord) -> None:
-        """Kind ``val``, with the means."""
+        """Kind ``val``, with the means; null where there is none."""
         self._write({"kind": "val", "step": record.step, "dataset": record.dataset, "scores": dict(record.scores)})
 
     def close(self) -> None:
@@ -151,7 +153,7 @@ class JsonLinesSink:
         self.file.close()
 
     def _write(self, value: Mapping[str, object]) -> None:
-        self.file.write(json.dumps(value) + "\n")
+        self.file.write(json_text(value) + "\n")
 
 
 class TensorBoardSink:
@@ -195,7 +197,7 @@ class TensorBoardSink:
     def validation(self, record: ValidationRecord) -> None:
         """Means and pictures."""
         self._reopen_if_lost(record.step)
-        for metric, value in record.scores.items():
+        for metric, value in _known(record.scores).items():
             self.writer.add_scalar(f"metrics/{record.dataset}/{metric}", value, record.step)
         for name, picture in record.pictures.items():
             self.writer.add_image(f"{record.dataset}/{name}", picture, record.step, dataformats="HWC")
@@ -247,7 +249,7 @@ class WandbSink:
     def validation(self, record: ValidationRecord) -> None:
         """Means and pictures."""
         values: dict[str, object] = {
-            f"metrics/{record.dataset}/{metric}": value for metric, value in record.scores.items()
+            f"metrics/{record.dataset}/{metric}": value for metric, value in _known(record.scores).items()
         }
         for name, picture in record.pictures.items():
             values[f"{record.dataset}/{name}"] = self.wandb.Image(picture)
@@ -266,6 +268,11 @@ class WandbSink:
         except (self.wandb.errors.Error, OSError) as error:
             get_logger().warning("wandb: %s; the run goes on without it", error)
             self.run = None
+
+
+def _known(scores: Mapping[str, float]) -> dict[str, float]:
+    """The scores that there are."""
+    return {metric: value for metric, value in scores.items() if not math.isnan(value)}
 
 
 def _is_past(line: str, step: int, validated: int) -> bool:

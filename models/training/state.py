@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -78,10 +79,17 @@ class TrainState:
         """The player that makes images: what is validated and shipped."""
         return self.players["g"]
 
-    def record(self, dataset: str, metric: str, value: float, better: str) -> Best:
-        """The best value of a metric so far, ``value`` included; of equal ones the later wins."""
+    def record(self, dataset: str, metric: str, value: float, better: str) -> Best | None:
+        """The best value of a metric so far, ``value`` included; of equal ones the later wins.
+
+        NaN is never the best: neither a value now nor one that an older state brought. None: there has been no other.
+        """
         known = self.best.setdefault(dataset, {})
+        if metric in known and math.isnan(known[metric].value):
+            del known[metric]
         best = known.get(metric)
+        if math.isnan(value):
+            return best
         if best is None or (value >= best.value if better == "higher" else value <= best.value):
             known[metric] = Best(value, self.step)
         return known[metric]

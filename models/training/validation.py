@@ -14,6 +14,7 @@ from models.training.run import Run
 from models.training.sinks import ValidationRecord
 from models.training.state import TrainState
 from utils.errors import StopRequested
+from utils.log import get_logger
 
 _PICTURES = 4  # validation images shown in TensorBoard
 
@@ -28,6 +29,9 @@ def validates(options: TrainOptions, step: int) -> bool:
 
 def validate(run: Run, state: TrainState) -> None:
     """Score every validation set with the EMA weights, and keep the best ones.
+
+    Images without a score (an output that is not finite) are reported, and the set has no mean: no best value changes,
+    and the training goes on. Where the weights are at fault, the loss of the next iteration says so.
 
     Raises:
         StopRequested: a signal came; the state was saved.
@@ -95,11 +99,14 @@ class _Album:
 def _record(run: Run, state: TrainState, report: EvalReport, pictures: dict[str, NDArray[np.uint8]]) -> bool:
     """Hand a report to the sinks; whether the first metric is better than ever."""
     assert run.options.val is not None
-    best = {
+    if report.faults and run.world.is_main:
+        get_logger().warning("iteration %s: %s; the best scores stay as they are", f"{state.step:,}", report.faults)
+    found = {
         metric: state.record(report.dataset, metric, value, run.options.val.metrics[metric].better)
         for metric, value in report.scores.items()
     }
+    best = {metric: value for metric, value in found.items() if value is not None}
     for sink in run.sinks:
         sink.validation(ValidationRecord(state.step, report.dataset, report.scores, best, pictures))
-    first = next(iter(best.values()), None)
+    first = next(iter(found.values()), None)
     return first is not None and first.step == state.step

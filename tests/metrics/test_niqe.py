@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data.images.files import read_image
-from metrics import NIQE, calculate_niqe
+from metrics import NIQE, UndefinedScoreError, calculate_niqe
 from metrics.color import Image
 from metrics.niqe import block_features, fit_aggd, image_features, load_pristine
 from utils.errors import InputError
@@ -123,7 +123,7 @@ def test_niqe_leaves_out_blocks_without_texture(pristine: Path) -> None:
     img = texture(96, 3 * 96)
     img[:, 192:] = 90
     assert math.isfinite(calculate_niqe(img, 0, params_file=pristine))
-    with pytest.raises(InputError, match="fewer than two of its blocks have any texture"):
+    with pytest.raises(UndefinedScoreError, match="fewer than two of its blocks have any texture"):
         calculate_niqe(np.full_like(img, 90), 0, params_file=pristine)
 
 
@@ -136,6 +136,10 @@ def test_images_that_niqe_cannot_measure_are_refused(pristine: Path) -> None:
         calculate_niqe(texture(96, 192), 0, convert_to="Y", params_file=pristine)
     with pytest.raises(ValueError, match='"HW" wants an array'):
         calculate_niqe(texture(96, 192), 0, "HW", params_file=pristine)
+    with pytest.raises(ValueError, match="img: 1 of 55296 values are NaN or infinite"):
+        broken = texture(96, 192).astype(np.float32)
+        broken[50, 50, 2] = np.nan
+        calculate_niqe(broken, 0, params_file=pristine)
     with pytest.raises(ValueError, match="got int64"):
         calculate_niqe(texture(96, 192).astype(np.int64), 0, params_file=pristine)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 import types
 from importlib.machinery import ModuleSpec
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metrics import DISTS, LPIPS, METRICS
+from metrics import DISTS, LPIPS, METRICS, UndefinedScoreError
 from metrics.perceptual import LIBRARY, perceptual_distance
 from tests.data.pictures import noise
 from utils.errors import InputError
@@ -54,6 +55,19 @@ def test_lpips_and_dists_ask_the_library_for_cropped_images_in_unit_range(librar
     asked = [name for name, device in library if device.type == "cpu"]
     assert asked[:3] == ["lpips", "lpips-vgg", "dists"]
     assert len(asked) <= 4  # each is loaded once
+
+
+def test_what_is_no_number_is_no_distance(library: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = noise(20, 30)
+    broken = a.astype(np.float32)
+    broken[3, 4, 0] = np.nan
+    for pair in ((broken, a.astype(np.float32)), (a.astype(np.float32), broken)):
+        with pytest.raises(ValueError, match="1 of 1800 values are NaN or infinite"):
+            perceptual_distance("lpips-nan", *pair, device="cpu")
+    undefined = torch.tensor([[math.nan]])
+    monkeypatch.setattr(sys.modules[LIBRARY], "create_metric", lambda name, device: lambda a, b: undefined)
+    with pytest.raises(UndefinedScoreError, match="lpips-nan gives nan for this image"):
+        perceptual_distance("lpips-nan", a, a, device="cpu")
 
 
 def test_lower_lpips_and_dists_are_better(library: Calls) -> None:

@@ -249,3 +249,24 @@ class TestOptions:
         assert read(options, PSNR, report) == PSNR(crop_border=2, test_y_channel=False)
         assert not report.problems
         assert "always" in report.notes[0].message
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("y_channel", [False, True])
+def test_nan_and_infinity_are_never_a_score(bad: float, y_channel: bool) -> None:
+    good, noise = (image.astype(np.float32) for image in noisy_pair(16, 18, 3))
+    for value in (bad, np.float32(bad)):
+        broken = noise.copy()
+        broken[8, 9, 1] = value
+        for measure in (calculate_psnr, calculate_ssim):
+            with pytest.raises(ValueError, match="img: 1 of 864 values are NaN or infinite"):
+                measure(broken, good, 0, test_y_channel=y_channel)
+            with pytest.raises(ValueError, match="img2: 1 of 864 values are NaN or infinite"):
+                measure(good, broken, 0, test_y_channel=y_channel)
+    batch = torch.cat([batch_of(noise), batch_of(broken)])
+    true = batch_of(good).expand(2, -1, -1, -1)
+    for measured in (calculate_psnr_pt, calculate_ssim_pt):
+        values = measured(batch, true, 0, y_channel)
+        assert values[0] == measured(batch[:1], true[:1], 0, y_channel)[0]
+        assert values[1].isnan()
+        assert measured(batch[1:], batch[1:], 0, y_channel).isnan()

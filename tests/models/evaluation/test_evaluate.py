@@ -17,12 +17,13 @@ from archs import build_network
 from archs.plainusr import PlainUSR, fold
 from config.schema import TileOptions, ValOptions
 from data import EvalDataset, PairedImageOptions, Sample, SingleImageOptions, build_dataset, to_uint8, write_image
-from metrics import METRICS
+from metrics import METRICS, Metric, UndefinedScoreError
 from models.distributed import T, World
 from models.evaluation.evaluate import EvalReport, EvalRow, evaluate, format_table, of_equal_size
 from models.weights.files import load_weights
 from tests.runs import picture, workplace
 from utils.errors import InputError, StopRequested
+from utils.files import json_text
 from utils.signals import StopFlag
 
 CPU = torch.device("cpu")
@@ -254,8 +255,69 @@ def test_a_signal_stops_the_evaluation(pairs: EvalDataset) -> None:
 
 def test_equal_images_have_no_finite_psnr_and_json_says_null() -> None:
     report = EvalReport("x", (EvalRow("a", 2, 2, {"psnr": math.inf}, {}, 0.1),))
-    text = json.dumps(report.as_json(), allow_nan=False)
-    assert json.loads(text)["mean"]["scores"]["psnr"] is None
+    assert json.loads(json_text(report.as_json()))["mean"]["scores"]["psnr"] is None
+    assert not report.faults
+
+
+class Broken(Nearest):
+    """Gives a value that is no number, somewhere in its outputs for bright pictures."""
+
+    def __init__(self, value: float, above: float) -> None:
+        super().__init__(2)
+        self.value, self.above = value, above
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        for image, output in zip(x, y, strict=True):
+            if image.mean() > self.above:
+                output[1, 3, 4] = self.value
+        return y
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_an_output_that_is_not_finite_is_no_score(seven: EvalDataset, value: float, batch_size: int) -> None:
+    brightness = sorted(float(seven.read(i).lq.mean()) for i in range(7))
+    above = (brightness[4] + brightness[5]) / 2
+    kept: list[str] = []
+    report = evaluate(
+        Broken(value, above), seven, val_options(batch_size=batch_size, bicubic=True), device=CPU,
+        keep=lambda sample, image: kept.append(sample.name),
+    )  # fmt: skip
+    bad = [row.name for i, row in enumerate(report.rows) if float(seven.read(i).lq.mean()) > above]
+    assert len(bad) == 2
+    assert sorted(kept) == sorted({row.name for row in report.rows} - set(bad))
+    for row in report.rows:
+        assert all(math.isnan(score) == (row.name in bad) for score in row.scores.values())
+        assert all(math.isfinite(score) for score in row.bicubic.values())
+    assert all(math.isnan(mean) for mean in report.scores.values())  # not the mean of the others
+    assert report.faults == (
+        f"2 of 7 images of Seven have no score ({bad[0]}, {bad[1]}): the output of Broken is not finite "
+        "(NaN or infinity)"
+    )
+    assert report.table().splitlines()[-1].count("no score") == 2
+    written = json.loads(json_text(report.as_json()))
+    assert written["mean"]["scores"] == {"psnr": None, "ssim": None}
+    assert [image["name"] for image in written["images"] if "fault" in image] == bad
+
+
+class Picky(Metric):
+    """Has no value for some images."""
+
+    def __call__(self, image: Any, reference: Any = None) -> float:
+        if image.shape[0] == 40:
+            raise UndefinedScoreError("pictures of 40 rows have no charm")
+        return math.nan if image.shape[0] == 48 else 1.0
+
+
+def test_an_image_that_a_metric_has_no_value_for_stops_nothing(seven: EvalDataset) -> None:
+    options = ValOptions(metrics={**val_options().metrics, "charm": Picky()})
+    report = evaluate(Nearest(2), seven, options, device=CPU)
+    assert math.isnan(report.scores["charm"])
+    assert math.isfinite(report.scores["psnr"])
+    assert [row.scores["charm"] for row in report.rows if row.height == 44] == [1.0, 1.0]
+    assert "5 of 7 images of Seven have no score (0, 2, 3, ...)" in report.faults
+    assert "pictures of 40 rows have no charm; charm is no number" in report.faults
 
 
 def test_columns_of_tables_are_aligned() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -89,6 +90,38 @@ def test_a_lost_tensorboard_folder_is_made_again(tmp_path: Path, log: list[str])
     sink.close()
     assert len(list(folder.iterdir())) == 1
     assert sum("board is gone" in line for line in log) == 1
+
+
+def test_what_is_no_number_is_no_figure_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    caplog.set_level("INFO")
+    fake = FakeWandb(online=True, fails=False)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    path = tmp_path / "metrics.jsonl"
+    scores = {"psnr": math.nan, "ssim": 0.9, "first": math.nan}
+    undefined = ValidationRecord(1000, "Set5", scores, {"psnr": Best(31.0, 500), "ssim": Best(0.9, 1000)}, {})
+    skipped = dataclasses.replace(RECORD, losses={"l_pix": math.nan}, grad_norm=math.inf)
+    sinks = (
+        LogSink("x"), JsonLinesSink(path, 0, -1), TensorBoardSink(tmp_path / "board", 0, ""),
+        WandbSink(tmp_path, "x4", WandbOptions(project="sr"), {}),
+    )  # fmt: skip
+    for sink in sinks:
+        sink.training(skipped)
+        sink.validation(undefined)
+        sink.close()
+    text = caplog.text
+    assert "# psnr: no score\tBest: 31.0000 @ 500 iter" in text
+    assert "# first: no score\n" in text
+    train, val = (json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines())
+    assert (train["l_pix"], train["grad_norm"]) == (None, None)
+    assert val["scores"] == {"psnr": None, "ssim": 0.9, "first": None}
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    assert {tag for tag in events.Tags()["scalars"] if tag.startswith("metrics")} == {"metrics/Set5/ssim"}
+    assert [values for _, values in fake.logged if "metrics/Set5/ssim" in values] == [{"metrics/Set5/ssim": 0.9}]
 
 
 class FakeWandb:

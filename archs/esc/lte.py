@@ -2,7 +2,8 @@
 
 The decoder is LTE (Lee and Jin, Local Texture Estimator for Implicit Representation Function, CVPR 2022, arXiv
 2111.08918). On the grid of an image all that depends on positions is a product of rows and columns, so nothing of the
-size of all queries is made before the MLP, which works through the rows in bands.
+size of all queries is made before the MLP, which works through the rows in bands. The four neighbours of a position are
+weighted along each axis; that differs from published on the last centre lines of odd whole scales alone.
 
 Published attribute names are kept: they are the format of the checkpoints.
 
@@ -80,10 +81,12 @@ class Axis(NamedTuple):
     Attributes:
         pixel: [m] int64, the low-resolution pixel.
         offset: [m] float64, where the output pixel lies, seen from it; in low-resolution pixels times two.
+        weight: [m] float64, of its colour; those of the two neighbours add up to 1.
     """
 
     pixel: Tensor
     offset: Tensor
+    weight: Tensor
 
 
 class ESCLTE(ESCNetwork):
@@ -165,33 +168,31 @@ class ESCLTE(ESCNetwork):
         down, right = self.phase.weight.to(dtype).unbind(1)
         phase = down * cell[0] + right * cell[1]  # [n / 2]
         rows, columns = _neighbours(H, size[0], features.device), _neighbours(W, size[1], features.device)
-        total = _areas(rows, columns).sum(0).to(dtype)  # [Y, X]
         parts = [slice(None)]  # a graph for free sizes cannot count bands
         if not exporting():
             band = max(1, BAND // size[1])
             parts = [slice(start, start + band) for start in range(0, size[0], band)]
         bands = []
         for part in parts:
-            few = [Axis(pixel[part], offset[part]) for pixel, offset in rows]
-            bands.append(self._band(coefficients, frequencies, phase, few, columns) / total[part, :, None])
+            few = [Axis(*(values[part] for values in row)) for row in rows]
+            bands.append(self._band(coefficients, frequencies, phase, few, columns))
         image = bands[0] if len(bands) == 1 else torch.cat(bands, 1)
         return image.to(features.dtype).permute(0, 3, 1, 2)
 
     def _band(
         self, coefficients: Tensor, frequencies: Tensor, phase: Tensor, rows: list[Axis], columns: list[Axis]
     ) -> Tensor:
-        """[B, H, W, n] twice, [n / 2], two neighbours of m rows and of X columns -> [B, m, X, 3], times the areas."""
+        """[B, H, W, n] twice, [n / 2], two neighbours of m rows and of X columns -> [B, m, X, 3]."""
         dtype = phase.dtype
-        # The weight of a neighbour is the area towards the opposite one.
-        areas = _areas(rows, columns).flip(0).to(dtype)  # [4, m, X]
         total: Tensor | None = None
-        for corner, (row, column) in enumerate((row, column) for row in rows for column in columns):
+        for row, column in itertools.product(rows, columns):
             a = coefficients.index_select(1, row.pixel).index_select(2, column.pixel)  # [B, m, X, n]
             q = frequencies.index_select(1, row.pixel).index_select(2, column.pixel).to(dtype)
             along = row.offset.to(dtype)[:, None, None] * q[..., 0::2] + column.offset.to(dtype)[:, None] * q[..., 1::2]
             angle = math.pi * (along + phase)
             t = torch.cat([angle.cos(), angle.sin()], -1).to(a.dtype) * a
-            colour = self.imnet(t).to(dtype) * areas[corner, ..., None]
+            weight = (row.weight[:, None] * column.weight).to(dtype)  # [m, X]
+            colour = self.imnet(t).to(dtype) * weight[..., None]
             total = colour if total is None else total + colour
         assert total is not None
         return total
@@ -200,20 +201,18 @@ class ESCLTE(ESCNetwork):
 def _neighbours(length: int, wanted: int, device: torch.device) -> list[Axis]:
     """The nearest low-resolution pixels of positions half a pixel before and after, of an axis of ``wanted`` pixels.
 
-    Positions run from -1 to 1 over the axis. The small numbers are the published ones.
+    Positions run from -1 to 1 over the axis. The small numbers are the published ones. A neighbour's weight is the
+    distance to the other one, over the sum of both. Published code weighs by areas instead, which are products of the
+    distances along both axes: where those along one axis vanish (on the last centre line of odd whole scales, whose two
+    neighbours are one pixel), all its areas are a rounding error, and the distances along the other axis are lost.
     """
     centre = (2 * torch.arange(wanted, device=device, dtype=torch.float64) + 1) / wanted - 1
-    found = []
+    indices = []
     for side in (-1, 1):
         moved = (centre + side / length + 1e-6).clamp(-1 + 1e-6, 1 - 1e-6)
-        index = (((moved + 1) * length - 1) / 2).round().clamp(0, length - 1)
-        offset = (centre - ((2 * index + 1) / length - 1)) * length
-        found.append(Axis(index.long(), offset))
-    return found
-
-
-def _areas(rows: list[Axis], columns: list[Axis]) -> Tensor:
-    """Of the rectangles between output pixels and their four neighbours, [4, m, X] float64."""
-    down = torch.stack([row.offset for row in rows])  # [2, m]
-    right = torch.stack([column.offset for column in columns])
-    return (down[:, None, :, None] * right[:, None, :]).abs().flatten(0, 1) + 1e-9
+        indices.append((((moved + 1) * length - 1) / 2).round().clamp(0, length - 1))
+    offsets = [(centre - ((2 * index + 1) / length - 1)) * length for index in indices]
+    distances = [offset.abs() + 1e-9 for offset in offsets]
+    total = distances[0] + distances[1]
+    weights = [distances[1] / total, distances[0] / total]
+    return [Axis(index.long(), *rest) for index, *rest in zip(indices, offsets, weights, strict=True)]

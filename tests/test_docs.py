@@ -29,11 +29,20 @@ OTHER_FLAGS = {
 }  # fmt: skip
 TO_BE_WRITTEN = {"docs/performance_gpu.md"}  # by the first run on a GPU
 # Written with a colon as keys of option files are, and something else.
-OTHER_KEYS = {"basicsr"}
+OTHER_KEYS = {"Shapes", "base", "basicsr"}
+
+
+def shown_files() -> set[str]:
+    """Files that a page prints under their names, for the reader to write."""
+    return {name for _, name in on_pages(r"^# ([\w/-]+\.\w+)$")}
 
 
 def resolves(name: str) -> bool:
-    """Whether a dotted name is a module, or something in one."""
+    """Whether a dotted name is a module, or something in one; or in a file that a page shows."""
+    for file in shown_files():
+        shown = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        if name == shown or name.startswith(f"{shown}."):
+            return True
     module, attributes = name, list[str]()
     while not (ROOT / module.replace(".", "/")).exists() and not (ROOT / f"{module.replace('.', '/')}.py").exists():
         module, _, last = module.rpartition(".")
@@ -85,7 +94,7 @@ def test_paths_on_the_pages_exist() -> None:
     found = on_pages(rf"(?<![\w./:-])(?:(?:{'|'.join(FOLDERS)})/[\w.*/-]*|[\w-]+\.(?:py|sh|toml)\b)")
     assert len(found) > 60
     rows = {key.split("/")[0] for key in comparisons()}
-    shown = {name for _, name in on_pages(r"^# ([\w-]+\.py)$")}  # programs that a page prints under their name
+    shown = shown_files()
     files = {path.name for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     wrong = []
     for page, name in found:

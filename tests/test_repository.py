@@ -156,6 +156,12 @@ def headings(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def test_no_test_writes_an_interpreter_into_a_first_line() -> None:
+    """``#!`` cannot name a path that has a space, as that of a virtual environment may have."""
+    texts = {path: path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/*.py")}
+    assert not [path for path, text in texts.items() if re.search(r"#!\s*\{", text)]
+
+
 def test_readme_names_only_files_that_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"(?:bash|python|-opt) ((?:[\w.-]+/)*[\w.-]+\.(?:py|sh|yml))", text)

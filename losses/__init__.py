@@ -9,7 +9,11 @@ import torch
 from losses.loss import Loss, LossOptions
 from losses.pixel import CharbonnierLoss, L1Loss, MSELoss, PixelLoss
 
-LOSSES: Mapping[str, type[LossOptions]] = {"L1Loss": L1Loss, "MSELoss": MSELoss, "CharbonnierLoss": CharbonnierLoss}
+LOSSES: Mapping[str, type[LossOptions]] = {
+    "L1Loss": L1Loss,
+    "MSELoss": MSELoss,
+    "CharbonnierLoss": CharbonnierLoss,
+}
 
 
 def build(options: LossOptions, device: torch.device) -> Loss:

@@ -1,7 +1,8 @@
 """Draw the curves of one or several training runs: ``python scripts/plot.py experiments/NAME ... -o curves.png``.
 
 Reads ``metrics.jsonl`` of each run; loss, learning rate and every metric of every validation set become a panel each.
-Needs matplotlib.
+A run has one colour in all of them. The suffix of the output names its format: ``.pdf`` and ``.svg`` for papers,
+``.png`` and others. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from utils.files import atomic_write
 
 Curve = list[tuple[int, float]]
 
+FORMATS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps")
+"""Suffixes of pictures that can be written."""
+_COLOURS = 10  # of matplotlib's cycle; further runs repeat them with other strokes
+_STROKES = ("-", "--", ":", "-.")
+
 
 @dataclass
 class RunCurves:
@@ -38,15 +44,23 @@ class RunCurves:
 
 def main(argv: Sequence[str]) -> None:
     """Read the runs and write the picture."""
-    parser = argparse.ArgumentParser(prog="plot.py", description="Curves of training runs as a PNG picture.")
+    parser = argparse.ArgumentParser(prog="plot.py", description="Draw the curves of training runs.")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, or their metrics.jsonl files")
-    parser.add_argument("-o", "--output", type=Path, default=Path("curves.png"), help="picture to write")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("curves.png"),
+        help=f"picture to write (default: curves.png); one of {' '.join(FORMATS)}",
+    )
     parser.add_argument(
         "--smooth", type=int, default=1, help="moving average of the losses over this many records (default 1)"
     )
     arguments = parser.parse_args(list(argv))
     if arguments.smooth < 1:
         raise InputError(f"--smooth {arguments.smooth}: expected 1 or more")
+    if arguments.output.suffix.lower() not in FORMATS:
+        raise InputError(f"{arguments.output}: name a file that ends in one of {', '.join(FORMATS)}")
     draw([read_curves(path, arguments.smooth) for path in arguments.runs], arguments.output)
     print(f"wrote {arguments.output}")
 
@@ -59,17 +73,19 @@ def read_curves(path: Path, smooth: int = 1) -> RunCurves:
         smooth: losses are moving averages over this many records.
 
     Raises:
-        InputError: there is no such file, or nothing in it.
+        InputError: there is no such file, nothing in it, or no records of a training run.
     """
     file = path / "metrics.jsonl" if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"{file}: there is no such file; name the folder of a training run")
     run = RunCurves(file.resolve().parent.name)
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             record = json.loads(line)
         except json.JSONDecodeError:  # the last line of a run that was killed while it wrote
             continue
+        if not isinstance(record, dict) or not {"kind", "step"} <= record.keys():
+            raise InputError(f"{file}, line {number}: no record of a training run; name metrics.jsonl of one")
         for title, value in _values(record):
             run.curves.setdefault(title, []).append((record["step"], value))
     if not run.curves:
@@ -99,13 +115,24 @@ def _values(record: Mapping[str, Any]) -> list[tuple[str, float]]:
     return [(title, float(value)) for title, value in found if value is not None]
 
 
+def labels(runs: Sequence[RunCurves]) -> list[str]:
+    """A name for each run that no other has: that of its folder, with a number where two folders have the same."""
+    names = [run.name for run in runs]
+    return [f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
 def draw(runs: Sequence[RunCurves], output: Path) -> None:
-    """A panel for each title that any run has, with a line for each run; written to ``output`` as PNG.
+    """A panel for each title that any run has, with a line for each run, of one colour in all panels.
+
+    Args:
+        runs: what to draw.
+        output: written in the format that its suffix names, one of FORMATS.
 
     Raises:
         InputError: matplotlib is not installed.
     """
     try:
+        import matplotlib
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise InputError("plot.py draws with matplotlib, which is not installed: pip install matplotlib") from error
@@ -115,19 +142,24 @@ def draw(runs: Sequence[RunCurves], output: Path) -> None:
     figure = Figure(figsize=(5 * columns, 3.2 * rows), layout="constrained")
     for number, title in enumerate(titles, 1):
         axes = figure.add_subplot(rows, columns, number)
-        for run in runs:
+        for place, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
             if title in run.curves:
                 steps, values = zip(*run.curves[title], strict=True)
-                axes.plot(steps, values, label=run.name, marker="o" if len(steps) < 20 else None, markersize=3)
+                axes.plot(
+                    steps, values, label=label, color=f"C{place % _COLOURS}",
+                    linestyle=_STROKES[place // _COLOURS % len(_STROKES)],
+                    marker="o" if len(steps) < 20 else None, markersize=3,
+                )  # fmt: skip
         axes.set_title(title)
         axes.set_xlabel("iteration")
         axes.grid(alpha=0.3)
-        if title.startswith("l_"):
+        if title.startswith("l_") and all(v > 0 for run in runs for _, v in run.curves.get(title, ())):
             axes.set_yscale("log")
         if len(runs) > 1:
             axes.legend(fontsize="small")
-    with atomic_write(output) as file:
-        figure.savefig(file, format="png", dpi=120)
+    # Type 42: text in a PDF stays text, and publishers that refuse Type 3 fonts take it.
+    with matplotlib.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}), atomic_write(output) as file:
+        figure.savefig(file, format=output.suffix[1:].lower(), dpi=120)
 
 
 if __name__ == "__main__":

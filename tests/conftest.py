@@ -30,6 +30,14 @@ def shared() -> Path:
 
 
 @pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """Pytest's folder of a test, with a space in its path as folders of users have: nothing may split it into words."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def log() -> Iterator[list[str]]:
     """The messages that are logged during a test."""
     lines: list[str] = []

@@ -12,13 +12,11 @@ import torch
 
 from config.docs_generator import sections
 from scripts.benchmark import comparisons
+from tests.pages import DOCS, PAGES, ROOT, on_pages, text_of
 from utils.typed import fields_of
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs"
 MODULES = DOCS / "modules.md"
 EXAMPLES = re.findall(r"^## `?(\w+)`?\n(.*?)(?=^## |\Z)", MODULES.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-PAGES = sorted(page for page in [*ROOT.glob("*.md"), *DOCS.glob("*.md")] if page.name != "options.md")  # generated
 
 PACKAGES = ("archs", "config", "data", "losses", "metrics", "models", "ops", "scripts", "utils")
 FOLDERS = (*PACKAGES, "docs", "options", "tests")
@@ -31,30 +29,20 @@ OTHER_FLAGS = {
 }  # fmt: skip
 TO_BE_WRITTEN = {"docs/performance_gpu.md"}  # by the first run on a GPU
 # Written with a colon as keys of option files are, and something else.
-OTHER_KEYS = {"basicsr"}
+OTHER_KEYS = {"Shapes", "base", "basicsr"}
 
 
-def text_of(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
-
-
-def code_of(page: Path) -> list[str]:
-    """What a page sets as code: the lines of its blocks, and the words between backticks."""
-    text = text_of(page)
-    blocks = re.findall(r"^ *```.*?\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in re.sub(r"\\\n", " ", block).splitlines()]
-    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL))
-    return [*lines, *inline]
-
-
-def on_pages(pattern: str, pages: list[Path] = PAGES) -> list[tuple[str, str]]:
-    """The page and the text of everything set as code that fits a pattern, or the pattern's group."""
-    found = [(page.name, name) for page in pages for code in code_of(page) for name in re.findall(pattern, code)]
-    return list(dict.fromkeys(found))
+def shown_files() -> set[str]:
+    """Files that a page prints under their names, for the reader to write."""
+    return {name for _, name in on_pages(r"^# ([\w/-]+\.\w+)$")}
 
 
 def resolves(name: str) -> bool:
-    """Whether a dotted name is a module, or something in one."""
+    """Whether a dotted name is a module, or something in one; or in a file that a page shows."""
+    for file in shown_files():
+        shown = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        if name == shown or name.startswith(f"{shown}."):
+            return True
     module, attributes = name, list[str]()
     while not (ROOT / module.replace(".", "/")).exists() and not (ROOT / f"{module.replace('.', '/')}.py").exists():
         module, _, last = module.rpartition(".")
@@ -106,7 +94,7 @@ def test_paths_on_the_pages_exist() -> None:
     found = on_pages(rf"(?<![\w./:-])(?:(?:{'|'.join(FOLDERS)})/[\w.*/-]*|[\w-]+\.(?:py|sh|toml)\b)")
     assert len(found) > 60
     rows = {key.split("/")[0] for key in comparisons()}
-    shown = {name for _, name in on_pages(r"^# ([\w-]+\.py)$")}  # programs that a page prints under their name
+    shown = shown_files()
     files = {path.name for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     wrong = []
     for page, name in found:

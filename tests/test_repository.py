@@ -10,14 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-from archs.contract import contract_of
-from models import upscale
-from utils.typed import fields_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
@@ -161,24 +156,14 @@ def headings(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def test_no_test_writes_an_interpreter_into_a_first_line() -> None:
+    """``#!`` cannot name a path that has a space, as that of a virtual environment may have."""
+    texts = {path: path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/*.py")}
+    assert not [path for path, text in texts.items() if re.search(r"#!\s*\{", text)]
+
+
 def test_readme_names_only_files_that_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"(?:bash|python|-opt) ((?:[\w.-]+/)*[\w.-]+\.(?:py|sh|yml))", text)
     assert named
     assert not [name for name in named if not (ROOT / name).exists()]
-
-
-def test_the_example_of_a_network_works() -> None:
-    text = (ROOT / "docs" / "adding_a_network.md").read_text(encoding="utf-8")
-    [example] = re.findall(r"```python\n(.+?)```", text, flags=re.DOTALL)
-    names: dict[str, object] = {}
-    exec(example, names)
-    network_type = names["Shallow"]
-    assert isinstance(network_type, type)
-    assert all(field.help for field in fields_of(network_type).values())
-    network = network_type(scale=3)
-    assert upscale(network, torch.rand(2, 3, 5, 7)).shape == (2, 3, 15, 21)
-    image = torch.rand(1, 3, 40, 40)
-    overlap = 2 * network.receptive_radius
-    torch.testing.assert_close(upscale(network, image, tile=16, overlap=overlap), upscale(network, image))
-    assert contract_of(network) is network, "it says all that callers ask"

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from utils.files import make_folder
+from utils.progress import console_line
+from utils.terminal import Colour, painted
 
 FORMAT = "%(asctime)s %(levelname)s: %(message)s"
 
@@ -46,9 +48,18 @@ class _LogFile(logging.FileHandler):
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes to the standard error of the moment, around a progress bar if one is drawn."""
+    """Writes to the standard error of the moment, around a progress bar if one is drawn; in colours on a terminal."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from utils.progress import console_line
+        line = self.format(record)
+        colour = _colour(record.levelno)
+        if colour is not None:  # the level alone: messages of several lines stay readable
+            mark = f" {record.levelname}: "
+            line = line.replace(mark, f" {painted(mark.strip(), colour, sys.stderr)} ", 1)
+        console_line(line, sys.stderr)
 
-        console_line(self.format(record), sys.stderr)
+
+def _colour(level: int) -> Colour | None:
+    if level >= logging.ERROR:
+        return "red"
+    return "yellow" if level >= logging.WARNING else None

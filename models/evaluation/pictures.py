@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from data.images.files import to_tensor, to_uint8, write_image
 from data.resizing.matlab import Region, imresize
+from metrics.color import luma
 
 Pixels = NDArray[np.uint8]
 
@@ -33,6 +34,7 @@ def comparison_picture(
     *,
     crop: Region | None = None,
     captions: Sequence[str] = CAPTIONS,
+    crop_captions: Sequence[str] | None = None,
 ) -> Pixels:
     """Low resolution, bicubic, the network's output and, where there is one, the ground truth, side by side.
 
@@ -42,6 +44,7 @@ def comparison_picture(
         gt: the ground truth [H, W, 3], or None.
         crop: a part in high-resolution pixels; it is framed, and a second row shows it enlarged to the panels' width.
         captions: one text per panel; surplus ones are not used.
+        crop_captions: the same for the second row, which has none without them.
 
     Returns:
         uint8 [.., .., 3]: panels of W columns under strips of STRIP rows, GAP white pixels apart.
@@ -55,8 +58,9 @@ def comparison_picture(
         if gt.shape != sr.shape:
             raise ValueError(f"comparison_picture: output {list(sr.shape)} and ground truth {list(gt.shape)} differ")
         panels.append(gt)
-    if len(captions) < len(panels):
-        raise ValueError(f"comparison_picture: {len(panels)} panels need as many captions, got {list(captions)}")
+    for texts in (captions, captions if crop_captions is None else crop_captions):
+        if len(texts) < len(panels):
+            raise ValueError(f"comparison_picture: {len(panels)} panels need as many captions, got {list(texts)}")
     titled = [_titled(panel, text) for panel, text in zip(panels, captions, strict=False)]
     if crop is None:
         return _beside(titled)
@@ -65,7 +69,10 @@ def comparison_picture(
     if crop.top + crop.height > sr.shape[0] or crop.left + crop.width > sr.shape[1]:
         raise ValueError(f"comparison_picture: {crop} lies outside the image {list(sr.shape)}")
     framed = _beside([_framed(panel, crop) for panel in titled])
-    return _below([framed, _beside([_enlarged_part(panel, crop) for panel in panels])])
+    parts = [_enlarged_part(panel, crop) for panel in panels]
+    if crop_captions is not None:
+        parts = [_titled(part, text) for part, text in zip(parts, crop_captions, strict=False)]
+    return _below([framed, _beside(parts)])
 
 
 def enlarge(image: Pixels, factor: int) -> Pixels:
@@ -78,17 +85,32 @@ def bicubic_picture(lq: Pixels, scale: int) -> Pixels:
     return to_uint8(imresize(to_tensor(lq), float(scale)))
 
 
-def most_detailed_part(image: Pixels, height: int, width: int) -> Region:
-    """Where a part of ``height`` x ``width`` pixels has the strongest edges: the place worth enlarging."""
-    rows, columns = image.shape[:2]
+def most_improved_part(bicubic: Pixels, sr: Pixels, gt: Pixels, height: int, width: int) -> Region:
+    """Where a network gains most over bicubic: the part whose squared error (Y) it lowers most, worth enlarging.
+
+    Squared error and not dB, which can be gained where nobody sees it, in parts that bicubic shows nearly right.
+
+    Args:
+        bicubic: the input upsampled by bicubic [H, W, 3], uint8.
+        sr: the network's output [H, W, 3].
+        gt: the ground truth [H, W, 3].
+        height: of the part in pixels; one that exceeds the image is cut to it.
+        width: likewise.
+    """
+    rows, columns = gt.shape[:2]
     height, width = max(1, min(height, rows)), max(1, min(width, columns))
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64)
-    detail = np.abs(cv2.Laplacian(grey, cv2.CV_64F))
-    sums = np.zeros((rows + 1, columns + 1))
-    sums[1:, 1:] = detail.cumsum(axis=0).cumsum(axis=1)
+    truth = luma(gt).astype(np.float64)
+    gain = (luma(bicubic) - truth) ** 2 - (luma(sr) - truth) ** 2
+    sums = np.zeros((rows + 1, columns + 1))  # integral image: the sum over a part takes four of its values
+    sums[1:, 1:] = gain.cumsum(axis=0).cumsum(axis=1)
     part = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
     top, left = np.unravel_index(int(part.argmax()), part.shape)
     return Region(int(top), int(left), height, width)
+
+
+def cut_out(image: Pixels, part: Region) -> Pixels:
+    """The part of an image [H, W, 3], as a view."""
+    return image[part.top : part.top + part.height, part.left : part.left + part.width]
 
 
 def _scale(lq: Pixels, sr: Pixels) -> int:
@@ -118,7 +140,7 @@ def _framed(titled: Pixels, crop: Region) -> Pixels:
 
 def _enlarged_part(panel: Pixels, crop: Region) -> Pixels:
     """The part of a panel, enlarged to the panel's width without inventing anything."""
-    part = panel[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    part = cut_out(panel, crop)
     width = panel.shape[1]
     height = max(1, round(crop.height * width / crop.width))
     return np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)

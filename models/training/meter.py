@@ -30,8 +30,7 @@ class Meter:
         self.first = self.logged = step
         self.started = self.since = time.monotonic()
         self.waited = 0.0
-        self.note = ""
-        self.bar = Progress(self.total * self.images, options.name, done=step * self.images)
+        self.bar = Progress(self.total, options.name, unit="iter", done=step)
 
     def __enter__(self) -> Meter:
         return self
@@ -39,7 +38,7 @@ class Meter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.finish()
+        self.bar.finish(keep=error is None)
 
     def next_of(self, batches: Iterator[Batch]) -> Batch:
         """The next batch; the time spent waiting for it is added up."""
@@ -50,7 +49,7 @@ class Meter:
 
     def advance(self) -> None:
         """An iteration is done."""
-        self.bar.advance(self.images, note=self.note)
+        self.bar.advance()
 
     def record(self, result: StepResult, batch: Batch) -> TrainRecord:
         """What happened since the last call; reading the losses waits for the device, once per record."""
@@ -67,5 +66,5 @@ class Meter:
         )  # fmt: skip
         self.logged, self.since, self.waited = result.step, now, 0.0
         name, value = next(iter(losses.items()))
-        self.note = f"{name} {value:.4f}  data wait {record.data_share:.0%}"
+        self.bar.note = f"{name} {value:.4f}  data wait {record.data_share:.0%}"
         return record

@@ -92,17 +92,17 @@ class Sink(Protocol):
 
 
 class LogSink:
-    """Lines in BasicSR's form, which its plotting tools read."""
+    """Lines in BasicSR's form, with the run's whole name: BasicSR cuts it to five letters, often those of "train"."""
 
     def __init__(self, name: str) -> None:
-        self.name = name[:5]
+        self.name = name
 
     def training(self, record: TrainRecord) -> None:
-        """``[NAME5..][epoch: 0, iter: 1,000, lr:(2e-04,)] [eta: 1:02:03, time (data): 0.1 (0.0)] l_pix: 3e-02``."""
+        """``[NAME][epoch: 0, iter: 1,000, lr:(2e-04,)] [eta: 1:02:03, time (data): 0.1 (0.0)] l_pix: 3e-02``."""
         rates = "".join(f"{rate:.3e}," for rate in record.lr)
         losses = " ".join(f"{name}: {value:.4e}" for name, value in record.losses.items())
         get_logger().info(
-            "[%s..][epoch:%3d, iter:%8s, lr:(%s)] [eta: %s, time (data): %.3f (%.3f)] %s "
+            "[%s][epoch:%3d, iter:%8s, lr:(%s)] [eta: %s, time (data): %.3f (%.3f)] %s "
             "[%.1f images/s, data wait %.0f%%, %.1f GiB]",
             self.name, record.epoch, f"{record.step:,}", rates, clock(record.eta_seconds), record.seconds,
             record.data_seconds, losses, record.images_per_second, 100 * record.data_share,

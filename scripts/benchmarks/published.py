@@ -77,22 +77,23 @@ class Forward(NamedTuple):
 
 
 def forwards() -> Iterator[Forward]:
-    """Every network at every published scale: x2 and x4 in all sizes and modes, the rest in a few."""
+    """Every network at every scale that it has a test file for: x2 and x4 in all sizes and modes, the rest in a few."""
     for scale in SCALES:
         for name in (*VARIANTS, "esc_lte"):
-            yield Forward(name, scale)
+            if name == "esc_lte" or _file(f"test_{name}_x{scale}").is_file():
+                yield Forward(name, scale)
     yield Forward("esc_real", 4)
-    others = [(name, 3.0) for name in (*VARIANTS, "esc_lte") if name == "plainusr" or name not in PLAINUSR]
-    others += [("esc_lte", 3.7), ("esc_realm_nearest_conv", 2.0), *((name, 4.0) for name in HEADS)]
+    others = [(name, 3.0) for name in VARIANTS if name == "plainusr" or _file(f"test_{name}_x3").is_file()]
+    others += [("esc_lte", 3.0), ("esc_lte", 3.7), ("esc_realm_nearest_conv", 2.0), *((name, 4.0) for name in HEADS)]
     for name, factor in others:
         yield Forward(name, factor, IMAGES[:1], _FEW)
 
 
 def steps() -> Iterator[tuple[str, int]]:
-    """Every variant and scale whose training step is measured."""
+    """Every variant and scale whose training step is measured: those that have a training file."""
     for scale in SCALES:
-        for name in TRAINED:
-            if name != "esc_real" or scale == 4:
+        for name, stem in TRAINED.items():
+            if _file(stem.format(scale)).is_file():
                 yield name, scale
 
 
@@ -264,7 +265,7 @@ def trained_configuration(name: str, scale: int) -> Mapping[str, object]:
 @functools.cache
 def training_sizes(name: str, scale: int) -> tuple[int, int]:
     """Images in a step of one GPU, and the side of their low-resolution patches."""
-    data = read(OPTIONS / f"{TRAINED[name].format(scale)}.yml", mode="train").train_dataset
+    data = read(_file(TRAINED[name].format(scale)), mode="train").train_dataset
     side = getattr(data, "gt_size", None)
     assert side is not None
     return data.batch_size_per_gpu, side // scale
@@ -272,8 +273,13 @@ def training_sizes(name: str, scale: int) -> tuple[int, int]:
 
 def _network(stem: str, mode: Literal["train", "test"]) -> Mapping[str, object]:
     """``network_g`` of an option file."""
-    network = read(OPTIONS / f"{stem}.yml", mode=mode).network_g
+    network = read(_file(stem), mode=mode).network_g
     return {"type": network.type, **network.arguments}
+
+
+def _file(stem: str) -> Path:
+    """An option file, which need not exist."""
+    return OPTIONS / f"{stem}.yml"
 
 
 def families() -> Iterator[tuple[str, Mapping[str, object]]]:

@@ -10,8 +10,13 @@ SUPPORTED="3.10 3.11 3.12 3.13 3.14"
 
 say() { printf '==> %s\n' "$*"; }
 
+# fail MESSAGE: coloured on a terminal, as utils/terminal.py decides it.
 fail() {
-    printf 'error: %s\n' "$*" >&2
+    local mark="error:"
+    if [ -z "${NO_COLOR:-}" ] && { [ "${FORCE_COLOR:-0}" != 0 ] || { [ -t 2 ] && [ "${TERM:-}" != dumb ]; }; }; then
+        mark=$'\e[1;31merror:\e[0m'
+    fi
+    printf '%s %s\n' "$mark" "$*" >&2
     exit 2
 }
 

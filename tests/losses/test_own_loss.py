@@ -21,7 +21,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding_a_loss.md"
 @pytest.fixture
 def edge_loss(monkeypatch: pytest.MonkeyPatch) -> type[LossOptions]:
     """The page's class, under the name that the page gives it."""
-    [example] = re.findall(r"```python\n(.+?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    [example] = re.findall(r"```python\n# losses/edge.py\n(.+?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     module = types.ModuleType("losses.edge")
     monkeypatch.setitem(sys.modules, "losses.edge", module)
     exec(example, vars(module))

@@ -65,7 +65,8 @@ def log() -> Iterator[list[tuple[int, str]]]:
 def target(tmp_path: Path) -> Callable[[str], build.BuildTarget]:
     """Makes a target for one small file; its compiler notes every call in the file "calls" and takes a moment."""
     compiler = tmp_path / "compiler"
-    compiler.write_text(f'#!/bin/sh\necho call >> {tmp_path}/calls\nsleep 0.3\nexec {build.find_compiler()} "$@"\n')
+    text = f"#!/bin/sh\necho call >> '{tmp_path}/calls'\nsleep 0.3\nexec '{build.find_compiler()}' \"$@\"\n"
+    compiler.write_text(text)
     compiler.chmod(0o755)
 
     def make(text: str) -> build.BuildTarget:

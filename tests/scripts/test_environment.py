@@ -93,6 +93,11 @@ def test_a_python_that_does_not_run_is_named(root: Path) -> None:
     assert "PYTHON=no-such-python does not run" in done.stderr
 
 
+@pytest.mark.parametrize(("variable", "mark"), [("FORCE_COLOR", "\x1b[1;31merror:\x1b[0m"), ("NO_COLOR", "error:")])
+def test_errors_are_coloured_as_those_of_the_programs(root: Path, variable: str, mark: str) -> None:
+    assert shell(root, "fail 'it is wrong'", **{variable: "1"}).stderr == f"{mark} it is wrong\n"
+
+
 def test_the_first_python_that_fits_is_taken(root: Path, tmp_path: Path) -> None:
     for name, version in (("python3", "3.8"), ("python", "2.7"), ("python3.13", "3.13"), ("python3.12", "3.12")):
         fake_python(tmp_path / "bin" / name, version)

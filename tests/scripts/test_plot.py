@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
 
-from scripts.plot import main, read_curves, smoothed
+from scripts.plot import FORMATS, RunCurves, draw, labels, main, read_curves, smoothed
 from utils.errors import InputError
 
 
@@ -38,6 +39,55 @@ def test_curves_of_several_runs_are_drawn_into_one_picture(tmp_path: Path) -> No
     assert picture is not None
     assert picture.shape[1] > picture.shape[0] > 300
     assert picture.std() > 5
+
+
+HEADS = {
+    ".png": b"\x89PNG", ".PNG": b"\x89PNG", ".pdf": b"%PDF-", ".svg": b"<?xml", ".jpg": b"\xff\xd8", ".webp": b"RIFF",
+    ".tif": b"II*\0", ".eps": b"%!PS-Adobe",
+}  # fmt: skip
+"""Suffix -> how such a file begins."""
+
+
+@pytest.mark.parametrize("suffix", HEADS)
+def test_the_suffix_names_the_format(suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    output = tmp_path / "made for it" / f"curves{suffix}"
+    main([str(run_folder(tmp_path / "one")), "-o", str(output)])
+    assert output.read_bytes().startswith(HEADS[suffix])
+    assert suffix.lower() in FORMATS
+
+
+@pytest.mark.parametrize("name", ["curves", "curves.doc", "curves.", "."])
+def test_a_format_that_cannot_be_written_is_refused_before_anything_is_read(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"name a file that ends in one of \.png, \.pdf, \.svg"):
+        main([str(tmp_path / "no run"), "-o", str(tmp_path / name)])
+
+
+def test_a_run_keeps_its_colour_in_all_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = pytest.importorskip("matplotlib.figure")
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures.Figure, "savefig", lambda self, *args, **kwargs: drawn.append(self))
+    first, second = RunCurves("a", {"lr": [(1, 1.0)]}), RunCurves("b", {"lr": [(1, 1.0)], "Set5: psnr": [(1, 30.0)]})
+    draw([first, second], tmp_path / "out.png")
+    lr, psnr = drawn[0].axes
+    assert [line.get_color() for line in lr.lines] == ["C0", "C1"]
+    assert [line.get_color() for line in psnr.lines] == ["C1"]  # the first of its panel, the second of the runs
+    many = [RunCurves(f"run {i}", {"lr": [(1, 1.0)]}) for i in range(25)]
+    draw(many, tmp_path / "out.png")
+    looks = {(line.get_color(), line.get_linestyle()) for line in drawn[1].axes[0].lines}
+    assert len(looks) == 25
+
+
+def test_runs_of_the_same_name_can_be_told_apart(tmp_path: Path) -> None:
+    runs = [read_curves(run_folder(tmp_path / parent / "x4")) for parent in ("old", "new")]
+    assert labels([*runs, RunCurves("other")]) == ["x4 (1)", "x4 (2)", "other"]
+
+
+def test_another_file_of_json_lines_is_refused(tmp_path: Path) -> None:
+    for line in ('{"text": "other"}', "[1]", "3"):
+        (tmp_path / "other.jsonl").write_text(line)
+        with pytest.raises(InputError, match=r"other\.jsonl, line 1: no record of a training run"):
+            main([str(tmp_path / "other.jsonl")])
 
 
 def test_runs_without_records_and_bad_smoothing_are_refused(tmp_path: Path) -> None:

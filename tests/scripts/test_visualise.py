@@ -46,7 +46,31 @@ def test_comparison_shows_the_lq_picture_that_is_given(tmp_path: Path) -> None:
     assert comparison(sr, gt, tmp_path / "out.png", "--lq", str(lq), "--scale", "2", "--part", "3") == 0
     drawn = read_image(tmp_path / "out.png")
     assert drawn.shape[0] > 2 * 40  # a second row shows a part
-    np.testing.assert_array_equal(drawn[STRIP + 1 : STRIP + 4 : 2, 1:48:2][:1], read_image(lq)[:1])
+    assert comparison(sr, gt, tmp_path / "out.png", "--lq", str(lq), "--scale", "2", "--part", "0") == 0
+    np.testing.assert_array_equal(read_image(tmp_path / "out.png")[STRIP::2, :48:2], read_image(lq))
+
+
+def test_the_part_with_the_largest_gain_over_bicubic_is_enlarged(tmp_path: Path) -> None:
+    gt = picture(tmp_path / "gt.png", 48, 60)
+    truth = read_image(gt)
+    network = bicubic_picture(downscale(truth, 4), 4).copy()
+    network[24:32, 20:30] = truth[24:32, 20:30]
+    write_image(tmp_path / "sr.png", network)
+    assert comparison(tmp_path / "sr.png", gt, tmp_path / "out.png") == 0
+    drawn = read_image(tmp_path / "out.png")
+    assert drawn.shape == (STRIP + 48 + GAP + STRIP + 48, 4 * 60 + 3 * GAP, 3)
+    ours, hr = (drawn[-48:, i * (60 + GAP) :][:, :60] for i in (2, 3))
+    np.testing.assert_array_equal(hr, truth[24:32, 20:30].repeat(6, 0).repeat(6, 1))
+    np.testing.assert_array_equal(ours, hr)
+
+
+def test_a_picture_is_shrunk_to_the_width_that_is_asked_for(tmp_path: Path) -> None:
+    gt = picture(tmp_path / "gt.png", 48, 60)
+    assert comparison(gt, gt, tmp_path / "out.png", "--width", "129", "--part", "0") == 0
+    assert read_image(tmp_path / "out.png").shape == (37, 129, 3)
+    assert comparison(gt, gt, tmp_path / "out.png", "--width", "5000", "--part", "0") == 0
+    assert read_image(tmp_path / "out.png").shape == (STRIP + 48, 258, 3)
+    assert comparison(gt, gt, tmp_path / "no.png", "--width", "0") == 2
 
 
 def test_pictures_of_folders_are_paired_by_the_longest_common_name(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from models.evaluation.pictures import (
     bicubic_picture,
     comparison_picture,
     enlarge,
-    most_detailed_part,
+    most_improved_part,
 )
 from utils.errors import InputError
 
@@ -120,16 +120,43 @@ def test_each_panel_needs_a_caption() -> None:
         comparison_picture(random_image(8, 8), random_image(16, 16), captions=["LR"])
 
 
-def test_the_most_detailed_part_is_found() -> None:
-    image = np.full((60, 80, 3), 128, np.uint8)
-    image[30:40, 50:60] = random_image(10, 10)
-    part = most_detailed_part(image, 16, 16)
-    assert part.top <= 30 <= 40 <= part.top + 16
-    assert part.left <= 50 <= 60 <= part.left + 16
+def test_the_part_is_that_where_the_network_gains_most_over_bicubic() -> None:
+    gt = random_image(60, 80)  # the strongest edges are everywhere
+    bicubic, sr = gt // 2, gt // 2
+    sr = sr.copy()
+    sr[30:40, 50:60] = gt[30:40, 50:60]  # here the network is right
+    sr[5:25, 5:25] = 255 - gt[5:25, 5:25]  # and here worse than bicubic
+    part = most_improved_part(bicubic, sr, gt, 10, 10)
+    assert part == Region(30, 50, 10, 10)
 
 
-def test_the_most_detailed_part_of_a_small_image_is_all_of_it() -> None:
-    assert most_detailed_part(random_image(5, 7), 16, 16) == Region(0, 0, 5, 7)
+def test_the_gain_is_one_that_can_be_seen() -> None:
+    """An error of 2 levels that goes away is 40 dB and invisible; one of 60 levels that halves is 6 dB."""
+    gt = np.full((40, 40, 3), 128, np.uint8)
+    bicubic, sr = gt.copy(), gt.copy()
+    bicubic[:10, :10] += 2
+    bicubic[20:30, 20:30] += 60
+    sr[20:30, 20:30] += 30
+    assert most_improved_part(bicubic, sr, gt, 10, 10) == Region(20, 20, 10, 10)
+
+
+def test_the_part_of_a_small_image_is_all_of_it() -> None:
+    gt = random_image(5, 7)
+    assert most_improved_part(gt // 2, gt, gt, 16, 16) == Region(0, 0, 5, 7)
+    assert most_improved_part(gt, gt, gt, 0, 0).height == 1
+
+
+def test_the_part_has_captions_of_its_own() -> None:
+    lq, sr = random_image(20, 30), random_image(40, 60, 1)
+    part = Region(top=5, left=10, height=20, width=30)
+    plain = comparison_picture(lq, sr, sr, crop=part)
+    captioned = comparison_picture(lq, sr, sr, crop=part, crop_captions=["", "", "30 dB", ""])
+    assert captioned.shape[0] == plain.shape[0] + STRIP
+    np.testing.assert_array_equal(captioned[-40:], plain[-40:])
+    strip = captioned[-40 - STRIP : -40]
+    assert (strip != 255).any(axis=(0, 2)).nonzero()[0].min() >= 2 * (60 + GAP)
+    with pytest.raises(ValueError, match="4 panels need as many captions"):
+        comparison_picture(lq, sr, sr, crop=part, crop_captions=["", ""])
 
 
 def test_bicubic_of_a_flat_image_is_flat() -> None:

@@ -28,7 +28,7 @@ VALIDATION = ValidationRecord(
 )
 
 
-def test_the_log_line_is_basicsr_s(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_line_is_basicsr_s_with_the_whole_name_of_the_run(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     sink = LogSink("train_plainusr_x4")
     sink.training(RECORD)
@@ -36,7 +36,7 @@ def test_the_log_line_is_basicsr_s(caplog: pytest.LogCaptureFixture) -> None:
     sink.close()
     line, table = (record.getMessage() for record in caplog.records)
     assert line.startswith(
-        "[train..][epoch:  3, iter:   1,000, lr:(2.000e-04,)] [eta: 1:01:01, time (data): 0.100 (0.002)] "
+        "[train_plainusr_x4][epoch:  3, iter:   1,000, lr:(2.000e-04,)] [eta: 1:01:01, time (data): 0.100 (0.002)] "
         "l_pix: 3.1200e-02 "
     )
     assert "[160.0 images/s, data wait 2%, 1.5 GiB]" in line

@@ -17,6 +17,7 @@ from archs.contract import contract_of
 from data.images.photo import Levels, Photo
 from models.inference.memory import Demand, find_tile, free_memory, halved, measure, memory_is_full, probe_sides
 from models.inference.tiling import aligned_tile
+from models.inference.transparency import spread_colour
 from models.inference.upscale import Watch, upscale
 from utils.errors import InputError
 from utils.log import get_logger
@@ -120,7 +121,8 @@ class Upscaler:
 def upscale_photo(photo: Photo, upscaler: Upscaler, watch: Watch | None = None) -> Photo:
     """A picture, upscaled: the same depth, grey if it was grey, with profile and EXIF block.
 
-    Transparency is upscaled by the network as a grey picture; where it is the same everywhere, it stays so.
+    Transparency is upscaled by the network as a grey picture; where it is the same everywhere, it stays so. Colour is
+    spread under transparent pixels first, so that laid over any background the edge has the colour of the picture.
 
     Raises:
         InputError: the memory does not suffice.
@@ -131,7 +133,8 @@ def upscale_photo(photo: Photo, upscaler: Upscaler, watch: Watch | None = None) 
         if watch is not None:
             watch(done / parts)
 
-    pixels = _upscaled(photo.pixels, upscaler, share)
+    pixels = photo.pixels if photo.alpha is None else spread_colour(photo.pixels, photo.alpha)
+    pixels = _upscaled(pixels, upscaler, share)
     if photo.alpha is None:
         return dataclasses.replace(photo, pixels=pixels)
     if parts == 2:

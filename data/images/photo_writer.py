@@ -7,10 +7,11 @@ Shapes: H W pixels, C channels.
 
 from __future__ import annotations
 
+import io
 import itertools
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
@@ -140,9 +141,9 @@ def _timing_lost(kind: OutputKind, frames: Frames) -> list[str]:
 def _write(file: BinaryIO, kind: OutputKind, photo: Photo, encoding: Encoding) -> None:
     """One picture that fits the kind."""
     if kind.name == "PNG":
-        png.write_png(file, _opencv(".png", photo, encoding), _chunks(photo))
+        _png(file, photo, encoding, _chunks(photo))
     elif kind.name == "BMP":
-        file.write(_with_resolution(_opencv(".bmp", photo, encoding), photo.dpi))
+        file.write(_with_resolution(_opencv(".bmp", photo, []), photo.dpi))
     elif kind.name == "TIFF":
         _tiff(file, photo, (), 1, encoding)
     elif kind.name == "GIF":
@@ -159,7 +160,7 @@ def _animation(
     if kind.name == "GIF":
         _gif(file, first, others, timing)
     elif kind.name == "PNG":
-        frames = (_opencv(".png", photo, encoding) for photo in itertools.chain([first], others))
+        frames = (_png_bytes(photo, encoding) for photo in itertools.chain([first], others))
         png.write_animation(file, frames, timing.durations, timing.plays, _chunks(first))
     else:
         _by_way_of_png(file, kind, first, others, timing, encoding)
@@ -175,14 +176,28 @@ def _by_way_of_png(
     if "plays" in kind.holds:
         how["loop"] = timing.plays
     with tempfile.TemporaryFile(dir=Path(file.name).parent) as between:
-        frames = (_opencv(".png", photo, Encoding(compression=1)) for photo in itertools.chain([first], others))
+        frames = (_png_bytes(photo, _USUAL) for photo in itertools.chain([first], others))
         png.write_animation(between, frames, timing.durations, timing.plays, [])
         between.seek(0)
         with patient_pillow(), Image.open(between) as image:
             image.save(file, kind.name, save_all=True, **how)
 
 
-def _opencv(suffix: str, photo: Photo, encoding: Encoding) -> memoryview:
+def _png(file: BinaryIO, photo: Photo, encoding: Encoding, added: Iterable[png.Chunk]) -> None:
+    """A PNG file with chunks behind its head."""
+    level = encoding.compression
+    flags = [] if level is None else [cv2.IMWRITE_PNG_COMPRESSION, level]
+    png.write_png(file, _opencv(".png", photo, flags), added)
+
+
+def _png_bytes(photo: Photo, encoding: Encoding) -> memoryview:
+    """A PNG file without anything but pixels."""
+    stream = io.BytesIO()
+    _png(stream, photo, encoding, [])
+    return stream.getbuffer()
+
+
+def _opencv(suffix: str, photo: Photo, flags: Sequence[int]) -> memoryview:
     """The bytes of a PNG or BMP file."""
     pixels: NDArray[Any] = photo.pixels
     if photo.alpha is not None:
@@ -191,8 +206,6 @@ def _opencv(suffix: str, photo: Photo, encoding: Encoding) -> memoryview:
         pixels = ordered
     elif pixels.shape[2] == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    level = encoding.compression
-    flags = [] if level is None or suffix != ".png" else [cv2.IMWRITE_PNG_COMPRESSION, level]
     encoded: NDArray[Any] = cv2.imencode(suffix, pixels, flags)[1]
     return encoded.data.cast("B")
 

@@ -1,8 +1,9 @@
 """Upscale images and videos: ``python scripts/upscale.py -i FILE_FOLDER_OR_PATTERN -o OUT -w WEIGHTS``.
 
 The network is taken from the weight file (its own options, or its keys), or from ``network_g`` of an option file given
-with ``-opt``. Results are PNG files unless OUT names another kind of file; depth, grey, transparency, colour profile
-and EXIF block are kept. Films go through ffmpeg. A file that fails is reported, and the others are upscaled.
+with ``-opt``. Results are PNG files unless --format or OUT names another kind of file; depth, grey, transparency,
+metadata and all frames and pages are kept, or named where the file cannot hold them. Films go through ffmpeg. A file
+that fails is reported, and the others are upscaled.
 Details: docs/upscaling.md.
 
 Exit codes: 0 done, 1 a file failed, 2 bad input, 130 Ctrl-C.
@@ -13,16 +14,21 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
+from archs.contract import contract_of
 from config.command import number
 from data.images.files import Pixels
-from data.images.photo import Photo, picture_size, read_photo, write_photo
+from data.images.frames import look_at, open_frames
+from data.images.output_kinds import FORMATS, Encoding, check_encoding, check_size
+from data.images.photo import Photo, picture_size
+from data.images.photo_writer import Losses, pictures_held, write_frames
+from data.images.resize import Resize, parse_resize, resized
 from models.inference.jobs import Job, plan_jobs
 from models.inference.photo import TileChoice, Upscaler, upscale_photo
 from models.inference.video import inspect_film, upscale_film
@@ -30,6 +36,7 @@ from models.weights.recognise import network_from_weights
 from utils.command import run_command
 from utils.errors import InputError
 from utils.progress import Progress, console_line
+from utils.scale import scaled_length
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -61,6 +68,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--half", action="store_true", help="compute in float16: half the memory, faster on GPUs")
     parser.add_argument("--scale", type=number, metavar="S", help="factor such as 3.7, for networks of arbitrary scale")
     parser.add_argument("--suffix", default="", help="added to the names of the results, before .png")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="kind of the resulting pictures (default: png, tif for pages)"
+    )
+    parser.add_argument("--quality", type=int, metavar="N", help="1 .. 100, of jpg (default: 95), webp, avif and jxl")
+    parser.add_argument("--lossless", action="store_true", help="of webp (default without --quality) and jxl")
+    parser.add_argument(
+        "--compression", type=int, metavar="N", help="0 .. 9, of png and tif: larger is smaller, slower"
+    )
+    parser.add_argument(
+        "--resize", nargs="+", metavar="SIZE",
+        help="size of the results, after the network: 2x (times the input's), WIDTHxHEIGHT, or: longest PIXELS",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist instead of leaving them")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     return parser.parse_args(argv)
@@ -84,7 +103,11 @@ class Bar:
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         sizes = {job: picture_size(job.source) for job in jobs if not job.is_video}
-        self.weights = {job: size[0] * size[1] / 1000 for job, size in sizes.items() if size is not None}
+        self.weights = {
+            job: size[0] * size[1] / 1000 * pictures_held(job.target, *look_at(job.source))
+            for job, size in sizes.items()
+            if size is not None
+        }
         self.progress = Progress(max(1, round(sum(self.weights.values()))), "upscale", unit="kpixels")
         self.done = 0.0
 
@@ -94,22 +117,52 @@ class Bar:
         self.progress.advance(done=round(self.done), note=job.source.name)
 
 
-def upscale_picture(job: Job, upscaler: Upscaler, bar: Bar) -> str:
-    """Upscale one picture; returns the line to print.
+def upscale_picture(job: Job, upscaler: Upscaler, bar: Bar, encoding: Encoding, resize: Resize | None) -> str:
+    """Upscale one picture, or all frames or pages of a file; returns the line to print.
 
     Raises:
-        InputError: the picture cannot be read, or is too large for the memory.
+        InputError: the picture cannot be read, or is too large for the memory or for the kind of file.
     """
-    photo = read_photo(job.source)
-    started = time.perf_counter()
-    result = upscale_photo(photo, upscaler, lambda share: bar.advance(job, share))
-    seconds = time.perf_counter() - started
-    dropped = write_photo(job.target, result)
-    note = f" ({', '.join(dropped)} dropped: {job.target.suffix} files hold none)" if dropped else ""
-    return f"{job.target}: {_size(photo.pixels.shape)} -> {_size(result.pixels.shape)}, {seconds:.2f} s{note}"
+    frames = open_frames(job.source)
+    held = pictures_held(job.target, frames.sort, frames.count)
+    sizes: list[str] = []
+    seconds = 0.0
+
+    def upscaled() -> Iterator[Photo]:
+        nonlocal seconds
+        for photo in frames:
+            height, width = photo.pixels.shape[:2]
+            check_size(job.target, *_target(upscaler, height, width, resize))
+            started = time.perf_counter()
+            result = upscale_photo(photo, upscaler, lambda share: bar.advance(job, share / held))
+            if resize is not None:
+                result = resized(result, *resize.target(height, width))
+            seconds += time.perf_counter() - started
+            sizes.append(f"{_size(photo.pixels.shape)} -> {_size(result.pixels.shape)}")
+            yield result
+
+    losses = write_frames(job.target, upscaled(), frames, encoding)
+    count = f", {held} {'pages' if frames.sort == 'pages' else 'frames'}" if held > 1 else ""
+    return f"{job.target}: {sizes[0]}{count}, {seconds:.2f} s{_note(losses, job.target.suffix)}"
 
 
-def upscale_video(job: Job, upscaler: Upscaler) -> str:
+def _target(upscaler: Upscaler, height: int, width: int, resize: Resize | None) -> tuple[int, int]:
+    """(height, width) of the result."""
+    if resize is not None:
+        return resize.target(height, width)
+    scale = contract_of(upscaler.network).scale
+    return scaled_length(height, scale), scaled_length(width, scale)
+
+
+def _note(losses: Losses, suffix: str) -> str:
+    """What the result does not have of the source."""
+    said = [f"{', '.join(losses.dropped)} dropped: {suffix} files hold none"] if losses.dropped else []
+    if losses.lost:
+        said.append(f"{', '.join(losses.lost)} not kept")
+    return f" ({'; '.join(said)})" if said else ""
+
+
+def upscale_video(job: Job, upscaler: Upscaler, resize: Resize | None) -> str:
     """Upscale one film; returns the line to print.
 
     Raises:
@@ -120,9 +173,11 @@ def upscale_video(job: Job, upscaler: Upscaler) -> str:
     with Progress(max(1, film.frames), job.source.name, unit="frames") as progress:
 
         def frame(pixels: Pixels) -> Pixels:
-            result = upscale_photo(Photo(pixels), upscaler).pixels
+            result = upscale_photo(Photo(pixels), upscaler)
+            if resize is not None:
+                result = resized(result, *resize.target(*pixels.shape[:2]))
             progress.advance()
-            return result  # type: ignore[return-value]  # of 8 bits, as the frame
+            return result.pixels  # type: ignore[return-value]  # of 8 bits, as the frame
 
         count = upscale_film(job.source, job.target, film, frame)
     return f"{job.target}: {count} frames, {time.perf_counter() - started:.2f} s"
@@ -136,7 +191,10 @@ def main(argv: Sequence[str]) -> int:
     """Upscale what the command line names; 1 if any file failed."""
     typed = parse(argv)
     tile = tile_choice(typed.tile)
-    planned = plan_jobs(typed.input, typed.output, typed.suffix)
+    resize = None if typed.resize is None else parse_resize(typed.resize)
+    encoding = Encoding(typed.quality, typed.lossless, typed.compression)
+    planned = plan_jobs(typed.input, typed.output, typed.suffix, typed.format)
+    check_encoding([job.target for job in planned if not job.is_video], encoding)
     network = network_from_weights(typed.weights, typed.opt, typed.key, typed.scale)
     network = network.to(
         device="cuda" if torch.cuda.is_available() and not typed.cpu else "cpu",
@@ -152,7 +210,10 @@ def main(argv: Sequence[str]) -> int:
     with bar.progress:
         for job in jobs:
             try:
-                said = upscale_video(job, upscaler) if job.is_video else upscale_picture(job, upscaler, bar)
+                if job.is_video:
+                    said = upscale_video(job, upscaler, resize)
+                else:
+                    said = upscale_picture(job, upscaler, bar, encoding, resize)
                 console_line(said, sys.stdout)
             except InputError as error:
                 failed += 1

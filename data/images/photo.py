@@ -1,8 +1,8 @@
 """Image files with all that they carry: 8 or 16 bits, grey, transparency, colour profile, notes of the camera.
 
-OpenCV decodes all kinds and writes PNG and BMP, but knows no metadata. Pillow reads these, and writes JPEG and WebP; it
-has no colour of 16 bits, so TIFF is left to tifffile, and what a PNG file carries is added here, as chunks. Both
-libraries come with scikit-image and are imported when they are needed.
+OpenCV decodes all kinds but GIF and knows no metadata; Pillow reads these. Both libraries come with scikit-image and
+are imported when they are needed. Several pictures of a file: :mod:`data.images.frames`; writing:
+:mod:`data.images.photo_writer`.
 
 Shapes: H W pixels, C channels.
 """
@@ -11,27 +11,22 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import struct
-import warnings
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images.files import SUFFIXES, encode_image, opencv_pixels, read_bytes
+from data.images.files import opencv_pixels, read_bytes
+from data.images.integrity import damage
+from data.images.metadata import Metadata, read_metadata
+from data.images.pillow import levels_of, mode_of, patient_pillow
+from data.images.png import Chunk
+from data.images.tiff import is_tiff
 from utils.errors import InputError
-from utils.files import atomic_write
 
 Levels = NDArray[np.uint8] | NDArray[np.uint16]
-
-_ORIENTATION, _CAMERA, _WIDTH, _HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003  # EXIF tags
-_JPEG_QUALITY = 95
-_HEAD = 33  # bytes of a PNG file before its second chunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +38,22 @@ class Photo:
         alpha: opacity, [H, W, 1] of the same type, or None where there is no such channel.
         profile: ICC profile, or None.
         exif: EXIF block without its six leading letters, or None. It says that the picture is upright.
+        xmp: XMP packet, or None; it says that the picture is upright as well.
+        dpi: pixels per inch, across and down, or None.
+        colour: what the levels mean, as chunks of PNG files (gamma and the like).
+        texts: as chunks of PNG files.
+        lost: names of what the file holds beyond that.
     """
 
     pixels: Levels
     alpha: Levels | None = None
     profile: bytes | None = None
     exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    colour: tuple[Chunk, ...] = ()
+    texts: tuple[Chunk, ...] = ()
+    lost: tuple[str, ...] = ()
 
     @property
     def top(self) -> int:
@@ -56,63 +61,65 @@ class Photo:
         return int(np.iinfo(self.pixels.dtype).max)
 
 
-class _Notes(NamedTuple):
-    """What OpenCV does not tell about a file."""
-
-    orientation: int = 1
-    profile: bytes | None = None
-    exif: bytes | None = None
-
-
 def read_photo(path: Path) -> Photo:
-    """A picture with its transparency, depth, profile and EXIF block, turned upright.
-
-    A profile of another colour space than the pixels' (CMYK files become R G B) is left out.
+    """The picture in a file, the first where there are several; :func:`decode_photo` says what is kept.
 
     Raises:
         InputError: the file is missing, unreadable, no image, or cut short, or has more than 16 bits.
     """
-    data = read_bytes(path)
-    decoded = opencv_pixels(data, str(path), cv2.IMREAD_UNCHANGED)
+    return decode_photo(read_bytes(path), str(path))
+
+
+def decode_photo(data: bytes, name: str) -> Photo:
+    """A picture with its transparency, depth, profile, EXIF block and other metadata, turned upright.
+
+    A profile of another colour space than the pixels' (CMYK files become R G B) is left out.
+
+    Args:
+        data: the content of a file.
+        name: says in messages where it came from.
+
+    Raises:
+        InputError: it is no image, or cut short, or has more than 16 bits.
+    """
+    metadata = read_metadata(data)
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return photo_of(*_by_pillow(data, name), metadata)
+    decoded = opencv_pixels(data, name, cv2.IMREAD_UNCHANGED)
     if decoded.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path}: holds values of type {decoded.dtype}; save it with 8 or 16 bits per channel")
-    notes = _notes(data)
-    tiff = data[:4] in (b"II*\0", b"MM\0*")
-    if tiff and decoded.dtype == np.uint8 and decoded.shape[2:] == (4,):
-        decoded = _upright(_straight(data), notes.orientation)
-    elif not tiff:  # of TIFF files alone OpenCV applies the tag in every mode
-        decoded = _upright(decoded, notes.orientation)
+        raise InputError(f"{name}: holds values of type {decoded.dtype}; save it with 8 or 16 bits per channel")
+    if is_tiff(data):
+        if decoded.dtype == np.uint8 and decoded.shape[2:] == (4,):
+            decoded = _straight(data)
+        else:  # of TIFF files alone OpenCV applies the tag in every mode
+            metadata = dataclasses.replace(metadata, orientation=1)
     decoded = decoded if decoded.ndim == 3 else decoded[..., None]
+    if decoded.shape[2] == 1 and metadata.transparent is not None:
+        decoded = _with_opacity(decoded, metadata.transparent, metadata.depth)
     channels = decoded.shape[2]
-    pixels = decoded if channels == 1 else decoded[..., 2::-1]
-    alpha = decoded[..., 3:] if channels == 4 else None
-    space = b"GRAY" if channels == 1 else b"RGB "
-    profile = notes.profile if notes.profile and notes.profile[16:20] == space else None
-    return Photo(
-        np.ascontiguousarray(pixels),
-        None if alpha is None else np.ascontiguousarray(alpha),
-        profile,
-        None if tiff else notes.exif,  # the tags of a TIFF file describe its layout
+    return photo_of(
+        decoded if channels == 1 else decoded[..., 2::-1], decoded[..., 3:] if channels == 4 else None, metadata
     )
 
 
-def write_photo(path: Path, photo: Photo) -> tuple[str, ...]:
-    """Write a picture as the kind of file that the suffix names; all or nothing. JPEG has quality 95.
-
-    Returns:
-        What this kind of file cannot hold of it, such as "transparency".
-
-    Raises:
-        ValueError: the suffix names no known kind of image.
-        StorageError: the disk is full or the folder cannot be written.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(f'{path}: "{path.suffix}" is no known kind of image; use one of {", ".join(SUFFIXES)}')
-    photo, dropped = _fitting(suffix, photo)
-    with atomic_write(path) as file:
-        file.write(_encoded(suffix, photo))
-    return dropped
+def photo_of(pixels: Levels, alpha: Levels | None, metadata: Metadata) -> Photo:
+    """Pixels and opacity as they are stored, and what their file says about them, as a picture that is upright."""
+    space = b"GRAY" if pixels.shape[2] == 1 else b"RGB "
+    profile, lost = metadata.profile, metadata.lost
+    if profile is not None and profile[16:20] != space:
+        lost = (*lost, f"colour profile (of {profile[16:20].decode('latin-1').strip()})")
+        profile = None
+    return Photo(
+        np.ascontiguousarray(_upright(pixels, metadata.orientation)),
+        None if alpha is None else np.ascontiguousarray(_upright(alpha, metadata.orientation)),
+        profile,
+        metadata.exif,
+        metadata.xmp,
+        metadata.dpi,
+        metadata.colour,
+        metadata.texts,
+        lost,
+    )
 
 
 def picture_size(path: Path) -> tuple[int, int] | None:
@@ -120,135 +127,41 @@ def picture_size(path: Path) -> tuple[int, int] | None:
     from PIL import Image
 
     try:
-        with _patient_pillow(), Image.open(path) as image:
+        with patient_pillow(), Image.open(path) as image:
             return image.height, image.width
     except (OSError, SyntaxError, ValueError):
         return None
 
 
-def _fitting(suffix: str, photo: Photo) -> tuple[Photo, tuple[str, ...]]:
-    """The picture without what a kind of file cannot hold, and the names of that."""
-    changes: dict[str, Any] = {}
-    dropped = []
-    if photo.pixels.dtype == np.uint16 and suffix not in (".png", ".tif", ".tiff"):
-        dropped.append("the lower 8 of 16 bits")
-        changes["pixels"] = _eight_bits(photo.pixels)
-        changes["alpha"] = None if photo.alpha is None else _eight_bits(photo.alpha)
-    if photo.alpha is not None and suffix in (".jpg", ".jpeg", ".bmp"):
-        if photo.alpha.min() < photo.top:
-            dropped.append("transparency")
-        changes["alpha"] = None
-    if photo.profile is not None and suffix == ".bmp":
-        dropped.append("colour profile")
-        changes["profile"] = None
-    if photo.exif is not None and suffix in (".bmp", ".tif", ".tiff"):
-        dropped.append("EXIF")
-        changes["exif"] = None
-    return dataclasses.replace(photo, **changes), tuple(dropped)
-
-
-def _eight_bits(levels: Levels) -> NDArray[np.uint8]:
-    return ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _encoded(suffix: str, photo: Photo) -> bytes:
-    pixels = photo.pixels
-    if photo.alpha is not None:
-        pixels = np.concatenate([pixels, photo.alpha], axis=2)
-    if suffix == ".png":
-        return _with_chunks(encode_image(suffix, pixels), photo.profile, photo.exif)
-    if suffix == ".bmp":
-        return encode_image(suffix, pixels)
-    if suffix in (".tif", ".tiff"):
-        return _tiff(pixels, photo.profile)
-    return _by_pillow("WEBP" if suffix == ".webp" else "JPEG", pixels, photo)
-
-
-def _with_chunks(png: bytes, profile: bytes | None, exif: bytes | None) -> bytes:
-    """A PNG file with a profile and an EXIF block behind its head."""
-    added = b""
-    if profile is not None:
-        added += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
-    if exif is not None:
-        added += _chunk(b"eXIf", exif)
-    return png[:_HEAD] + added + png[_HEAD:]
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def _tiff(pixels: Levels, profile: bytes | None) -> bytes:
-    import tifffile
-
-    stream = io.BytesIO()
-    channels = pixels.shape[2]
-    tifffile.imwrite(
-        stream,
-        pixels if channels > 1 else pixels[..., 0],
-        photometric="rgb" if channels > 1 else "minisblack",
-        extrasamples=["unassalpha"] if channels == 4 else None,
-        compression="zlib",
-        iccprofile=profile,
-        metadata=None,
-    )
-    return stream.getvalue()
-
-
-def _by_pillow(kind: str, pixels: Levels, photo: Photo) -> bytes:
+def _by_pillow(data: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """The first frame, and its opacity."""
     from PIL import Image
 
-    image = Image.fromarray(pixels if pixels.shape[2] > 1 else pixels[..., 0])
-    how: dict[str, Any] = (
-        {"lossless": True, "exact": True} if kind == "WEBP" else {"quality": _JPEG_QUALITY, "subsampling": 0}
-    )
-    exif = b"" if photo.exif is None else b"Exif\0\0" + photo.exif
-    stream = io.BytesIO()
-    image.save(stream, kind, icc_profile=photo.profile, exif=exif, **how)
-    return stream.getvalue()
+    problem: object = damage(data)
+    if not problem:
+        try:
+            with patient_pillow(), Image.open(io.BytesIO(data)) as image:
+                return levels_of(image, mode_of(image))
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            problem = error
+    raise InputError(f"{name}: the image cannot be read: {problem}; copy it again or remove it")
 
 
-def _notes(data: bytes) -> _Notes:
-    """Orientation, profile and EXIF block of a file; what is damaged counts as absent."""
-    from PIL import Image
-
-    try:
-        with _patient_pillow(), Image.open(io.BytesIO(data)) as image:
-            profile = image.info.get("icc_profile")
-            exif = image.getexif()
-            orientation = exif.get(_ORIENTATION, 1)
-            block = None
-            if exif:
-                exif[_ORIENTATION] = 1
-                for tag in (_WIDTH, _HEIGHT):  # of the picture before it was upscaled
-                    exif.get_ifd(_CAMERA).pop(tag, None)
-                block = exif.tobytes().removeprefix(b"Exif\0\0")
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
-        # A kind that Pillow does not know, or notes that do not follow the format: the picture itself was decoded.
-        return _Notes()
-    return _Notes(orientation if orientation in range(1, 9) else 1, profile or None, block)
-
-
-@contextmanager
-def _patient_pillow() -> Iterator[None]:
-    """Pillow without its limit on the number of pixels, and without warnings about odd metadata."""
-    from PIL import Image
-
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+def _with_opacity(grey: NDArray[Any], transparent: int, depth: int) -> NDArray[Any]:
+    """[H, W, 1] as it was decoded -> [H, W, 4]: one level, in the depth of the file, is transparent."""
+    top = np.iinfo(grey.dtype).max
+    level = transparent * int(top) // ((1 << depth) - 1)  # as decoders expand 1, 2 and 4 bits
+    result = np.empty((*grey.shape[:2], 4), grey.dtype)
+    result[..., :3] = grey
+    result[..., 3] = np.where(grey[..., 0] == level, 0, top)
+    return result
 
 
 def _straight(data: bytes) -> NDArray[np.uint8]:
     """The pixels of a TIFF file, [H, W, 4] B G R and opacity: OpenCV multiplies colours of 8 bits by the opacity."""
     from PIL import Image
 
-    with _patient_pillow(), Image.open(io.BytesIO(data)) as image:
+    with patient_pillow(), Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGBA"))[..., [2, 1, 0, 3]]
 
 

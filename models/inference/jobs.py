@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.images.files import SUFFIXES
+from data.images.frames import look_at
+from data.images.output_kinds import OUTPUT_SUFFIXES, output_kind
 from utils.errors import InputError
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
@@ -32,7 +34,7 @@ class _Found(NamedTuple):
     name: Path  # below the folder for the results
 
 
-def plan_jobs(inputs: Sequence[str], output: Path, suffix: str = "") -> list[Job]:
+def plan_jobs(inputs: Sequence[str], output: Path, suffix: str = "", kind: str | None = None) -> list[Job]:
     """What becomes of files, folders and patterns.
 
     Args:
@@ -40,16 +42,17 @@ def plan_jobs(inputs: Sequence[str], output: Path, suffix: str = "") -> list[Job
             ``photos/**/*.png``, whose sub-folders come again below ``output``.
         output: folder, or a file where there is one input.
         suffix: added to the names of the results.
+        kind: of the results that are pictures, such as "webp"; None: PNG files, TIFF files where there are pages.
 
     Raises:
         InputError: there is nothing to do, or a result would take the place of an input or of another result.
     """
     found = list(dict.fromkeys(item for text in inputs for item in _found(text)))
     if output.suffix and not output.is_dir():
-        jobs = [_single(inputs, found, output)]
+        jobs = [_single(inputs, found, output, kind)]
     else:
         stems = Counter(item.name.with_suffix("") for item in found)
-        jobs = [Job(item.source, output / _result(item, suffix, stems)) for item in found]
+        jobs = [Job(item.source, output / _result(item, suffix, stems, kind)) for item in found]
     sources = {job.source.resolve() for job in jobs}
     lost = [job.target for job in jobs if job.target.resolve() in sources]
     if lost:
@@ -101,22 +104,27 @@ def _fixed_part(pattern: Path) -> Path:
     return Path(*parts)
 
 
-def _single(inputs: Sequence[str], found: Sequence[_Found], output: Path) -> Job:
+def _single(inputs: Sequence[str], found: Sequence[_Found], output: Path, kind: str | None) -> Job:
     """One file becomes one file, whose name says of what kind."""
     if len(inputs) > 1 or not Path(inputs[0]).is_file():
         raise InputError(f"-o {output}: name a folder, since {inputs[0]} is not the only file")
     job = Job(found[0].source, output)
-    kinds = _KEPT_CONTAINERS if job.is_video else SUFFIXES
+    kinds = _KEPT_CONTAINERS if job.is_video else OUTPUT_SUFFIXES
     if output.suffix.lower() not in kinds:
         raise InputError(f"-o {output}: name a folder, or a file that ends in one of {', '.join(kinds)}")
+    if kind is not None and not job.is_video and f".{kind}" not in output_kind(output).suffixes:
+        raise InputError(f"-o {output} and --format {kind} contradict each other; leave one of them out")
     return job
 
 
-def _result(item: _Found, suffix: str, stems: Counter[Path]) -> Path:
+def _result(item: _Found, suffix: str, stems: Counter[Path], kind: str | None) -> Path:
     # Of "a.png" and "a.jpg" neither may take the other's name.
     stem = item.name.stem if stems[item.name.with_suffix("")] == 1 else item.name.name
-    kind = item.source.suffix.lower()
-    ending = ".png"
-    if kind in VIDEO_SUFFIXES:
-        ending = kind if kind in _KEPT_CONTAINERS else ".mkv"  # which takes sound of every kind
+    container = item.source.suffix.lower()
+    if container in VIDEO_SUFFIXES:
+        ending = container if container in _KEPT_CONTAINERS else ".mkv"  # which takes sound of every kind
+    elif kind is None:
+        ending = ".tif" if look_at(item.source)[0] == "pages" else ".png"
+    else:
+        ending = f".{kind}"
     return item.name.with_name(f"{stem}{suffix}{ending}")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from PIL import Image, ImageCms
 
 from data.images.files import Pixels, write_image
 
@@ -39,3 +40,20 @@ def forbid(monkeypatch: pytest.MonkeyPatch, method: str, *paths: Path) -> None:
         return original(path, *arguments, **options)
 
     monkeypatch.setattr(Path, method, refused)
+
+
+BLOCKS = noise(8, 6).repeat(8, axis=0).repeat(8, axis=1)  # JPEG keeps them
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def levels(height: int, width: int, channels: int, kind: Any, seed: int = 0) -> Any:
+    """[H, W, C] noise of 8 or 16 bits."""
+    return np.random.default_rng(seed).integers(0, np.iinfo(kind).max + 1, (height, width, channels), dtype=kind)
+
+
+def exif(orientation: int) -> bytes:
+    """An EXIF block with a maker and a width that is no longer right."""
+    block = Image.Exif()
+    block[0x0112], block[0x010F] = orientation, "Maker"
+    block.get_ifd(0x8769)[0xA002] = 6
+    return block.tobytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from models.inference.jobs import plan_jobs
 from utils.errors import InputError
@@ -30,8 +31,27 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def results(*inputs: str, output: str = "out", suffix: str = "") -> dict[str, str]:
-    return {str(job.source): str(job.target) for job in plan_jobs(inputs, Path(output), suffix)}
+def results(*inputs: str, output: str = "out", suffix: str = "", kind: str | None = None) -> dict[str, str]:
+    return {str(job.source): str(job.target) for job in plan_jobs(inputs, Path(output), suffix, kind)}
+
+
+def test_the_kind_of_results_can_be_chosen(tree: Path) -> None:
+    assert results("in/*.png", "in/film.avi", kind="webp") == {
+        "in/a.png": "out/a.webp",
+        "in/film.avi": "out/film.mkv",
+    }
+    assert results("in/a.png", output="x.jpeg", kind="jpg") == {"in/a.png": "x.jpeg"}
+    with pytest.raises(InputError, match=r"-o x\.png and --format jpg contradict each other"):
+        results("in/a.png", output="x.png", kind="jpg")
+
+
+def test_pages_become_tiff_files(tree: Path) -> None:
+    image = Image.new("L", (4, 3))
+    image.save("in/deep/c.tif", save_all=True, append_images=[image])
+    assert results("in/deep/c.tif") == {"in/deep/c.tif": "out/c.tif"}
+    assert results("in/deep/c.tif", kind="png") == {"in/deep/c.tif": "out/c.png"}
+    image.save("in/deep/c.tif")
+    assert results("in/deep/c.tif") == {"in/deep/c.tif": "out/c.png"}
 
 
 def test_every_picture_and_film_of_a_folder_has_a_result_of_its_own(tree: Path) -> None:
@@ -70,7 +90,7 @@ def test_a_single_file_may_name_its_result(tree: Path) -> None:
         (["in/deep/*.txt"], "out", "no picture fits this pattern"),
         (["in"], "out.png", "name a folder, since in is not the only file"),
         (["in/a.png", "in/b.JPG"], "out.png", "name a folder"),
-        (["in/a.png"], "out.gif", "a file that ends in one of .png"),
+        (["in/a.png"], "out.xyz", "a file that ends in one of .png"),
         (["in/film.mp4"], "out.png", "a file that ends in one of .mp4"),
         (["in/a.png"], "in", "a.png is a picture to be upscaled and would be replaced"),
         (["in/a.png", "in/deep/a.png"], "out", "would both become out"),

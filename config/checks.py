@@ -16,16 +16,20 @@ from config.schema import MODEL_TYPES, SCHEDULERS, CosineAnnealingRestartLR, Mul
 from data import DegradationOptions
 from data.patches.options import gt_size_problem
 from utils.errors import InputError
-from utils.typed import INVALID, KeyPath, Report, near_miss, read
+from utils.suggest import near_miss
+from utils.typed import INVALID, KeyPath, Report, read
 
 Mode = Literal["train", "test"]
 
 _ADVERSARIAL = "adversarial training is not supported"
+_FILMS = "it works on sequences of frames; here networks see single images"
 UNSUPPORTED_MODEL_TYPES = {
     "RealHATGANModel": _ADVERSARIAL,
     "RealESRGANModel": _ADVERSARIAL,
     "ESRGANModel": _ADVERSARIAL,
     "SRGANModel": _ADVERSARIAL,
+    **dict.fromkeys(("VideoBaseModel", "VideoRecurrentModel", "EDVRModel"), _FILMS),
+    **dict.fromkeys(("VideoGANModel", "VideoRecurrentGANModel"), _FILMS),
 }
 
 # Keys of published files that change what is trained or measured: ignoring them would give other numbers silently.

@@ -13,7 +13,8 @@ from typing import Any
 
 from config.document import Builder, Document, Mistake, Place, compose
 from utils.errors import InputError
-from utils.typed import KeyPath, PlainText, near_miss
+from utils.suggest import near_miss
+from utils.typed import KeyPath, PlainText
 
 FLAG = "--force_yml"
 _YAML_STARTS = ("[", "{", '"', "'", "!")

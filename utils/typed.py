@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import difflib
 import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from utils.docstrings import argument_help
 from utils.errors import InputError
+from utils.suggest import near_miss
 
 Key = str | int
 KeyPath = tuple[Key, ...]
@@ -162,13 +162,6 @@ def _dataclass_fields(target: Any) -> dict[str, Field]:
             meta.get("help", ""), meta.get("minimum"), meta.get("maximum"),
         )  # fmt: skip
     return result
-
-
-def near_miss(name: object, candidates: Iterable[str]) -> str:
-    """' (did you mean "x"?)' when one of the candidates is close to ``name``, else ''."""
-    by_lower = {candidate.lower(): candidate for candidate in candidates}
-    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.6)
-    return f' (did you mean "{by_lower[close[0]]}"?)' if close else ""
 
 
 def key_text(path: KeyPath) -> str:

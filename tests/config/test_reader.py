@@ -270,6 +270,20 @@ def test_options_equal_the_recorded_ones_of_basicsr(
         assert _different(expected, config.to_dict(found)) <= DIFFERENT, case["case"]
 
 
+@pytest.mark.shared
+def test_files_that_basicsr_has_completed_say_the_same(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "HOME")
+    for case in json.loads((shared / "golden/formats/options.json").read_text())["cases"]:
+        if "new_key" in str(case["resolved"]):
+            continue
+        found = _read_recorded({**case, "yaml": case["resolved"], "arguments": []}, tmp_path, [])
+        assert _different(case["resolved"], config.to_dict(found)) <= DIFFERENT, case["case"]
+        root = found.path.experiments_root if case["is_train"] else found.path.results_root
+        assert root == Path("/ROOT/experiments" if case["is_train"] else "/ROOT/results")
+
+
 # Folders and launch state are not options here; the drawn seed is random; TensorBoard is switched off in the options.
 DIFFERENT = {
     *(

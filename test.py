@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from config import read
+from config import only_sets, read
 from config.command import parse_command
 from models.distributed import world
 from models.evaluation.check import check_testing
@@ -20,6 +20,7 @@ def main(argv: Sequence[str]) -> None:
     """Read the options and evaluate."""
     command = parse_command(argv, "test")
     options = read(command.option_file, command.overrides, mode="test", debug=command.debug, scale=command.scale)
+    options = only_sets(options, command.sets)
     with world(command.launcher, options.dist_params) as ranks:
         if command.check:
             check_testing(options, ranks)

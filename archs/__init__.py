@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from utils.errors import InputError
-from utils.typed import Report, near_miss, read_arguments
+from utils.suggest import near_miss
+from utils.typed import Report, read_arguments
 
 NETWORKS: Mapping[str, str] = {
     "PlainUSR_ultra": "archs.plainusr:PlainUSRUltra",
@@ -41,6 +42,9 @@ _RECOGNISERS = (
 BASICSR = "basicsr:"
 """Before the name of a network of BasicSR: ``type: basicsr:RRDBNet``."""
 
+_OF_BASICSR = ("ECBSR", "EDSR", "MSRResNet", "RCAN", "RIDNet", "RRDBNet", "SRVGGNetCompact", "SwinIR")
+"""BasicSR's networks that upscale single images, for messages; BasicSR need not be installed."""
+
 
 def network_class(name: str) -> type[nn.Module]:
     """The class of a network by its published name, or by ``basicsr:`` and BasicSR's name; importing is all it does.
@@ -52,8 +56,7 @@ def network_class(name: str) -> type[nn.Module]:
         theirs: type[nn.Module] = _bridge().basicsr_class(name.removeprefix(BASICSR))
         return theirs
     if name not in NETWORKS:
-        known = f"; known: {', '.join(NETWORKS)}"
-        raise InputError(f'unknown network type "{name}"{near_miss(name, NETWORKS) or known}')
+        raise InputError(f'unknown network type "{name}"{_hint(name)}')
     module, _, attribute = NETWORKS[name].partition(":")
     found: type[nn.Module] = getattr(importlib.import_module(module), attribute)
     return found
@@ -87,6 +90,15 @@ def identify(state: Mapping[str, Tensor]) -> dict[str, object] | None:
             continue
         return found
     return None
+
+
+def _hint(name: str) -> str:
+    """What an unknown network may have meant: one of ours, one of BasicSR, or what there is."""
+    theirs = {known.lower(): known for known in _OF_BASICSR}.get(name.lower())
+    if theirs is not None:
+        return f'; BasicSR has it: "{BASICSR}{theirs}" (pip install -r requirements-basicsr.txt, docs/basicsr.md)'
+    guess = near_miss(name, [*NETWORKS, *(BASICSR + known for known in _OF_BASICSR)]) or near_miss(name, NETWORKS)
+    return guess or f'; known: {", ".join(NETWORKS)}, and those of BasicSR, as "{BASICSR}SwinIR"'
 
 
 def _bridge() -> Any:

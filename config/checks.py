@@ -16,16 +16,20 @@ from config.schema import MODEL_TYPES, SCHEDULERS, CosineAnnealingRestartLR, Mul
 from data import DegradationOptions
 from data.patches.options import gt_size_problem
 from utils.errors import InputError
-from utils.typed import INVALID, KeyPath, Report, near_miss, read
+from utils.suggest import near_miss
+from utils.typed import INVALID, KeyPath, Report, is_null, read
 
 Mode = Literal["train", "test"]
 
 _ADVERSARIAL = "adversarial training is not supported"
+_FILMS = "it works on sequences of frames; here networks see single images"
 UNSUPPORTED_MODEL_TYPES = {
     "RealHATGANModel": _ADVERSARIAL,
     "RealESRGANModel": _ADVERSARIAL,
     "ESRGANModel": _ADVERSARIAL,
     "SRGANModel": _ADVERSARIAL,
+    **dict.fromkeys(("VideoBaseModel", "VideoRecurrentModel", "EDVRModel"), _FILMS),
+    **dict.fromkeys(("VideoGANModel", "VideoRecurrentGANModel"), _FILMS),
 }
 
 # Keys of published files that change what is trained or measured: ignoring them would give other numbers silently.
@@ -36,8 +40,12 @@ UNSUPPORTED_KEYS: Mapping[KeyPath, str] = {
     ("train", "perceptual_opt"): "perceptual losses are not supported; train with pixel_opt",
     ("train", "wave_opt"): "wavelet losses are not supported; train with pixel_opt",
     ("train", "mesa_opt"): "the loss between network and EMA is not supported; train with pixel_opt",
+    ("train", "fft_opt"): "losses on Fourier coefficients are not supported; train with pixel_opt",
+    ("train", "mixing_augs"): "mixing the images of a batch (mixup) is not supported",
+    ("train", "use_grad_clip"): "it clips the gradient to a norm of 0.01, which is grad_clip: 0.01 here",
     ("train", "reset_momentum_iter"): "resetting the optimiser is not supported",
     ("train", "gradient_clip"): "the largest norm of the gradient is called grad_clip here",
+    ("path", "pretrain_model_g"): "early BasicSR's name of pretrain_network_g",
     ("use_amp",): 'mixed precision is asked for by "train: amp: fp16" (or bf16) here',
     ("use_ema",): 'choose the EMA weights by "path: param_key_g: params_ema"',
 }
@@ -51,9 +59,9 @@ _NEEDED_IN_TRAINING = {
 def check_kind(document: Document, mode: Mode) -> None:
     """Refuse a training file in testing and the other way round, instead of listing all that does not fit."""
     names = list(_datasets(document))
-    training = "train" in document.value or "train" in names
+    training = not is_null(document.get(("train",))) or "train" in names
     if mode == "test" and training:
-        found: KeyPath = ("train",) if "train" in document.value else ("datasets", "train")
+        found: KeyPath = ("datasets", "train") if is_null(document.get(("train",))) else ("train",)
         advice = "run train.py with it, or test.py with a file that has test sets (datasets: test_1: ...)"
         raise InputError(str(document.mistake(found, f"this is a training file; {advice}")))
     if mode == "train" and names and not training and not near_miss("train", [*document.value, *names]):
@@ -76,7 +84,7 @@ def check(document: Document, mode: Mode, report: Report) -> None:
         if _value(document, ("train", "pixel_opt", "reduction"), str) == "none":
             report.problem(("train", "pixel_opt", "reduction"), "expected mean or sum to train with, got none")
     else:
-        if document.get(("datasets",)) == {}:
+        if isinstance(document.get(("datasets",)), Mapping) and not _datasets(document):
             report.problem(("datasets",), "expected at least one data set, as in 'test_1: ...'")
         variant = _value(document, ("published",), str | None)
         if variant is not None and variant not in variants():
@@ -85,9 +93,9 @@ def check(document: Document, mode: Mode, report: Report) -> None:
 
 
 def _datasets(document: Document) -> Mapping[str, Any]:
-    """The section ``datasets``; empty where it is absent or no mapping (which is reported elsewhere)."""
+    """The data sets that are not null; none where the section is absent or no mapping (which is reported elsewhere)."""
     datasets = document.get(("datasets",))
-    return datasets if isinstance(datasets, Mapping) else {}
+    return {name: item for name, item in datasets.items() if not is_null(item)} if isinstance(datasets, Mapping) else {}
 
 
 def _value(document: Document, path: KeyPath, annotation: Any, default: Any = None) -> Any:
@@ -112,7 +120,8 @@ def _check_model_type(document: Document, report: Report) -> None:
     if name in UNSUPPORTED_MODEL_TYPES:
         report.problem(("model_type",), f"{name} is not supported: {UNSUPPORTED_MODEL_TYPES[name]}; known: {known}")
     elif name is not None and name not in MODEL_TYPES:
-        report.problem(("model_type",), f'unknown model "{name}"{near_miss(name, MODEL_TYPES) or f"; known: {known}"}')
+        listed = f"; known: {known}, which all mean the same here: SRModel will do for most"
+        report.problem(("model_type",), f'unknown model "{name}"{near_miss(name, MODEL_TYPES) or listed}')
 
 
 def _check_unsupported(document: Document, report: Report) -> None:
@@ -147,7 +156,7 @@ def _check_training_data(document: Document, report: Report) -> None:
         for field in dataclasses.fields(DegradationOptions):
             if document.get((field.name,)) is not None:
                 report.note((field.name,), "has no effect here: it is for datasets.train.type RealESRGANDataset")
-    if "train" not in datasets and datasets is document.get(("datasets",)):
+    if "train" not in datasets and isinstance(document.get(("datasets",)), Mapping):
         report.problem(("datasets",), 'the key "train" is missing; expected the data to train on')
     elif isinstance(datasets.get("train"), Mapping):
         for key, meaning in _NEEDED_IN_TRAINING.items():

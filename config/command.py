@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+LAUNCHERS = ("none", "pytorch", "slurm")
+
 
 @dataclass(frozen=True)
 class Command:
@@ -24,6 +26,8 @@ class Command:
         argv: the whole command line, for the log.
         scale: overrides the file's factor; for tests.
         per_image: print the scores of each image; for tests.
+        sets: the names of the data sets to test on; none: all of the file.
+        verbose: with ``check``, print the options as read.
     """
 
     option_file: Path
@@ -36,36 +40,21 @@ class Command:
     scale: float | None = None
     per_image: bool = False
     largest_batch: bool = False
+    sets: tuple[str, ...] = ()
+    verbose: bool = False
 
 
 def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Command:
     """Read a command line; leaves with exit code 2 and a usage message where it is wrong."""
-    program = f"{mode}.py"
-    what = {"train": "Train a network from an option file.", "test": "Evaluate a network from an option file."}
-    parser = argparse.ArgumentParser(prog=program, description=what[mode], allow_abbrev=False)
-    parser.add_argument("-opt", required=True, type=Path, metavar="FILE", help="option file (YAML)")
-    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="distributed mode")
-    parser.add_argument("--auto_resume", action="store_true", help="continue from the newest state of this experiment")
-    parser.add_argument("--debug", action="store_true", help="a short run: validate and save every 8 iterations")
-    parser.add_argument("--check", action="store_true", help="build everything, read images, print the plan and stop")
-    parser.add_argument(
-        "--force_yml", nargs="+", default=(), metavar="A:B=VALUE", help="change options, e.g. train:optim_g:lr=1e-4"
-    )
-    if mode == "train":
-        parser.add_argument(
-            "--largest_batch", action="store_true", help="with --check: find the largest batch that fits into memory"
-        )
-    if mode == "test":
-        parser.add_argument(
-            "--scale", type=number, metavar="S", help="super-resolution factor instead of the file's, such as 3.7"
-        )
-        parser.add_argument("--per_image", action="store_true", help="print the scores of each image too")
+    parser = _train_parser() if mode == "train" else _test_parser()
     # torch's old launcher passes one or the other spelling; torchrun sets the rank in the environment instead.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     typed = parser.parse_args(argv)
     largest_batch = getattr(typed, "largest_batch", False)
     if largest_batch and (not typed.check or typed.launcher != "none"):
         parser.error("--largest_batch belongs to --check, of a single process")
+    if typed.verbose and not typed.check:
+        parser.error("--verbose belongs to --check")
     return Command(
         option_file=typed.opt,
         overrides=tuple(typed.force_yml),
@@ -73,11 +62,60 @@ def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Comman
         auto_resume=typed.auto_resume,
         debug=typed.debug,
         check=typed.check,
-        argv=(program, *argv),
+        argv=(parser.prog, *argv),
         scale=getattr(typed, "scale", None),
         per_image=getattr(typed, "per_image", False),
         largest_batch=largest_batch,
+        sets=tuple(getattr(typed, "sets", ())),
+        verbose=typed.verbose,
     )
+
+
+def _train_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="train.py", description="Train a network from an option file.", allow_abbrev=False
+    )
+    parser.add_argument("-opt", required=True, type=Path, metavar="FILE", help="option file (YAML) of a training")
+    parser.add_argument(
+        "--force_yml", nargs="+", default=(), metavar="A:B=VALUE", help="change options, e.g. train:optim_g:lr=1e-4"
+    )
+    parser.add_argument("--auto_resume", action="store_true", help="continue from the newest state of this experiment")
+    parser.add_argument(
+        "--check", action="store_true", help="build everything, read all images, iterate a little, write nothing"
+    )
+    parser.add_argument("--verbose", action="store_true", help="with --check: print every option, defaults included")
+    parser.add_argument(
+        "--largest_batch", action="store_true", help="with --check: find the largest batch that fits into memory"
+    )
+    parser.add_argument("--debug", action="store_true", help="a short run: validate and save every 8 iterations")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="how several processes train together")
+    return parser
+
+
+def _test_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="test.py", description="Evaluate a network from an option file.", allow_abbrev=False
+    )
+    parser.add_argument("-opt", required=True, type=Path, metavar="FILE", help="option file (YAML) of a test")
+    parser.add_argument(
+        "--force_yml", nargs="+", default=(), metavar="A:B=VALUE", help="change options, e.g. val:save_img=false"
+    )
+    parser.add_argument(
+        "--sets", nargs="+", default=(), metavar="NAME", help="only these data sets of the file, such as Set5 Set14"
+    )
+    parser.add_argument(
+        "--scale", type=number, metavar="S", help="super-resolution factor instead of the file's, such as 3.7"
+    )
+    parser.add_argument("--per_image", action="store_true", help="print the scores of each image too")
+    parser.add_argument(
+        "--check", action="store_true", help="load the weights, read all images, upscale one patch, write nothing"
+    )
+    parser.add_argument("--verbose", action="store_true", help="with --check: print every option, defaults included")
+    parser.add_argument("--debug", action="store_true", help="the results go to debug_NAME")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="how several processes share the images")
+    # BasicSR's test program takes it, and does nothing with it either.
+    parser.add_argument("--auto_resume", action="store_true", help=argparse.SUPPRESS)
+    return parser
 
 
 def number(text: str) -> float:

@@ -46,7 +46,10 @@ replaces the base's as a whole. `--check` prints the result with all defaults; t
 
 On the command line, `--force_yml train:optim_g:lr=1e-4 name=trial` changes keys: all but the last have to exist, and
 the value is read as it would be in the file; lists, mappings and quoted texts are YAML
-(`train:optim_g:betas=[0.9, 0.99]`). A name that holds `debug`, or the flag `--debug`, makes a short trial run:
+(`train:optim_g:betas=[0.9, 0.99]`). `datasets:test_3=null`, or `test_3: ~` in a file, leaves out a data set of the file
+or of its base, and so with a metric, a section or any mapping that may be absent; `val=null` rather than `val=~`,
+because bash puts the home folder in the place of that `~`. `python test.py -opt FILE --sets Set5 Set14` tests on the
+sets of these names. A name that holds `debug`, or the flag `--debug`, makes a short trial run:
 validation and checkpoints every 8 iterations, a log line for each, no TensorBoard.
 """
 
@@ -238,7 +241,7 @@ def _object_schema(target: Callable[..., Any], **fixed: Any) -> dict[str, Any]:
 
 
 def _field_schema(field: Field) -> dict[str, Any]:
-    schema = _schema_of(field.annotation)
+    schema = _schema_of(field.annotation) if field.required else _or_null(_schema_of(field.annotation))
     numbers = schema["items"] if schema.get("type") == "array" and isinstance(schema["items"], dict) else schema
     for key, limit in (("minimum", field.minimum), ("maximum", field.maximum)):
         if limit is not None:
@@ -248,6 +251,11 @@ def _field_schema(field: Field) -> dict[str, Any]:
     if not field.required and not dataclasses.is_dataclass(field.default):
         schema["default"] = to_plain(field.default)
     return schema
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A mapping that may be left out may be null as well."""
+    return {**schema, "type": ["object", "null"]} if schema.get("type") == "object" else schema
 
 
 def _schema_of(annotation: Any) -> dict[str, Any]:
@@ -269,7 +277,7 @@ def _schema_of(annotation: Any) -> dict[str, Any]:
         )
         return {"type": "array", "items": _schema_of(arguments[0]), **size}
     if origin in (dict, collections.abc.Mapping):
-        return {"type": "object", "additionalProperties": _schema_of(arguments[1])}
+        return {"type": "object", "additionalProperties": _or_null(_schema_of(arguments[1]))}
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return _object_schema(annotation)
     names = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string", type(None): "null"}
@@ -280,7 +288,11 @@ def _variants_schema(table: Mapping[str, type], default: str | None = None) -> d
     """A mapping whose key ``type`` decides what else it holds."""
     choices = [
         {
-            "if": {"properties": {"type": {"const": name}}, "required": [] if name == default else ["type"]},
+            "if": {
+                "type": "object",  # null has no type
+                "properties": {"type": {"const": name}},
+                "required": [] if name == default else ["type"],
+            },
             "then": _object_schema(kind, type={"const": name}),
         }
         for name, kind in table.items()

@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 
 from utils.errors import InputError
-from utils.typed import KeyPath, PlainText, key_text, near_miss
+from utils.suggest import nearest
+from utils.typed import KeyPath, PlainText, key_text
 
 _CORE = "tag:yaml.org,2002:"
 _PLAIN = "plain scalar without a tag"
@@ -300,8 +301,10 @@ def file_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        siblings = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise InputError(f"{path}: no such option file{near_miss(path.name, siblings)}") from None
+        siblings = {file.stem: file.name for file in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
+        found = nearest(path.stem, siblings)
+        guess = "" if found is None else f' (did you mean "{siblings[found]}"?)'
+        raise InputError(f"{path}: no such option file{guess}") from None
     except IsADirectoryError:
         raise InputError(f"{path}: expected an option file, this is a folder") from None
     except OSError as error:

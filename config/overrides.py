@@ -9,13 +9,16 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from config.document import Builder, Document, Mistake, Place, compose
 from utils.errors import InputError
-from utils.typed import KeyPath, PlainText, near_miss
+from utils.suggest import near_miss
+from utils.typed import KeyPath, PlainText, is_null
 
 FLAG = "--force_yml"
+_OWN_NAMES: tuple[KeyPath, ...] = (("datasets",), ("val", "metrics"))  # mappings whose keys people choose
 _YAML_STARTS = ("[", "{", '"', "'", "!")
 
 
@@ -44,7 +47,12 @@ def _apply(document: Document, path_text: str, value_text: str | None) -> Docume
     keys = tuple(key.strip() for key in path_text.split(":"))
     if value_text is None or not all(keys):
         raise _OverrideError("expected key:key=value")
+    if len(keys) == 1 and value_text == str(Path("~").expanduser()):
+        # "val=~" is an assignment to bash. No key at the top holds a path.
+        problem = f"the shell has turned ~ into your home folder, {value_text}"
+        raise _OverrideError(f"{problem}; for null write {keys[0]}=null")
     _check_parents(document, keys)
+    _check_dropped(document, keys, value_text)
     place = Place(0, _label(path_text), keys)
     value, builder = _parse_value(value_text, keys, place)
     kept = {path: known for path, known in document.places.items() if path[: len(keys)] != keys}
@@ -73,9 +81,19 @@ def _check_parents(document: Document, keys: tuple[str, ...]) -> None:
             raise _OverrideError(f'keys are divided by ":", as in {key.replace(".", ":")}=...')
 
 
+def _check_dropped(document: Document, keys: KeyPath, value_text: str) -> None:
+    """What is dropped has to be there: ``datasets:test_33=null`` would otherwise leave test_3 in its place silently."""
+    mapping = document.get(keys[:-1])
+    if keys[:-1] not in _OWN_NAMES or not is_null(PlainText(value_text)) or not isinstance(mapping, Mapping):
+        return
+    if keys[-1] not in mapping:
+        guess = near_miss(keys[-1], mapping) or f"; known: {', '.join(mapping)}"
+        raise _OverrideError(f'there is no "{keys[-1]}" to leave out{guess}')
+
+
 def _parse_value(text: str, keys: KeyPath, place: Place) -> tuple[Any, Builder]:
     builder = Builder(lambda _: place)
-    if not text.startswith(_YAML_STARTS):
+    if not text.startswith(_YAML_STARTS) or (text.startswith("{}") and text != "{}"):  # "{}x4" is a filename_tmpl
         return PlainText(text), builder
     text = re.sub(r"^!!float(?=\S)", "!!float ", text)  # BasicSR takes "!!float1e3"
     try:

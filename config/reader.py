@@ -15,20 +15,19 @@ from config.checks import UNSUPPORTED_KEYS, Mode, check, check_kind
 from config.document import Document, Mistake
 from config.network import read_network, scale_edits
 from config.overrides import apply_overrides
-from config.schema import Options, TestOptions, TrainOptions
+from config.schema import RUN_FOLDERS, Options, TestOptions, TrainOptions
 from utils.errors import InputError
-from utils.typed import KeyPath, Report
+from utils.suggest import near_miss
+from utils.typed import KeyPath, Report, is_null, key_text
 from utils.typed import read as read_typed
 
 DEBUG_FREQ = 8
+# Beside optional mappings, for which null means absent everywhere.
 _NULL_MEANS_ABSENT: tuple[KeyPath, ...] = (
     ("num_gpu",),
     ("manual_seed",),
-    ("path",),
+    ("train",),
     ("path", "ignore_resume_networks"),
-    ("val", "metrics"),
-    ("logger",),
-    ("dist_params",),
 )
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
@@ -93,17 +92,59 @@ def interpret(
     options = _read_document(document, kind, report)
     check(document, mode, report)
     _raise_mistakes(document, report)
-    options = _in_order(_debugged(options, debug))
+    return _with_remarks(_in_order(_debugged(options, debug)), _notes(document, report), document.files)
+
+
+def only_sets(options: TestOptions, names: Sequence[str]) -> TestOptions:
+    """The options with some of their data sets.
+
+    Args:
+        options: of a test file.
+        names: what the sets are called (their ``name``, in any case of letters); none: all stay.
+
+    Raises:
+        InputError: there is no set of a name.
+    """
+    known = {dataset.name.lower(): dataset.name for dataset in options.datasets.values()}
+    absent = [name for name in names if name.lower() not in known]
+    if absent:
+        listed = f"; {options.files[0] if options.files else 'the file'} has {', '.join(known.values())}"
+        missing = " and ".join(f'"{name}"{near_miss(name, known.values())}' for name in absent)
+        raise InputError(f"--sets: there is no data set {missing}{listed}")
+    wanted = {name.lower() for name in names} or set(known)
+    kept = {key: dataset for key, dataset in options.datasets.items() if dataset.name.lower() in wanted}
+    result = dataclasses.replace(options, datasets=kept)
+    return _with_remarks(result, options.notes, options.files)
+
+
+def _with_remarks(options: AnyOptions, notes: tuple[str, ...], files: tuple[str, ...]) -> AnyOptions:
     # Not arguments of the frozen class, because arguments are keys of the file.
-    object.__setattr__(options, "notes", tuple(str(document.mistake(*note)) for note in dict.fromkeys(report.notes)))
-    object.__setattr__(options, "files", document.files)
+    object.__setattr__(options, "notes", notes)
+    object.__setattr__(options, "files", files)
     return options
+
+
+def _notes(document: Document, report: Report) -> tuple[str, ...]:
+    """The remarks of a report, one line each; keys of a file about which the same is to be said share a line."""
+    together: dict[tuple[str, str], list[Mistake]] = {}
+    for note in dict.fromkeys(report.notes):
+        mistake = document.mistake(*note)
+        # An edit names its key itself.
+        source = str(mistake.place) if mistake.place.names else mistake.place.source
+        together.setdefault((source, mistake.message), []).append(mistake)
+    lines = []
+    for (_, message), mistakes in together.items():
+        keys = ", ".join(key_text(mistake.path) for mistake in mistakes)
+        lines.append(str(mistakes[0]) if len(mistakes) == 1 else f"{mistakes[0].place}: {keys}: {message}")
+    return tuple(lines)
 
 
 def _read_document(document: Document, kind: type[AnyOptions], report: Report) -> AnyOptions:
     """The document as options; after a problem, what is returned is not to be used."""
     mapping = _without(document.value, UNSUPPORTED_KEYS)
-    mapping = _without(mapping, [path for path in _NULL_MEANS_ABSENT if _is_null(document.get(path))])
+    mapping = _without(mapping, [path for path in _NULL_MEANS_ABSENT if is_null(document.get(path))])
+    if isinstance(mapping.get("path"), Mapping):
+        mapping["path"] = _outside_the_run(mapping["path"], mapping.get("name"), report)
     filled = {
         **mapping,
         "num_gpu": _gpu_count(mapping.get("num_gpu")),
@@ -115,8 +156,15 @@ def _read_document(document: Document, kind: type[AnyOptions], report: Report) -
     return options
 
 
-def _is_null(value: Any) -> bool:
-    return value is not None and read_typed(value, type(None), Report()) is None
+def _outside_the_run(path: Mapping[str, Any], name: Any, report: Report) -> dict[str, Any]:
+    """The section ``path``, with the roots that BasicSR started from where it has put the run's own folder there."""
+    result = dict(path)
+    for key in ("experiments_root", "results_root"):
+        root = result.get(key)
+        if isinstance(root, str) and Path(root).name == name and any(folder in result for folder in RUN_FOLDERS):
+            result[key] = str(Path(root).parent)
+            report.note(("path", key), f"read as {result[key]}: it is the run's own folder, as BasicSR writes it")
+    return result
 
 
 def _without(mapping: Mapping[str, Any], paths: Iterable[KeyPath]) -> dict[str, Any]:

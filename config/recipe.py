@@ -23,7 +23,8 @@ from config.reader import interpret
 from config.schema import TrainOptions
 from utils.checked import Checked
 from utils.errors import InputError
-from utils.typed import INVALID, KeyPath, Report, near_miss, option, read
+from utils.suggest import near_miss
+from utils.typed import INVALID, KeyPath, Report, option, read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from data import DATASETS, DatasetOptions, DegradationOptions, RealESRGANOptions
+from data.dataset_options import SET_BY_BASICSR
 from losses import LOSSES, LossOptions
 from metrics import METRICS, Metric
 from utils.checked import Checked
@@ -32,6 +33,8 @@ MODEL_TYPES = (
 
 _DEGRADATIONS = "low-resolution images are only degraded on the fly in training"
 _DISCRIMINATOR = "no discriminator is trained here"
+_FROM_COMMAND = f"{SET_BY_BASICSR}, from the command line"
+_UNREAD = "BasicSR does not read it here either"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -226,6 +229,13 @@ class TrainingOptions(Checked):
 class ValOptions(Checked):
     """How images are measured and saved."""
 
+    IGNORED: ClassVar[Mapping[str, str]] = {
+        "flip": "BasicSR does not read it; self_ensemble is the mean over flips and rotations",
+        "window_size": "images are padded to what the network asks for",
+        "max_minibatch": "batch_size says how many images go through the network together",
+        "rgb2bgr": "the order of channels is always that of the files",
+    }
+
     val_freq: int | None = option("iterations between validations; required in training", None, minimum=1)
     metrics: Mapping[str, AnyMetric] = option("what to measure: a name of your own -> metric", default_factory=dict)
     batch_size: int = option(
@@ -269,6 +279,9 @@ class Pretrained:
     resize_tables: bool
 
 
+RUN_FOLDERS = ("log", "models", "training_states", "visualization")  # in the folder of a run
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PathOptions(Checked):
     """Weights to start from, and where outputs go."""
@@ -277,6 +290,7 @@ class PathOptions(Checked):
         "pretrain_network_d": _DISCRIMINATOR,
         "param_key_d": _DISCRIMINATOR,
         "strict_load_d": _DISCRIMINATOR,
+        **dict.fromkeys(("root", *RUN_FOLDERS), SET_BY_BASICSR),
     }
 
     pretrain_network_g: Path | None = option("weights to start from or to test: .pth or .safetensors", None)
@@ -365,6 +379,11 @@ class Options(Checked):
         "find_unused_parameters": "every parameter of these networks gets a gradient",
         **dict.fromkeys(("l1_gt_usm", "percep_gt_usm", "gan_gt_usm"), _DISCRIMINATOR),
         "gt_size": "the data set's own gt_size counts",
+        **dict.fromkeys(("is_train", "dist", "rank", "world_size", "auto_resume", "root_path"), _FROM_COMMAND),
+        **dict.fromkeys(("launcher", "local_rank"), _FROM_COMMAND),
+        **dict.fromkeys(("save_img", "suffix"), "it counts in the section val"),
+        **dict.fromkeys(("print_network", "use_static_graph"), _UNREAD),
+        "gpu_ids": "num_gpu counts, and CUDA_VISIBLE_DEVICES",
     }
 
     name: str = option("name of the run: names its folders; one that holds 'debug' makes a short trial run")

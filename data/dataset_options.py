@@ -13,10 +13,14 @@ from utils.checked import Checked
 from utils.errors import InputError
 from utils.typed import option
 
+SET_BY_BASICSR = "BasicSR sets it itself"  # why a key has no effect
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IoBackend(Checked):
     """Where the pixels come from."""
+
+    IGNORED: ClassVar[Mapping[str, str]] = dict.fromkeys(("db_paths", "client_keys"), SET_BY_BASICSR)
 
     type: Literal["disk", "memory", "lmdb", "pack"] = option(
         "disk: read and decode a file whenever it is needed; memory: decode every image once and keep it (8 bit: "
@@ -33,6 +37,9 @@ class DatasetOptions(Checked):
     IGNORED: ClassVar[Mapping[str, str]] = {
         "use_shuffle": "training data are always shuffled, others never",
         "task": "nothing depends on it",
+        "phase": SET_BY_BASICSR,
+        "scale": SET_BY_BASICSR,
+        "meta_info": "meta_info_file lists the images to use",
     }
 
     name: str = option("name of the data set, for logs and result folders")

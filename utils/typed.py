@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import difflib
 import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from utils.docstrings import argument_help
 from utils.errors import InputError
+from utils.suggest import near_miss
 
 Key = str | int
 KeyPath = tuple[Key, ...]
@@ -164,13 +164,6 @@ def _dataclass_fields(target: Any) -> dict[str, Field]:
     return result
 
 
-def near_miss(name: object, candidates: Iterable[str]) -> str:
-    """' (did you mean "x"?)' when one of the candidates is close to ``name``, else ''."""
-    by_lower = {candidate.lower(): candidate for candidate in candidates}
-    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.6)
-    return f' (did you mean "{by_lower[close[0]]}"?)' if close else ""
-
-
 def key_text(path: KeyPath) -> str:
     """The path of a key as people write it: ``train.optim_g.lr``, ``datasets.val.metrics``, ``milestones[2]``."""
     text = ""
@@ -212,7 +205,8 @@ def read(value: object, annotation: Any, report: Report, path: KeyPath = ()) -> 
     Args:
         value: a Python value, or one whose unquoted texts are PlainText.
         annotation: bool, int, float, str, Path, None, Literal, a union, list, tuple, mapping, dataclass,
-            ``Annotated[Base, OneOf(...)]`` or Any.
+            ``Annotated[Base, OneOf(...)]`` or Any. In a mapping of mappings an entry that is null is as good as absent:
+            ``test_3: ~`` drops a data set.
         report: receives problems and notes.
         path: where ``value`` stands, for messages.
     """
@@ -234,7 +228,8 @@ def read(value: object, annotation: Any, report: Report, path: KeyPath = ()) -> 
     if origin in (dict, Mapping, collections.abc.Mapping):
         if not isinstance(value, collections.abc.Mapping):
             return _mismatch(value, annotation, report, path)
-        return _valid({str(key): read(item, arguments[1], report, (*path, key)) for key, item in value.items()})
+        kept = {key: item for key, item in value.items() if not _means_absent(item, arguments[1])}
+        return _valid({str(key): read(item, arguments[1], report, (*path, key)) for key, item in kept.items()})
     if dataclasses.is_dataclass(annotation):
         return _read_dataclass(value, annotation, report, path)
     try:
@@ -249,7 +244,8 @@ def read_arguments(
     """The keyword arguments for ``target`` (dataclass, class or function) that a mapping holds.
 
     Unknown keys, missing required ones and values of the wrong type become problems; absent optional keys stay
-    absent, so that the target's own defaults apply. ``what`` names the target in messages.
+    absent, so that the target's own defaults apply, as do optional mappings that are null. ``what`` names the target in
+    messages.
     """
     fields = fields_of(target)
     ignored: Mapping[str, str] = getattr(target, "IGNORED", {})
@@ -258,12 +254,14 @@ def read_arguments(
     for key, item in value.items():
         here = (*path, key)
         if key in fields:
+            if not fields[key].required and _means_absent(item, fields[key].annotation):
+                continue
             result[key] = read_field(item, fields[key], report, here)
         elif key in ignored:
             report.note(here, f"has no effect here: {ignored[key]}")
         else:
             known = ", ".join(fields)
-            guess = near_miss(key, fields)
+            guess = near_miss(key, fields) or near_miss(key, ignored)
             report.problem(here, f"unknown key{label}{guess or f'; known: {known}'}")
     for name, field in fields.items():
         if field.required and name not in value:
@@ -276,12 +274,17 @@ def read_field(value: object, field: Field, report: Report, path: KeyPath = ()) 
     return _checked(read(value, field.annotation, report, path), field, report, path)
 
 
+def is_null(value: object) -> bool:
+    """Whether a value is None, or an unquoted text that YAML takes for it."""
+    return value is None or (isinstance(value, PlainText) and str(value).lower() in _NULL)
+
+
 def plain_value(value: object) -> Any:
     """A value for which no type is known: YAML 1.1 reading, and ``2e-4`` is a number."""
     if isinstance(value, PlainText):
         text = str(value)
         lowered = text.lower()
-        if lowered in _NULL:
+        if is_null(value):
             return None
         if lowered in _TRUE | _FALSE:
             return lowered in _TRUE
@@ -352,6 +355,12 @@ def _read_union(value: object, annotation: Any, members: tuple[Any, ...], report
 
 def _is_structure(member: Any) -> bool:
     return dataclasses.is_dataclass(member) or get_origin(member) is typing.Annotated
+
+
+def _means_absent(value: object, annotation: Any) -> bool:
+    """Whether a null stands where only a mapping can."""
+    mapping = _is_structure(annotation) or get_origin(annotation) in (dict, Mapping, collections.abc.Mapping)
+    return mapping and is_null(value)
 
 
 def _read_sequence(value: object, annotation: Any, report: Report, path: KeyPath) -> Any:
@@ -426,7 +435,7 @@ def _read_scalar(value: object, kind: Any, choices: tuple[Any, ...]) -> Any:
         return _read_choice(value, choices)
     plain = isinstance(value, PlainText)
     if kind is _NONE:
-        if value is None or (plain and str(value).lower() in _NULL):
+        if is_null(value):
             return None
     elif kind is bool:
         if isinstance(value, bool):

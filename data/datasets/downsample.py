@@ -7,7 +7,9 @@ nothing outside of its high-resolution one, unlike those of the other data sets.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
+from typing import ClassVar
 
 from data.dataset_options import whole_scale
 from data.degradations import DegradationOptions
@@ -15,7 +17,7 @@ from data.images.files import Pixels, planes
 from data.images.pairs import SmallestImage, read_gt
 from data.patches.cutter import AnywhereCutter
 from data.patches.dataset import PatchDataset
-from data.patches.options import DownsampledOptions
+from data.patches.options import WITHOUT_PARTNERS, DownsampledOptions
 from data.patches.rules import Downsampled
 from data.resizing.matlab import mod_crop
 from data.resizing.pillow import pil_bicubic
@@ -25,6 +27,8 @@ from data.whole import WholeImages
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DownsampleImageOptions(DownsampledOptions):
     """High-resolution images; the low-resolution patch is made of the patch alone."""
+
+    IGNORED: ClassVar[Mapping[str, str]] = {**DownsampledOptions.IGNORED, **WITHOUT_PARTNERS}
 
     def training_set(self, scale: int, seed: int = 0, degradations: DegradationOptions | None = None) -> PatchDataset:
         """Random patches; see :meth:`data.dataset_options.DatasetOptions.training_set`."""

@@ -8,8 +8,9 @@ its own surroundings are downscaled, with the values of the whole image.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from data.images.listing import Pair
 from data.images.pairs import PairPixels, SmallestImage
 from data.patches.cutter import AlignedCutter
 from data.patches.dataset import PatchDataset
-from data.patches.options import DownsampledOptions
+from data.patches.options import WITHOUT_PARTNERS, DownsampledOptions
 from data.patches.rules import Downsampled, matlab_bicubic_float
 from data.resizing.interpolate import stretch
 from data.resizing.matlab import MARGIN, imresize, mod_crop
@@ -31,6 +32,8 @@ from data.whole import WholeImages
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageNetPairedOptions(DownsampledOptions):
     """High-resolution images of any size, with low-resolution ones made on the fly."""
+
+    IGNORED: ClassVar[Mapping[str, str]] = {**DownsampledOptions.IGNORED, **WITHOUT_PARTNERS}
 
     def training_set(self, scale: int, seed: int = 0, degradations: DegradationOptions | None = None) -> PatchDataset:
         """Random patches; see :meth:`data.dataset_options.DatasetOptions.training_set`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 from data.dataset_options import whole_scale
@@ -17,7 +18,7 @@ from data.degradations.kernels import KERNEL_TYPES, Blur, KernelType
 from data.images.pairs import SmallestImage, read_gt
 from data.patches.cutter import MirroringCutter
 from data.patches.dataset import PatchDataset
-from data.patches.options import PatchOptions
+from data.patches.options import WITHOUT_PARTNERS, PatchOptions
 from data.patches.rules import Degraded
 from data.samples import EvalDataset
 from utils.errors import InputError
@@ -32,12 +33,16 @@ class RealESRGANOptions(PatchOptions):
     """High-resolution images with random degradations, for training only."""
 
     IGNORED: ClassVar[Mapping[str, str]] = {
-        **PatchOptions.IGNORED,
+        **{key: reason for key, reason in PatchOptions.IGNORED.items() if key != "meta_info"},
+        **WITHOUT_PARTNERS,
         **dict.fromkeys(
             ("blur_kernel_size", "blur_kernel_size2"), "sides are drawn from 7, 9, ..., 21, as in published runs"
         ),
     }
 
+    meta_info: Path | tuple[Path, ...] | None = option(
+        "another name of meta_info_file, which Real-ESRGAN's files use", None
+    )
     crop_size: int = option("side of what is degraded; a patch of gt_size is cut out of the result", 400, minimum=1)
     kernel_list: tuple[KernelType, ...] = option("first blur: kinds of kernels", KERNEL_TYPES)
     kernel_prob: tuple[float, ...] = option("first blur: their shares", _SHARES)
@@ -54,6 +59,10 @@ class RealESRGANOptions(PatchOptions):
     final_sinc_prob: float = option("probability of a sinc filter at the end", 0.8, minimum=0, maximum=1)
 
     def __post_init__(self) -> None:
+        if self.meta_info is not None:
+            if self.meta_info_file not in (None, self.meta_info):
+                raise InputError("meta_info and meta_info_file are names of one key; give one of them")
+            object.__setattr__(self, "meta_info_file", self.meta_info)
         super().__post_init__()
         for end in ("", "2"):
             kinds, shares = getattr(self, f"kernel_list{end}"), getattr(self, f"kernel_prob{end}")

@@ -25,7 +25,7 @@ class SingleImageOptions(DatasetOptions):
     IGNORED: ClassVar[Mapping[str, str]] = {
         **DatasetOptions.IGNORED,
         **dict.fromkeys(("gt_size", "use_hflip", "use_rot"), "single images are never cut into patches"),
-        "filename_tmpl": "single images have no partners",
+        **dict.fromkeys(("dataroot_gt", "filename_tmpl"), "single images have no partners; PairedImageDataset has"),
     }
 
     dataroot_lq: Path | tuple[Path, ...] = option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +76,12 @@ class PatchOptions(DatasetOptions):
         return ImagePairs(
             self, folders(self.dataroot_gt), folders(dataroot_lq), folders(self.meta_info_file), template, read
         )
+
+
+WITHOUT_PARTNERS: Mapping[str, str] = dict.fromkeys(
+    ("dataroot_lq", "filename_tmpl"), "low-resolution images are made of the high-resolution ones"
+)
+"""Keys without effect where there are no low-resolution files; published files have them all the same."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

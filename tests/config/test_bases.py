@@ -135,3 +135,20 @@ def test_a_dumped_document_reads_back_with_every_value(value: dict[str, object])
         return
     if not document.mistakes:
         assert plain_value(parse(dump(document), "g.yml").value) == plain_value(document.value)
+
+
+def test_null_drops_a_mapping_of_the_base(tmp_path: Path) -> None:
+    write(tmp_path, TRAIN, "base.yml")
+    own = write(tmp_path, "base: base.yml\ndatasets: {val_2: ~}\nval: {metrics: {psnr: ~}}\nlogger: ~\npath: null\n")
+    found = config.read(own, mode="train")
+    assert list(found.datasets) == ["train", "val_10"]
+    assert found.val is not None
+    assert found.val.metrics == {}
+    assert found.logger == config.schema.LoggerOptions()
+    assert found.path == config.schema.PathOptions()
+
+
+def test_a_test_can_be_based_on_a_training(tmp_path: Path) -> None:
+    write(tmp_path, TRAIN, "base.yml")
+    own = write(tmp_path, "base: base.yml\ntrain: ~\ndatasets: {train: ~, val_2: ~}\n")
+    assert list(config.read(own, mode="test").datasets) == ["val_10"]

@@ -64,6 +64,11 @@ def test_json_schema_accepts_what_the_reader_accepts(tmp_path: Path) -> None:
         assert violations(yaml.safe_load(text.replace("2e-4", "0.0002").replace("5e3", "5000"))) == []
     found = config.read(write(tmp_path, TRAIN), mode="train")
     assert violations(config.to_dict(found)) == []
+    nulls = yaml.safe_load(TRAIN.replace("2e-4", "0.0002").replace("5e3", "5000"))
+    nulls["datasets"]["val_2"] = nulls["val"]["metrics"]["psnr"] = nulls["logger"] = nulls["path"] = None
+    assert violations(nulls) == []
+    nulls["datasets"]["val_2"], nulls["train"] = "a", None
+    assert violations(nulls) == ["datasets.val_2", "train"]
 
 
 @pytest.mark.parametrize(
@@ -111,6 +116,9 @@ def violations(value: Any, schema: dict[str, Any] | None = None, path: str = "")
     kinds["number"] = (int, float)
     value = int(value) if isinstance(value, float) and value.is_integer() else value  # 5000.0 is an integer there
     kind = schema.get("type")
+    if isinstance(kind, list):
+        options = [{**schema, "type": one} for one in kind] if value is not None else [{"type": one} for one in kind]
+        return min((violations(value, option, path) for option in options), key=lambda found: found == [path])
     if kind == "null" and value is not None:
         return [path]
     if kind in kinds and (not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind != "boolean")):

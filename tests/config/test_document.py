@@ -146,8 +146,10 @@ def test_files_are_read_as_utf_8_and_misspelt_names_are_suggested(tmp_path: Path
     assert load(tmp_path / "train_x4.yml").value == {"a": "größe"}
     with pytest.raises(InputError, match=r"train_x5\.yml: no such option file \(did you mean \"train_x4\.yml\"\?\)"):
         load(tmp_path / "train_x5.yml")
-    with pytest.raises(InputError, match=r"no such option file$"):
-        load(tmp_path / "missing/train_x5.yml")
+    (tmp_path / "t.yml").write_text("a: 1\n")
+    for absent in ("missing/train_x5.yml", "nothere.yml", "s.yml"):
+        with pytest.raises(InputError, match=r"no such option file$"):
+            load(tmp_path / absent)
     with pytest.raises(InputError, match="expected an option file, this is a folder"):
         load(tmp_path)
     (tmp_path / "picture.yml").write_bytes(b"a: 1\n\x89PNG\xff")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import config
 from config.document import parse
 from config.overrides import apply_overrides
-from tests.config.files import TRAIN, line_of, mistakes, write
+from tests.config.files import TEST, TRAIN, line_of, mistakes, write
 from utils.typed import INVALID, PlainText, Report, read
 
 
@@ -54,6 +54,7 @@ def test_edits_give_the_recorded_values_of_basicsr(shared: Path) -> None:
     [
         ("a b # c", "a b # c"),
         ("x=y", "x=y"),
+        ("{}x4", "{}x4"),
         ("*star", "*star"),
         ("- dash", "- dash"),
         ("a: b", "a: b"),
@@ -168,3 +169,51 @@ def test_no_edit_is_evaluated_as_code() -> None:
         value = given_value(text)
         assert read(value, list[int] if isinstance(value, list) else int, Report()) is INVALID
     assert given_value("[1 + 1]") == [PlainText("1 + 1")]
+
+
+@pytest.mark.parametrize("key", ["val", "tile", "path", "published", "manual_seed"])
+def test_a_home_folder_in_place_of_null_is_the_shells_doing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Bash takes ``val=~`` for an assignment and puts the home folder there."""
+    monkeypatch.setenv("HOME", "/home/me")
+    found = mistakes(write(tmp_path, TEST), [f"{key}=/home/me"], mode="test")
+    assert found == [
+        f"--force_yml {key}: the shell has turned ~ into your home folder, /home/me; for null write {key}=null"
+    ]
+    assert config.read(write(tmp_path, TEST), ["path:results_root=/home/me"], mode="test").path.results_root == Path(
+        "/home/me"
+    )
+
+
+@pytest.mark.parametrize("null", ["~", "null", ""])
+def test_an_edit_drops_a_data_set_or_a_metric(tmp_path: Path, null: str) -> None:
+    path = write(tmp_path, TEST)
+    assert list(config.read(path, [f"datasets:test_2={null}"], mode="test").datasets) == ["test_10"]
+    found = config.read(write(tmp_path, TRAIN), [f"datasets:val_10={null}", f"val:metrics:psnr={null}"], mode="train")
+    assert list(found.datasets) == ["train", "val_2"]
+    assert found.val is not None
+    assert found.val.metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["datasets:test_3=~"],
+            '--force_yml datasets:test_3: there is no "test_3" to leave out; known: test_2, test_10',
+        ),
+        (
+            ["datasets:test_2=~", "datasets:test_10=~"],
+            "options.yml:5: datasets: expected at least one data set, as in ",
+        ),
+    ],
+)
+def test_what_is_dropped_has_to_be_there(tmp_path: Path, overrides: list[str], message: str) -> None:
+    (found,) = mistakes(write(tmp_path, TEST), overrides, mode="test")
+    assert found.startswith(message)
+
+
+def test_data_to_train_on_cannot_be_dropped(tmp_path: Path) -> None:
+    (found,) = mistakes(write(tmp_path, TRAIN), ["datasets:train=~"])
+    assert found.endswith('datasets: the key "train" is missing; expected the data to train on')

@@ -110,6 +110,23 @@ MISTAKES: list[tuple[tuple[str, str], str, str]] = [
     (("name: T", "name: a/b"), "a/b", "datasets.train.name: expected a text that can be part of a file's name, got "),
     (("name: exp", "nme: exp"), "nme", 'nme: unknown key (did you mean "name"?)'),
     (("model_type: SRModel", "model_type: SRMdel"), "SRMdel", 'model_type: unknown model "SRMdel" (did you mean "SR'),
+    (
+        ("model_type: SRModel", "model_type: VideoBaseModel"),
+        "Video",
+        "model_type: VideoBaseModel is not supported: ",
+    ),
+    (("model_type: SRModel", "model_type: ATDModel"), "ATD", 'model_type: unknown model "ATDModel"; known: SRModel, '),
+    (("type: L1Loss", "type: FFTLoss"), "FFT", 'train.pixel_opt.type: unknown loss "FFTLoss"; known: L1Loss, '),
+    (
+        ("type: PlainUSR_ultra", "type: ATD"),
+        "ATD",
+        'network_g.type: unknown network type "ATD"; known: PlainUSR_',
+    ),
+    (
+        ("type: PlainUSR_ultra", "type: SwinIR"),
+        "SwinIR",
+        'network_g.type: unknown network type "SwinIR"; BasicSR has',
+    ),
     (("model_type: SRModel", "model_type: RealHATGANModel"), "GAN", "model_type: RealHATGANModel is not supported: "),
     (("~/gt", "~nobody-here/gt"), "nobody", "datasets.train.dataroot_gt: expected a path or a list, each a path, go"),
     (("manual_seed: 3", "manual_seed: -" + "9" * 400), "seed", "manual_seed: expected at least 0, got -999"),
@@ -251,6 +268,20 @@ def test_options_equal_the_recorded_ones_of_basicsr(
         arguments = [item for item in case["arguments"] if not item.startswith("--") and "new_key" not in item]
         found = _read_recorded(case, tmp_path, arguments)
         assert _different(expected, config.to_dict(found)) <= DIFFERENT, case["case"]
+
+
+@pytest.mark.shared
+def test_files_that_basicsr_has_completed_say_the_same(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "HOME")
+    for case in json.loads((shared / "golden/formats/options.json").read_text())["cases"]:
+        if "new_key" in str(case["resolved"]):
+            continue
+        found = _read_recorded({**case, "yaml": case["resolved"], "arguments": []}, tmp_path, [])
+        assert _different(case["resolved"], config.to_dict(found)) <= DIFFERENT, case["case"]
+        root = found.path.experiments_root if case["is_train"] else found.path.results_root
+        assert root == Path("/ROOT/experiments" if case["is_train"] else "/ROOT/results")
 
 
 # Folders and launch state are not options here; the drawn seed is random; TensorBoard is switched off in the options.

@@ -115,3 +115,8 @@ def test_our_recipes_pass_on_the_weights_that_the_option_files_name(path: Path) 
         if not path.stem.startswith("demo"):
             assert (start is None) == (stage.start_from is None)
             assert start is None or f"pretrain_network_g: {start.as_posix()}\n" in written
+
+
+def test_null_drops_a_stage(tmp_path: Path) -> None:
+    found = recipe(tmp_path, CHAIN[: CHAIN.index("  other:")] + "  other: ~\n")
+    assert [stage.name for stage in found.stages] == ["first", "second", "third"]

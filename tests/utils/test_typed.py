@@ -18,7 +18,6 @@ from utils.typed import (
     Report,
     fields_of,
     key_text,
-    near_miss,
     option,
     plain_value,
     read,
@@ -201,11 +200,6 @@ def test_types_are_described_in_words() -> None:
     assert type_name(tuple[float, float]) == "a list of 2 values, each a number"
     assert type_name(int | None) == "a whole number or null"
     assert type_name(Literal["a", None]) == "one of a, null"
-
-
-def test_a_near_miss_is_suggested() -> None:
-    assert near_miss("Upscale", ["upscale", "scale"]) == ' (did you mean "upscale"?)'
-    assert near_miss("zzz", ["upscale"]) == ""
 
 
 def test_values_of_unknown_type_follow_yaml() -> None:

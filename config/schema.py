@@ -185,6 +185,11 @@ class TrainingOptions:
         minimum=0,
         maximum=1,
     )
+    ema_warmup: bool = option(
+        "the decay of the EMA rises to ema_decay: min(ema_decay, (1 + n) / (10 + n)) after n iterations. false: "
+        "ema_decay from the start, as published; EMA weights then hold ema_decay^n of the first weights",
+        False,
+    )
     warmup_iter: int = option(
         "the rate rises linearly from 0 over this many iterations; -1: no warm-up", -1, minimum=-1
     )

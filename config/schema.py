@@ -262,7 +262,7 @@ class Pretrained:
 
     Attributes:
         path: the file.
-        key: its entry; None: the file itself is the state dict.
+        key: its entry; None: the EMA weights where the file has some, else the only weights.
         strict: every tensor must fit.
         resize_tables: tables of relative positions of another window are resized, and fit then.
     """
@@ -285,9 +285,10 @@ class PathOptions:
 
     pretrain_network_g: Path | None = option("weights to start from or to test: .pth or .safetensors", None)
     param_key_g: str | None = option(
-        "entry of the weights file, params or params_ema; 'params' also serves when the entry is missing; null: the "
-        "file itself is the state dict",
-        "params",
+        "entry of the weights file, such as params or params_ema; where one of these two is missing, what the file has "
+        "instead is read. null: the EMA weights where the file has some, else its only weights (BasicSR reads params). "
+        "The log, and scores.json of a test, say which entry was read",
+        None,
     )
     strict_load_g: bool = option("false: tensors that are missing, surplus or of another shape are left out", True)
     resize_position_tables: bool = option(

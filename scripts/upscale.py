@@ -29,6 +29,7 @@ from models.inference.video import inspect_film, upscale_film
 from models.weights.recognise import network_from_weights
 from utils.command import run_command
 from utils.errors import InputError
+from utils.log import configure_logging
 from utils.progress import Progress, console_line
 
 
@@ -44,7 +45,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-w", "--weights", type=Path, required=True, metavar="FILE", help=".pth or .safetensors file")
     parser.add_argument("-opt", type=Path, metavar="FILE", help="option file whose network_g describes the network")
     parser.add_argument(
-        "--key", default="params_ema", help="entry of the weight file (default: params_ema, else params)"
+        "--key", help="entry of the weight file (default: the EMA weights where it has some, else its only ones)"
     )
     parser.add_argument(
         "--tile", default="auto", metavar="N",
@@ -136,6 +137,7 @@ def main(argv: Sequence[str]) -> int:
     """Upscale what the command line names; 1 if any file failed."""
     typed = parse(argv)
     tile = tile_choice(typed.tile)
+    configure_logging()
     planned = plan_jobs(typed.input, typed.output, typed.suffix)
     network = network_from_weights(typed.weights, typed.opt, typed.key, typed.scale)
     network = network.to(

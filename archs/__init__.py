@@ -86,7 +86,7 @@ def identify(state: Mapping[str, Tensor]) -> dict[str, object] | None:
     for module in _RECOGNISERS:
         try:
             found: dict[str, object] = importlib.import_module(module).configuration_from_state(state)
-        except InputError:  # another network's keys
+        except ValueError:  # another network's keys (InputError), or tensors of another rank under the same names
             continue
         return found
     return None

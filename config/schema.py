@@ -189,6 +189,11 @@ class TrainingOptions(Checked):
         minimum=0,
         maximum=1,
     )
+    ema_warmup: bool = option(
+        "the decay of the EMA rises to ema_decay: min(ema_decay, (1 + n) / (10 + n)) after n iterations. false: "
+        "ema_decay from the start, as published; EMA weights then hold ema_decay^n of the first weights",
+        False,
+    )
     warmup_iter: int = option(
         "the rate rises linearly from 0 over this many iterations; -1: no warm-up", -1, minimum=-1
     )
@@ -268,7 +273,7 @@ class Pretrained:
 
     Attributes:
         path: the file.
-        key: its entry; None: the file itself is the state dict.
+        key: its entry; None: the EMA weights where the file has some, else the only weights.
         strict: every tensor must fit.
         resize_tables: tables of relative positions of another window are resized, and fit then.
     """
@@ -295,9 +300,10 @@ class PathOptions(Checked):
 
     pretrain_network_g: Path | None = option("weights to start from or to test: .pth or .safetensors", None)
     param_key_g: str | None = option(
-        "entry of the weights file, params or params_ema; 'params' also serves when the entry is missing; null: the "
-        "file itself is the state dict",
-        "params",
+        "entry of the weights file, such as params or params_ema; where one of these two is missing, what the file has "
+        "instead is read. null: the EMA weights where the file has some, else its only weights (BasicSR reads params). "
+        "The log, and scores.json of a test, say which entry was read",
+        None,
     )
     strict_load_g: bool = option("false: tensors that are missing, surplus or of another shape are left out", True)
     resize_position_tables: bool = option(

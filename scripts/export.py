@@ -25,6 +25,7 @@ from models.weights.recognise import configuration
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.log import configure_logging
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -40,7 +41,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="option file that describes the network, if the weights do not",
     )
     parser.add_argument(
-        "--key", default="params_ema", help="entry of the checkpoint (default: params_ema, else params)"
+        "--key", help="entry of the checkpoint (default: the EMA weights where it has some, else its only ones)"
     )
     parser.add_argument(
         "--published",
@@ -58,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"{typed.output}: expected a name that ends in .pth or .safetensors")
     if typed.output.exists() and not typed.overwrite:
         raise InputError(f"{typed.output} exists; choose another name or add --overwrite")
+    configure_logging()
     described = configuration(typed.weights, typed.option_file, typed.key)
     network = archs.build_network(described)
     load_weights(network, typed.weights, typed.key)

@@ -35,6 +35,7 @@ from models.inference.video import inspect_film, upscale_film
 from models.weights.recognise import network_from_weights
 from utils.command import run_command
 from utils.errors import InputError
+from utils.log import configure_logging
 from utils.progress import Progress, console_line
 from utils.scale import scaled_length
 
@@ -51,7 +52,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-w", "--weights", type=Path, required=True, metavar="FILE", help=".pth or .safetensors file")
     parser.add_argument("-opt", type=Path, metavar="FILE", help="option file whose network_g describes the network")
     parser.add_argument(
-        "--key", default="params_ema", help="entry of the weight file (default: params_ema, else params)"
+        "--key", help="entry of the weight file (default: the EMA weights where it has some, else its only ones)"
     )
     parser.add_argument(
         "--tile", default="auto", metavar="N",
@@ -189,6 +190,7 @@ def _size(shape: Sequence[int]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Upscale what the command line names; 1 if any file failed."""
+    configure_logging()
     typed = parse(argv)
     tile = tile_choice(typed.tile)
     resize = None if typed.resize is None else parse_resize(typed.resize)

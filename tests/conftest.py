@@ -45,8 +45,11 @@ def log() -> Iterator[list[str]]:
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     logger = get_logger()
     logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
     yield lines
     logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

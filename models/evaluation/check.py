@@ -11,6 +11,7 @@ from config.schema import TestOptions, TrainOptions, ValOptions
 from data import EvalDataset, TrainDataset, build_dataset
 from models.distributed import World
 from models.evaluation.tester import load_network
+from models.weights.files import log_loaded
 from utils.errors import InputError
 from utils.log import configure_logging, get_logger
 
@@ -28,14 +29,10 @@ def check_testing(options: TestOptions, world: World) -> None:
         for dataset in options.datasets.values()
     ]
     check_images(datasets)
-    network = load_network(options, world.device(options.num_gpu))
+    network, loaded = load_network(options, world.device(options.num_gpu))
+    log_loaded(loaded)
     count = sum(parameter.numel() for parameter in network.parameters())
-    log(
-        "network %s: %s parameters, weights from %s",
-        options.network_g.type,
-        f"{count:,}",
-        options.path.pretrain_network_g,
-    )
+    log("network %s: %s parameters", options.network_g.type, f"{count:,}")
     for dataset in datasets:
         log("%s: %d images%s", dataset.name, len(dataset), together(options.val))
     with torch.no_grad():

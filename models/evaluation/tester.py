@@ -18,7 +18,8 @@ from models.evaluation.evaluate import EvalReport, evaluate
 from models.evaluation.pictures import PictureWriter
 from models.evaluation.summary import published_scores, summary
 from models.experiment import open_run, test_folder
-from models.weights.files import load_pretrained
+from models.weights.files import load_pretrained, log_loaded
+from models.weights.fit import LoadReport
 from utils.env import hardware, peak_memory, reset_peak_memory, versions
 from utils.errors import InputError
 from utils.files import write_json
@@ -48,12 +49,13 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
             for dataset in options.datasets.values()
         ]
         device = world.device(options.num_gpu)
-        network = load_network(options, device)  # before an earlier run's folder is renamed
+        network, loaded = load_network(options, device)  # before an earlier run's folder is renamed
         folder = test_folder(options)
         if world.is_main:
             open_run(folder, "test", options, command, fresh=True)
         else:
             configure_logging(rank=world.rank)
+        log_loaded(loaded)
         seed_everything(options.manual_seed)
         val = options.val or ValOptions()
         suffix = val.suffix or options.name
@@ -76,7 +78,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
                 get_logger().info("%s: %d images, %.3f s each", report.dataset, len(report.rows), report.seconds)
         get_logger().info("%s", summary(options, reports))
         if world.is_main:
-            write_scores(folder.root / "scores.json", options, reports)
+            write_scores(folder.root / "scores.json", options, reports, loaded)
             get_logger().info("scores and images are in %s", folder.root)
         faults = [report.faults for report in reports if report.faults]
         if faults:
@@ -88,8 +90,8 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
     return reports
 
 
-def load_network(options: TestOptions, device: torch.device) -> nn.Module:
-    """The network of a test file, with its weights, ready to evaluate.
+def load_network(options: TestOptions, device: torch.device) -> tuple[nn.Module, LoadReport]:
+    """The network of a test file with its weights, ready to evaluate, and what was loaded; nothing is logged.
 
     Raises:
         InputError: no weights are named, or they do not fit.
@@ -97,15 +99,21 @@ def load_network(options: TestOptions, device: torch.device) -> nn.Module:
     network = archs.build_network(options.network_g.as_mapping())
     if options.path.pretrained_g is None:
         raise InputError("path.pretrain_network_g: a test needs weights; name a .pth or .safetensors file")
-    load_pretrained(network, options.path.pretrained_g)
-    return network.to(device).eval()
+    loaded = load_pretrained(network, options.path.pretrained_g)
+    return network.to(device).eval(), loaded
 
 
-def write_scores(path: Path, options: TestOptions, reports: list[EvalReport]) -> None:
-    """``scores.json``: per data set the means and each image, with options, versions and hardware."""
+def write_scores(path: Path, options: TestOptions, reports: list[EvalReport], loaded: LoadReport) -> None:
+    """``scores.json``: per data set the means and each image, with options, versions and hardware.
+
+    ``weights_entry`` is the entry of the weight file that was read, null where the file itself is the state dict;
+    ``other_entries`` are those that hold weights of the network too.
+    """
     write_json(path, {
         "name": options.name,
         "weights": str(options.path.pretrain_network_g),
+        "weights_entry": loaded.entry or None,
+        "other_entries": list(loaded.others),
         "datasets": {report.dataset: report.as_json() for report in reports},
         "published": published_scores(options),
         "options": to_dict(options),

@@ -21,11 +21,12 @@ from models.distributed import World
 from models.training.optim import resume_optimizer
 from models.training.schedule import scheduler_state
 from models.training.state import Best, TrainState
+from models.weights.entries import entry_for
 from models.weights.files import (
     check_sums,
     first_line,
     read_checkpoint,
-    select_weights,
+    refuse_nonfinite,
     write_checkpoint,
     write_safetensors,
 )
@@ -301,9 +302,10 @@ def _copied(value: Any) -> Any:
 
 
 def _restore(network: nn.Module, content: Mapping[str, Any], key: str, path: Path) -> None:
-    tensors = select_weights(content, key, path)
+    entry = entry_for(network, content, key, path)
+    refuse_nonfinite(network, entry.tensors, entry.name, path)
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(entry.tensors)
     except RuntimeError as error:
         raise InputError(f"{path}: belongs to another network than network_g: {first_line(error)}") from error
 

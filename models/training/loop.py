@@ -17,7 +17,7 @@ from models.training.objectives import Objective, build_objective
 from models.training.run import Run, called_networks, opened
 from models.training.state import TrainState
 from models.training.step import StepResult
-from models.training.validation import stop_request, validate, validates
+from models.training.validation import report_lag, stop_request, validate, validates
 from utils.log import get_logger
 from utils.signals import catch_signals
 
@@ -36,6 +36,8 @@ def train(options: TrainOptions, command: Command, world: World) -> TrainState:
     """
     with catch_signals() as stop, opened(options, command, world, stop) as (run, state, dataset):
         train_until(options.train.total_iter, run, state, dataset)
+        if options.val is None:
+            report_lag(run, state)
         latest = run.saver.save_latest(state)
         if latest is not None:
             get_logger().info("done: %s iterations; the weights are in %s", f"{state.step:,}", latest)

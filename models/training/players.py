@@ -75,9 +75,9 @@ def build_players(
     for name, own in described.items():
         network = archs.build_network(own.network)
         pretrained = None if name in resumed else own.pretrained
-        if pretrained is not None:
-            load_pretrained(network, pretrained)
+        start = None if pretrained is None else load_pretrained(network, pretrained)
         players[name] = make_player(network, own, options, device)
+        players[name].start = start
         ema = players[name].ema
         if pretrained is not None and ema is not None:
             load_pretrained_ema(ema, pretrained)

@@ -25,6 +25,7 @@ from models.training.players import build_players
 from models.training.saver import Saver
 from models.training.sinks import JsonLinesSink, LogSink, Sink, TensorBoardSink, WandbSink
 from models.training.state import TrainState
+from models.weights.files import log_loaded
 from utils.log import configure_logging, get_logger
 from utils.seed import seed_everything
 from utils.signals import StopFlag
@@ -120,6 +121,9 @@ def describe_run(
     count = sum(parameter.numel() for parameter in state.generator.network.parameters())
     log = get_logger().info
     log("network %s: %s parameters, scale x%d", options.network_g.type, f"{count:,}", options.scale)
+    for player in state.players.values():
+        if player.start is not None:
+            log_loaded(player.start)
     epoch = dataset.epoch_length
     log(
         "%s: %s samples an epoch, batch %d, %s iterations (%.1f epochs)",

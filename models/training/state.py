@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models.training.ema import Tensors, tensors_of
+from models.weights.fit import LoadReport
 
 
 @dataclass
@@ -29,12 +30,14 @@ class Player:
         ema: their exponential moving average, or None.
         optimizer: over the network's parameters.
         scaler: of the loss, for float16; else None.
+        start: what became of the weights of the file that it started from, for the log; else None.
     """
 
     network: nn.Module
     ema: nn.Module | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler | None = None
+    start: LoadReport | None = None
 
     @cached_property
     def tensors(self) -> Tensors:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from config.schema import TrainingOptions
 from data.loader import Batch
-from models.training.ema import update_ema
+from models.training.ema import decay_of, update_ema
 from models.training.finite import FiniteGuard, Suspect
 from models.training.schedule import learning_rate
 from models.training.state import Player, TrainState
@@ -62,7 +62,7 @@ def finish_step(
         moved: the players whose gradients are complete, the generator among them or not.
         losses: all terms by name, means over the ranks.
         batch: what they come from.
-        options: clipping, EMA decay.
+        options: clipping, decay of the EMA.
         guard: decides what happens when something is not finite.
 
     Raises:
@@ -88,7 +88,7 @@ def finish_step(
         _move(player, ~finite if guard.deferred else None)
     for player in state.players.values():
         if player.ema_tensors is not None:
-            update_ema(player.ema_tensors, player.tensors, options.ema_decay)
+            update_ema(player.ema_tensors, player.tensors, decay_of(options, state.step))
     state.step, state.epoch = step, batch.epoch
     return StepResult(step, losses, grad_norm, rates)
 

@@ -10,6 +10,7 @@ from config.schema import TrainOptions
 from data import Sample, to_uint8
 from models.evaluation.evaluate import EvalReport, evaluate
 from models.evaluation.pictures import PictureWriter, comparison_picture
+from models.training.ema import lag
 from models.training.run import Run
 from models.training.sinks import ValidationRecord
 from models.training.state import TrainState
@@ -56,6 +57,14 @@ def validate(run: Run, state: TrainState) -> None:
         if improved and position == 0 and options.logger.keep_best:
             run.saver.save_best(state)
     state.validated = state.step
+    report_lag(run, state)
+
+
+def report_lag(run: Run, state: TrainState) -> None:
+    """Log that the EMA weights are far behind the trained ones, where they are."""
+    behind = None if state.generator.ema is None else lag(run.options.train, state.step)
+    if behind is not None:
+        get_logger().info("%s", behind)
 
 
 def stop_request(run: Run, state: TrainState) -> StopRequested:

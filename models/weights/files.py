@@ -1,15 +1,17 @@
 """Weight files and their forms: read, chosen from, written, with no code from files.
 
-``.pth`` files hold a state dict, alone or under ``params`` and ``params_ema`` (BasicSR), or below ``model: sd`` (LIIF);
-``.safetensors`` files hold one. Everything is read with torch's weights-only loader. What else a training keeps is in
-:mod:`models.training.checkpoint`.
+A torch file holds a state dict, alone or inside what its trainer writes (:mod:`models.weights.entries`); a safetensors
+file holds one. The content says which of the two a file is, not its name. Everything is read with torch's weights-only
+loader. What else a training keeps is in :mod:`models.training.checkpoint`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -21,7 +23,11 @@ from torch import Tensor, nn
 
 import archs
 from config.schema import Pretrained
+from models.weights.entries import Entry, entry_for
 from models.weights.fit import LoadReport, fit
+from models.weights.kinds import foreign_kind, holds_module, is_safetensors
+from models.weights.numpy_values import ALLOWED, unwrapped
+from models.weights.published import missing_weights
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.log import get_logger
@@ -35,13 +41,13 @@ def load_weights(
     *,
     resize_tables: bool = False,
 ) -> LoadReport:
-    """Fill a network from a ``.pth`` (BasicSR's forms or a bare state dict) or ``.safetensors`` file.
+    """Fill a network from a torch or safetensors file, and log what was read.
 
     Args:
         network: filled in place, in its own dtype and on its own device.
         path: the file.
-        key: entry of the checkpoint; where it is absent, ``params`` serves, and a bare state dict is taken as it is.
-            None: the file itself is the state dict.
+        key: entry of the checkpoint; ``params_ema`` and ``params`` give way, with a line in the log, to what the file
+            has instead. None: the EMA weights where it has some, else the only weights or those under a usual name.
         strict: every tensor must fit; False leaves out those that do not, and reports them.
         resize_tables: tables of relative positions of another window are resized, and fit then.
 
@@ -49,26 +55,66 @@ def load_weights(
         What was loaded, converted and left out (nothing when strict).
 
     Raises:
-        InputError: the file cannot be read, or does not fit; says what would.
+        InputError: the file cannot be read, does not fit (the message says what would), or holds NaN or inf.
     """
-    report = _fill(network, Path(path), key, strict, resize_tables)
-    if report:
-        get_logger().warning("%s was loaded in part: %s", path, report.summary())
-    elif report.converted:
-        get_logger().info("%s: %s", path, report.summary())
+    report = fill(network, read_checkpoint(Path(path)), key, Path(path), strict=strict, resize_tables=resize_tables)
+    log_loaded(report)
     return report
 
 
-def _fill(network: nn.Module, path: Path, key: str | None, strict: bool, resize_tables: bool) -> LoadReport:
-    tensors = select_weights(read_checkpoint(path), key, path)
-    taken, report = fit(network, tensors, resize_tables=resize_tables)
+def log_loaded(report: LoadReport) -> None:
+    """Log which weights of a file were loaded, and how; a warning where only a part was."""
+    get_logger().info("weights: %s: %s", report.path, report.source())
+    if report:
+        get_logger().warning("%s was loaded in part: %s", report.path, report.summary())
+    elif report.converted or report.bookkeeping:
+        get_logger().info("%s: %s", report.path, report.summary())
+
+
+def fill(
+    network: nn.Module,
+    content: Mapping[str, Any],
+    key: str | None,
+    path: Path,
+    *,
+    strict: bool = True,
+    resize_tables: bool = False,
+) -> LoadReport:
+    """The same for a content that is read already; nothing is logged. ``path`` is for messages."""
+    return _fill_from(network, entry_for(network, content, key, path), key, path, strict, resize_tables)
+
+
+def _fill_from(
+    network: nn.Module, entry: Entry, key: str | None, path: Path, strict: bool, resize_tables: bool
+) -> LoadReport:
+    taken, report = fit(network, entry.tensors, resize_tables=resize_tables)
     if report and strict:
-        raise InputError(_misfit(path, network, tensors, report))
+        raise InputError(_misfit(path, network, entry.tensors, report))
+    refuse_nonfinite(network, taken, entry.name, path)
     try:
         network.load_state_dict(taken, strict=False)
     except RuntimeError as error:  # a stored table that does not follow from the network's arguments
         raise InputError(f"{path}: {str(error).strip().splitlines()[-1].strip()}") from error
-    return report
+    return dataclasses.replace(report, entry=entry.name, others=entry.others, asked=key, path=path)
+
+
+def refuse_nonfinite(network: nn.Module, tensors: Mapping[str, Tensor], entry: str, path: Path) -> None:
+    """Raise InputError where tensors for a network hold NaN, or its parameters inf (a buffer may, as a mask)."""
+    parameters = {name for name, _ in network.named_parameters()}
+    bad = []
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.is_meta:
+            numbers = value.float()
+            wrong = ~numbers.isfinite() if name in parameters else numbers.isnan()
+            if wrong.any():
+                bad.append(f"{name} ({int(wrong.sum()):,} of {wrong.numel():,} values)")
+    if bad:
+        named = ", ".join(bad[:4]) + (", ..." if len(bad) > 4 else "")
+        where = f' under "{entry}"' if entry else ""
+        raise InputError(
+            f"{path}: {len(bad)} of {len(tensors)} tensors{where} hold NaN or inf: {named}; the training that wrote "
+            "them had diverged, or the file is damaged: take an earlier checkpoint, or download it again"
+        )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -78,65 +124,65 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         InputError: absent, damaged, of another kind, or wanting to run code.
     """
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        raise InputError(missing_weights(path))
     try:
-        with warnings.catch_warnings():
+        kind = foreign_kind(path)
+        if kind is None and is_safetensors(path):
+            return _read_safetensors(path)
+    except OSError as error:
+        raise InputError(f"{path}: the file cannot be read: {error.strerror or error}") from error
+    if kind is not None:
+        raise InputError(f"{path}: not a readable checkpoint: {kind}")
+    try:
+        # Opened here: given a name, torch goes by its suffix.
+        with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED), path.open("rb") as file:
             warnings.simplefilter("ignore", UserWarning)  # about pickle protocols of files that are refused anyway
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        _, _, reason = str(error).partition("WeightsUnpickler error: ")
-        raise InputError(
-            f"{path}: refused, because it is damaged or holds more than tensors and plain values "
-            f"(loading it could run code): {reason.split('. Please')[0].split(' was not')[0] or first_line(error)}"
-        ) from error
+        raise InputError(_refusal(path, error)) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError) as error:
         raise InputError(f"{path}: not a readable checkpoint (damaged or cut off?): {first_line(error)}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
-    return dict(content)
+    plain: dict[str, Any] = unwrapped(content)
+    return plain
 
 
-def select_weights(content: Mapping[str, Any], key: str | None, path: Path) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint's content, without any leading ``module.``.
-
-    Raises:
-        InputError: there is none under that key.
-    """
-    if key is not None and key in content:
-        chosen = content[key]
-    elif key is not None and "params" in content:
-        get_logger().info('%s has no "%s"; using "params"', path, key)
-        chosen = content["params"]
-    elif isinstance(content.get("model"), Mapping) and "sd" in content["model"]:
-        chosen = content["model"]["sd"]  # the form of LIIF and its successors
-    else:
-        chosen = content
-    tensors = {
-        name.removeprefix("module."): value for name, value in chosen.items() if isinstance(value, Tensor)
-    } if isinstance(chosen, Mapping) else {}  # fmt: skip
-    if not tensors:
-        raise InputError(f'{path}: holds no weights under "{key}"; its entries: {", ".join(map(str, content))}')
-    return tensors
+def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
+    """Why the weights-only loader refuses a file, and how its owner makes one of its weights alone."""
+    if holds_module(path):
+        return (
+            f"{path}: refused, because it holds a whole network as Python objects, which can run code when loaded; "
+            "where you trust it and have its source, write the weights alone there: "
+            "torch.save(torch.load('IN', weights_only=False).state_dict(), 'OUT.pth')"
+        )
+    _, _, text = str(error).partition("WeightsUnpickler error: ")
+    reason = re.split(r"\. Please| was not|Check the documentation", text)[0].strip() or first_line(error)
+    return (
+        f"{path}: refused, because it is damaged or holds more than tensors and plain values (loading it could run "
+        f"code): {reason}. Where you trust the file, write its weights alone into another one: torch.load(..., "
+        "weights_only=False), then torch.save"
+    )
 
 
 def load_pretrained(network: nn.Module, start: Pretrained) -> LoadReport:
-    """Fill a network from the weights that an option file names.
+    """Fill a network from the weights that an option file names; :func:`log_loaded` logs the report.
 
     Raises:
         InputError: the file cannot be read, or does not fit.
     """
-    return load_weights(network, start.path, start.key, start.strict, resize_tables=start.resize_tables)
+    content = read_checkpoint(start.path)
+    return fill(network, content, start.key, start.path, strict=start.strict, resize_tables=start.resize_tables)
 
 
 def load_pretrained_ema(ema: nn.Module, start: Pretrained) -> None:
-    """Fill an EMA network, already a copy of the loaded network, from the file's own EMA weights.
+    """Fill an EMA network, already a copy of the loaded network, from the file's own EMA weights where it has some.
 
     What the file lacks or holds in another shape stays a copy of the network, for which that was logged already.
     """
-    if start.key is not None:
-        _fill(ema, start.path, "params_ema", start.strict, start.resize_tables)
+    entry = entry_for(ema, read_checkpoint(start.path), "params_ema", start.path)
+    if entry.is_ema:
+        _fill_from(ema, entry, "params_ema", start.path, start.strict, start.resize_tables)
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:

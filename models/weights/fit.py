@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,13 @@ Shapes = Mapping[str, tuple[Shape, Shape]]
 
 _LISTED = 4  # keys shown of each kind; the count tells the rest
 
+# Counters that profilers and trainers leave among the weights: thop's, those of normalisation layers that the network
+# lacks, those of EMA classes.
+_BOOKKEEPING = frozenset({
+    "total_ops", "total_params", "num_batches_tracked", "n_averaged", "num_updates", "decay", "step", "steps", "epoch",
+    "global_step", "iter", "iteration",
+})  # fmt: skip
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -28,6 +36,11 @@ class LoadReport:
         reshaped: key -> (shape in the file, shape in the network), of tensors left out because of it.
         converted: the same, of tensors that were made to fit: resampled for another scale, resized for another window.
         loaded: keys of the network that were filled, the converted ones among them.
+        bookkeeping: keys of the file that are no weights, such as ``total_ops``; left out.
+        entry: where in the file the weights are (``params_ema``); empty: the file itself is the state dict.
+        others: other entries of the file that hold weights of such a network.
+        asked: the entry that was asked for, if any.
+        path: the file.
     """
 
     missing: tuple[str, ...]
@@ -35,6 +48,11 @@ class LoadReport:
     reshaped: Shapes
     converted: Shapes = field(default_factory=dict)
     loaded: tuple[str, ...] = ()
+    bookkeeping: tuple[str, ...] = ()
+    entry: str = ""
+    others: tuple[str, ...] = ()
+    asked: str | None = None
+    path: Path = Path()
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.surplus or self.reshaped)
@@ -52,7 +70,17 @@ class LoadReport:
         parts = [f"{len(self.loaded)} tensors loaded"]
         if self.converted:
             parts.append(f"{len(self.converted)} of them converted: {_first(_described(self.converted))}")
+        if self.bookkeeping:
+            parts.append(f"{len(self.bookkeeping)} bookkeeping keys left out: {_first(self.bookkeeping)}")
         return "; ".join([*parts, *([str(self)] if self else [])])
+
+    def source(self) -> str:
+        """Which entry of the file was read, and what else it offers."""
+        named = f'entry "{self.entry}" was read' if self.entry else "the file itself is the state dict"
+        if self.asked not in (None, self.entry) and not f".{self.entry}.".startswith(f".{self.asked}."):
+            named = f'no entry "{self.asked}", {named}'
+        others = ", ".join(f'"{name}"' if name else "the file itself" for name in self.others)
+        return f"{named} (there is also {others})" if others else named
 
 
 def fit(
@@ -86,9 +114,12 @@ def fit(
         if name in own and name not in reshaped and value.shape != own[name].shape
     }
     missing = tuple(name for name in own if name not in adapted)
-    surplus = tuple(name for name in adapted if name not in own and name not in constants)
-    taken = {name: value for name, value in adapted.items() if name not in reshaped and name not in surplus}
-    report = LoadReport(missing, surplus, reshaped, converted, tuple(name for name in taken if name in own))
+    unknown = [name for name in adapted if name not in own and name not in constants]
+    bookkeeping = tuple(name for name in unknown if name.split(".")[-1] in _BOOKKEEPING and adapted[name].numel() <= 1)
+    surplus = tuple(name for name in unknown if name not in bookkeeping)
+    taken = {name: value for name, value in adapted.items() if name not in reshaped and name not in unknown}
+    loaded = tuple(name for name in taken if name in own)
+    report = LoadReport(missing, surplus, reshaped, converted, loaded, bookkeeping)
     if reshaped or converted:  # another window: its constants are not ours, and say nothing against the rest
         taken = without_foreign_constants(network, taken, constants)
     return taken, report

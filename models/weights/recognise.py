@@ -12,21 +12,25 @@ from torch import nn
 import archs
 from config.bases import load
 from config.network import SCALE_KEYS, read_network
-from models.weights.files import load_weights, read_checkpoint, select_weights
+from models.weights.entries import HOW_TO_CHOOSE, identified_entry
+from models.weights.files import load_weights, read_checkpoint
+from models.weights.kinds import is_safetensors
 from models.weights.layout import for_inference
 from utils.errors import InputError
 from utils.typed import Report, fields_of
 
+_LISTED = 6  # entries of a file in a message
+
 
 def network_from_weights(
-    weights: Path, option_file: Path | None = None, key: str = "params_ema", scale: float | None = None
+    weights: Path, option_file: Path | None = None, key: str | None = None, scale: float | None = None
 ) -> nn.Module:
     """The network with its weights, in the form in which it runs fastest.
 
     Args:
         weights: the file.
         option_file: what describes the network, if the weights do not.
-        key: entry of the weight file.
+        key: entry of the weight file; None: the EMA weights where it has some.
         scale: factor, if it is to be another than the network's own.
 
     Raises:
@@ -40,7 +44,7 @@ def network_from_weights(
     return for_inference(network)
 
 
-def configuration(weights: Path, option_file: Path | None = None, key: str = "params_ema") -> Mapping[str, Any]:
+def configuration(weights: Path, option_file: Path | None = None, key: str | None = None) -> Mapping[str, Any]:
     """``network_g``: of the option file if there is one, else as the weight file tells.
 
     Files of ours carry their options; published ones are recognised by the names and shapes of their tensors.
@@ -51,11 +55,17 @@ def configuration(weights: Path, option_file: Path | None = None, key: str = "pa
     if option_file is not None:
         return network_of_options(option_file)
     content = read_checkpoint(weights)
-    recorded = content.get("focalsr", {}).get("options", {}).get("network_g") or _metadata(weights)
-    found: Mapping[str, Any] | None = recorded or archs.identify(select_weights(content, key, weights))
-    if not found:
-        raise InputError(f"{weights} does not say which network it belongs to; give an option file with -opt")
-    return found
+    recorded: Mapping[str, Any] | None = _recorded(content) or _metadata(weights)
+    if recorded:
+        return recorded
+    found = identified_entry(content, key, weights)
+    if found is None:
+        entries = ", ".join(list(map(str, content))[:_LISTED]) + (", ..." if len(content) > _LISTED else "")
+        raise InputError(
+            f"{weights} does not say which network it belongs to; give an option file with -opt. Its entries: "
+            f"{entries} (where one of them holds the weights, {HOW_TO_CHOOSE})"
+        )
+    return found[1]
 
 
 def rescaled(network: Mapping[str, Any], scale: float) -> Mapping[str, Any]:
@@ -90,9 +100,17 @@ def network_of_options(path: Path) -> Mapping[str, Any]:
     return found
 
 
+def _recorded(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The ``network_g`` that our ``.pth`` files carry beside their tensors."""
+    value: Any = content
+    for key in ("focalsr", "options", "network_g"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else None
+
+
 def _metadata(weights: Path) -> Mapping[str, Any] | None:
     """The ``network_g`` that our ``.safetensors`` files carry beside their tensors."""
-    if weights.suffix != ".safetensors":
+    if not is_safetensors(weights):
         return None
     from safetensors import safe_open
 

@@ -98,7 +98,7 @@ def test_values_of_published_files_arrive() -> None:
     assert (type(rgt.train.optim_g).__name__, type(esc.train.optim_g).__name__) == ("Adam", "AdamW")
     assert (esc.train_dataset.io_backend.type, hat.train_dataset.io_backend.type) == ("lmdb", "disk")
     assert (pft.train_dataset.prefetch_mode, hat.train_dataset.prefetch_mode) == ("cuda", None)
-    assert (rgt.path.strict_load_g, pft.path.param_key_g, hat.path.param_key_g) == (False, "params_ema", "params")
+    assert (rgt.path.strict_load_g, pft.path.param_key_g, hat.path.param_key_g) == (False, "params_ema", None)
     assert hat.val is not None
     assert hat.val.val_freq == hat.logger.save_checkpoint_freq == 5000
     assert list(hat.datasets) == ["train", "val_1", "val_2"]

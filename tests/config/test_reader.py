@@ -29,7 +29,7 @@ def test_a_training_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert found.network_g.as_mapping() == {"type": "PlainUSR_ultra", "scale": 2}
     assert found.path.pretrain_network_g == Path("/home/me/w.pth")
     assert found.path.resume_state is None
-    assert found.path.param_key_g == "params"
+    assert found.path.param_key_g is None
     assert found.train.total_iter == 5000
     assert found.train.ema_decay == 0
     assert found.train.optim_g == Adam(lr=2e-4, betas=(0.9, 0.99))

@@ -145,6 +145,8 @@ def test_ema_weights_start_from_those_of_the_pretrained_file(options: TrainOptio
     load_pretrained_ema(state.generator.ema, start)
     assert torch.equal(state.generator.network.state_dict()["head.weight"], source.state_dict()["head.weight"])
     assert torch.equal(state.generator.ema.state_dict()["head.weight"], average.state_dict()["head.weight"])
+    assert load_pretrained(network, dataclasses.replace(start, key=None)).entry == "params_ema"
+    assert torch.equal(network.state_dict()["head.weight"], average.state_dict()["head.weight"])
 
 
 def test_after_a_partial_load_network_and_ema_agree(options: TrainOptions) -> None:

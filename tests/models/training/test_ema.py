@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 from archs import build_network
-from models.training.ema import make_ema, tensors_of, update_ema
+from config import read
+from config.schema import TrainingOptions
+from models.training.ema import decay_of, lag, make_ema, tensors_of, update_ema
+from tests.runs import run_here, workplace
 
 
 def test_ema_parameters_are_averaged_and_buffers_copied() -> None:
@@ -48,3 +54,51 @@ def test_what_an_evaluated_ema_network_caches_is_renewed_by_an_update() -> None:
             parameter.add_(0.5)
         update_ema(averages, values, 0.5)
         torch.testing.assert_close(ema(x), copy.deepcopy(ema)(x))
+
+
+@pytest.fixture
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingOptions:
+    """Options of a short training, in a folder with its pictures; its decay is 0.9."""
+    monkeypatch.chdir(workplace(tmp_path))
+    return read(Path("train.yml"), mode="train").train
+
+
+def test_the_decay_rises_to_its_value_where_that_is_asked_for(training: TrainingOptions) -> None:
+    assert [decay_of(training, n) for n in (0, 5, 1000)] == [0.9, 0.9, 0.9]
+    rising = dataclasses.replace(training, ema_warmup=True)
+    assert [decay_of(rising, n) for n in (0, 5, 79, 80, 81, 1000)] == [0.1, 0.4, 80 / 89, 0.9, 0.9, 0.9]
+
+
+def test_ema_weights_that_lag_behind_are_reported(training: TrainingOptions) -> None:
+    slow = dataclasses.replace(training, ema_decay=0.999)
+    message = lag(slow, 300)
+    assert message is not None
+    assert "74 % of the weights that the run began with (train.ema_decay 0.999, 300 iterations)" in message
+    assert lag(slow, 5000) is None
+    assert lag(dataclasses.replace(slow, ema_warmup=True), 300) is None
+    assert lag(dataclasses.replace(slow, ema_decay=0.0), 300) is None
+
+
+def test_a_training_with_rising_decay_resumes_to_the_bit(training: TrainingOptions) -> None:
+    del training  # the folder is what counts
+    edits = ("train:ema_decay=0.999", "val:val_freq=12")
+
+    def trained(name: str, iterations: int, *more: str) -> dict[str, dict[str, torch.Tensor]]:
+        asked = ("--force_yml", *edits, f"name={name}", f"train:total_iter={iterations}", *more)
+        assert run_here("train.py", "-opt", "train.yml", "--auto_resume", *asked) == 0
+        content = torch.load(f"experiments/{name}/models/net_g_latest.pth", weights_only=True)
+        return {key: content[key] for key in ("params", "params_ema")}
+
+    fixed, whole = trained("fixed", 12), trained("whole", 12, "train:ema_warmup=true")
+    for name, hints in (("fixed", 1), ("whole", 0)):
+        [record] = Path(f"experiments/{name}").glob("train_*.log")
+        assert record.read_text().count("the EMA weights still hold 99 %") == hints
+    trained("parts", 4, "train:ema_warmup=true")
+    parts = trained("parts", 12, "train:ema_warmup=true")
+    for key in ("params", "params_ema"):
+        assert all(torch.equal(value, parts[key][name]) for name, value in whole[key].items()), key
+    distance = {
+        name: sum(float((run["params_ema"][key] - value).norm()) for key, value in run["params"].items())
+        for name, run in (("fixed", fixed), ("whole", whole))
+    }
+    assert distance["whole"] < 0.25 * distance["fixed"]

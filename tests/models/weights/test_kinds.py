@@ -1,0 +1,168 @@
+"""What is no weight file is named for what it is; safetensors and torch files are told apart by content."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from models.weights.files import load_weights, read_checkpoint
+from tests.states import Tiny
+from utils.errors import InputError
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 84429\n"
+PAGE = b"\n<!DOCTYPE html><html><head>\n<title>Drive - virus\n scan</title></head></html>"
+
+
+def torch_bytes(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def zip_of(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("weights/HAT.pth", data)
+    return buffer.getvalue()
+
+
+def tar_of(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        info = tarfile.TarInfo("HAT.pth")
+        info.size = len(data)
+        archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def torchscript() -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.trace(nn.Conv2d(1, 1, 1), torch.ones(1, 1, 1, 1)), buffer)
+    return buffer.getvalue()
+
+
+STATE = {"conv.weight": torch.ones(4, 3, 3, 3)}
+KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (lambda: b"", "the file is empty; download it again"),
+    "page": (lambda: PAGE, r'a web page \("Drive - virus scan"\) instead of the weights: .*; download it again'),
+    "comment": (lambda: b"<!-- saved -->\n<html></html>", "a web page instead of the weights"),
+    "lfs": (lambda: LFS, "a Git LFS pointer of 70 bytes instead of the weights; run 'git lfs pull'"),
+    "json": (
+        lambda: b'{"error": "Invalid username or password."}',
+        r"a JSON file that begins with .*download it again",
+    ),
+    "text": (lambda: b"404: Not Found", 'a text file that begins with "404: Not Found", not weights'),
+    "zip": (lambda: zip_of(b"1"), r"a zip archive that holds weights/HAT\.pth; unpack it and give the file inside"),
+    "tar": (lambda: tar_of(b"1"), r"a tar archive that holds HAT\.pth; unpack it"),
+    "gzip": (lambda: gzip.compress(b"1" * 99), "a gzip archive; unpack it"),
+    "7z": (lambda: b"7z\xbc\xaf\x27\x1c\x00\x04", "a 7z archive; unpack it"),
+    "onnx": (
+        lambda: b"\x08\x08\x12\x07pytorch\x1a\x052.6.0",
+        "an ONNX model, a graph for other programs; take the PyTorch",
+    ),
+    "torchscript": (torchscript, r"a TorchScript archive, .*torch\.jit\.load"),
+    "hdf5": (lambda: b"\x89HDF\r\n\x1a\n\x00\x00", "an HDF5 file, as Keras writes them, not weights"),
+    "picture": (lambda: b"\x89PNG\r\n\x1a\n\x00", "a picture, not weights"),
+    "cut torch": (lambda: torch_bytes(STATE)[:-200], "the file is cut off: only its first [0-9,]+ bytes are there"),
+    "cut safetensors": (
+        lambda: save(STATE)[:20],
+        r"a safetensors file that is cut off \(20 bytes\); download it again",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_another_kind_is_named(tmp_path: Path, kind: str) -> None:
+    make, message = KINDS[kind]
+    path = tmp_path / "net.pth"
+    path.write_bytes(make())
+    with pytest.raises(InputError, match=rf"net\.pth: not a readable checkpoint: {message}") as caught:
+        read_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    path = path.rename(tmp_path / "net.safetensors")
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(path)
+
+
+def test_a_safetensors_file_without_its_end_is_named(tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes(save(STATE)[:-8])
+    with pytest.raises(InputError, match=r"net\.safetensors: not a readable safetensors file: "):
+        read_checkpoint(tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors", "net.ckpt", "net"])
+@pytest.mark.parametrize("kind", ["torch", "legacy", "safetensors"])
+def test_the_content_says_which_kind_of_weights_a_file_holds(tmp_path: Path, name: str, kind: str) -> None:
+    source, target, path = Tiny(), Tiny(), tmp_path / name
+    if kind == "safetensors":
+        path.write_bytes(save(source.state_dict()))
+    else:
+        torch.save(source.state_dict(), path, _use_new_zipfile_serialization=kind == "torch")
+    assert not load_weights(target, path)
+    assert torch.equal(source.conv.weight, target.conv.weight)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_whole_network_is_refused_with_the_way_to_its_weights(tmp_path: Path, zipped: bool) -> None:
+    torch.save(nn.Sequential(nn.Conv2d(3, 3, 1)), tmp_path / "net.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        InputError, match=r"net\.pth: refused, because it holds a whole network .*state_dict\(\), 'OUT\.pth'"
+    ):
+        read_checkpoint(tmp_path / "net.pth")
+
+
+def test_a_folder_is_no_weight_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder, not a weight file"):
+        read_checkpoint(tmp_path)
+
+
+def test_numbers_of_numpy_are_read(tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "best_psnr": np.float64(31.25), "step": np.int64(7), "done": np.bool_(True), "name": np.str_("Größe"),
+        "kind": np.dtype("float32"), "turned": np.arange(6, dtype=">f4").reshape(2, 3).T, "list": [np.float16(0.5)],
+    }  # fmt: skip
+    torch.save({"params": Tiny().state_dict(), "nested": values}, tmp_path / "net.pth")
+    assert not load_weights(Tiny(), tmp_path / "net.pth")
+    found = read_checkpoint(tmp_path / "net.pth")["nested"]
+    for key, value in values.items():
+        assert np.array_equal(found[key], value), key
+        assert type(found[key]) is type(value), key
+
+
+@pytest.mark.parametrize("value", [np.array([object()]), np.array([(1, "a")], dtype="i4,U1"), np.array([print])])
+def test_objects_inside_arrays_of_numpy_are_refused(tmp_path: Path, value: object) -> None:
+    torch.save({"params": value}, tmp_path / "net.pth")
+    with pytest.raises(InputError, match="refused"):
+        read_checkpoint(tmp_path / "net.pth")
+
+
+class Numpys:
+    """Names that NumPy's pickles use, called with what they are not called with."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.call
+
+
+@pytest.mark.parametrize("data", [b"", b"1234", 5])
+def test_a_scalar_of_numpy_with_other_content_is_refused(tmp_path: Path, data: object) -> None:
+    scalar = np.float64(1).__reduce__()[0]
+    torch.save({"a": Numpys(scalar, np.dtype("f8"), data)}, tmp_path / "net.pth")
+    with pytest.raises(InputError):
+        read_checkpoint(tmp_path / "net.pth")

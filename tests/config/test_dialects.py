@@ -109,7 +109,7 @@ def test_values_of_published_files_arrive() -> None:
 
 def test_what_basicsr_adds_to_a_file_changes_nothing() -> None:
     found = config.read(FOLDER / "basicsr_resolved_train.yml", mode="train")
-    assert (found.path.experiments_root, found.name) == (Path("/work/BasicSR/experiments"), "exp")
+    assert (found.path.experiments_root, found.name) == (Path("/opt/BasicSR/experiments"), "exp")
     (note,) = (note for note in found.notes if ": is_train, dist, rank, " in note)
     assert note.endswith("root_path: has no effect here: BasicSR sets it itself, from the command line")
 

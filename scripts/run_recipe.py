@@ -39,6 +39,7 @@ def main(argv: Sequence[str]) -> None:
         debug=typed.debug,
         check=typed.check,
         argv=("scripts/run_recipe.py", *argv),
+        goes_on="the same command",
     )
     with world(typed.launcher, recipe.stages[0].options.dist_params) as ranks:
         if typed.check:

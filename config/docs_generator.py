@@ -51,8 +51,8 @@ the value is read as it would be in the file; lists, mappings and quoted texts a
 (`train:optim_g:betas=[0.9, 0.99]`). `datasets:test_3=null`, or `test_3: ~` in a file, leaves out a data set of the file
 or of its base, and so with a metric, a section or any mapping that may be absent; `val=null` rather than `val=~`,
 because bash puts the home folder in the place of that `~`. `python test.py -opt FILE --sets Set5 Set14` tests on the
-sets of these names. A name that holds `debug`, or the flag `--debug`, makes a short trial run:
-validation and checkpoints every 8 iterations, a log line for each, no TensorBoard.
+sets of these names. A name that holds `debug`, or the flag `--debug`, which puts it there, makes a training a short
+trial run: validation and checkpoints every 8 iterations, a log line for each, no TensorBoard.
 """
 
 _BASE_SCHEMA = {

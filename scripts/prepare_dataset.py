@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
-from data.images.faults import fault_lines
+from data.images.faults import SHOWN, by_fault, fault_lines
 from data.prepare.check import check_images
 from data.prepare.common import check_text_target
 from data.prepare.lmdb_writer import write_lmdb
@@ -219,7 +219,8 @@ def _check_apart(source: Path, target: Path) -> None:
 
 
 def _report(text: str, left: Sequence[str] = ()) -> None:
-    print(text + (f"; {len(left):,} images were left out" if left else ""))
+    lines = [line for group, line in zip(by_fault(left), fault_lines(left), strict=True) if len(group) > SHOWN]
+    print("\n  ".join([text + (f"; {len(left):,} images were left out" if left else ""), *lines]))
 
 
 def main(argv: Sequence[str]) -> None:

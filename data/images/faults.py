@@ -21,12 +21,17 @@ def by_fault(problems: Iterable[str]) -> list[list[str]]:
     """
     groups: dict[str, list[str]] = {}
     for problem in problems:
-        image, fault = _parts(problem)
-        stem = Path(image.rpartition(": ")[2]).stem
-        if " " in stem:  # what follows takes names for words without spaces
-            fault = fault.replace(stem, "*.png")
-        groups.setdefault(_NUMBER.sub("0", _PATH.sub("*", fault)), []).append(problem)
+        groups.setdefault(fault_of(problem), []).append(problem)
     return list(groups.values())
+
+
+def fault_of(problem: str) -> str:
+    """What messages of the same fault have in common."""
+    image, fault = _parts(problem)
+    stem = Path(image.rpartition(": ")[2]).stem
+    if " " in stem:  # what follows takes names for words without spaces
+        fault = fault.replace(stem, "*.png")
+    return _NUMBER.sub("0", _PATH.sub("*", fault))
 
 
 def fault_lines(problems: Iterable[str]) -> list[str]:

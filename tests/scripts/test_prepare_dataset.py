@@ -167,6 +167,12 @@ def test_bad_arguments_of_prepare_dataset_are_reported(
     assert "é.png: the image cannot be read" in capsys.readouterr().err
     assert run("pack", "-i", hr, "-o", tmp_path / "x.pack", "--skip_bad") == 0
     assert "2 images; 1 images were left out" in capsys.readouterr().out
+    for i in range(9):
+        (hr / f"bad{i}.png").write_bytes(b"no image")
+    assert run("pack", "-i", hr, "-o", tmp_path / "y.pack", "--skip_bad") == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("left out: ") == 3
+    assert "2 images; 10 images were left out\n  10 images: the image cannot be read" in printed.out
 
 
 def test_names_that_a_list_cannot_hold_are_refused(tmp_path: Path) -> None:

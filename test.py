@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     options = only_sets(options, command.sets)
     with world(command.launcher, options.dist_params) as ranks:
         if command.check:
-            check_testing(options, ranks)
+            check_testing(options, ranks, verbose=command.verbose)
         else:
             test(options, command, ranks)
 

@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
     options = read(command.option_file, command.overrides, mode="train", debug=command.debug)
     with world(command.launcher, options.dist_params) as ranks:
         if command.check:
-            check_training(options, ranks, largest_batch=command.largest_batch)
+            check_training(options, ranks, largest_batch=command.largest_batch, verbose=command.verbose)
         else:
             train(options, command, ranks)
 

@@ -120,7 +120,7 @@ def _check_model_type(document: Document, report: Report) -> None:
     if name in UNSUPPORTED_MODEL_TYPES:
         report.problem(("model_type",), f"{name} is not supported: {UNSUPPORTED_MODEL_TYPES[name]}; known: {known}")
     elif name is not None and name not in MODEL_TYPES:
-        listed = f"; known: {known}, which all mean the same here: SRModel will do for most"
+        listed = f"; known: {known}; SRModel will do for most"
         report.problem(("model_type",), f'unknown model "{name}"{near_miss(name, MODEL_TYPES) or listed}')
 
 

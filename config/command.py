@@ -28,6 +28,7 @@ class Command:
         per_image: print the scores of each image; for tests.
         sets: the names of the data sets to test on; none: all of the file.
         verbose: with ``check``, print the options as read.
+        goes_on: how a run that was stopped is continued, for messages: "continue with ...".
     """
 
     option_file: Path
@@ -42,6 +43,7 @@ class Command:
     largest_batch: bool = False
     sets: tuple[str, ...] = ()
     verbose: bool = False
+    goes_on: str = "--auto_resume"
 
 
 def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Command:

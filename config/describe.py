@@ -12,7 +12,7 @@ import yaml
 
 from config.schema import NetworkOptions, Options, TrainOptions
 from data import DegradationOptions
-from utils.typed import OneOf, PlainText, plain_value
+from utils.typed import OneOf, PlainText, option_fields, plain_value
 
 
 def to_dict(options: Options) -> dict[str, Any]:
@@ -36,11 +36,7 @@ def to_plain(value: Any, annotation: Any = Any) -> Any:
         return to_plain(value.as_mapping(), Any)
     if dataclasses.is_dataclass(value):
         hints = typing.get_type_hints(type(value), include_extras=True)
-        own = {
-            field.name: to_plain(getattr(value, field.name), hints[field.name])
-            for field in dataclasses.fields(value)
-            if field.init
-        }
+        own = {field.name: to_plain(getattr(value, field.name), hints[field.name]) for field in option_fields(value)}
         return {**_variant(value, annotation), **own}
     if isinstance(value, Mapping):
         inner = get_args(annotation)[1] if get_args(annotation) else Any

@@ -25,7 +25,8 @@ _INTRODUCTION = """\
 Every key of an option file. Check a file, and print it with all defaults:
 
 ```bash
-python train.py -opt options/train_plainusr_x4.yml --check
+python scripts/prepare_demo_data.py
+python train.py -opt options/demo/train_plainusr_x4.yml --check --verbose
 ```
 
 Option files are YAML with BasicSR's keys. `python train.py -opt FILE` needs a training file (sections `train` and
@@ -42,15 +43,16 @@ with [options.schema.json](options.schema.json).
 `base: common/hat.yml`, or a list of files, names files that say what this one does not; their paths start from the
 folder of the file that names them, and they may have bases of their own. Mappings are merged key by key, lists and
 texts are replaced, the including file wins, and of several bases the later one. A mapping that names another `type`
-replaces the base's as a whole. `--check` prints the result with all defaults; the copy that a run keeps is merged.
+replaces the base's as a whole. `--check --verbose` prints the result with all defaults; the copy that a run keeps is
+merged.
 
 On the command line, `--force_yml train:optim_g:lr=1e-4 name=trial` changes keys: all but the last have to exist, and
 the value is read as it would be in the file; lists, mappings and quoted texts are YAML
 (`train:optim_g:betas=[0.9, 0.99]`). `datasets:test_3=null`, or `test_3: ~` in a file, leaves out a data set of the file
 or of its base, and so with a metric, a section or any mapping that may be absent; `val=null` rather than `val=~`,
 because bash puts the home folder in the place of that `~`. `python test.py -opt FILE --sets Set5 Set14` tests on the
-sets of these names. A name that holds `debug`, or the flag `--debug`, makes a short trial run:
-validation and checkpoints every 8 iterations, a log line for each, no TensorBoard.
+sets of these names. A name that holds `debug`, or the flag `--debug`, which puts it there, makes a training a short
+trial run: validation and checkpoints every 8 iterations, a log line for each, no TensorBoard.
 """
 
 _BASE_SCHEMA = {

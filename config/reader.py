@@ -92,7 +92,8 @@ def interpret(
     options = _read_document(document, kind, report)
     check(document, mode, report)
     _raise_mistakes(document, report)
-    return _with_remarks(_in_order(_debugged(options, debug)), _notes(document, report), document.files)
+    options = _in_order(_debugged(options, debug))
+    return dataclasses.replace(options, notes=_notes(document, report), files=document.files)
 
 
 def only_sets(options: TestOptions, names: Sequence[str]) -> TestOptions:
@@ -113,15 +114,7 @@ def only_sets(options: TestOptions, names: Sequence[str]) -> TestOptions:
         raise InputError(f"--sets: there is no data set {missing}{listed}")
     wanted = {name.lower() for name in names} or set(known)
     kept = {key: dataset for key, dataset in options.datasets.items() if dataset.name.lower() in wanted}
-    result = dataclasses.replace(options, datasets=kept)
-    return _with_remarks(result, options.notes, options.files)
-
-
-def _with_remarks(options: AnyOptions, notes: tuple[str, ...], files: tuple[str, ...]) -> AnyOptions:
-    # Not arguments of the frozen class, because arguments are keys of the file.
-    object.__setattr__(options, "notes", notes)
-    object.__setattr__(options, "files", files)
-    return options
+    return dataclasses.replace(options, datasets=kept)
 
 
 def _notes(document: Document, report: Report) -> tuple[str, ...]:

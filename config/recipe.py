@@ -24,7 +24,7 @@ from config.schema import TrainOptions
 from utils.checked import Checked
 from utils.errors import InputError
 from utils.suggest import near_miss
-from utils.typed import INVALID, KeyPath, Report, option, read
+from utils.typed import INVALID, KeyPath, Report, fields_of, option, read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def _check(document: Document, recipe: RecipeOptions, report: Report) -> None:
     if not recipe.stages:
         report.problem(("stages",), "expected at least one stage, as in 'pretrain: {opt: train.yml}'")
     earlier: list[str] = []
-    keys = {field.name for field in dataclasses.fields(TrainOptions)}
+    keys = set(fields_of(TrainOptions))
     for name, stage in recipe.stages.items():
         here: KeyPath = ("stages", name)
         if name in keys:

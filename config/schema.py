@@ -17,7 +17,7 @@ from data.dataset_options import SET_BY_BASICSR
 from losses import LOSSES, LossOptions
 from metrics import METRICS, Metric
 from utils.checked import Checked
-from utils.typed import OneOf, option
+from utils.typed import OneOf, option, remark
 
 # All of them mean: pixel loss in training; pad, compute, crop in testing. What to pad to, the network knows.
 MODEL_TYPES = (
@@ -412,9 +412,9 @@ class Options(Checked):
         None,
     )
     channels_last: bool = option("keep images channels-last in memory: often faster for convolutions", False)
-    notes: tuple[str, ...] = dataclasses.field(init=False, default=(), compare=False, repr=False)
+    notes: tuple[str, ...] = remark(())
     """What the reader reports to the user, one line each; the commands log them once."""
-    files: tuple[str, ...] = dataclasses.field(init=False, default=(), compare=False, repr=False)
+    files: tuple[str, ...] = remark(())
     """The option file and those that it is based on."""
 
 

@@ -44,7 +44,7 @@ class DatasetOptions(Checked):
 
     name: str = option("name of the data set, for logs and result folders")
     io_backend: IoBackend = option("mapping with the key type: disk, memory, lmdb or pack", default_factory=IoBackend)
-    color: Literal["y"] | None = option("y: luminance (BT.601) instead of R G B; null: R G B", None)
+    color: Literal["y", "n"] | None = option("y: luminance (BT.601) instead of R G B; n or null: R G B", None)
     mean: tuple[float, ...] | None = option("subtracted from each channel of images in [0, 1]; null: 0", None)
     std: tuple[float, ...] | None = option("each channel is divided by it, after mean; null: 1", None)
     batch_size_per_gpu: int = option("samples per batch, on each GPU or rank", 1, minimum=1)

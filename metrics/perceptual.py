@@ -11,8 +11,8 @@ import functools
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from utils.typed import option
 LIBRARY = "pyiqa"
 
 Judge = Callable[[Tensor, Tensor], Tensor]
+_IGNORED = {**Metric.IGNORED, "test_y_channel": "its features are of R G B images"}
 _BORDER = "pixels of the high-resolution image dropped on each side; usually 0 for this metric"
 
 
@@ -84,6 +85,8 @@ def _judge(library: Any, name: str, device: str) -> Judge:
 class LPIPS(Metric):
     """Distance of deep features (LPIPS); needs pyiqa."""
 
+    IGNORED: ClassVar[Mapping[str, str]] = _IGNORED
+
     better: Literal["higher", "lower"] = option("which direction counts as better when the best is recorded", "lower")
     crop_border: int = option(_BORDER, 0, minimum=0)
     net: Literal["alex", "vgg"] = option("whose features: AlexNet's or VGG's", "alex")
@@ -105,6 +108,8 @@ class LPIPS(Metric):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DISTS(Metric):
     """Similarity of structure and texture in deep features (DISTS); needs pyiqa."""
+
+    IGNORED: ClassVar[Mapping[str, str]] = _IGNORED
 
     better: Literal["higher", "lower"] = option("which direction counts as better when the best is recorded", "lower")
     crop_border: int = option(_BORDER, 0, minimum=0)

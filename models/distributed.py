@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -94,12 +96,17 @@ class World:
             raise InputError(f"num_gpu: {num_gpu} asks for a GPU, but PyTorch sees none; use 0 or auto")
         if self.size == 1 and num_gpu != "auto" and num_gpu > 1:
             raise InputError(
-                f"num_gpu: {num_gpu} needs one process per GPU: torchrun --nproc-per-node {num_gpu} train.py ... "
+                f"num_gpu: {num_gpu} needs one process per GPU: torchrun --nproc-per-node {num_gpu} {_program()} ... "
                 "--launcher pytorch"
             )
         device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
         return device
+
+
+def _program() -> str:
+    """The program that runs, as it was typed, for messages."""
+    return sys.argv[0] if Path(sys.argv[0]).suffix == ".py" else "train.py"
 
 
 @contextmanager
@@ -123,7 +130,7 @@ def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[Wo
     except KeyError as error:
         raise InputError(
             f"--launcher {launcher}: the environment variable {error.args[0]} is not set; "
-            "start with `torchrun --nproc-per-node N train.py -opt FILE --launcher pytorch`"
+            f"start with `torchrun --nproc-per-node N {_program()} ... --launcher pytorch`"
         ) from error
     backend = (options.backend if options else None) or ("nccl" if torch.cuda.is_available() else "gloo")
     try:

@@ -12,9 +12,10 @@ from config import to_dict
 from config.command import Command
 from config.recipe import Recipe, Stage
 from models.distributed import World
+from models.evaluation.check import verdict
 from models.evaluation.evaluate import format_table
 from models.experiment import training_folder
-from models.training.check import check_training
+from models.training.check import inspect_training
 from models.training.checkpoint import CheckpointFolder, find_resume
 from models.training.loop import train
 from models.weights.files import read_checkpoint
@@ -78,13 +79,23 @@ def run_recipe(recipe: Recipe, command: Command, world: World, *, restart: str |
     get_logger().info("recipe %s is done; its weights are\n%s", recipe.name, "\n".join(weights))
 
 
-def check_recipe(recipe: Recipe, world: World) -> None:
+def check_recipe(recipe: Recipe, world: World, *, verbose: bool = False) -> None:
     """The plan, and all that ``train.py --check`` does, for each stage; nothing is written.
+
+    Args:
+        recipe: its stages, in order.
+        world: the processes, of all stages.
+        verbose: log the options of each stage as read.
 
     Raises:
         InputError: something cannot be used.
     """
     configure_logging(rank=world.rank)
+    with verdict():
+        _inspect_stages(recipe, world, verbose=verbose)
+
+
+def _inspect_stages(recipe: Recipe, world: World, *, verbose: bool) -> None:
     states = _progress(recipe, world)
     get_logger().info("recipe %s\n%s", recipe.name, stage_table(recipe, states))
     check_chain(recipe, states)
@@ -93,7 +104,7 @@ def check_recipe(recipe: Recipe, world: World) -> None:
         if stage.start_from is not None and start is not None and not start.is_file():
             options = dataclasses.replace(options, path=dataclasses.replace(options.path, pretrain_network_g=None))
         get_logger().info("stage %s", stage.name)
-        check_training(options, world)
+        inspect_training(options, world, verbose=verbose)
 
 
 def stage_table(recipe: Recipe, states: Sequence[StageProgress]) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
+from data.images.faults import SHOWN, by_fault, fault_lines
 from data.prepare.check import check_images
 from data.prepare.common import check_text_target
 from data.prepare.lmdb_writer import write_lmdb
@@ -30,8 +31,6 @@ from utils.command import run_command
 from utils.errors import InputError
 from utils.files import write_text
 from utils.log import configure_logging
-
-_SHOWN = 10  # findings of a kind on the console
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -81,7 +80,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _skip(pack)
 
     look = _command(commands, "check", check, "read everything and report what is wrong")
-    look.add_argument("input", type=Path, help="folder of images, NAME.lmdb or NAME.pack")
+    where = "folder of images, NAME.lmdb or NAME.pack"
+    given = look.add_mutually_exclusive_group(required=True)
+    given.add_argument("-i", "--input", type=Path, metavar="INPUT", help=f"{where}; it is left as it is")
+    given.add_argument("folder", nargs="?", type=Path, help="the same, without a flag")
     look.add_argument("--lq", type=Path, metavar="DIR", help="folder of low-resolution partners")
     look.add_argument("--scale", type=_positive, default=1, help="size of an image / size of its partner")
     look.add_argument("--template", default="{}", help='name of a partner, such as "{}x4" (default: "{}")')
@@ -137,8 +139,9 @@ def check(typed: argparse.Namespace) -> None:
     """See the module's docstring; raises InputError when anything is wrong."""
     if typed.report:
         check_text_target(typed.report)
+    source = typed.input or typed.folder
     findings = check_images(
-        typed.input, meta_file=typed.meta_info_file, least=typed.least, lq_folder=typed.lq, scale=typed.scale,
+        source, meta_file=typed.meta_info_file, least=typed.least, lq_folder=typed.lq, scale=typed.scale,
         template=typed.template,
     )  # fmt: skip
     sections = {
@@ -148,21 +151,23 @@ def check(typed: argparse.Namespace) -> None:
         "do not pair": findings.unpaired,
         "are grey among coloured ones, which is no problem": findings.grey,
     }
-    head = f"{typed.input}: {findings.images:,} images read, {len(findings.problems):,} problems"
+    head = f"{source}: {findings.images:,} images read, {len(findings.problems):,} problems"
     if typed.report:
-        write_text(typed.report, _listed(head, sections, len(findings.problems) + findings.images) + "\n")
+        write_text(typed.report, _listed(head, sections) + "\n")
+    shown = _listed(head, sections, together=True)
     if findings.problems:
-        raise InputError(_listed(head, sections, _SHOWN))
-    _report(_listed(head, sections, _SHOWN))
+        where = f"is in {typed.report}" if typed.report else "can be written by --report FILE"
+        raise InputError(f"{shown}\na line for each of them {where}")
+    _report(shown)
 
 
-def _listed(head: str, sections: Mapping[str, Sequence[str]], limit: int) -> str:
+def _listed(head: str, sections: Mapping[str, Sequence[str]], *, together: bool = False) -> str:
+    """A line for each image, or with ``together`` for each fault."""
     lines = [head]
     for title, found in sections.items():
         if found:
-            lines += [f"{title} ({len(found):,}):", *(f"  {line}" for line in found[:limit])]
-        if len(found) > limit:
-            lines.append(f"  ... and {len(found) - limit:,} more; --report FILE writes all")
+            shown = fault_lines(found) if together else found
+            lines += [f"{title} ({len(found):,}):", *(f"  {line}" for line in shown)]
     return "\n".join(lines)
 
 
@@ -214,7 +219,8 @@ def _check_apart(source: Path, target: Path) -> None:
 
 
 def _report(text: str, left: Sequence[str] = ()) -> None:
-    print(text + (f"; {len(left):,} images were left out" if left else ""))
+    lines = [line for group, line in zip(by_fault(left), fault_lines(left), strict=True) if len(group) > SHOWN]
+    print("\n  ".join([text + (f"; {len(left):,} images were left out" if left else ""), *lines]))
 
 
 def main(argv: Sequence[str]) -> None:

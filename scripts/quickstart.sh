@@ -1,12 +1,26 @@
 #!/usr/bin/env bash
-# From a fresh clone to a trained network and its scores, in minutes and without a GPU. Works from any folder; arguments
-# go to train.py:
-#     bash scripts/quickstart.sh --force_yml train:total_iter=200
+# From a fresh clone to a trained network and its scores, in minutes and without a GPU. Works from any folder.
+#     bash scripts/quickstart.sh
+#     bash scripts/quickstart.sh --force_yml train:total_iter=200   # options of the training, as train.py takes them
+#     bash scripts/quickstart.sh --auto_resume                      # the training goes on where it was stopped
+# With FOCALSR_SHARED=FOLDER, or a folder ../shared, that holds data/Set5/x4, the network is evaluated on Set5 too.
 set -euo pipefail
 # shellcheck source=scripts/lib/environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib/environment.sh"
 
 yaml_quoted() { printf "'%s'" "$(printf '%s' "$1" | sed "s/'/''/g")"; }
+
+if asks_for_help "$@"; then
+    show_help
+    exit
+fi
+for argument in "$@"; do
+    case "$argument" in
+        --force_yml | --auto_resume) ;;
+        -*) fail "unknown flag $argument; there are --help, --auto_resume and --force_yml A:B=VALUE" ;;
+        *) [[ " $* " == *" --force_yml "* ]] || fail "unknown argument $argument; there are --help, --auto_resume and --force_yml A:B=VALUE" ;;
+    esac
+done
 
 ensure_environment requirements.txt
 enter_root

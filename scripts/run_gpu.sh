@@ -17,6 +17,12 @@ interpreter="${PYTHON:-python3}"
 if [[ " $* " == *" --here "* ]] || finds_gpu "$interpreter"; then
     command -v "$interpreter" >/dev/null || fail "$interpreter names no program; name an interpreter: PYTHON=/path/to/python"
 else
+    # run_gpu.py's own reading of the arguments, which needs no packages: a misspelt flag installs nothing.
+    reader="$VENV_PYTHON"
+    [ -x "$reader" ] || reader="$(find_interpreter)" || exit 2
+    "$reader" -c 'import sys; sys.path.insert(0, sys.argv[1]); from scripts.run_gpu import parse; parse(sys.argv[2:])' \
+        "$ROOT" "$@" || exit 2
+    ! asks_for_help "$@" || exit 0
     ensure_environment requirements-dev.txt
     interpreter="$VENV_PYTHON"
 fi

@@ -24,7 +24,10 @@ from utils.command import run_command
 
 def main(argv: Sequence[str]) -> None:
     """Read the recipe and run it."""
-    typed = parser().parse_args(argv)
+    command_line = parser()
+    typed = command_line.parse_args(argv)
+    if typed.verbose and not typed.check:
+        command_line.error("--verbose belongs to --check")
     recipe = read_recipe(typed.recipe, typed.force_yml, debug=typed.debug)
     if typed.only:
         recipe = recipe.only(typed.only)
@@ -36,10 +39,11 @@ def main(argv: Sequence[str]) -> None:
         debug=typed.debug,
         check=typed.check,
         argv=("scripts/run_recipe.py", *argv),
+        goes_on="the same command",
     )
     with world(typed.launcher, recipe.stages[0].options.dist_params) as ranks:
         if typed.check:
-            check_recipe(recipe, ranks)
+            check_recipe(recipe, ranks, verbose=typed.verbose)
         else:
             run_recipe(recipe, command, ranks, restart=typed.restart)
 
@@ -55,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--restart", metavar="STAGE", help="begin this stage, and those that start from it, anew")
     result.add_argument("--check", action="store_true", help="print the plan, check every stage and stop")
+    result.add_argument("--verbose", action="store_true", help="with --check: print every option of every stage")
     result.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="distributed mode")
     result.add_argument("--debug", action="store_true", help="short runs: validate and save every 8 iterations")
     result.add_argument(

@@ -6,8 +6,14 @@ set -euo pipefail
 # shellcheck source=scripts/lib/environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib/environment.sh"
 
+if asks_for_help "$@"; then
+    show_help
+    exit
+fi
 ensure_environment requirements-dev.txt
 enter_root
+# A flag that pytest does not know is an error now, not after minutes of other checks.
+"$VENV_PYTHON" -m pytest --markers "$@" >/dev/null || exit 2
 
 say "lint (ruff check)"
 "$VENV_PYTHON" -m ruff check .

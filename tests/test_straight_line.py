@@ -169,6 +169,15 @@ def test_the_untrained_network_is_validated_first_where_that_is_asked_for(
     assert [step for step, _ in scores(tmp_path / "experiments/tiny")] == [0, 1]
 
 
+def test_keys_without_effect_are_reported_once_in_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace(tmp_path))
+    (tmp_path / "train.yml").write_text(f"is_train: true\ndist: false\n{TRAIN_FILE}")
+    assert run_here("train.py", "-opt", "train.yml", "--force_yml", "train:total_iter=1", "val=null") == 0
+    assert capsys.readouterr().err.count("train.yml:1: is_train, dist: has no effect here: BasicSR sets it itself") == 1
+
+
 def test_bad_input_leaves_an_earlier_run_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace(tmp_path))
     assert run_here("train.py", "-opt", "train.yml", "--force_yml", "train:total_iter=1") == 0
@@ -185,8 +194,29 @@ def test_check_builds_everything_and_writes_nothing(
     assert run_here("train.py", "-opt", "train.yml", "--check") == 0
     printed = capsys.readouterr().err
     assert "one batch: lq [2, 3, 12, 12], gt [2, 3, 24, 24]" in printed
-    assert "the check is passed" in printed
+    lines = printed.splitlines()
+    for line in (lines[0], lines[-1]):
+        assert line.endswith("the check is passed; nothing was written")
+    assert len(lines) < 12
+    assert "amsgrad" not in printed
     assert sorted(tmp_path.rglob("*")) == before
+    assert run_here("train.py", "-opt", "train.yml", "--check", "--verbose") == 0
+    assert "amsgrad: false" in capsys.readouterr().err
+
+
+def test_check_says_first_and_last_that_it_failed_and_names_each_fault_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace(tmp_path))
+    assert run_here("train.py", "-opt", "train.yml", "--check", "--force_yml", "datasets:train:gt_size=64") == 2
+    lines = capsys.readouterr().err.splitlines()
+    for line in (lines[0], lines[-1]):
+        assert line.endswith("the check has failed; nothing was written")
+    assert lines[1].endswith("3 images cannot be used:")
+    assert lines[2].startswith(
+        "  3 images: the image is 40 x 48 (height x width), smaller than the patches (gt_size 64)"
+    )
+    assert len(lines) == 4
 
 
 def test_check_lists_the_images_that_training_would_leave_out(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from utils.files import make_folder
@@ -11,6 +13,7 @@ from utils.progress import console_line
 from utils.terminal import Colour, painted
 
 FORMAT = "%(asctime)s %(levelname)s: %(message)s"
+PASSING = "passing"  # set in the ``extra`` of a line about progress, which is of no use later
 
 
 def get_logger() -> logging.Logger:
@@ -37,6 +40,39 @@ def configure_logging(file: Path | None = None, *, rank: int = 0) -> logging.Log
         handler.setFormatter(logging.Formatter(FORMAT))
         logger.addHandler(handler)
     return logger
+
+
+@contextmanager
+def held_back(records: list[logging.LogRecord]) -> Iterator[None]:
+    """Append what is logged to ``records`` instead of writing it, but for lines about progress."""
+    logger = get_logger()
+    handlers = list(logger.handlers)
+    logger.handlers = [_Keeper(records, handlers)]
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
+
+
+def write_records(records: Iterable[logging.LogRecord]) -> None:
+    """Write what was collected, with the time at which it was logged."""
+    for record in records:
+        get_logger().handle(record)
+
+
+class _Keeper(logging.Handler):
+    """Keeps records; those about progress go on to the handlers in whose place it is."""
+
+    def __init__(self, records: list[logging.LogRecord], handlers: list[logging.Handler]) -> None:
+        super().__init__()
+        self.records, self.handlers = records, handlers
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not getattr(record, PASSING, False):
+            self.records.append(record)
+            return
+        for handler in self.handlers:
+            handler.handle(record)
 
 
 class _LogFile(logging.FileHandler):

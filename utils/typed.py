@@ -127,6 +127,16 @@ def option(
     return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
 
 
+def remark(default: Any) -> Any:
+    """A dataclass field that is no key: something about where the values come from, which copies keep."""
+    return dataclasses.field(default=default, compare=False, repr=False, metadata={"remark": True})
+
+
+def option_fields(target: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass that are keys."""
+    return [field for field in dataclasses.fields(target) if field.init and not field.metadata.get("remark")]
+
+
 def fields_of(target: Callable[..., Any]) -> dict[str, Field]:
     """The keys that a dataclass, or the parameters that a function or class, accepts, in order."""
     if dataclasses.is_dataclass(target):
@@ -147,9 +157,7 @@ def fields_of(target: Callable[..., Any]) -> dict[str, Field]:
 def _dataclass_fields(target: Any) -> dict[str, Field]:
     hints = typing.get_type_hints(target, include_extras=True)
     result = {}
-    for field in dataclasses.fields(target):
-        if not field.init:
-            continue
+    for field in option_fields(target):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         default = None
         if field.default_factory is not dataclasses.MISSING:

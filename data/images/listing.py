@@ -205,7 +205,7 @@ def _listed_pairs(
     if absent:
         raise PairingError(
             f"{meta_file} lists images that do not exist ({len(absent)}): {first_few(absent)}",
-            [f"{path} does not exist, but {meta_file} lists it" for path in absent],
+            [f"{path}: does not exist, but {meta_file} lists it" for path in absent],
         )
     return Listed(gt_folder, names), None if lq_folder is None else Listed(lq_folder, partners)
 
@@ -251,7 +251,7 @@ def _check_pairing(
     raise PairingError(
         "\n".join(lines),
         [
-            *(f"{gt_folder}: {gt} has no partner {lq} in {lq_folder}" for gt, lq in alone.items()),
-            *(f"{lq_folder}: {lq} is no partner of an image in {gt_folder}" for lq in surplus),
+            *(f"{gt_folder / gt}: has no partner {lq} in {lq_folder}" for gt, lq in alone.items()),
+            *(f"{lq_folder / lq}: is no partner of an image in {gt_folder}" for lq in surplus),
         ],
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
 from utils.env import available_cores
 from utils.errors import InputError
-from utils.log import get_logger
+from utils.log import PASSING, get_logger
 from utils.progress import Progress
 
 Item = TypeVar("Item")
@@ -40,7 +41,8 @@ def in_threads(function: Callable[[int], Result], indices: Sequence[int], descri
     if not indices:
         return []
     results = []
-    with Progress(len(indices), description, plain=get_logger().info) as progress:
+    plain = partial(get_logger().info, extra={PASSING: True})
+    with Progress(len(indices), description, plain=plain) as progress:
         for result in in_order(function, indices):
             results.append(result)
             progress.advance()

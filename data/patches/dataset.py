@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from data.images.colour import convert
+from data.images.faults import fault_lines
 from data.images.pairs import ImagePairs, PairPixels
 from data.images.scan import in_threads
 from data.patches.batch import stack_pairs
@@ -99,8 +100,8 @@ class PatchDataset:
                 self._bad[index] = str(error)
 
         in_threads(load, self.pairs.waiting, f"{self.name}: decoding")
-        for message in self._bad.values():
-            get_logger().warning("%s: left out: %s", self.name, message)
+        for line in fault_lines(self._bad.values()):
+            get_logger().warning("%s: left out: %s", self.name, line)
         self.rule.compile()
 
     def scan(self) -> tuple[str, ...]:

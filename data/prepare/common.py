@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from data.images.faults import SHOWN, fault_of
 from data.images.files import SUFFIXES, Pixels, decode_image, encode_image
 from data.images.listing import list_singles
 from data.images.pack import INDEX, PackImage, open_pack
@@ -231,7 +233,7 @@ def check_target(target: Path, suffix: str) -> None:
 
 
 class Skipper:
-    """Stops at images that cannot be used, or names them and goes on.
+    """Stops at images that cannot be used, or goes on and names the first few of each fault.
 
     Args:
         skip: go on.
@@ -240,6 +242,8 @@ class Skipper:
     def __init__(self, skip: bool) -> None:
         self.skip = skip
         self.messages: list[str] = []
+        self._counts = Counter[str]()
+        self._counting = threading.Lock()
 
     def usable(self, function: Callable[[Item], Result]) -> Callable[[Item], Result | None]:
         """``function``, returning None for what cannot be used where that is to be skipped."""
@@ -250,8 +254,13 @@ class Skipper:
             except InputError as error:
                 if not self.skip:
                     raise
-                get_logger().warning("left out: %s", error)
-                self.messages.append(str(error))
+                with self._counting:
+                    self.messages.append(str(error))
+                    fault = fault_of(str(error))
+                    self._counts[fault] += 1
+                    named = self._counts[fault] <= SHOWN
+                if named:
+                    get_logger().warning("left out: %s", error)
                 return None
 
         return guarded

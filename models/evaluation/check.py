@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from logging import LogRecord
 
 import torch
 
 from config import describe
 from config.schema import TestOptions, TrainOptions, ValOptions
 from data import EvalDataset, TrainDataset, build_dataset
+from data.images.faults import fault_lines
 from models.distributed import World
 from models.evaluation.tester import load_network
 from models.weights.files import log_loaded
 from utils.errors import InputError
-from utils.log import configure_logging, get_logger
+from utils.log import configure_logging, get_logger, held_back, write_records
+
+PASSED = "the check is passed; nothing was written"
+FAILED = "the check has failed; nothing was written"
 
 
-def check_testing(options: TestOptions, world: World) -> None:
-    """Load the weights, read all images, upscale the first one.
+def check_testing(options: TestOptions, world: World, *, verbose: bool = False) -> None:
+    """Load the weights, read all images, upscale the first one; the verdict is the first and the last line.
+
+    Args:
+        options: what would be tested.
+        world: the processes that would test.
+        verbose: log the options as read.
 
     Raises:
         InputError: something cannot be used.
     """
-    log = configure_logging(rank=world.rank).info
-    log_options(options)
+    configure_logging(rank=world.rank)
+    with verdict():
+        _inspect(options, world, verbose=verbose)
+
+
+def _inspect(options: TestOptions, world: World, *, verbose: bool) -> None:
+    log = get_logger().info
+    log_options(options, verbose=verbose)
     datasets = [
         build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="test")
         for dataset in options.datasets.values()
@@ -44,27 +61,50 @@ def check_testing(options: TestOptions, world: World) -> None:
             "finite (NaN or infinity); are these weights sound?"
         )
     log("one patch: %s -> %s", list(lq.shape), list(output.shape))
-    log("the check is passed; nothing was written")
 
 
-def log_options(options: TrainOptions | TestOptions) -> None:
-    """Log an option file as it was read, what it is based on, and what has no effect in it."""
+@contextmanager
+def verdict() -> Iterator[None]:
+    """Hold back what a check logs until its verdict is known, which is written above and below it.
+
+    Raises:
+        InputError: the check has failed; the message ends with that.
+    """
+    records: list[LogRecord] = []
+    try:
+        with held_back(records):
+            yield
+    except InputError as error:
+        get_logger().error(FAILED)
+        write_records(records)
+        raise InputError(f"{error}\n{FAILED}") from error
+    except BaseException:
+        write_records(records)  # no verdict, but how far it came
+        raise
+    get_logger().info(PASSED)
+    write_records(records)
+    get_logger().info(PASSED)
+
+
+def log_options(options: TrainOptions | TestOptions, *, verbose: bool) -> None:
+    """Log what an option file is based on, what has no effect in it, and with ``verbose`` all of it as it was read."""
     for note in options.notes:
         get_logger().info("%s", note)
     if len(options.files) > 1:
         get_logger().info("%s is based on %s", options.files[0], ", ".join(options.files[1:]))
-    get_logger().info("options, as read:\n%s", describe(options))
+    if verbose:
+        get_logger().info("options, as read:\n%s", describe(options))
 
 
 def check_images(datasets: Iterable[TrainDataset | EvalDataset]) -> None:
     """Read all images.
 
     Raises:
-        InputError: some cannot be used; the message lists all of them.
+        InputError: some cannot be used; the message has a line for each fault.
     """
     problems = [problem for dataset in datasets for problem in dataset.scan()]
     if problems:
-        raise InputError("\n  ".join([f"{len(problems)} images cannot be used:", *problems]))
+        raise InputError("\n  ".join([f"{len(problems):,} images cannot be used:", *fault_lines(problems)]))
 
 
 def together(val: ValOptions | None) -> str:

@@ -9,10 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from config.schema import TrainOptions
 from data import TrainDataset
+from data.images.faults import fault_lines
 from data.loader import Batch, train_batches
 from data.patches.options import PatchOptions
 from models.distributed import World
-from models.evaluation.check import check_images, log_options
+from models.evaluation.check import check_images, log_options, verdict
 from models.training.batch_limit import find_largest_batch
 from models.training.objectives import Objective, build_objective
 from models.training.run import describe_run, prepare_state, training_set, validation_sets
@@ -26,19 +27,33 @@ from utils.seed import seed_everything
 _MEASURED = 3  # iterations that are timed
 
 
-def check_training(options: TrainOptions, world: World, *, largest_batch: bool = False) -> None:
-    """Everything up to the first iterations, which are done and forgotten.
+def check_training(options: TrainOptions, world: World, *, largest_batch: bool = False, verbose: bool = False) -> None:
+    """:func:`inspect_training` as a command: its verdict is the first and the last line.
 
     Args:
         options: what would be trained.
         world: the processes that would train.
         largest_batch: find out how large a batch could be.
+        verbose: log the options as read.
 
     Raises:
-        InputError: something cannot be used; images that cannot be read or do not pair are all listed.
+        InputError: something cannot be used.
     """
-    log = configure_logging(rank=world.rank).info
-    log_options(options)
+    configure_logging(rank=world.rank)
+    with verdict():
+        inspect_training(options, world, largest_batch=largest_batch, verbose=verbose)
+
+
+def inspect_training(
+    options: TrainOptions, world: World, *, largest_batch: bool = False, verbose: bool = False
+) -> None:
+    """Everything up to the first iterations, which are done and forgotten; arguments as :func:`check_training`.
+
+    Raises:
+        InputError: something cannot be used; of images that cannot be, each fault is a line.
+    """
+    log = get_logger().info
+    log_options(options, verbose=verbose)
     dataset = training_set(options)
     held_out = validation_sets(options)
     training = options.train_dataset
@@ -67,7 +82,6 @@ def check_training(options: TrainOptions, world: World, *, largest_batch: bool =
         most, refused = find_largest_batch(state, batch, options)
         bound = "larger ones were not tried" if refused is None else f"{refused} does not fit"
         log("largest batch in this memory: batch_size_per_gpu %d (%s)", most, bound)
-    log("the check is passed; nothing was written")
 
 
 def _measure(state: TrainState, objective: Objective, batch: Batch, options: TrainOptions) -> None:
@@ -100,7 +114,7 @@ def _nothing() -> None:
 def _log_left_out(dataset: TrainDataset) -> None:
     """Log which images training would leave out."""
     problems = dataset.scan()
-    for problem in problems:
-        get_logger().warning("%s: would be left out: %s", dataset.name, problem)
+    for line in fault_lines(problems):
+        get_logger().warning("%s: would be left out: %s", dataset.name, line)
     if len(problems) == len(dataset):
         raise InputError(f"{dataset.name}: none of its {len(dataset)} images can be used; see the messages above")

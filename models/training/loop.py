@@ -94,11 +94,11 @@ def _iterate(run: Run, state: TrainState, objective: Objective, batch: Batch) ->
         if run.world.size == 1:  # other ranks are in the middle of the iteration and would not join
             run.saver.save(state)
             run.saver.wait()
-        raise MemoryError(_memory_advice(run.options, state, batch)) from error
+        raise MemoryError(_memory_advice(run, state, batch)) from error
 
 
-def _memory_advice(options: TrainOptions, state: TrainState, batch: Batch) -> str:
-    train = options.train
+def _memory_advice(run: Run, state: TrainState, batch: Batch) -> str:
+    train = run.options.train
     height, width = batch.lq.shape[-2:]
     helps = [
         f"train.accumulate: {2 * train.accumulate} (now {train.accumulate})",
@@ -109,7 +109,7 @@ def _memory_advice(options: TrainOptions, state: TrainState, batch: Batch) -> st
     return (
         f"the memory of {state.device} is full in iteration {state.step + 1}: batch {len(batch)}, patches of "
         f"{height} x {width} low-resolution pixels, {train.amp or 'float32'}. What helps: {'; '.join(helps)}. "
-        "Continue with --auto_resume"
+        f"Continue with {run.goes_on}"
     )
 
 

@@ -42,6 +42,8 @@ class Run:
     sinks: tuple[Sink, ...]
     world: World
     stop: StopFlag
+    goes_on: str
+    """How it is continued when it was stopped, for messages."""
 
 
 @contextlib.contextmanager
@@ -73,7 +75,7 @@ def opened(
         get_logger().info("resumed from %s at iteration %s", resume.path, f"{state.step:,}")
     sinks = _open_sinks(options, folder, state) if world.is_main else ()
     saver = Saver(CheckpointFolder(folder.root), options, world)
-    run = Run(options, folder, saver, validation, sinks, world, stop)
+    run = Run(options, folder, saver, validation, sinks, world, stop, command.goes_on)
     describe_run(options, state, dataset, validation)
     with contextlib.ExitStack() as closing:
         for sink in run.sinks:

@@ -72,7 +72,7 @@ def stop_request(run: Run, state: TrainState) -> StopRequested:
     run.saver.wait()
     return StopRequested(
         f"stopped at iteration {state.step:,}; {run.saver.folder.state(state.step)} is saved: continue with "
-        "--auto_resume",
+        f"{run.goes_on}",
         run.stop.exit_code or 143,  # another rank got the signal
     )
 

@@ -20,6 +20,12 @@ fail() {
     exit 2
 }
 
+# asks_for_help ARGUMENTS: whether -h or --help is among them.
+asks_for_help() { [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; }
+
+# show_help: prints what the script that runs says about itself in its first lines.
+show_help() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
+
 # enter_root: goes to the repository root; a relative FOCALSR_SHARED keeps its meaning.
 enter_root() {
     if [ -d "${FOCALSR_SHARED:-}" ]; then

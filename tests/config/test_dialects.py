@@ -12,6 +12,7 @@ import config
 from archs import build_network, network_class
 from config.checks import Mode
 from data import RealESRGANOptions
+from data.images.colour import convert
 from utils.errors import InputError
 
 FOLDER = Path(__file__).parent / "dialects"
@@ -109,9 +110,15 @@ def test_values_of_published_files_arrive() -> None:
 
 def test_what_basicsr_adds_to_a_file_changes_nothing() -> None:
     found = config.read(FOLDER / "basicsr_resolved_train.yml", mode="train")
-    assert (found.path.experiments_root, found.name) == (Path("/work/BasicSR/experiments"), "exp")
+    assert (found.path.experiments_root, found.name) == (Path("/opt/BasicSR/experiments"), "exp")
     (note,) = (note for note in found.notes if ": is_train, dist, rank, " in note)
     assert note.endswith("root_path: has no effect here: BasicSR sets it itself, from the command line")
+
+
+def test_every_colour_but_y_is_rgb() -> None:
+    dataset = config.read(FOLDER / "people_test.yml", mode="test").datasets["test_1"]
+    pixels = torch.randint(256, (3, 4, 5), dtype=torch.uint8)
+    assert convert(pixels, dataset).shape == (3, 4, 5)
 
 
 def test_real_esrgan_lists_its_images_by_a_name_of_its_own() -> None:

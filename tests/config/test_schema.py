@@ -86,6 +86,10 @@ BASICSR: dict[Callable[..., Any], str] = {
     ValOptions: "val_freq save_img suffix pbar metrics use_chop",
     LoggerOptions: "print_freq save_checkpoint_freq use_tb_logger wandb",
     DistOptions: "backend port",
+    **{
+        METRICS[f"calculate_{name}"]: f"better crop_border test_y_channel input_order {own}"
+        for name, own in (("psnr", ""), ("ssim", ""), ("niqe", "convert_to"), ("lpips", ""), ("dists", ""))
+    },
     TileOptions: "tile_size tile_pad",
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +71,24 @@ def test_a_recipe_is_run_once(place: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err.count("  done") == 2
     assert Path("experiments/second/models/net_g_latest.pth").stat().st_mtime_ns == before
     assert not list(Path("experiments").glob("*archived*"))
+
+
+def test_a_stopped_recipe_says_how_it_goes_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = PixelObjective.step
+
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments)
+
+    monkeypatch.setattr(PixelObjective, "step", interrupted)
+    assert run_here(SCRIPT, "recipe.yml") == 130
+    printed = capsys.readouterr().err
+    assert "1.state is saved: continue with the same command\n" in printed
+    assert "--auto_resume" not in printed
+    with pytest.raises(SystemExit):  # which a recipe does not have
+        run_here(SCRIPT, "recipe.yml", "--auto_resume")
 
 
 @pytest.mark.parametrize("killed_after", [2, 6, 9])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import subprocess
 import sys
@@ -69,7 +70,8 @@ def test_check_reports_every_kind_of_problem(hr: Path, tmp_path: Path, capsys: p
     command = ("check", hr, "--lq", small, "--scale", 4, "--least", 16, "--report", report)
     assert run(*command) == 2
     printed = capsys.readouterr().err
-    assert printed.strip().endswith(report.read_text().strip())
+    assert f"{hr}: " in printed
+    assert printed.strip().endswith(f"a line for each of them is in {report}")
     for line in (
         "images read, 5 problems",
         f"{hr / 'a b.png'}: the image cannot be read: it is cut short",
@@ -86,8 +88,8 @@ def test_check_reports_every_kind_of_problem(hr: Path, tmp_path: Path, capsys: p
     write_image(hr / "z.bmp", noise(48, 48, 7))
     assert run(*command) == 2
     for line in (
-        f"{hr}: z.bmp has no partner z.bmp in {small}",
-        f"{hr}: z.png has no partner z.png in {small}",
+        f"{hr / 'z.bmp'}: has no partner z.bmp in {small}",
+        f"{hr / 'z.png'}: has no partner z.png in {small}",
         f"{small / 'é.png'}: the image cannot be read: the file is empty",
         f"{hr / 'zz.bmp'}: the link leads nowhere",
         f"{hr / 'z.png'}: the same name without extension as {hr / 'z.bmp'}",
@@ -104,14 +106,26 @@ def test_damaged_packs_are_found(hr: Path, tmp_path: Path, capsys: pytest.Captur
     assert "hr.pack: z: the pixels are damaged (checksum)" in capsys.readouterr().err
 
 
-def test_check_prints_ten_findings_of_a_kind_and_writes_all_to_the_report(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("flag", [(), ("-i",), ("--input",)])
+def test_check_prints_a_line_for_each_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: tuple[str, ...]
 ) -> None:
-    write_folder(tmp_path, [f"{i}.png" for i in range(14)])
-    assert run("check", tmp_path, "--least", 100) == 2
+    write_folder(tmp_path, [f"{i:02}.png" for i in range(14)])
+    assert run("check", *flag, tmp_path, "--least", 100) == 2
     printed = capsys.readouterr().err
-    assert printed.count("smaller than 100") == 10
-    assert "... and 4 more; --report FILE writes all" in printed
+    named = ", ".join(f"{tmp_path}/{i:02}.png" for i in range(3))
+    size = re.search(r"14 images: (\d+ x \d+) \(height x width\), smaller than 100: ", printed)
+    assert size
+    assert f"{size[0]}{named}, ...\n" in printed
+    assert "a line for each of them can be written by --report FILE" in printed
+
+
+def test_check_takes_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ((), ("a", "-i", "b")):
+        with pytest.raises(SystemExit) as left:
+            run("check", *arguments)
+        assert left.value.code == 2
+        assert "-i/--input" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_no_half_written_data_set(
@@ -153,6 +167,12 @@ def test_bad_arguments_of_prepare_dataset_are_reported(
     assert "é.png: the image cannot be read" in capsys.readouterr().err
     assert run("pack", "-i", hr, "-o", tmp_path / "x.pack", "--skip_bad") == 0
     assert "2 images; 1 images were left out" in capsys.readouterr().out
+    for i in range(9):
+        (hr / f"bad{i}.png").write_bytes(b"no image")
+    assert run("pack", "-i", hr, "-o", tmp_path / "y.pack", "--skip_bad") == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("left out: ") == 3
+    assert "2 images; 10 images were left out\n  10 images: the image cannot be read" in printed.out
 
 
 def test_names_that_a_list_cannot_hold_are_refused(tmp_path: Path) -> None:
@@ -184,5 +204,5 @@ def test_check_reports_all_images_that_do_not_pair(tmp_path: Path, capsys: pytes
     assert run("check", hr, "--lq", small, "--report", report) == 2
     assert report.read_text().count("has no partner") == 14
     printed = capsys.readouterr().err
-    assert printed.count("has no partner") == 10
+    assert printed.count("has no partner") == 1
     assert "do not pair (14):" in printed

@@ -58,9 +58,9 @@ def test_what_does_not_pair_is_listed_on_both_sides(tmp_path: Path) -> None:
     assert "filename_tmpl" in message
     assert isinstance(caught.value, PairingError)
     assert caught.value.unpaired == (
-        *(f"{tmp_path / 'hr'}: {i}.png has no partner {i}.png in {tmp_path / 'lr'}" for i in range(1, 8)),
+        *(f"{tmp_path / 'hr'}/{i}.png: has no partner {i}.png in {tmp_path / 'lr'}" for i in range(1, 8)),
         *(
-            f"{tmp_path / 'lr'}: {name} is no partner of an image in {tmp_path / 'hr'}"
+            f"{tmp_path / 'lr'}/{name}: is no partner of an image in {tmp_path / 'hr'}"
             for name in ("1x4.png", "surplus.png")
         ),
     )

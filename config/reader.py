@@ -6,7 +6,7 @@ import dataclasses
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
 import torch
 
@@ -15,7 +15,7 @@ from config.checks import UNSUPPORTED_KEYS, Mode, check, check_kind
 from config.document import Document, Mistake
 from config.network import read_network, scale_edits
 from config.overrides import apply_overrides
-from config.schema import Options, TestOptions, TrainOptions
+from config.schema import AnyOptions, Options, TestOptions, TrainOptions, with_origin
 from utils.errors import InputError
 from utils.typed import KeyPath, Report
 from utils.typed import read as read_typed
@@ -30,8 +30,6 @@ _NULL_MEANS_ABSENT: tuple[KeyPath, ...] = (
     ("logger",),
     ("dist_params",),
 )
-
-AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 @overload
@@ -94,10 +92,8 @@ def interpret(
     check(document, mode, report)
     _raise_mistakes(document, report)
     options = _in_order(_debugged(options, debug))
-    # Not arguments of the frozen class, because arguments are keys of the file.
-    object.__setattr__(options, "notes", tuple(str(document.mistake(*note)) for note in dict.fromkeys(report.notes)))
-    object.__setattr__(options, "files", document.files)
-    return options
+    notes = tuple(str(document.mistake(*note)) for note in dict.fromkeys(report.notes))
+    return with_origin(options, notes, document.files)
 
 
 def _read_document(document: Document, kind: type[AnyOptions], report: Report) -> AnyOptions:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from data import DATASETS, DatasetOptions, DegradationOptions, RealESRGANOptions
 from losses import LOSSES, LossOptions
@@ -396,6 +396,19 @@ class Options:
     """What the reader reports to the user, one line each; the commands log them once."""
     files: tuple[str, ...] = dataclasses.field(init=False, default=(), compare=False, repr=False)
     """The option file and those that it is based on."""
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+def with_origin(options: AnyOptions, notes: tuple[str, ...], files: tuple[str, ...]) -> AnyOptions:
+    """The options with what the reader reports and where they come from, which ``dataclasses.replace`` leaves behind.
+
+    Not arguments of the frozen class, because arguments are keys of the file.
+    """
+    object.__setattr__(options, "notes", notes)
+    object.__setattr__(options, "files", files)
+    return options
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

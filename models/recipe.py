@@ -11,9 +11,11 @@ import archs
 from config import to_dict
 from config.command import Command
 from config.recipe import Recipe, Stage
+from config.schema import with_origin
 from models.distributed import World
 from models.evaluation.evaluate import format_table
 from models.experiment import training_folder
+from models.inputs import Missing, missing_inputs, raise_missing
 from models.training.check import check_training
 from models.training.checkpoint import CheckpointFolder, find_resume
 from models.training.loop import train
@@ -65,6 +67,7 @@ def run_recipe(recipe: Recipe, command: Command, world: World, *, restart: str |
         _set_aside(recipe.after(restart), world)
     states = _progress(recipe, world)
     get_logger().info("recipe %s\n%s", recipe.name, stage_table(recipe, states))
+    _check_inputs(recipe, states)
     check_chain(recipe, states)
     for stage, state in zip(recipe.stages, states, strict=True):
         if state.finished:
@@ -87,13 +90,24 @@ def check_recipe(recipe: Recipe, world: World) -> None:
     configure_logging(rank=world.rank)
     states = _progress(recipe, world)
     get_logger().info("recipe %s\n%s", recipe.name, stage_table(recipe, states))
+    _check_inputs(recipe, states)
     check_chain(recipe, states)
     for stage in recipe.stages:
         options, start = stage.options, stage.options.path.pretrain_network_g
         if stage.start_from is not None and start is not None and not start.is_file():
-            options = dataclasses.replace(options, path=dataclasses.replace(options.path, pretrain_network_g=None))
+            path = dataclasses.replace(options.path, pretrain_network_g=None)
+            options = with_origin(dataclasses.replace(options, path=path), options.notes, options.files)
         get_logger().info("stage %s", stage.name)
         check_training(options, world)
+
+
+def _check_inputs(recipe: Recipe, states: Sequence[StageProgress]) -> None:
+    """Raise InputError where a stage that is to run lacks data or weights that no earlier stage makes."""
+    found: list[Missing] = []
+    for stage, state in zip(recipe.stages, states, strict=True):
+        if not state.finished:
+            found += missing_inputs(stage.options, weights=stage.start_from is None and not state.done)
+    raise_missing(found)
 
 
 def stage_table(recipe: Recipe, states: Sequence[StageProgress]) -> str:

@@ -11,6 +11,7 @@ from config.schema import TestOptions, TrainOptions, ValOptions
 from data import EvalDataset, TrainDataset, build_dataset
 from models.distributed import World
 from models.evaluation.tester import load_network
+from models.inputs import check_inputs
 from models.weights.files import log_loaded
 from utils.errors import InputError
 from utils.log import configure_logging, get_logger
@@ -24,6 +25,7 @@ def check_testing(options: TestOptions, world: World) -> None:
     """
     log = configure_logging(rank=world.rank).info
     log_options(options)
+    check_inputs(options)
     datasets = [
         build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="test")
         for dataset in options.datasets.values()

@@ -13,6 +13,7 @@ from data.loader import Batch, train_batches
 from data.patches.options import PatchOptions
 from models.distributed import World
 from models.evaluation.check import check_images, log_options
+from models.inputs import check_inputs
 from models.training.batch_limit import find_largest_batch
 from models.training.objectives import Objective, build_objective
 from models.training.run import describe_run, prepare_state, training_set, validation_sets
@@ -39,6 +40,7 @@ def check_training(options: TrainOptions, world: World, *, largest_batch: bool =
     """
     log = configure_logging(rank=world.rank).info
     log_options(options)
+    check_inputs(options)
     dataset = training_set(options)
     held_out = validation_sets(options)
     training = options.train_dataset

@@ -14,11 +14,12 @@ from torch import nn
 
 from config import describe, to_dict
 from config.command import Command
-from config.schema import TrainOptions
+from config.schema import TrainOptions, with_origin
 from data import EvalDataset, TrainDataset, build_dataset
 from models.distributed import World
 from models.evaluation.check import together
 from models.experiment import RunFolder, open_run, training_folder
+from models.inputs import check_inputs
 from models.training.checkpoint import CheckpointFolder, Resume, apply_resume, find_resume, read_resume
 from models.training.objectives import players_of
 from models.training.players import build_players
@@ -58,6 +59,7 @@ def opened(
     options = _with_common_seed(options, resume, world)
     if not world.is_main:
         configure_logging(rank=world.rank)
+    check_inputs(options, () if resume is None else resume.networks)
     seed_everything(options.manual_seed)  # the same initial weights, EMA included, on every rank
     resumed = () if resume is None else resume.networks.keys()
     state = prepare_state(options, world.device(options.num_gpu), resumed)
@@ -168,7 +170,7 @@ def _with_common_seed(options: TrainOptions, resume: Resume | None, world: World
     if resume is not None and resume.seed is not None and resume.seed != seed:
         get_logger().warning("manual_seed: the resumed run began with %d, which is kept", resume.seed)
         seed = resume.seed
-    return dataclasses.replace(options, manual_seed=seed)
+    return with_origin(dataclasses.replace(options, manual_seed=seed), options.notes, options.files)
 
 
 def _open_sinks(options: TrainOptions, folder: RunFolder, state: TrainState) -> tuple[Sink, ...]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import archs
 from config.schema import Pretrained
-from models.weights.entries import Entry, entry_for
+from models.weights.entries import HOW_TO_CHOOSE, Entry, entry_for
 from models.weights.fit import LoadReport, fit
 from models.weights.kinds import foreign_kind, holds_module, is_safetensors
 from models.weights.numpy_values import ALLOWED, unwrapped
@@ -89,7 +89,7 @@ def _fill_from(
 ) -> LoadReport:
     taken, report = fit(network, entry.tensors, resize_tables=resize_tables)
     if report and strict:
-        raise InputError(_misfit(path, network, entry.tensors, report))
+        raise InputError(_misfit(path, network, entry, report))
     refuse_nonfinite(network, taken, entry.name, path)
     try:
         network.load_state_dict(taken, strict=False)
@@ -233,11 +233,12 @@ def first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]
 
 
-def _misfit(path: Path, network: nn.Module, tensors: Mapping[str, Tensor], report: LoadReport) -> str:
+def _misfit(path: Path, network: nn.Module, entry: Entry, report: LoadReport) -> str:
     message = f"{path}: does not fit {type(network).__name__}: {report}."
-    held = archs.identify(tensors)
+    held = archs.identify(entry.tensors)
     if held is None:
-        return message + " Its keys belong to no network known here."
+        where = f' under "{entry.name}"' if entry.name else ""
+        return f"{message} Its keys{where} belong to no network known here; if others are meant, {HOW_TO_CHOOSE}."
     described = ", ".join(f"{key}: {value}" for key, value in held.items())
     return message + f" The file fits network_g: {{{described}}}."
 

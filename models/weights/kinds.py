@@ -94,8 +94,12 @@ def _zip_kind(path: Path, size: int) -> str | None:
             "a TorchScript archive, a program with its weights inside; where you trust it, write the weights alone: "
             "python -c \"import torch; torch.save(torch.jit.load('IN').state_dict(), 'OUT.pth')\""
         )
+    if any(name.endswith(("serialized_exported_program.json", "models/model.json")) for name in names):
+        return f"a program of torch.export, not its weights; {_WANTED}"
     if any(name.endswith("data.pkl") for name in names):
         return None
+    if names and all(name.endswith(".npy") for name in names):
+        return f"a NumPy archive, as numpy.savez writes them; {_WANTED}"
     return f"a zip archive{_first(names)}; unpack it and give the file inside"
 
 

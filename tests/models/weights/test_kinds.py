@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,13 +30,6 @@ def torch_bytes(content: object) -> bytes:
     return buffer.getvalue()
 
 
-def zip_of(data: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("weights/HAT.pth", data)
-    return buffer.getvalue()
-
-
 def tar_of(data: bytes) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -47,11 +39,17 @@ def tar_of(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def torchscript() -> bytes:
+def zip_with(*names: str) -> bytes:
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(torch.jit.trace(nn.Conv2d(1, 1, 1), torch.ones(1, 1, 1, 1)), buffer)
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"1")
+    return buffer.getvalue()
+
+
+def npz() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, weight=np.ones(3))
     return buffer.getvalue()
 
 
@@ -66,7 +64,10 @@ KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
         r"a JSON file that begins with .*download it again",
     ),
     "text": (lambda: b"404: Not Found", 'a text file that begins with "404: Not Found", not weights'),
-    "zip": (lambda: zip_of(b"1"), r"a zip archive that holds weights/HAT\.pth; unpack it and give the file inside"),
+    "zip": (
+        lambda: zip_with("weights/", "weights/HAT.pth"),
+        r"a zip archive that holds weights/HAT\.pth; unpack it and give the file inside",
+    ),
     "tar": (lambda: tar_of(b"1"), r"a tar archive that holds HAT\.pth; unpack it"),
     "gzip": (lambda: gzip.compress(b"1" * 99), "a gzip archive; unpack it"),
     "7z": (lambda: b"7z\xbc\xaf\x27\x1c\x00\x04", "a 7z archive; unpack it"),
@@ -74,7 +75,15 @@ KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: b"\x08\x08\x12\x07pytorch\x1a\x052.6.0",
         "an ONNX model, a graph for other programs; take the PyTorch",
     ),
-    "torchscript": (torchscript, r"a TorchScript archive, .*torch\.jit\.load"),
+    "torchscript": (
+        lambda: zip_with("net/data.pkl", "net/code/__torch__.py", "net/constants.pkl"),
+        r"a TorchScript archive, .*torch\.jit\.load",
+    ),
+    "exported": (
+        lambda: zip_with("net/data.pkl", "net/models/model.json"),
+        r"a program of torch\.export, not its weights; take the PyTorch",
+    ),
+    "npz": (npz, r"a NumPy archive, as numpy\.savez writes them"),
     "hdf5": (lambda: b"\x89HDF\r\n\x1a\n\x00\x00", "an HDF5 file, as Keras writes them, not weights"),
     "picture": (lambda: b"\x89PNG\r\n\x1a\n\x00", "a picture, not weights"),
     "cut torch": (lambda: torch_bytes(STATE)[:-200], "the file is cut off: only its first [0-9,]+ bytes are there"),

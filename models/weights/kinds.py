@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -85,10 +86,13 @@ def holds_module(path: Path) -> bool:
 
 def _zip_kind(path: Path, size: int) -> str | None:
     """A torch file is a zip archive with ``data.pkl``; TorchScript's has code beside it."""
-    if not zipfile.is_zipfile(path):
-        return f"the file is cut off: only its first {size:,} bytes are there; {_AGAIN}"
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        if not zipfile.is_zipfile(path):
+            return f"the file is cut off: only its first {size:,} bytes are there; {_AGAIN}"
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+        return f"the file is damaged ({error}); {_AGAIN}"
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         return (
             "a TorchScript archive, a program with its weights inside; where you trust it, write the weights alone: "

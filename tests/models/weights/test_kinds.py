@@ -19,14 +19,15 @@ from torch import nn
 from models.weights.files import load_weights, read_checkpoint
 from tests.states import Tiny
 from utils.errors import InputError
+from utils.seed import random_stream
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 84429\n"
 PAGE = b"\n<!DOCTYPE html><html><head>\n<title>Drive - virus\n scan</title></head></html>"
 
 
-def torch_bytes(content: object) -> bytes:
+def torch_bytes(content: object, *, zipped: bool = True) -> bytes:
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
     return buffer.getvalue()
 
 
@@ -132,6 +133,22 @@ def test_a_whole_network_is_refused_with_the_way_to_its_weights(tmp_path: Path, 
         InputError, match=r"net\.pth: refused, because it holds a whole network .*state_dict\(\), 'OUT\.pth'"
     ):
         read_checkpoint(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("kind", ["torch", "legacy", "safetensors"])
+def test_a_damaged_file_is_never_a_fault_of_the_program(tmp_path: Path, kind: str) -> None:
+    content = {"params": STATE, "best": np.float64(1.5), "list": np.arange(3), "kind": np.dtype("f4")}
+    data = save(STATE) if kind == "safetensors" else torch_bytes(content, zipped=kind == "torch")
+    random, path = random_stream(0), tmp_path / "net.pth"
+    for _ in range(150):
+        damaged = bytearray(data)
+        for place in random.integers(0, len(data), 3):
+            damaged[place] = random.integers(256)
+        path.write_bytes(damaged[: random.integers(1, 2 * len(data))])
+        try:
+            read_checkpoint(path)
+        except InputError as error:
+            assert "net.pth" in str(error)
 
 
 def test_a_folder_is_no_weight_file(tmp_path: Path) -> None:

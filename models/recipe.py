@@ -15,6 +15,7 @@ from models.distributed import World
 from models.evaluation.check import verdict
 from models.evaluation.evaluate import format_table
 from models.experiment import training_folder
+from models.inputs import Missing, missing_inputs, raise_missing
 from models.training.check import inspect_training
 from models.training.checkpoint import CheckpointFolder, find_resume
 from models.training.loop import train
@@ -66,6 +67,7 @@ def run_recipe(recipe: Recipe, command: Command, world: World, *, restart: str |
         _set_aside(recipe.after(restart), world)
     states = _progress(recipe, world)
     get_logger().info("recipe %s\n%s", recipe.name, stage_table(recipe, states))
+    _check_inputs(recipe, states)
     check_chain(recipe, states)
     for stage, state in zip(recipe.stages, states, strict=True):
         if state.finished:
@@ -98,6 +100,7 @@ def check_recipe(recipe: Recipe, world: World, *, verbose: bool = False) -> None
 def _inspect_stages(recipe: Recipe, world: World, *, verbose: bool) -> None:
     states = _progress(recipe, world)
     get_logger().info("recipe %s\n%s", recipe.name, stage_table(recipe, states))
+    _check_inputs(recipe, states)
     check_chain(recipe, states)
     for stage in recipe.stages:
         options, start = stage.options, stage.options.path.pretrain_network_g
@@ -105,6 +108,15 @@ def _inspect_stages(recipe: Recipe, world: World, *, verbose: bool) -> None:
             options = dataclasses.replace(options, path=dataclasses.replace(options.path, pretrain_network_g=None))
         get_logger().info("stage %s", stage.name)
         inspect_training(options, world, verbose=verbose)
+
+
+def _check_inputs(recipe: Recipe, states: Sequence[StageProgress]) -> None:
+    """Raise InputError where a stage that is to run lacks data or weights that no earlier stage makes."""
+    found: list[Missing] = []
+    for stage, state in zip(recipe.stages, states, strict=True):
+        if not state.finished:
+            found += missing_inputs(stage.options, weights=stage.start_from is None and not state.done)
+    raise_missing(found)
 
 
 def stage_table(recipe: Recipe, states: Sequence[StageProgress]) -> str:

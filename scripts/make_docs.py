@@ -1,4 +1,4 @@
-"""Write docs/options.md and docs/options.schema.json from the option dataclasses, and the published scores.
+"""Write docs/options.md and docs/options.schema.json from the option dataclasses, and tables of docs/reproducing.md.
 
 python scripts/make_docs.py            write the files
 python scripts/make_docs.py --check    change nothing; leave with 1 if a file is stale
@@ -17,9 +17,22 @@ sys.path.insert(0, str(ROOT))
 
 from config import published  # noqa: E402  the root has to be on the path first
 from config.docs_generator import json_schema, markdown  # noqa: E402
+from models.weights import published as published_weights  # noqa: E402
 
 REPRODUCING = Path("docs/reproducing.md")
-BEGIN, END = "<!-- published scores, from config/published.py -->\n", "<!-- end of the published scores -->\n"
+# What is generated in that page: the marks before and after, and the text between them.
+PARTS = (
+    (
+        "<!-- published scores, from config/published.py -->\n",
+        "<!-- end of the published scores -->\n",
+        published.markdown,
+    ),
+    (
+        "<!-- published weights, from models/weights/published.py -->\n",
+        "<!-- end of the published weights -->\n",
+        published_weights.markdown,
+    ),
+)
 
 
 def pages() -> dict[Path, str]:
@@ -27,15 +40,17 @@ def pages() -> dict[Path, str]:
     return {
         Path("docs/options.md"): markdown(),
         Path("docs/options.schema.json"): json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
-        REPRODUCING: _with_scores((ROOT / REPRODUCING).read_text(encoding="utf-8")),
+        REPRODUCING: _with_tables((ROOT / REPRODUCING).read_text(encoding="utf-8")),
     }
 
 
-def _with_scores(text: str) -> str:
-    """The page about reproducing with the published tables between their marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{published.markdown()}\n{END}{after}"
+def _with_tables(text: str) -> str:
+    """The page about reproducing with the generated tables between their marks."""
+    for begin, end, markdown_of in PARTS:
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n{markdown_of()}\n{end}{after}"
+    return text
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:

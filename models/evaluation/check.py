@@ -14,6 +14,7 @@ from data import EvalDataset, TrainDataset, build_dataset
 from data.images.faults import fault_lines
 from models.distributed import World
 from models.evaluation.tester import load_network
+from models.inputs import check_inputs
 from models.weights.files import log_loaded
 from utils.errors import InputError
 from utils.log import configure_logging, get_logger, held_back, write_records
@@ -41,6 +42,7 @@ def check_testing(options: TestOptions, world: World, *, verbose: bool = False) 
 def _inspect(options: TestOptions, world: World, *, verbose: bool) -> None:
     log = get_logger().info
     log_options(options, verbose=verbose)
+    check_inputs(options)
     datasets = [
         build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="test")
         for dataset in options.datasets.values()

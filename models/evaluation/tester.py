@@ -18,6 +18,7 @@ from models.evaluation.evaluate import EvalReport, evaluate
 from models.evaluation.pictures import PictureWriter
 from models.evaluation.summary import published_scores, summary
 from models.experiment import open_run, test_folder
+from models.inputs import check_inputs
 from models.weights.files import load_pretrained, log_loaded
 from models.weights.fit import LoadReport
 from utils.env import hardware, peak_memory, reset_peak_memory, versions
@@ -44,6 +45,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
         StopRequested: SIGINT or SIGTERM came.
     """
     with catch_signals() as stop:
+        check_inputs(options)
         datasets = [
             build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="test")
             for dataset in options.datasets.values()

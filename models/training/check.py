@@ -14,6 +14,7 @@ from data.loader import Batch, train_batches
 from data.patches.options import PatchOptions
 from models.distributed import World
 from models.evaluation.check import check_images, log_options, verdict
+from models.inputs import check_inputs
 from models.training.batch_limit import find_largest_batch
 from models.training.objectives import Objective, build_objective
 from models.training.run import describe_run, prepare_state, training_set, validation_sets
@@ -54,6 +55,7 @@ def inspect_training(
     """
     log = get_logger().info
     log_options(options, verbose=verbose)
+    check_inputs(options)
     dataset = training_set(options)
     held_out = validation_sets(options)
     training = options.train_dataset

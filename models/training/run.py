@@ -19,6 +19,7 @@ from data import EvalDataset, TrainDataset, build_dataset
 from models.distributed import World
 from models.evaluation.check import together
 from models.experiment import RunFolder, open_run, training_folder
+from models.inputs import check_inputs
 from models.training.checkpoint import CheckpointFolder, Resume, apply_resume, find_resume, read_resume
 from models.training.objectives import players_of
 from models.training.players import build_players
@@ -60,6 +61,7 @@ def opened(
     options = _with_common_seed(options, resume, world)
     if not world.is_main:
         configure_logging(rank=world.rank)
+    check_inputs(options, () if resume is None else resume.networks)
     seed_everything(options.manual_seed)  # the same initial weights, EMA included, on every rank
     resumed = () if resume is None else resume.networks.keys()
     state = prepare_state(options, world.device(options.num_gpu), resumed)

@@ -149,18 +149,22 @@ def _prefixes_of(own: State, flat: State) -> list[str]:
 
 def _identified(flat: State) -> list[Entry]:
     """The entries that hold a network which is known here, found from the outside in."""
-    level, found = [""], list[Entry]()
+    level, found = [Entry("", dict(flat))], list[Entry]()
     for _ in range(_DEEPEST + 1):
-        deeper: list[str] = []
-        for name in level:
-            entry = _entry(flat, name)
+        deeper: list[Entry] = []
+        for entry in level:
             if len(entry.tensors) < _FEWEST:
                 continue
             if archs.identify(entry.tensors) is not None:
                 found.append(entry)
                 continue
-            heads = dict.fromkeys(key.split(".")[0] for key in entry.tensors if "." in key)
-            deeper += [f"{name}.{head}" if name else head for head in heads]
+            inner: dict[str, dict[str, Tensor]] = {}
+            for name, value in entry.tensors.items():
+                head, dot, rest = name.partition(".")
+                if dot:
+                    inner.setdefault(head, {})[rest] = value
+            start = f"{entry.name}." if entry.name else ""
+            deeper += [Entry(start + head, tensors) for head, tensors in inner.items()]
         level = deeper
     return found
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import archs
 from config.schema import Pretrained
-from models.weights.entries import Entry, entry_for
+from models.weights.entries import HOW_TO_CHOOSE, Entry, entry_for
 from models.weights.fit import LoadReport, fit
 from models.weights.kinds import foreign_kind, holds_module, is_safetensors
 from models.weights.numpy_values import ALLOWED, unwrapped
@@ -89,7 +89,7 @@ def _fill_from(
 ) -> LoadReport:
     taken, report = fit(network, entry.tensors, resize_tables=resize_tables)
     if report and strict:
-        raise InputError(_misfit(path, network, entry.tensors, report))
+        raise InputError(_misfit(path, network, entry, report))
     refuse_nonfinite(network, taken, entry.name, path)
     try:
         network.load_state_dict(taken, strict=False)
@@ -140,7 +140,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(_refusal(path, error)) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError) as error:
+    except Exception as error:  # of any kind: a damaged pickle calls the loader's functions with anything
         raise InputError(f"{path}: not a readable checkpoint (damaged or cut off?): {first_line(error)}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
@@ -233,11 +233,12 @@ def first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]
 
 
-def _misfit(path: Path, network: nn.Module, tensors: Mapping[str, Tensor], report: LoadReport) -> str:
+def _misfit(path: Path, network: nn.Module, entry: Entry, report: LoadReport) -> str:
     message = f"{path}: does not fit {type(network).__name__}: {report}."
-    held = archs.identify(tensors)
+    held = archs.identify(entry.tensors)
     if held is None:
-        return message + " Its keys belong to no network known here."
+        where = f' under "{entry.name}"' if entry.name else ""
+        return f"{message} Its keys{where} belong to no network known here; if others are meant, {HOW_TO_CHOOSE}."
     described = ", ".join(f"{key}: {value}" for key, value in held.items())
     return message + f" The file fits network_g: {{{described}}}."
 

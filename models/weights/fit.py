@@ -77,7 +77,7 @@ class LoadReport:
     def source(self) -> str:
         """Which entry of the file was read, and what else it offers."""
         named = f'entry "{self.entry}" was read' if self.entry else "the file itself is the state dict"
-        if self.asked not in (None, self.entry) and not f".{self.entry}.".startswith(f".{self.asked}."):
+        if self.asked is not None and f".{self.asked}." not in f".{self.entry}.":
             named = f'no entry "{self.asked}", {named}'
         others = ", ".join(f'"{name}"' if name else "the file itself" for name in self.others)
         return f"{named} (there is also {others})" if others else named

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -85,17 +86,24 @@ def holds_module(path: Path) -> bool:
 
 def _zip_kind(path: Path, size: int) -> str | None:
     """A torch file is a zip archive with ``data.pkl``; TorchScript's has code beside it."""
-    if not zipfile.is_zipfile(path):
-        return f"the file is cut off: only its first {size:,} bytes are there; {_AGAIN}"
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        if not zipfile.is_zipfile(path):
+            return f"the file is cut off: only its first {size:,} bytes are there; {_AGAIN}"
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+        return f"the file is damaged ({error}); {_AGAIN}"
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         return (
             "a TorchScript archive, a program with its weights inside; where you trust it, write the weights alone: "
             "python -c \"import torch; torch.save(torch.jit.load('IN').state_dict(), 'OUT.pth')\""
         )
+    if any(name.endswith(("serialized_exported_program.json", "models/model.json")) for name in names):
+        return f"a program of torch.export, not its weights; {_WANTED}"
     if any(name.endswith("data.pkl") for name in names):
         return None
+    if names and all(name.endswith(".npy") for name in names):
+        return f"a NumPy archive, as numpy.savez writes them; {_WANTED}"
     return f"a zip archive{_first(names)}; unpack it and give the file inside"
 
 

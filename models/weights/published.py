@@ -38,7 +38,7 @@ SOURCES = (
     ),
     Source(
         "PFT, PFT-light", ("001_pft", "002_pft", "003_pft", "101_pft", "102_pft", "103_pft"),
-        "https://github.com/LabShuHangGU/PFT-SR", "README, Pretrained Models",
+        "https://github.com/LabShuHangGU/PFT-SR", "README, Pretrained Models",  # CVL-UESTC/PFT-SR is the same
     ),
     Source(
         "PlainUSR-U, -T, -S, -M, base, -L", ("plainusr",), "https://github.com/icandle/PlainUSR",
@@ -53,17 +53,22 @@ def source_of(path: Path) -> Source | None:
     return next((source for source in SOURCES if name.startswith(source.beginnings)), None)
 
 
+def where_to_get(path: Path) -> str | None:
+    """Where a weight file of this name or place is found; None for a file of the user's own."""
+    source = source_of(path)
+    if source is not None:
+        return f"its authors publish it at {source.address}: {PAGE}"
+    return f"where published weights are found: {PAGE}" if "pretrained_models" in path.parts else None
+
+
 def missing_weights(path: Path) -> str:
     """The message about a weight file that is not there, with where to get it if it is a published one."""
     if path.is_dir():
         return f"{path}: is a folder, not a weight file"
-    message = f"{path}: there is no such file"
-    source = source_of(path)
-    if source is not None:
-        return f"{message}; {source.address} publishes it ({PAGE})"
-    if "pretrained_models" in path.parts:
-        return f"{message}; where published weights are found: {PAGE}"
-    return message if path.is_absolute() else f"{message} (relative paths start at {Path.cwd()})"
+    hint = where_to_get(path)
+    if hint is None and not path.is_absolute():
+        hint = f"relative paths start at {Path.cwd()}"
+    return f"{path}: there is no such file" + (f" ({hint})" if hint else "")
 
 
 def markdown() -> str:

@@ -116,4 +116,8 @@ def _metadata(weights: Path) -> Mapping[str, Any] | None:
 
     with safe_open(weights, "pt") as file:
         text = (file.metadata() or {}).get("network_g")
-    return None if text is None else json.loads(text)
+    try:
+        found = None if text is None else json.loads(text)
+    except json.JSONDecodeError:  # another program's
+        return None
+    return found if isinstance(found, Mapping) else None

@@ -81,7 +81,7 @@ def test_ema_weights_that_lag_behind_are_reported(training: TrainingOptions) -> 
 
 def test_a_training_with_rising_decay_resumes_to_the_bit(training: TrainingOptions) -> None:
     del training  # the folder is what counts
-    edits = ("train:ema_decay=0.999", "val:val_freq=12")
+    edits = ("train:ema_decay=0.999", "val:val_freq=12")  # "val=null" comes later and wins
 
     def trained(name: str, iterations: int, *more: str) -> dict[str, dict[str, torch.Tensor]]:
         asked = ("--force_yml", *edits, f"name={name}", f"train:total_iter={iterations}", *more)
@@ -90,7 +90,8 @@ def test_a_training_with_rising_decay_resumes_to_the_bit(training: TrainingOptio
         return {key: content[key] for key in ("params", "params_ema")}
 
     fixed, whole = trained("fixed", 12), trained("whole", 12, "train:ema_warmup=true")
-    for name, hints in (("fixed", 1), ("whole", 0)):
+    trained("unseen", 12, "val=null")
+    for name, hints in (("fixed", 1), ("unseen", 1), ("whole", 0)):
         [record] = Path(f"experiments/{name}").glob("train_*.log")
         assert record.read_text().count("the EMA weights still hold 99 %") == hints
     trained("parts", 4, "train:ema_warmup=true")

@@ -74,11 +74,12 @@ def test_every_container_is_opened(container: str, prefix: str) -> None:
     assert network_from_weights(FILE).scale == 2
 
 
-def test_containers_within_containers() -> None:
+def test_containers_within_containers(log: list[str]) -> None:
     torch.save({"checkpoint": {"model": {"name": "usr", "sd": weights()}}}, FILE)
     report = load_weights(build_network(ULTRA), FILE, None)
     assert report.entry == "checkpoint.model.sd"
     assert read_seed("checkpoint.model") == read_seed("model") == read_seed("sd") == 0
+    assert set(log) == {'weights: net.pth: entry "checkpoint.model.sd" was read'}
 
 
 def test_wrappers_in_the_middle_of_names() -> None:

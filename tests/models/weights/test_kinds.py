@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,21 +19,15 @@ from torch import nn
 from models.weights.files import load_weights, read_checkpoint
 from tests.states import Tiny
 from utils.errors import InputError
+from utils.seed import random_stream
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 84429\n"
 PAGE = b"\n<!DOCTYPE html><html><head>\n<title>Drive - virus\n scan</title></head></html>"
 
 
-def torch_bytes(content: object) -> bytes:
+def torch_bytes(content: object, *, zipped: bool = True) -> bytes:
     buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
-def zip_of(data: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("weights/HAT.pth", data)
+    torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
     return buffer.getvalue()
 
 
@@ -47,11 +40,17 @@ def tar_of(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def torchscript() -> bytes:
+def zip_with(*names: str) -> bytes:
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(torch.jit.trace(nn.Conv2d(1, 1, 1), torch.ones(1, 1, 1, 1)), buffer)
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"1")
+    return buffer.getvalue()
+
+
+def npz() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, weight=np.ones(3))
     return buffer.getvalue()
 
 
@@ -66,7 +65,10 @@ KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
         r"a JSON file that begins with .*download it again",
     ),
     "text": (lambda: b"404: Not Found", 'a text file that begins with "404: Not Found", not weights'),
-    "zip": (lambda: zip_of(b"1"), r"a zip archive that holds weights/HAT\.pth; unpack it and give the file inside"),
+    "zip": (
+        lambda: zip_with("weights/", "weights/HAT.pth"),
+        r"a zip archive that holds weights/HAT\.pth; unpack it and give the file inside",
+    ),
     "tar": (lambda: tar_of(b"1"), r"a tar archive that holds HAT\.pth; unpack it"),
     "gzip": (lambda: gzip.compress(b"1" * 99), "a gzip archive; unpack it"),
     "7z": (lambda: b"7z\xbc\xaf\x27\x1c\x00\x04", "a 7z archive; unpack it"),
@@ -74,7 +76,15 @@ KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: b"\x08\x08\x12\x07pytorch\x1a\x052.6.0",
         "an ONNX model, a graph for other programs; take the PyTorch",
     ),
-    "torchscript": (torchscript, r"a TorchScript archive, .*torch\.jit\.load"),
+    "torchscript": (
+        lambda: zip_with("net/data.pkl", "net/code/__torch__.py", "net/constants.pkl"),
+        r"a TorchScript archive, .*torch\.jit\.load",
+    ),
+    "exported": (
+        lambda: zip_with("net/data.pkl", "net/models/model.json"),
+        r"a program of torch\.export, not its weights; take the PyTorch",
+    ),
+    "npz": (npz, r"a NumPy archive, as numpy\.savez writes them"),
     "hdf5": (lambda: b"\x89HDF\r\n\x1a\n\x00\x00", "an HDF5 file, as Keras writes them, not weights"),
     "picture": (lambda: b"\x89PNG\r\n\x1a\n\x00", "a picture, not weights"),
     "cut torch": (lambda: torch_bytes(STATE)[:-200], "the file is cut off: only its first [0-9,]+ bytes are there"),
@@ -123,6 +133,22 @@ def test_a_whole_network_is_refused_with_the_way_to_its_weights(tmp_path: Path, 
         InputError, match=r"net\.pth: refused, because it holds a whole network .*state_dict\(\), 'OUT\.pth'"
     ):
         read_checkpoint(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("kind", ["torch", "legacy", "safetensors"])
+def test_a_damaged_file_is_never_a_fault_of_the_program(tmp_path: Path, kind: str) -> None:
+    content = {"params": STATE, "best": np.float64(1.5), "list": np.arange(3), "kind": np.dtype("f4")}
+    data = save(STATE) if kind == "safetensors" else torch_bytes(content, zipped=kind == "torch")
+    random, path = random_stream(0), tmp_path / "net.pth"
+    for _ in range(150):
+        damaged = bytearray(data)
+        for place in random.integers(0, len(data), 3):
+            damaged[place] = random.integers(256)
+        path.write_bytes(damaged[: random.integers(1, 2 * len(data))])
+        try:
+            read_checkpoint(path)
+        except InputError as error:
+            assert "net.pth" in str(error)
 
 
 def test_a_folder_is_no_weight_file(tmp_path: Path) -> None:

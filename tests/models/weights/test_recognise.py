@@ -35,6 +35,9 @@ def test_others_are_recognised(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "net.safetensors")
     assert configuration(tmp_path / "net.safetensors") == found
     assert network_from_weights(tmp_path / "net.safetensors").scale == 2
+    for text in ("PlainUSR", "3"):  # metadata of another program
+        save_file(tensors, tmp_path / "net.safetensors", {"network_g": text})
+        assert configuration(tmp_path / "net.safetensors") == found
 
 
 def test_unknown(tmp_path: Path) -> None:

@@ -1,0 +1,224 @@
+"""The files that a run needs and that are not there: all of them in one message, each with the next move."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.bases import load
+from config.schema import Options, TestOptions, TrainOptions
+from data import DatasetOptions
+from models.weights.published import where_to_get
+from utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that is not there.
+
+    Attributes:
+        what: one line that names it.
+        moves: what to do about it, a line each; empty where the path is the user's own.
+    """
+
+    what: str
+    moves: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Guide:
+    """How the data of a published option file is made.
+
+    Attributes:
+        command: what makes it, or what to do.
+        part: of the page, that tells how.
+        note: what to know about the files.
+    """
+
+    command: str
+    part: str
+    note: str = ""
+
+
+_SHOWN = 4  # folders of a kind in a message
+_PAGE = "docs/data.md"
+_PREPARE = "python scripts/prepare_dataset.py"
+_EQUAL_NAMES = "the same names on both sides"
+
+# The folders below ``datasets`` that our option files name.
+GUIDES: Mapping[str, Guide] = {
+    "benchmark": Guide(
+        "python scripts/prepare_benchmarks.py -i DOWNLOADS -o datasets/benchmark", "Benchmarks", _EQUAL_NAMES
+    ),
+    "demo": Guide("python scripts/prepare_demo_data.py", "The demo photographs"),
+    "DF2K": Guide(f"{_PREPARE} (lr, subimages)", "DF2K", _EQUAL_NAMES),
+    "DIV2K": Guide(f"{_PREPARE} (lr, subimages)", "DF2K", _EQUAL_NAMES),
+    "ImageNet": Guide(f"{_PREPARE} (pack)", "ImageNet", "or datasets/ImageNet/HR.pack, with io_backend: {type: pack}"),
+    **dict.fromkeys(("Flickr2K", "LSDIR", "DiverSeg_IP"), Guide(f"{_PREPARE} (check, pack)", "DFLIP")),
+    "OST": Guide(f"{_PREPARE} (subimages)", "Real photographs"),
+    "real": Guide("put the pictures to upscale there", "Inputs alone"),
+}
+
+
+def check_inputs(options: TrainOptions | TestOptions, resumed: Collection[str] = ()) -> None:
+    """Look whether the weights and the data that an option file names are there, before anything is built.
+
+    Args:
+        options: of the run.
+        resumed: networks ("g") whose weights come from a checkpoint.
+
+    Raises:
+        InputError: something is missing; the message lists all of it. A single path of the user's own is left to
+            whoever reads it.
+    """
+    found = list(missing_inputs(options, weights="g" not in resumed))
+    if len(found) > 1 or any(item.moves for item in found):
+        raise_missing(found)
+
+
+def raise_missing(found: Iterable[Missing]) -> None:
+    """Raise InputError about everything that is missing, if anything is; the same is named once."""
+    listed = list(dict.fromkeys(found))
+    if not listed:
+        return
+    if len(listed) == 1:
+        raise InputError("\n  ".join([listed[0].what, *listed[0].moves]))
+    lines = ["this run needs what is not there:"]
+    for item in listed:
+        lines += [f"  {item.what}", *(f"    {move}" for move in item.moves)]
+    lines.append(f"(relative paths start at {Path.cwd()})")
+    raise InputError("\n".join(lines))
+
+
+def missing_inputs(options: TrainOptions | TestOptions, *, weights: bool = True) -> Iterator[Missing]:
+    """What an option file names and is not there: weights, training data, validation or test data.
+
+    Args:
+        options: of the run.
+        weights: look at ``path.pretrain_network_g`` too.
+    """
+    start = options.path.pretrain_network_g
+    if weights and start is not None and not start.exists():
+        yield Missing(f"weights {start}: there is no such file", tuple(_ways_to_weights(options, start)))
+    training = isinstance(options, TrainOptions)
+    groups: dict[tuple[str, Guide | None], tuple[list[str], list[Path]]] = {}
+    for key, dataset in options.datasets.items():
+        if training and key != "train" and options.val is None:
+            continue
+        kind = "training data" if key == "train" else "validation data" if training else "test data"
+        for path in _paths_of(dataset):
+            guide = _guide_of(path)
+            if _is_missing(path, guide):
+                names, paths = groups.setdefault((kind, guide), ([], []))
+                names.append(dataset.name)
+                paths.append(path)
+    for (kind, guide), (names, paths) in groups.items():
+        unique = list(dict.fromkeys(map(str, paths)))
+        more = f" and {len(unique) - _SHOWN} more" if len(unique) > _SHOWN else ""
+        what = f"the folder{'s' if len(unique) > 1 else ''} {', '.join(unique[:_SHOWN])}{more}"
+        line = f"{kind} {', '.join(dict.fromkeys(names))}: {what} do{'es' if len(unique) == 1 else ''} not exist"
+        yield Missing(
+            line if not any(map(Path.is_dir, paths)) else f"{line}, or nothing is there", _steps(guide, paths)
+        )
+
+
+def _steps(guide: Guide | None, paths: Sequence[Path]) -> tuple[str, ...]:
+    """The lines about data that a guide tells how to make, with the files that are expected."""
+    if guide is None:
+        return ()
+    files = dict.fromkeys(f"{_of_any_set(path)}/NAME.png" for path in paths)
+    note = f" ({guide.note})" if guide.note and (guide.note != _EQUAL_NAMES or len(files) > 1) else ""
+    how = f"made by {guide.command}" if guide.command.startswith("python ") else guide.command
+    return (f'{how}; see {_PAGE}, "{guide.part}"', f"expected: {', '.join(files)}{note}")
+
+
+def _of_any_set(path: Path) -> Path:
+    """A folder of the benchmarks with SET in the place of the set's name."""
+    parts = path.parts
+    return Path(*parts[:2], "SET", *parts[3:]) if parts[1] == "benchmark" and len(parts) > 3 else path
+
+
+def _paths_of(dataset: DatasetOptions) -> Iterator[Path]:
+    """Every file and folder that the options of a data set name."""
+    for field in dataclasses.fields(dataset):
+        value = getattr(dataset, field.name)
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path):
+                yield path.expanduser()
+
+
+def _guide_of(path: Path) -> Guide | None:
+    """How a folder of our option files is made; None for a path of the user's own."""
+    return GUIDES.get(path.parts[1]) if path.parts[:1] == ("datasets",) and len(path.parts) > 1 else None
+
+
+def _is_missing(path: Path, guide: Guide | None) -> bool:
+    """Whether nothing is there; an empty folder of the user's own is left to whoever reads it."""
+    try:
+        return not path.exists() or (guide is not None and path.is_dir() and not any(path.iterdir()))
+    except OSError:  # it may not be looked into: whoever reads it says so
+        return False
+
+
+def _ways_to_weights(options: Options, weights: Path) -> Iterator[str]:
+    """What to do about missing weights that another option file of ours, or of the user's, trains."""
+    published, run = where_to_get(weights), _run_of(weights)
+    if published is not None:
+        yield published
+    here = Path(options.files[0]) if options.files else None
+    if run is None:
+        return
+    there = sorted(path.name for path in weights.parent.glob("net_g_*.pth"))
+    if there:
+        yield f"{weights.parent} holds {', '.join(there)}: name one of them, or let that training end (--auto_resume)"
+    source = None if here is None else _trained_by(run, here.parent)
+    yield f"train {run} first: python train.py -opt {source}" if source else f"train {run} first"
+    if not isinstance(options, TrainOptions):
+        return
+    recipe = None if here is None or source is None else _recipe_of(source, here)
+    if recipe is not None:
+        yield f"or run both in turn: python scripts/run_recipe.py {recipe}"
+    yield "or train from scratch: add --force_yml path:pretrain_network_g=null"
+
+
+def _run_of(weights: Path) -> str | None:
+    """The name of the run that writes a file ``NAME/models/net_g_ITER.pth``."""
+    written = weights.parent.name == "models" and re.fullmatch(r"net_g_\w+\.(pth|safetensors)", weights.name)
+    return weights.parent.parent.name if written else None
+
+
+def _trained_by(run: str, folder: Path) -> Path | None:
+    """The option file of a folder that trains a run: the one with its name and a section "train"."""
+    for path in sorted(folder.glob("*.yml")):
+        try:
+            if run not in path.read_text(encoding="utf-8", errors="ignore"):
+                continue
+            document = load(path)
+        except (InputError, OSError):  # a file of something else, or one with mistakes of its own
+            continue
+        if document.value.get("name") == run and "train" in document.value:
+            return path
+    return None
+
+
+def _recipe_of(source: Path, target: Path) -> str | None:
+    """The arguments of run_recipe.py that train ``source`` and then ``target``, if a recipe beside them does."""
+    for path in sorted((target.parent / "recipes").glob("*.yml")):
+        try:
+            stages = load(path).value.get("stages")
+        except InputError:
+            continue
+        if not isinstance(stages, Mapping):
+            continue
+        files = {
+            name: (path.parent / str(stage["opt"])).resolve()
+            for name, stage in stages.items()
+            if isinstance(stage, Mapping) and "opt" in stage
+        }
+        for name, stage in stages.items():
+            if files.get(name) == target.resolve() and files.get(str(stage.get("start_from"))) == source.resolve():
+                return f"{path} --only {name}"
+    return None

@@ -1,0 +1,157 @@
+"""What is missing is named at once, with the next move, by train.py, test.py, run_recipe.py and --check."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from config import read
+from models.inputs import GUIDES, missing_inputs
+from models.weights.published import PAGE, SOURCES, markdown, missing_weights, source_of
+from tests.runs import ROOT, run_here, workplace
+
+FILES = sorted(path for path in (ROOT / "options").rglob("*.yml") if path.name.startswith(("train_", "test_")))
+RUNS = [path for path in FILES if path.parent.name != "common"]
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh clone, as far as option files go: no data, no weights, no runs."""
+    (tmp_path / "options").symlink_to(ROOT / "options")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The message with which a command ends that cannot begin."""
+    assert run_here(*words) == 2
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    return re.split(r"^error: | ERROR: ", printed, flags=re.MULTILINE)[-1]
+
+
+@pytest.mark.parametrize("check", [(), ("--check",)], ids=["run", "check"])
+def test_a_training_from_other_weights_on_a_fresh_clone(
+    clone: Path, capsys: pytest.CaptureFixture[str], check: tuple[str, ...]
+) -> None:
+    message = refused(capsys, "train.py", "-opt", "options/train_pft_x4.yml", *check)
+    for expected in (
+        "weights experiments/train_pft_x2/models/net_g_latest.pth: there is no such file",
+        "train train_pft_x2 first: python train.py -opt options/train_pft_x2.yml",
+        "or run both in turn: python scripts/run_recipe.py options/recipes/pft.yml --only x4",
+        "or train from scratch: add --force_yml path:pretrain_network_g=null",
+        "training data DF2K: the folders datasets/DF2K/HR_sub, datasets/DF2K/LR_bicubic_sub/X4 do not exist",
+        'made by python scripts/prepare_dataset.py (lr, subimages); see docs/data.md, "DF2K"',
+        "expected: datasets/DF2K/HR_sub/NAME.png, datasets/DF2K/LR_bicubic_sub/X4/NAME.png (the same names",
+        "validation data Set5, Set14: the folders datasets/benchmark/Set5/x4/HR, datasets/benchmark/Set5/x4/LR, ",
+        "made by python scripts/prepare_benchmarks.py -i DOWNLOADS -o datasets/benchmark; see docs/data.md",
+        "expected: datasets/benchmark/SET/x4/HR/NAME.png, datasets/benchmark/SET/x4/LR/NAME.png",
+        f"relative paths start at {clone}",
+    ):
+        assert expected in message
+    assert not (clone / "experiments").exists()
+    scratch = ("--force_yml", "path:pretrain_network_g=null")
+    assert "weights" not in refused(capsys, "train.py", "-opt", "options/train_pft_x4.yml", *check, *scratch)
+
+
+@pytest.mark.parametrize("check", [(), ("--check",)], ids=["run", "check"])
+def test_a_test_of_published_weights_on_a_fresh_clone(
+    clone: Path, capsys: pytest.CaptureFixture[str], check: tuple[str, ...]
+) -> None:
+    message = refused(capsys, "test.py", "-opt", "options/test_hat_x4.yml", *check)
+    for expected in (
+        "weights experiments/pretrained_models/HAT_SRx4.pth: there is no such file",
+        f"its authors publish it at https://github.com/XPixelGroup/HAT: {PAGE}",
+        "test data Set5, Set14, B100, Urban100, Manga109: the folders ",
+        " and 6 more do not exist",
+    ):
+        assert expected in message
+    message = refused(capsys, "test.py", "-opt", "options/demo/test_hat_x4.yml", *check)
+    assert "train demo_hat_x4 first: python train.py -opt options/demo/train_hat_x4.yml" in message
+    assert "made by python scripts/prepare_demo_data.py" in message
+    assert "scratch" not in message
+    assert not (clone / "results").exists()
+
+
+def test_a_recipe_names_what_all_its_stages_lack(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for check in (), ("--check",):
+        message = refused(capsys, "scripts/run_recipe.py", "options/recipes/hat_x4_imagenet.yml", *check)
+        assert message.count("training data ImageNet: the folder datasets/ImageNet/HR does not exist") == 1
+        assert message.count("training data DF2K: the folders ") == 1
+        assert message.count("validation data Set5, Set14: ") == 1
+        assert "net_g_latest" not in message
+    assert not (clone / "experiments").exists()
+
+
+def test_paths_of_the_user_s_own_are_named_plainly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace(tmp_path))
+    message = refused(capsys, "train.py", "-opt", "train.yml", "--force_yml", "datasets:train:dataroot_gt=mine/HR")
+    assert "Photos: the folder mine/HR does not exist (relative paths start at" in message
+    assert "prepare" not in message
+    edits = ("datasets:train:dataroot_gt=mine/HR", "datasets:val:dataroot_gt=own/HR", "path:pretrain_network_g=my.pth")
+    message = refused(capsys, "train.py", "-opt", "train.yml", "--force_yml", *edits)
+    for expected in (
+        "weights my.pth: there is no such file",
+        "training data Photos: the folder mine/HR does not exist",
+        "validation data HeldOut: the folder own/HR does not exist",
+    ):
+        assert expected in message
+    assert "prepare" not in message
+    message = refused(capsys, "train.py", "-opt", "train.yml", "--force_yml", *edits, "val=null")
+    assert "own/HR" not in message
+    message = refused(capsys, "test.py", "-opt", "test.yml")
+    assert "net_g_latest.pth: there is no such file\n  train tiny first: python train.py -opt train.yml" in message
+
+
+def test_a_training_that_has_not_ended_offers_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace(tmp_path))
+    (tmp_path / "experiments/tiny/models").mkdir(parents=True)
+    (tmp_path / "experiments/tiny/models/net_g_4.pth").touch()
+    message = refused(capsys, "test.py", "-opt", "test.yml")
+    assert "experiments/tiny/models holds net_g_4.pth: name one of them, or let that training end" in message
+
+
+def test_a_run_that_resumes_needs_no_weights_to_start_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace(tmp_path))
+    assert run_here("train.py", "-opt", "train.yml", "--force_yml", "train:total_iter=4", "datasets:train:task=SR") == 0
+    [log] = Path("experiments/tiny").glob("train_*.log")
+    assert "task: has no effect here" in log.read_text()
+    edits = ("train:total_iter=5", "path:pretrain_network_g=experiments/gone/models/net_g_latest.pth")
+    assert run_here("train.py", "-opt", "train.yml", "--auto_resume", "--force_yml", *edits) == 0
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(ROOT / "options")))
+def test_every_option_file_of_ours_leads_to_its_data_and_weights(path: Path, clone: Path) -> None:
+    options = read(path.relative_to(ROOT), mode="train" if path.name.startswith("train_") else "test")
+    found = list(missing_inputs(options))
+    assert found
+    for item in found:
+        assert item.moves, item.what
+        for program in re.findall(r"python ((?:scripts/)?\w+\.py)", " ".join(item.moves)):
+            assert (ROOT / program).is_file()
+        for file in re.findall(r"options/\S+\.yml", " ".join(item.moves)):
+            assert (ROOT / file).is_file()
+    weights = options.path.pretrain_network_g
+    if weights is not None and "pretrained_models" in weights.parts:
+        source = source_of(weights)
+        assert source is not None
+        assert weights.parent.name in (source.folders or ("pretrained_models",))
+
+
+def test_the_pages_that_messages_name_have_these_parts() -> None:
+    titles = re.findall(r"^#+ (.*)$", (ROOT / "docs/data.md").read_text(), re.MULTILINE)
+    plain = {title.split(":")[0] for title in titles}
+    assert {guide.part for guide in GUIDES.values()} <= plain
+    page, _, part = PAGE.partition(", ")
+    text = (ROOT / page).read_text()
+    assert f"## {part.strip(chr(34))}\n" in text
+    assert markdown() in text
+    assert all(source.address in text for source in SOURCES)
+    assert "docs/reproducing.md" in missing_weights(Path("downloads/003_PFT_SRx4_finetune.pth"))
+    assert missing_weights(Path("/own/net.pth")) == "/own/net.pth: there is no such file"

@@ -10,6 +10,7 @@ from config import describe
 from config.schema import TestOptions, TrainOptions, ValOptions
 from data import EvalDataset, TrainDataset, build_dataset
 from models.distributed import World
+from models.evaluation.evaluate import tiling_of, way_of
 from models.evaluation.tester import load_network
 from utils.errors import InputError
 from utils.log import configure_logging, get_logger
@@ -37,7 +38,7 @@ def check_testing(options: TestOptions, world: World) -> None:
         options.path.pretrain_network_g,
     )
     for dataset in datasets:
-        log("%s: %d images%s", dataset.name, len(dataset), together(options.val))
+        log("%s: %d images%s", dataset.name, len(dataset), together(options))
     with torch.no_grad():
         lq = datasets[0].read(0).lq[None, :, :32, :32]
         output = network(lq.to(next(network.parameters()).device))
@@ -70,6 +71,8 @@ def check_images(datasets: Iterable[TrainDataset | EvalDataset]) -> None:
         raise InputError("\n  ".join([f"{len(problems)} images cannot be used:", *problems]))
 
 
-def together(val: ValOptions | None) -> str:
-    """How images go through the network, for the line that counts them; empty where each goes by itself."""
-    return "" if val is None or val.batch_size == 1 else f", up to {val.batch_size} of one size at a time"
+def together(options: TrainOptions | TestOptions) -> str:
+    """How images go through the network, for the line that counts them; empty where each goes by itself and whole."""
+    val = options.val or ValOptions()
+    several = "" if val.batch_size == 1 else f", up to {val.batch_size} of one size at a time"
+    return several if tiling_of(val, options.tile) is None else f"{several}; {way_of(val, options.tile)}"

@@ -14,7 +14,7 @@ from config.command import Command
 from config.schema import TestOptions, ValOptions
 from data import Sample, build_dataset
 from models.distributed import World
-from models.evaluation.evaluate import EvalReport, evaluate
+from models.evaluation.evaluate import EvalReport, evaluate, way_of
 from models.evaluation.pictures import PictureWriter
 from models.evaluation.summary import published_scores, summary
 from models.experiment import open_run, test_folder
@@ -102,11 +102,12 @@ def load_network(options: TestOptions, device: torch.device) -> nn.Module:
 
 
 def write_scores(path: Path, options: TestOptions, reports: list[EvalReport]) -> None:
-    """``scores.json``: per data set the means and each image, with options, versions and hardware."""
+    """``scores.json``: per data set the means and each image, with how they were taken, options, versions, hardware."""
     write_json(path, {
         "name": options.name,
         "weights": str(options.path.pretrain_network_g),
         "datasets": {report.dataset: report.as_json() for report in reports},
+        "way": way_of(options.val or ValOptions(), options.tile),
         "published": published_scores(options),
         "options": to_dict(options),
         "versions": versions(),

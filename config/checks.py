@@ -17,7 +17,7 @@ from data import DegradationOptions
 from data.patches.options import gt_size_problem
 from utils.errors import InputError
 from utils.suggest import near_miss
-from utils.typed import INVALID, KeyPath, Report, is_null, read
+from utils.typed import INVALID, KeyPath, Report, is_null, key_text, read
 
 Mode = Literal["train", "test"]
 
@@ -75,6 +75,7 @@ def check(document: Document, mode: Mode, report: Report) -> None:
     _check_model_type(document, report)
     _check_unsupported(document, report)
     _check_patches(document, report)
+    _check_tiles(document, report)
     if mode == "train":
         _check_training_data(document, report)
         _check_validation(document, report)
@@ -142,6 +143,15 @@ def _check_patches(document: Document, report: Report) -> None:
         problem = None if size is None or scale <= 0 else gt_size_problem(size, scale)
         if problem is not None:
             report.problem(("datasets", name, "gt_size"), problem)
+
+
+def _check_tiles(document: Document, report: Report) -> None:
+    """One way of cutting images at most."""
+    ways: tuple[KeyPath, ...] = (("tile",), ("val", "use_chop"), ("val", "pft_chop"))
+    chosen = [path for path in ways if is_set(document.get(path))]
+    if len(chosen) > 1:
+        names = " and ".join(key_text(path) for path in chosen)
+        report.problem(chosen[-1], f"{names} each say how images are cut into tiles; choose one")
 
 
 def _check_training_data(document: Document, report: Report) -> None:

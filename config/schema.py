@@ -19,7 +19,8 @@ from metrics import METRICS, Metric
 from utils.checked import Checked
 from utils.typed import OneOf, option, remark
 
-# All of them mean: pixel loss in training; pad, compute, crop in testing. What to pad to, the network knows.
+# All of them mean: pixel loss in training; pad, compute, crop in testing. What to pad to, the network knows. PFTModel
+# also cuts large images in tests and validation (val.pft_chop).
 MODEL_TYPES = (
     "SRModel",
     "SwinIRModel",
@@ -256,6 +257,11 @@ class ValOptions(Checked):
     use_chop: bool = option("RGT's tiles: as few equal ones as keep below chop_size, mirrored to be equal", False)
     chop_size: int = option("use_chop: tiles are shorter than this, low-resolution pixels", 200, minimum=1)
     chop_pad: int = option("use_chop: pixels read on each side of a tile, low-resolution pixels", 16, minimum=0)
+    pft_chop: bool | None = option(
+        "PFT's tiles, as its published scores were measured: a side of 256 pixels or more is cut into side // 256 + 1 "
+        "equal tiles, read with a tenth around them. null: where model_type is PFTModel and no other tiles are chosen",
+        None,
+    )
     pad_to_window: bool = option(
         "extend images by reflection to multiples of the network's window_size before it sees them, and crop the "
         "result: how the published scores of ESC were measured",
@@ -393,7 +399,10 @@ class Options(Checked):
     }
 
     name: str = option("name of the run: names its folders; one that holds 'debug' makes a short trial run")
-    model_type: str = option(f"kind of model: {', '.join(MODEL_TYPES)}; all mean the same here")
+    model_type: str = option(
+        f"kind of model: {', '.join(MODEL_TYPES)}; all mean the same here, but that of PFT, with which tests and "
+        "validation cut large images as its authors do (val.pft_chop)"
+    )
     scale: int | float = option(
         "super-resolution factor; in a test file of a network for any scale, any number", 1, minimum=1
     )
@@ -416,6 +425,12 @@ class Options(Checked):
     """What the reader reports to the user, one line each; the commands log them once."""
     files: tuple[str, ...] = remark(())
     """The option file and those that it is based on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.val is not None and self.val.pft_chop is None:
+            chop = self.model_type == "PFTModel" and not self.val.use_chop and self.tile is None
+            object.__setattr__(self, "val", dataclasses.replace(self.val, pft_chop=chop))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,10 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
 
     Two defaults are not the published ones, with which no network works: num_heads (a list) and upsampler ('').
 
+    Where logits are extreme, results differ from those of the published code, on purpose. It adds 1e-20 to each weight
+    in each layer, so that smaller weights become equal: their order is lost, and with it which keys a list keeps last.
+    Sums of logits keep it (:func:`ops.focused_attention`). Weights of ordinary size give the same to rounding.
+
     Args:
         upscale: scale s.
         in_chans: channels c of input and output.

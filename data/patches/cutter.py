@@ -74,6 +74,8 @@ class AnywhereCutter:
 class MirroringCutter:
     """Patches of a high-resolution image at any place; smaller images are continued by mirroring.
 
+    As published, the image is flipped first, and then continued below and to the right.
+
     Attributes:
         size: side of the patch.
         augmentation: flips, drawn before the place, as Real-ESRGAN does.
@@ -88,9 +90,12 @@ class MirroringCutter:
         height, width = images.gt.shape[:2]
         place = draw_square(max(height, self.size), max(width, self.size), self.size, stream)
         patch = crop(images.gt, place)
-        below, right = self.size - patch.shape[0], self.size - patch.shape[1]
-        if below or right:
-            patch = np.pad(patch, ((0, below), (0, right), (0, 0)), mode="reflect")  # as often as needed
+        rows, columns = self.size - patch.shape[0], self.size - patch.shape[1]
+        if rows or columns:
+            # The patch is flipped last, which copies less: what is to be below is above here if it is turned over.
+            above, before = rows * flips.vertical, columns * flips.horizontal
+            around = ((above, rows - above), (before, columns - before), (0, 0))
+            patch = np.pad(patch, around, mode="reflect")  # as often as needed
         return flip_pair(patch, None, flips)
 
 

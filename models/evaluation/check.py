@@ -13,6 +13,7 @@ from config.schema import TestOptions, TrainOptions, ValOptions
 from data import EvalDataset, TrainDataset, build_dataset
 from data.images.faults import fault_lines
 from models.distributed import World
+from models.evaluation.evaluate import tiling_of, way_of
 from models.evaluation.tester import load_network
 from models.inputs import check_inputs
 from models.weights.files import log_loaded
@@ -53,7 +54,7 @@ def _inspect(options: TestOptions, world: World, *, verbose: bool) -> None:
     count = sum(parameter.numel() for parameter in network.parameters())
     log("network %s: %s parameters", options.network_g.type, f"{count:,}")
     for dataset in datasets:
-        log("%s: %d images%s", dataset.name, len(dataset), together(options.val))
+        log("%s: %d images%s", dataset.name, len(dataset), together(options))
     with torch.no_grad():
         lq = datasets[0].read(0).lq[None, :, :32, :32]
         output = network(lq.to(next(network.parameters()).device))
@@ -109,6 +110,8 @@ def check_images(datasets: Iterable[TrainDataset | EvalDataset]) -> None:
         raise InputError("\n  ".join([f"{len(problems):,} images cannot be used:", *fault_lines(problems)]))
 
 
-def together(val: ValOptions | None) -> str:
-    """How images go through the network, for the line that counts them; empty where each goes by itself."""
-    return "" if val is None or val.batch_size == 1 else f", up to {val.batch_size} of one size at a time"
+def together(options: TrainOptions | TestOptions) -> str:
+    """How images go through the network, for the line that counts them; empty where each goes by itself and whole."""
+    val = options.val or ValOptions()
+    several = "" if val.batch_size == 1 else f", up to {val.batch_size} of one size at a time"
+    return several if tiling_of(val, options.tile) is None else f"{several}; {way_of(val, options.tile)}"

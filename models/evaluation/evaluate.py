@@ -15,7 +15,7 @@ from config.schema import TileOptions, ValOptions
 from data import EvalDataset, Sample, imresize, to_levels
 from metrics import Metric, UndefinedScoreError
 from models.distributed import World
-from models.inference.tiling import EqualTiles, GrownTiles, Tiling
+from models.inference.tiling import PFT_TILES, EqualTiles, GrownTiles, Tiling
 from models.inference.upscale import upscale
 from models.weights.layout import for_inference, to_channels_last
 from utils.errors import InputError, StopRequested
@@ -146,7 +146,7 @@ def evaluate(
         dataset: its ``read(i)`` gives lq [3,h,w] and, where there is ground truth, gt [3,s*h,s*w].
         options: metrics, whether bicubic is scored too, self-ensemble, how many images of one size go together.
         device: where the network runs.
-        tile: upscale in tiles, as HAT's test files ask; ``options.use_chop`` asks for RGT's.
+        tile: upscale in tiles, as HAT's test files ask; ``options.use_chop`` asks for RGT's, ``pft_chop`` for PFT's.
         channels_last: memory layout of the network.
         world: the processes that share the work.
         keep: called with each sample and the 8-bit output [s*h,s*w,3] on ``device``, on the rank that made it; not
@@ -208,7 +208,19 @@ def tiling_of(options: ValOptions, tile: TileOptions | None) -> Tiling | None:
     """The published way of cutting images that the options ask for; None for whole images."""
     if tile is not None:
         return GrownTiles(tile.tile_size, tile.tile_pad)
-    return EqualTiles(options.chop_size, options.chop_pad) if options.use_chop else None
+    if options.use_chop:
+        return EqualTiles(options.chop_size, options.chop_pad)
+    return PFT_TILES if options.pft_chop else None
+
+
+def way_of(options: ValOptions, tile: TileOptions | None) -> str:
+    """How the network is applied to images, for reports: two scores can be compared where this is the same."""
+    tiling = tiling_of(options, tile)
+    return "".join([
+        "whole images" if tiling is None else f"images {tiling}",
+        ", extended to multiples of the window" if options.pad_to_window else "",
+        ", self-ensemble" if options.self_ensemble else "",
+    ])  # fmt: skip
 
 
 def _multiple(network: nn.Module, options: ValOptions) -> int:

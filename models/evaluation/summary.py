@@ -8,7 +8,7 @@ from math import isnan
 from config.published import Score, Table, scores_of
 from config.schema import TestOptions, ValOptions
 from metrics import PSNR, SSIM, Metric
-from models.evaluation.evaluate import EvalReport, format_table, score_text
+from models.evaluation.evaluate import EvalReport, format_table, score_text, way_of
 
 
 def summary(options: TestOptions, reports: Sequence[EvalReport]) -> str:
@@ -54,11 +54,12 @@ def published_scores(options: TestOptions) -> dict[str, object] | None:
 
 
 def _remarks(options: TestOptions, table: Table | None) -> list[str]:
+    ours = f"ours: {way_of(options.val or ValOptions(), options.tile)}"
     if options.published is None:
-        return []
+        return [ours]
     if table is None:
-        return [f"nothing comparable is published of {options.published} x{options.scale:g}"]
-    return [f"theirs: {options.published} x{options.scale:g}, {table.source}, {table.note}"]
+        return [ours, f"nothing comparable is published of {options.published} x{options.scale:g}"]
+    return [ours, f"theirs: {options.published} x{options.scale:g}, {table.source}, {table.note}"]
 
 
 def _values(metric: Metric, theirs: Mapping[str, Score], scale: float) -> dict[str, float]:

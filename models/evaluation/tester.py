@@ -14,7 +14,7 @@ from config.command import Command
 from config.schema import TestOptions, ValOptions
 from data import Sample, build_dataset
 from models.distributed import World
-from models.evaluation.evaluate import EvalReport, evaluate
+from models.evaluation.evaluate import EvalReport, evaluate, way_of
 from models.evaluation.pictures import PictureWriter
 from models.evaluation.summary import published_scores, summary
 from models.experiment import open_run, test_folder
@@ -106,7 +106,7 @@ def load_network(options: TestOptions, device: torch.device) -> tuple[nn.Module,
 
 
 def write_scores(path: Path, options: TestOptions, reports: list[EvalReport], loaded: LoadReport) -> None:
-    """``scores.json``: per data set the means and each image, with options, versions and hardware.
+    """``scores.json``: per data set the means and each image, with how they were taken, options, versions, hardware.
 
     ``weights_entry`` is the entry of the weight file that was read, null where the file itself is the state dict;
     ``other_entries`` are those that hold weights of the network too.
@@ -117,6 +117,7 @@ def write_scores(path: Path, options: TestOptions, reports: list[EvalReport], lo
         "weights_entry": loaded.entry or None,
         "other_entries": list(loaded.others),
         "datasets": {report.dataset: report.as_json() for report in reports},
+        "way": way_of(options.val or ValOptions(), options.tile),
         "published": published_scores(options),
         "options": to_dict(options),
         "versions": versions(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from archs.layers.size import SizeRule
 from utils.errors import InputError
@@ -26,11 +26,18 @@ class Span(NamedTuple):
 class Tiling(Protocol):
     """A way of cutting an axis into tiles; the kept parts cover it without gap or overlap."""
 
+    @property
+    def repeats_edge(self) -> bool:
+        """Whether the mirror image of :meth:`extended` begins with the edge pixel."""
+
     def extended(self, length: int) -> int:
-        """The length to which the image is mirrored first, edge pixels included; usually ``length`` itself."""
+        """The length to which the image is mirrored first; usually ``length`` itself."""
 
     def spans(self, length: int, alignment: int) -> list[Span]:
         """The tiles of an axis of ``length`` pixels, from the first to the last; they cover ``extended(length)``."""
+
+    def __str__(self) -> str:
+        """How images are cut, as reports say it after "images"."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,10 @@ class OverlappingTiles:
 
     side: int
     overlap: int
+    repeats_edge: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return f"in tiles of {self.side} pixels, {self.overlap} of them shared with the next"
 
     def extended(self, length: int) -> int:
         """``length``."""
@@ -69,6 +80,10 @@ class GrownTiles:
 
     side: int
     around: int
+    repeats_edge: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return f"in tiles of {self.side} pixels, read with {self.around} around (HAT's tile)"
 
     def extended(self, length: int) -> int:
         """``length``."""
@@ -91,11 +106,17 @@ class EqualTiles:
 
     Attributes:
         side: every tile keeps fewer pixels than this.
-        around: pixels read on each side of it.
+        around: pixels read on each side of it; None: a tenth of the tile, rounded down.
+        repeats_edge: see :class:`Tiling`.
     """
 
     side: int = 200
-    around: int = 16
+    around: int | None = 16
+    repeats_edge: bool = True
+
+    def __str__(self) -> str:
+        around = "a tenth" if self.around is None else f"{self.around} pixels"
+        return f"in equal tiles where a side has {self.side} pixels or more, read with {around} around"
 
     def extended(self, length: int) -> int:
         """A multiple of the number of tiles."""
@@ -106,10 +127,15 @@ class EqualTiles:
         """Equal kept parts, wherever they begin: the published rule knows no alignment."""
         end = self.extended(length)
         each = end // (length // self.side + 1)
+        around = each // 10 if self.around is None else self.around
         return [
-            Span(max(0, start - self.around), min(end, start + each + self.around), start, start + each)
+            Span(max(0, start - around), min(end, start + each + around), start, start + each)
             for start in range(0, end, each)
         ]
+
+
+PFT_TILES = EqualTiles(256, around=None, repeats_edge=False)
+"""How PFT's authors cut images in their tests, for memory; the scores in their paper were measured so."""
 
 
 def tile_spans(length: int, tile: int, overlap: int, alignment: int = 1) -> list[Span]:

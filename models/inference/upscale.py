@@ -125,7 +125,8 @@ def _upscale(
     assert isinstance(scale, int)
     alignment = math.lcm(rule.multiple, rule.tile_multiple)
     rows, columns = (tiling.spans(length, alignment) for length in (H, W))
-    padded = _mirrored(_mirrored(padded, -1, tiling.extended(W)), -2, tiling.extended(H))
+    mirrored = _mirrored if tiling.repeats_edge else reflect
+    padded = mirrored(mirrored(padded, -1, tiling.extended(W)), -2, tiling.extended(H))
     bands = []
     for row in rows:
         parts = []

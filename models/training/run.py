@@ -135,7 +135,7 @@ def describe_run(
         options.train.total_iter * options.train_dataset.batch_size_per_gpu / epoch,
     )  # fmt: skip
     for held_out in validation:
-        log("%s: %d images to validate on%s", held_out.name, len(held_out), together(options.val))
+        log("%s: %d images to validate on%s", held_out.name, len(held_out), together(options))
 
 
 def training_set(options: TrainOptions) -> TrainDataset:

@@ -58,7 +58,9 @@ def focused_attention(
             are seen. A query that keeps more keys than its region has keeps hidden ones of these weights.
         scale: of the logits; D ** -0.5 by default.
         backend: "auto", "joined", "native", "composed" or "reference" (see :func:`ops.explain`). The reference
-            multiplies maps, as published; its states fit no other backend, and "auto" stays with it.
+            multiplies maps, as published; its states fit no other backend, and "auto" stays with it. As published, it
+            also adds 1e-20 to each weight of each layer: smaller ones become equal, and their order, by which keys are
+            kept, is lost. The others add nothing, and keep the order of all cumulative logits.
 
     Returns:
         The sum of values [W, h, N, D] in the type of ``q`` (of autocast, under autocast), weights of keys that were

@@ -87,6 +87,37 @@ def test_keys_of_published_files_without_effect_are_noted_once(dialect: tuple[Pa
         assert note.split(": ")[1].split(", ")[0].rsplit(".", 1)[-1] in text.splitlines()[line - 1]
 
 
+def test_large_images_are_cut_as_the_authors_of_each_network_cut_them() -> None:
+    """HAT's ``tile``, RGT's ``use_chop``; PFT's files ask by the kind of model, in tests and in validation."""
+    found = {name: read(FOLDER / name, "test" if "test" in name else "train") for name in NOTED}
+    vals = {name: options.val for name, options in found.items() if options.val is not None}
+    assert {name for name, val in vals.items() if val.pft_chop} == {"pft_train.yml", "pft_test.yml"}
+    assert {name for name, val in vals.items() if val.use_chop} == {"rgt_test.yml"}
+    assert {name for name, options in found.items() if options.tile is not None} == {"hat_test.yml"}
+
+
+def test_one_way_of_cutting_is_chosen_at_most() -> None:
+    file = FOLDER / "pft_test.yml"
+
+    def chosen(*edits: str) -> tuple[bool | None, bool, bool]:
+        options = config.read(file, edits, mode="test")
+        assert options.val is not None
+        return options.val.pft_chop, options.val.use_chop, options.tile is not None
+
+    assert chosen() == (True, False, False)
+    assert chosen("val:pft_chop=false") == (False, False, False)
+    assert chosen("val:use_chop=true") == (False, True, False)
+    assert chosen("tile={tile_size: 64}") == (False, False, True)
+    assert chosen("model_type=SRModel") == (False, False, False)
+    assert chosen("model_type=SRModel", "val:pft_chop=true") == (True, False, False)
+    for edits, names in (
+        (("val:use_chop=true", "val:pft_chop=true"), "val.use_chop and val.pft_chop"),
+        (("tile={tile_size: 64}", "val:use_chop=true"), "tile and val.use_chop"),
+    ):
+        with pytest.raises(InputError, match=f"{names} each say how images are cut into tiles; choose one"):
+            chosen(*edits)
+
+
 def test_values_of_published_files_arrive() -> None:
     """The keys in which the dialects differ."""
     hat, rgt, pft, esc, real = (

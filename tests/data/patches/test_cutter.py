@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.images.pairs import PairPixels
-from data.patches.augment import Augmentation
+from data.patches.augment import Augmentation, flip
 from data.patches.cutter import AlignedCutter, AnywhereCutter, Cutter, MirroringCutter
 from tests.data.pictures import noise
 from utils.seed import random_stream
@@ -75,6 +75,20 @@ def test_images_that_are_too_small_are_continued_by_mirroring(height: int, width
     assert patch.shape == (16, 16, 3)
     below, right = max(16 - height, 0), max(16 - width, 0)
     assert places(patch, np.pad(gt, ((0, below), (0, right), (0, 0)), mode="reflect"))
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 30), (5, 30), (20, 3), (9, 13), (2, 2)])
+def test_images_are_flipped_before_they_are_continued(height: int, width: int) -> None:
+    gt = noise(height, width)
+    seen = set()
+    for number in range(60):
+        patch = MirroringCutter(16, FLIPPED).cut(PairPixels(gt, None), random_stream(number)).gt
+        flips = FLIPPED.draw(random_stream(number))  # the first that is drawn
+        published = flip(gt, flips)
+        below, right = (max(16 - side, 0) for side in published.shape[:2])
+        assert places(patch, np.pad(published, ((0, below), (0, right), (0, 0)), mode="reflect"))
+        seen.add(flips)
+    assert len(seen) == 8
 
 
 @pytest.mark.parametrize(

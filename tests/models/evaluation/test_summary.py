@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import pytest
 
 from config import read
 from config.schema import TestOptions
 from models.evaluation.evaluate import EvalReport, EvalRow
 from models.evaluation.summary import published_scores, summary
+from models.evaluation.tester import write_scores
 from tests.config.files import write
 
 FILE = """\
@@ -51,6 +55,26 @@ def test_the_summary_shows_published_scores_beside_ours(tmp_path: Path) -> None:
     assert cells(text, 3) == ["Set5", "2", "32.9123", "32.92", "-0.01", "30.9123", "0.9000", "0.250", "s", "3", "MB"]
     assert cells(text, 4) == ["Mine", "2", "30.0000", "28.0000", "0.9000", "0.250", "s", "3", "MB"]
     assert text.splitlines()[-1].startswith("theirs: HAT-S x4, README of HAT's repository")
+
+
+@pytest.mark.parametrize(
+    ("edits", "way"),
+    [
+        ((), "whole images"),
+        (("val:self_ensemble=true",), "whole images, self-ensemble"),
+        (("val:pad_to_window=true",), "whole images, extended to multiples of the window"),
+        (("model_type=PFTModel",), "images in equal tiles where a side has 256 pixels or more, read with a tenth"),
+        (("model_type=PFTModel", "val:pft_chop=false"), "whole images"),
+        (("val:use_chop=true",), "images in equal tiles where a side has 200 pixels or more, read with 16 pixels"),
+        (("tile={tile_size: 64}",), "images in tiles of 64 pixels, read with 32 around (HAT's tile)"),
+    ],
+)
+def test_the_summary_says_in_which_way_the_scores_were_taken(tmp_path: Path, edits: tuple[str, ...], way: str) -> None:
+    options = read(write(tmp_path, FILE), edits, mode="test")
+    lines = summary(options, [report("Set5", 32.9)]).splitlines()
+    assert lines[-2].startswith(f"ours: {way}")
+    write_scores(tmp_path / "scores.json", options, [report("Set5", 32.9)])
+    assert f"ours: {json.loads((tmp_path / 'scores.json').read_text())['way']}" == lines[-2]
 
 
 def test_bicubic_upsampling_has_columns_of_its_own(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from archs import build_network
 from archs.layers.size import SizeRule
-from models.inference.tiling import EqualTiles, GrownTiles, Tiling, tile_spans
+from models.inference.tiling import PFT_TILES, EqualTiles, GrownTiles, Span, Tiling, tile_spans
 from models.inference.upscale import pad_to_rule, upscale
 from utils.errors import InputError
 
@@ -43,6 +43,13 @@ class ConvNet(nn.Module):
         return F.pixel_shuffle(x, self.scale)
 
 
+class SeesAll(ConvNet):
+    """Every pixel of the result depends on every pixel of the input, and so on what exactly a tile reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x.mean((1, 2, 3), keepdim=True)
+
+
 def make(seed: int = 0, **arguments: object) -> ConvNet:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -62,6 +69,33 @@ def test_a_batch_is_upscaled_as_its_images_are(scale: int) -> None:
     assert result.shape == (3, 3, 5 * scale, 7 * scale)
     torch.testing.assert_close(result[1], upscale(network, batch[1]))
     torch.testing.assert_close(result, network(batch))
+
+
+def published_pft_cutting(network: nn.Module, lq: Tensor, scale: int) -> Tensor:
+    """The images [B, 3, h, w] as PFT's authors test them, step by step.
+
+    Each side is cut into side // 256 + 1 parts. Where that does not divide it, it is reflected, without its edge pixel,
+    until it does. Every part is upscaled with a tenth of itself around, where there is something around, of which the
+    result keeps nothing.
+    """
+    h, w = lq.shape[-2:]
+    rows, columns = h // 256 + 1, w // 256 + 1
+    below, beside = -h % rows, -w % columns
+    whole = F.pad(lq, (0, beside, 0, below), "reflect")
+    height, width = whole.shape[-2] // rows, whole.shape[-1] // columns
+    result = lq.new_zeros(*lq.shape[:-2], whole.shape[-2] * scale, whole.shape[-1] * scale)
+    for i in range(rows):
+        for j in range(columns):
+            above = height // 10 if i > 0 else 0
+            under = height // 10 if i < rows - 1 else 0
+            before = width // 10 if j > 0 else 0
+            after = width // 10 if j < columns - 1 else 0
+            band = whole[..., i * height - above : (i + 1) * height + under, :]
+            output = network(band[..., j * width - before : (j + 1) * width + after])
+            kept = output[..., above * scale :, before * scale :][..., : height * scale, : width * scale]
+            top, left = i * height * scale, j * width * scale
+            result[..., top : top + height * scale, left : left + width * scale] = kept
+    return result[..., : h * scale, : w * scale]
 
 
 class TestPadding:
@@ -150,6 +184,38 @@ class TestTiles:
         whole, tiled = (upscale(network, image(31, 26, batch=2), tiling=kind) for kind in (None, tiling))
         inner = (..., slice(0, -16), slice(0, -16))  # equal tiles see a mirror instead of nothing behind the end
         torch.testing.assert_close(tiled[inner], whole[inner], rtol=0, atol=1e-12)
+
+    def test_pft_tiles_begin_at_256_pixels(self) -> None:
+        assert [len(PFT_TILES.spans(length, 1)) for length in (255, 256, 511, 512)] == [1, 2, 2, 3]
+        assert [PFT_TILES.extended(length) for length in (255, 256, 257, 512, 513)] == [255, 256, 258, 513, 513]
+        # 257 pixels become 258: two parts of 129, and 12 pixels around them.
+        assert PFT_TILES.spans(257, 32) == [Span(0, 141, 0, 129), Span(117, 258, 129, 258)]
+
+    @pytest.mark.parametrize("size", [(255, 40), (256, 255), (257, 30), (40, 511), (300, 514)])
+    @pytest.mark.parametrize("scale", [2, 3])
+    def test_pft_tiles_equal_the_published_cutting(self, size: tuple[int, int], scale: int) -> None:
+        network = SeesAll(scale=scale).double()
+        lq = image(*size, batch=2)
+        with torch.no_grad():
+            expected = published_pft_cutting(network, lq, scale)
+        parts, network.seen = network.seen, []
+        found = upscale(network, lq, tiling=PFT_TILES)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        assert network.seen == parts
+        assert torch.equal(found, upscale(network, lq)) == (len(parts) == 1) == (max(size) < 256)
+
+    def test_pft_itself_in_its_tiles_equals_the_published_cutting(self) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = build_network({
+                "type": "PFT", "upscale": 2, "embed_dim": 8, "depths": [2], "num_heads": 2, "num_topk": [16, 4],
+                "window_size": 4, "upsampler": "pixelshuffledirect",
+            })  # fmt: skip
+        network = network.double().eval()
+        lq = image(257, 18, batch=1)
+        with torch.no_grad():
+            expected = published_pft_cutting(network, lq, 2)
+        torch.testing.assert_close(upscale(network, lq, tiling=PFT_TILES), expected, rtol=0, atol=1e-12)
 
     def test_tiles_of_plainusr_equal_the_whole_image(self) -> None:
         with torch.random.fork_rng():

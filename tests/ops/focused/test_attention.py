@@ -503,3 +503,29 @@ def test_the_environment_chooses_and_the_reference_goes_on(monkeypatch: pytest.M
     q, k, v = layers[0].qkv.permute(2, 0, 3, 1, 4).unbind(0)
     assert focused_attention(q, k, v, layers[0].table, states[0], window=4, topk=4)[1].weights is not None
     assert "focused_attention" in str(ops.explain())
+
+
+@fast
+def test_the_order_of_weights_below_the_published_epsilon_is_kept(backend: str) -> None:
+    """Two layers whose logits rise key by key: all weights but the largest are far below 1e-20."""
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(3))
+    logits = 60.0 * order.to(torch.float64)
+    q = torch.ones(1, 1, 16, 1, dtype=torch.float64)
+    k = logits[None, None, :, None]
+    v = torch.eye(16, dtype=torch.float64)[None, None]
+    table = torch.zeros(49, 1, dtype=torch.float64)
+
+    def kept(name: str) -> set[int]:
+        state = None
+        for topk in (16, 6):
+            # The values are as wide as queries and keys have to be: the rest of those is 0.
+            wide_q, wide_k = (torch.nn.functional.pad(x, (0, 15)) for x in (q, k))
+            _, state = focused_attention(wide_q, wide_k, v, table, state, window=4, topk=topk, scale=1.0, backend=name)
+        assert state is not None
+        assert state.index is not None
+        assert (state.index == state.index[..., :1, :]).all()  # every query sees the same logits
+        return {int(key) for key in state.index[0, 0, 0]}
+
+    strongest = set(order.argsort(descending=True)[:6].tolist())
+    assert kept(backend) == strongest
+    assert kept("reference") != strongest  # as published: of equal ones, any

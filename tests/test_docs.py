@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from config.docs_generator import sections
+from ops.build import CPU_SECONDS
 from scripts.benchmark import comparisons
 from tests.pages import DOCS, PAGES, ROOT, on_pages, text_of
 from utils.typed import fields_of
@@ -173,6 +174,12 @@ def test_targets_of_make_on_the_pages_exist() -> None:
     named = on_pages(r"^make ([\w-]+)")
     assert named
     assert not [(page, name) for page, name in named if name not in targets]
+
+
+def test_the_time_of_compiling_is_said_once_and_is_that_of_the_log() -> None:
+    said = re.compile(r"compil.*\b(\w+ seconds|minutes?)\b")
+    assert [page.name for page in PAGES for line in text_of(page).splitlines() if said.search(line)] == ["README.md"]
+    assert f"in about {CPU_SECONDS} seconds each" in text_of(ROOT / "README.md")
 
 
 def test_pages_that_readme_lists_are_all_pages() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
+import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -88,6 +90,21 @@ def test_example_of_an_operator_runs(capsys: pytest.CaptureFixture[str]) -> None
     ):
         exec(compile(block, "adding_an_operator.md", "exec"), {})
     assert "window_attention" in capsys.readouterr().out
+
+
+def test_code_of_the_pages_passes_the_lint(tmp_path: Path) -> None:
+    for page in PAGES:
+        for i, block in enumerate(re.findall(r"^```python\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)):
+            if not re.match(r"# \S+\.py\n", block):  # a file: tests/test_following_pages.py lints it in its place
+                (tmp_path / f"{page.stem}_{i}.py").write_text(block, encoding="utf-8")
+    assert len(list(tmp_path.iterdir())) > 5
+    settings = ["--config", str(ROOT / "pyproject.toml"), "--no-cache", str(tmp_path)]
+    # An example has no docstring of a file, and may print.
+    for command in (["check", "--ignore", "D100,T201,INP001"], ["format", "--check", "--diff"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, *settings], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
 
 
 def test_paths_on_the_pages_exist() -> None:

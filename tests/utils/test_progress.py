@@ -170,3 +170,13 @@ def test_a_terminal_that_only_appends_gets_plain_lines(monkeypatch: pytest.Monke
         bar.advance(10)
     assert stream.getvalue() == ""
     assert lines[0].startswith("scan 10/10")
+
+
+def test_a_bar_that_is_not_shown_only_counts() -> None:
+    stream, lines = Terminal(), list[str]()
+    with Progress(10, "rank 1", stream=stream, plain=lines.append, line_seconds=0.0, shown=False) as bar:
+        bar.advance(10)
+        console_line("a line", stream)
+    assert bar.done == 10
+    assert stream.getvalue() == "a line\n"
+    assert not lines

@@ -63,7 +63,7 @@ print(json.dumps(facts))
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="run_gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="run_gpu.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "gpu", metavar="DIR", help="results/gpu")
     parser.add_argument("--stage", nargs="+", action="extend", type=int, choices=range(1, 6), metavar="N",

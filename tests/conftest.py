@@ -16,6 +16,10 @@ from utils.log import get_logger
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
+# What a terminal of the person or service that runs the tests asks for; the tests look at text without colours.
+for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR"):
+    os.environ.pop(name, None)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

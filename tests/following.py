@@ -24,12 +24,12 @@ _FOLDERS = (
 
 
 def copy_of_the_repository(target: Path) -> Path:
-    """A copy without environments, data and results."""
+    """A copy without environments, data and results, and without ``.git``: no command in it reaches the original."""
     target.mkdir(parents=True)
     for folder in _FOLDERS:
         shutil.copytree(ROOT / folder, target / folder, ignore=_PRODUCED)
     for path in ROOT.iterdir():
-        if path.is_file():
+        if path.is_file() and path.name != ".git":  # a file where the original is a worktree
             shutil.copy(path, target)
     return target
 

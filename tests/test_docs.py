@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
+import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from config.docs_generator import sections
+from ops.build import CPU_SECONDS
 from scripts.benchmark import comparisons
 from tests.pages import DOCS, PAGES, ROOT, on_pages, text_of
 from utils.typed import fields_of
@@ -87,6 +90,21 @@ def test_example_of_an_operator_runs(capsys: pytest.CaptureFixture[str]) -> None
     ):
         exec(compile(block, "adding_an_operator.md", "exec"), {})
     assert "window_attention" in capsys.readouterr().out
+
+
+def test_code_of_the_pages_passes_the_lint(tmp_path: Path) -> None:
+    for page in PAGES:
+        for i, block in enumerate(re.findall(r"^```python\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)):
+            if not re.match(r"# \S+\.py\n", block):  # a file: tests/test_following_pages.py lints it in its place
+                (tmp_path / f"{page.stem}_{i}.py").write_text(block, encoding="utf-8")
+    assert len(list(tmp_path.iterdir())) > 5
+    settings = ["--config", str(ROOT / "pyproject.toml"), "--no-cache", str(tmp_path)]
+    # An example has no docstring of a file, and may print.
+    for command in (["check", "--ignore", "D100,T201,INP001"], ["format", "--check", "--diff"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, *settings], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
 
 
 def test_paths_on_the_pages_exist() -> None:
@@ -173,6 +191,12 @@ def test_targets_of_make_on_the_pages_exist() -> None:
     named = on_pages(r"^make ([\w-]+)")
     assert named
     assert not [(page, name) for page, name in named if name not in targets]
+
+
+def test_the_time_of_compiling_is_said_once_and_is_that_of_the_log() -> None:
+    said = re.compile(r"compil.*\b(\w+ seconds|minutes?)\b")
+    assert [page.name for page in PAGES for line in text_of(page).splitlines() if said.search(line)] == ["README.md"]
+    assert f"in about {CPU_SECONDS} seconds each" in text_of(ROOT / "README.md")
 
 
 def test_pages_that_readme_lists_are_all_pages() -> None:

@@ -22,6 +22,7 @@ NEW = "hallow or test_imports or every_network or every_kind or current or every
 @pytest.mark.slow
 def test_pages_that_are_followed_pass_the_checks(tmp_path: Path) -> None:
     root = copy_of_the_repository(tmp_path / "focal sr")
+    assert not (root / ".git").exists()
     python = [name for page in PAGES for name in follow(page, root) if name.endswith(".py")]
     assert len(python) > 9
     made = run_in(root, "scripts/make_docs.py")  # as the pages say

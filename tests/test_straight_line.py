@@ -76,7 +76,7 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
     assert [step for step, _ in scores(root)] == [4, 8, 12]
     [log] = root.glob("train_tiny_*.log")
     text = log.read_text()
-    assert "[tiny..][epoch:  0, iter:       1, lr:(2.000e-03,)] [eta: " in text
+    assert "[tiny][epoch:  0, iter:       1, lr:(2.000e-03,)] [eta: " in text
     assert "Validation HeldOut" in text
     assert (root / "train.yml").read_text().startswith("# GENERATE TIME: ")
     assert (root / "train.yml").read_text().endswith(TRAIN_FILE)

@@ -31,6 +31,7 @@ class Progress:
         stream: where to draw.
         plain: receives lines where ``stream`` is no terminal.
         line_seconds: shortest time between two such lines.
+        shown: False draws and writes nothing, as for the ranks of a distributed run that do not log.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class Progress:
         stream: TextIO | None = None,
         plain: Callable[[str], None] | None = None,
         line_seconds: float = 30.0,
+        shown: bool = True,
     ) -> None:
-        self.total, self.description, self.unit, self.plain = total, description, unit, plain
+        self.total, self.description, self.unit = total, description, unit
+        self.plain = plain if shown else None
         self.stream = stream or sys.stderr
-        self.terminal = can_redraw(self.stream)
+        self.terminal = shown and can_redraw(self.stream)
         self.done = self.first = done
         self.note = ""
         self.interval = 0.1 if self.terminal else line_seconds

@@ -30,7 +30,7 @@ class Meter:
         self.first = self.logged = step
         self.started = self.since = time.monotonic()
         self.waited = 0.0
-        self.bar = Progress(self.total, options.name, unit="iter", done=step)
+        self.bar = Progress(self.total, options.name, unit="iter", done=step, shown=world.is_main)
 
     def __enter__(self) -> Meter:
         return self

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.pages import PAGES, ROOT, code_of
-from tests.runs import environment
+from tests.runs import environment, run_here
 
 BASH = shutil.which("bash")
+README = ROOT / "README.md"
 PROGRAMS = {path.name: path for path in [ROOT / "train.py", ROOT / "test.py", *(ROOT / "scripts").glob("*.py")]}
 
 pytestmark = [
@@ -159,6 +160,22 @@ def test_shell_scripts_run_their_commands_from_another_folder(tmp_path: Path) ->
     }  # fmt: skip
     done = take(inner, tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_commands_of_the_readme_work_on_a_fresh_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The photographs and the check as README has them; the training in three iterations."""
+    [section] = re.findall(r"^## Your own data.*?```bash\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    more = {
+        "scripts/prepare_demo_data.py": ["-o", "datasets/demo"],  # by itself it writes to the repository
+        "train.py": ["--force_yml", "train:total_iter=3", "num_gpu=0"],
+        "test.py": ["num_gpu=0"],
+    }
+    (tmp_path / "options").symlink_to(ROOT / "options")
+    monkeypatch.chdir(tmp_path)
+    for line in section.splitlines():
+        _, program, *arguments = shlex.split(line, comments=True)
+        assert run_here(program, *arguments, *more.get(program, [])) == 0, line
+    assert {path.name for path in (tmp_path / "upscaled").iterdir()} == {"chelsea.png", "coffee.png"}
 
 
 def test_files_and_modules_of_other_commands_exist() -> None:

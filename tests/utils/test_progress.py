@@ -127,9 +127,12 @@ def test_updates_stay_on_one_line_of_a_terminal(columns: int, monkeypatch: pytes
             for _ in range(20):
                 bar.advance(1000, note="l_pix 0.0223  data wait 12%")
             console_line("a line of log", stream)
-        written = os.read(master, 10**6).decode()
+        raw = b""
+        while raw.count(b"\r\n") < 2:  # of the log line and of the end; a terminal makes CR LF of line feeds
+            raw += os.read(master, 4096)
     os.close(master)
-    assert written.count("\r\n") == 2  # of the log line and of the end: the terminal makes CR LF of line feeds
+    written = raw.decode()
+    assert written.count("\r\n") == 2
     updates = re.split(r"\r\x1b\[2K|\r\n", written)
     assert len(updates) > 20
     assert max(columns_of(update) for update in updates) < columns
@@ -167,3 +170,13 @@ def test_a_terminal_that_only_appends_gets_plain_lines(monkeypatch: pytest.Monke
         bar.advance(10)
     assert stream.getvalue() == ""
     assert lines[0].startswith("scan 10/10")
+
+
+def test_a_bar_that_is_not_shown_only_counts() -> None:
+    stream, lines = Terminal(), list[str]()
+    with Progress(10, "rank 1", stream=stream, plain=lines.append, line_seconds=0.0, shown=False) as bar:
+        bar.advance(10)
+        console_line("a line", stream)
+    assert bar.done == 10
+    assert stream.getvalue() == "a line\n"
+    assert not lines

@@ -16,9 +16,9 @@ if asks_for_help "$@"; then
 fi
 for argument in "$@"; do
     case "$argument" in
-        --force_yml | --auto_resume) ;;
+        --force_yml | --force_yml=* | --auto_resume) ;;
         -*) fail "unknown flag $argument; there are --help, --auto_resume and --force_yml A:B=VALUE" ;;
-        *) [[ " $* " == *" --force_yml "* ]] || fail "unknown argument $argument; there are --help, --auto_resume and --force_yml A:B=VALUE" ;;
+        *) [[ " $* " == *" --force_yml"* ]] || fail "unknown argument $argument; there are --help, --auto_resume and --force_yml A:B=VALUE" ;;
     esac
 done
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import config
 from config.docs_generator import sections
 from ops.build import CPU_SECONDS
 from scripts.benchmark import comparisons
@@ -184,6 +185,22 @@ def test_commands_on_the_pages_have_the_flags_they_use() -> None:
         checked += 1
     assert checked > 30
     assert not wrong
+
+
+def test_check_of_readme_needs_nothing_but_the_demo_photographs() -> None:
+    """The first command that a reader tries works on a fresh clone."""
+    lines = text_of(ROOT / "README.md").splitlines()
+    commands = [line for line in lines if re.match(r"python (?:train|test)\.py -opt", line)]
+    assert any("--check" in line for line in commands)
+    made = next(i for i, line in enumerate(lines) if line.startswith("python scripts/prepare_demo_data.py"))
+    for line in commands:
+        file = ROOT / line.split()[3]
+        mode = "train" if "train.py" in line else "test"
+        options = config.read(file, mode=mode)  # type: ignore[call-overload]
+        roots = [str(dataset.dataroot_gt) for dataset in options.datasets.values()]
+        assert roots
+        assert all(root.startswith("datasets/demo") for root in roots), line
+        assert lines.index(line) > made
 
 
 def test_targets_of_make_on_the_pages_exist() -> None:

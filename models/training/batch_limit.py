@@ -16,7 +16,7 @@ from models.training.objectives import build_objective
 from models.training.state import TrainState
 from utils.env import available_memory, peak_memory, reset_peak_memory
 from utils.errors import InputError
-from utils.log import get_logger
+from utils.log import PASSING, get_logger
 
 MOST = 1024  # nobody asks for more, and each trial takes its time
 _PRECISION = 16  # the search ends when the last bound is within a sixteenth: each trial costs a whole iteration
@@ -52,7 +52,7 @@ def find_largest_batch(state: TrainState, batch: Batch, options: TrainOptions) -
         if not enough:
             for player in state.players.values():
                 player.optimizer.zero_grad(set_to_none=True)  # of an iteration that was cut short
-        get_logger().info("batch %d %s", count, "fits" if enough else "does not fit")
+        get_logger().info("batch %d %s", count, "fits" if enough else "does not fit", extra={PASSING: True})
         return enough
 
     largest, refused = search(fits, len(batch), MOST)

@@ -9,6 +9,8 @@ from typing import ParamSpec
 import torch
 from torch import Tensor
 
+from ops.registry import recording
+
 P = ParamSpec("P")
 
 _forgetters: list[Callable[[], None]] = []
@@ -32,7 +34,7 @@ def cached_constant(size: int) -> Callable[[Callable[P, Tensor]], Callable[P, Te
 
         @functools.wraps(function)
         def constant(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-            if torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor:
+            if recording() or type(torch.empty(0)) is not Tensor:
                 return function(*args, **kwargs)
             return kept(*args, **kwargs)  # type: ignore[arg-type]  # hashable, as said above
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ops.registry import recording
+
 
 class Memo:
     """Keeps a tensor computed from others (a dense bias, a folded kernel) for evaluation.
@@ -27,7 +29,7 @@ class Memo:
 
     def __call__(self, compute: Callable[[], Tensor], *sources: Tensor) -> Tensor:
         """``compute()``, or what it returned last if no source has changed since."""
-        if torch.compiler.is_compiling() or not all(_versioned(source) for source in sources):
+        if recording() or not all(_versioned(source) for source in sources):
             return compute()
         if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
             return compute()

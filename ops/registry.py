@@ -181,10 +181,24 @@ def environment_choice() -> str:
     return choice
 
 
+def tracing() -> bool:
+    """Whether ``torch.jit.trace`` records a program, which is for evaluation in whatever mode it is recorded."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]  # public, and not in __all__
+
+
 def exporting() -> bool:
-    """Whether ``torch.export`` traces: its program must run where this project's operators are not known."""
+    """Whether ``torch.export`` or ``torch.jit.trace`` records a program.
+
+    It must run where this project's operators are not known (ONNX, ncnn, TorchScript), at the sizes of the example or,
+    where they are free, at others.
+    """
     # torch 2.6 cannot tell exporting from compiling.
-    return bool(getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)())
+    return tracing() or bool(getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)())
+
+
+def recording() -> bool:
+    """Whether the calls become a graph, to be compiled, exported or traced: nothing may be kept from it or for it."""
+    return torch.compiler.is_compiling() or exporting()
 
 
 @functools.cache

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ops.registry import recording
+
 
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """``function(x)``, of which only ``x`` is kept for the backward pass.
@@ -20,7 +22,7 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         function: of one tensor, and of parameters.
         x: its argument.
     """
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled() and not recording():
         result: Tensor = checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
         return result
     return function(x)

@@ -24,7 +24,7 @@ from archs.layers.window import Pair, window_merge, window_partition
 from archs.rgt.position import PositionNetwork, relative_offsets
 from archs.rgt.recursion import STRIDE, recursion_bias, recursion_count, recursion_kernel
 from ops import Memo, RegionMask, RelativeBias, linear, window_attention
-from ops.registry import exporting
+from ops.registry import exporting, tracing
 from utils.errors import InputError
 
 PUBLISHED_MASK_SIZE = (64, 64)
@@ -276,7 +276,7 @@ class RecursiveGeneralizationAttention(nn.Module):
         """[B, C, H, W] -> [B, C, hh, ww]."""
         layer = self.reduction1
         assert layer.bias is not None
-        learning = torch.is_grad_enabled() and layer.weight.requires_grad
+        learning = torch.is_grad_enabled() and layer.weight.requires_grad and not tracing()
         if recursions == 0:
             # A term of zero gives the layer a gradient of zero: distributed training insists on one.
             return x + 0 * (layer.weight.sum() + layer.bias.sum()) if learning else x

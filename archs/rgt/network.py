@@ -26,6 +26,7 @@ from archs.layers.upsample import HeadedNetwork, head_layers
 from archs.rgt.attention import RectangleWindowAttention, RecursiveGeneralizationAttention
 from archs.rgt.position import position_tables
 from archs.rgt.recursion import STRIDE, recursion_count
+from ops.registry import recording
 from utils.errors import InputError
 
 Connection = Literal["1conv", "3conv"]
@@ -263,7 +264,7 @@ class RGT(HeadedNetwork, BaseNetwork):
 
     def _position_tables(self) -> dict[nn.Module, Tables]:
         """Block -> its position tables; empty where blocks keep theirs, which is when no gradient is wanted."""
-        if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+        if not (torch.is_grad_enabled() or recording()):
             return {}
         branches = {
             block: block.attn.branches

@@ -24,7 +24,7 @@ from ops.focused.arguments import (
     list_dtype,
 )
 from ops.focused.table import expanded_bias
-from ops.registry import Backend
+from ops.registry import Backend, recording
 from ops.window.region_mask import dense_mask
 
 ELEMENTS = 1 << 24
@@ -117,7 +117,7 @@ def largest(x: Tensor, count: int) -> Tensor:
 
 def _in_parts(part: Callable[..., _Part], q: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> _Part:
     """``part`` for a few windows at a time, computed once more in the backward pass instead of keeping its maps."""
-    if torch.compiler.is_compiling():
+    if recording():
         return part(q, k, v, *others)
     windows, heads, tokens, _ = q.shape
     step = max(1, ELEMENTS // (heads * tokens * tokens))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ops import build
 from ops.registration import register
-from ops.registry import NATIVE, REFERENCE, Backend, Operator, exporting
+from ops.registry import NATIVE, REFERENCE, Backend, Operator, recording
 from utils.errors import InputError
 
 _LARGEST_SIDE = 63  # of the compiled kernels
@@ -90,7 +90,7 @@ def _refusal(call: GeluDepthwiseCall) -> str | None:
         return f"its kernel is for the CPU, and the tensors are on {call.device}"
     if call.gradient:
         return "it has no backward pass, and a gradient is wanted"
-    if exporting() or torch.compiler.is_compiling():
+    if recording():
         return "a graph that is compiled or exported fuses PyTorch's own operators"
     if call.side > _LARGEST_SIDE:
         return f"its kernel is for sides up to {_LARGEST_SIDE}, and this one is {call.side}"

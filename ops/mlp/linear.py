@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ops.autocast import autocast_is_on
-from ops.registry import REFERENCE, Backend, Operator, exporting
+from ops.registry import REFERENCE, Backend, Operator, recording
 
 
 class LinearArguments(NamedTuple):
@@ -92,7 +92,7 @@ def _refusal(call: LinearCall) -> str | None:
         return "torch itself calls it for other types than float32"
     if call.empty:
         return "there is nothing to multiply"
-    if exporting() or torch.compiler.is_compiling():
+    if recording():
         return "a graph that is compiled or exported fuses PyTorch's own operators"
     return _missing()
 

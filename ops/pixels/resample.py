@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ops import build
 from ops.registration import register
-from ops.registry import NATIVE, REFERENCE, Backend, Operator, exporting
+from ops.registry import NATIVE, REFERENCE, Backend, Operator, recording
 from utils.errors import InputError
 
 Rounding = Literal["none", "last", "each"]
@@ -97,7 +97,7 @@ def round_levels(levels: Tensor) -> Tensor:
 def reference_resample(arguments: ResampleArguments) -> Tensor:
     """[A, h, w, C]: the rows, then the columns."""
     x, row_source, row_weight, *_ = arguments
-    if len(row_source) <= _STRIP or x.device.type != "cpu" or torch.compiler.is_compiling():
+    if len(row_source) <= _STRIP or x.device.type != "cpu" or recording():
         return _both(arguments)
     # Strips of the output one after another: what lies between the two passes stays in the cache.
     parts = []
@@ -138,7 +138,7 @@ def _refusal(call: ResampleCall) -> str | None:
         return "it has no backward pass, and a gradient is wanted"
     if call.dtype not in (torch.uint8, torch.float32, torch.float64):
         return f"its kernel knows no {call.dtype}"
-    if exporting() or torch.compiler.is_compiling():
+    if recording():
         return "a graph that is compiled or exported keeps to PyTorch's own operators"
     return None
 

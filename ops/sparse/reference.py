@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ops.registry import REFERENCE, Backend
+from ops.registry import REFERENCE, Backend, recording
 from ops.sparse.arguments import Amv, Qmk, SmmCall
 
 CHUNK = 1 << 23
@@ -40,7 +40,7 @@ def _by_chunks(part: Callable[[Tensor, Tensor, Tensor], Tensor], arguments: Qmk 
     """The products of a few batch items at a time; traced graphs, whose sizes may be unknown, take them together."""
     x, y, index = arguments
     step = max(1, CHUNK // max(1, x.shape[1] * keys))
-    if torch.compiler.is_compiling() or x.shape[0] <= step:
+    if recording() or x.shape[0] <= step:
         return part(x, y, index)
     return torch.cat([part(*few) for few in zip(x.split(step), y.split(step), index.split(step), strict=True)])
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ops.autocast import takes_autocast
-from ops.registry import NATIVE, Operator
+from ops.registry import NATIVE, Operator, recording
 from ops.sparse import native, reference
 from ops.sparse.arguments import Amv, Qmk, SmmCall, check, check_index, shape_text
 from utils.errors import InputError
@@ -81,7 +81,7 @@ SmmOperator = Operator[SmmCall, Callable[[Any], Tensor]]
 def _run(operator: SmmOperator, arguments: Qmk | Amv, keys: int, backend: str) -> Tensor:
     x, _, index = arguments
     chosen = operator.choose(SmmCall(x.device.type, x.dtype == torch.float64), backend)
-    if torch.compiler.is_compiling():
+    if recording():
         return chosen.run(arguments)
     # The native CPU kernels look while they read.
     native_cpu = chosen.name == NATIVE and x.device.type == "cpu"

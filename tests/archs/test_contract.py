@@ -217,6 +217,23 @@ def test_compiles_as_one_graph(network: Network) -> None:
     assert torch.allclose(compiled(x), network(x), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch names each size that the program takes as it is
+def test_traces_into_a_program_of_pytorch_s_own_operators(network: Network) -> None:
+    network.eval()
+    # With the gradients that nobody has switched off, and checked by PyTorch by tracing again without them.
+    traced: Any = torch.jit.trace(network, image(network, (1, 8, 9)))
+    x = image(network, (1, 8, 9)) / 2
+    with torch.no_grad():
+        assert torch.allclose(traced(x), network(x), atol=2e-6)
+    operators = {node.kind() for node in traced.inlined_graph.nodes()}
+    assert {kind.split("::")[0] for kind in operators} <= {"aten", "prim"}
+    buffer = io.BytesIO()
+    torch.jit.save(traced, buffer)
+    buffer.seek(0)
+    with torch.no_grad():
+        assert torch.equal(torch.jit.load(buffer)(x), traced(x))
+
+
 def test_save_and_load(network: Network, request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.params["network"]
     buffer = io.BytesIO()

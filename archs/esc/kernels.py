@@ -53,7 +53,8 @@ def convolve_symmetric(x: Tensor, kernel: Tensor) -> Tensor:
     """
     half, H = kernel.shape[-1] // 2, x.shape[1]
     if exporting() or x.device.type != "cpu" or half == 0:
-        return F.conv2d(x.permute(0, 3, 1, 2), kernel, padding=half).permute(0, 2, 3, 1)
+        # "same": while torch 2.6 traces, sizes are tensors, which no padding may be.
+        return F.conv2d(x.permute(0, 3, 1, 2), kernel, padding="same").permute(0, 2, 3, 1)
     framed = F.pad(x, (0, 0, 0, 0, half, half))
     pairs = [framed[:, half + d : half + d + H] + framed[:, half - d : half - d + H] for d in range(1, half + 1)]
     rows = torch.cat([x, *pairs], -1)  # [B, H, W, (half + 1) * p]
@@ -77,6 +78,6 @@ def depthwise_by_image(x: Tensor, kernels: Tensor) -> Tensor:
     side = kernels.shape[-1]
     # One image whose channels are those of all images, with its channels last: depthwise kernels are fastest on that.
     joined = x.permute(1, 2, 0, 3).flatten(2).permute(2, 0, 1)[None]
-    out = F.conv2d(joined, kernels.reshape(B * p, 1, side, side), padding=side // 2, groups=B * p)
+    out = F.conv2d(joined, kernels.reshape(B * p, 1, side, side), padding="same", groups=B * p)
     by_image: Tensor = out[0].unflatten(0, (B, p))
     return by_image.permute(0, 2, 3, 1)

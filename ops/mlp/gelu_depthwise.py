@@ -75,7 +75,7 @@ def reference_gelu_depthwise(arguments: GeluDepthwiseArguments) -> Tensor:
     x, weight, bias = arguments
     t = F.gelu(x)
     image = t.permute(0, 3, 1, 2)  # [B, C, H, W]
-    mixed = F.conv2d(image, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+    mixed = F.conv2d(image, weight, bias, padding="same", groups=weight.shape[0])
     return t + F.gelu(mixed).permute(0, 2, 3, 1)
 
 

@@ -5,7 +5,7 @@ with ``-opt``. Results are PNG files unless OUT names another kind of file; dept
 and EXIF block are kept. Films go through ffmpeg. A file that fails is reported, and the others are upscaled.
 Details: docs/upscaling.md.
 
-Exit codes: 0 done, 1 a file failed, 2 bad input, 130 Ctrl-C.
+Exit codes: 0 done, 1 a file failed or is a picture of a kind that cannot be read, 2 bad input, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
 from config.command import number
-from data.images.files import Pixels
-from data.images.photo import Photo, picture_size, read_photo, write_photo
-from models.inference.jobs import Job, plan_jobs
+from data.images.files import foreign_lines
+from data.images.photo import Levels, Photo, picture_size, read_photo, write_photo
+from models.inference.film import inspect_film
+from models.inference.jobs import Job, left_out, plan_jobs
 from models.inference.photo import TileChoice, Upscaler, upscale_photo
-from models.inference.video import inspect_film, upscale_film
+from models.inference.video import film_notes, upscale_film
 from models.weights.recognise import network_from_weights
 from utils.command import run_command
 from utils.errors import InputError
 from utils.progress import Progress, console_line
+from utils.signals import leave_at_once
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -86,12 +88,23 @@ class Bar:
         sizes = {job: picture_size(job.source) for job in jobs if not job.is_video}
         self.weights = {job: size[0] * size[1] / 1000 for job, size in sizes.items() if size is not None}
         self.progress = Progress(max(1, round(sum(self.weights.values()))), "upscale", unit="kpixels")
-        self.done = 0.0
+        self.done = self.settled = 0.0
 
     def advance(self, job: Job, share: float) -> None:
         """A share of the work on one picture is done."""
         self.done += share * self.weights.get(job, 0.0)
         self.progress.advance(done=round(self.done), note=job.source.name)
+
+    def settle(self, job: Job) -> None:
+        """A picture is done with, whether it failed or not."""
+        self.settled += self.weights.get(job, 0.0)
+        self.done = self.settled
+        self.progress.done = round(self.done)
+
+    def close(self) -> None:
+        """After the last job; where all were films, which have bars of their own, none remains."""
+        if not self.weights:
+            self.progress.drop()
 
 
 def upscale_picture(job: Job, upscaler: Upscaler, bar: Bar) -> str:
@@ -116,16 +129,20 @@ def upscale_video(job: Job, upscaler: Upscaler) -> str:
         InputError: ffmpeg is not installed, or cannot read or write it.
     """
     film = inspect_film(job.source)
+    for note in film_notes(film, job.target):
+        console_line(f"{job.source}: {note}", sys.stdout)
     started = time.perf_counter()
     with Progress(max(1, film.frames), job.source.name, unit="frames") as progress:
 
-        def frame(pixels: Pixels) -> Pixels:
+        def frame(pixels: Levels) -> Levels:
             result = upscale_photo(Photo(pixels), upscaler).pixels
             progress.advance()
-            return result  # type: ignore[return-value]  # of 8 bits, as the frame
+            return result
 
-        count = upscale_film(job.source, job.target, film, frame)
-    return f"{job.target}: {count} frames, {time.perf_counter() - started:.2f} s"
+        count, complaint = upscale_film(job.source, job.target, film, frame)
+        progress.total = count  # it was an estimate
+    note = f" (ffmpeg went on where the source is damaged: {complaint})" if complaint else ""
+    return f"{job.target}: {count} frames, {time.perf_counter() - started:.2f} s{note}"
 
 
 def _size(shape: Sequence[int]) -> str:
@@ -133,8 +150,14 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Upscale what the command line names; 1 if any file failed."""
+    """Upscale what the command line names; 1 if any file failed or is of a kind that cannot be read."""
     typed = parse(argv)
+    with leave_at_once():
+        return upscale_all(typed)
+
+
+def upscale_all(typed: argparse.Namespace) -> int:
+    """Upscale what the command line, as read by :func:`parse`, names; returns the exit code."""
     tile = tile_choice(typed.tile)
     planned = plan_jobs(typed.input, typed.output, typed.suffix)
     network = network_from_weights(typed.weights, typed.opt, typed.key, typed.scale)
@@ -147,6 +170,9 @@ def main(argv: Sequence[str]) -> int:
     for job in planned:
         if job not in jobs:
             console_line(f"{job.target} exists and is left as it is (--overwrite replaces it)", sys.stdout)
+    foreign = left_out(typed.input)
+    for line in foreign_lines(foreign):
+        console_line(line, sys.stderr)
     failed = 0
     bar = Bar(jobs)
     with bar.progress:
@@ -159,8 +185,12 @@ def main(argv: Sequence[str]) -> int:
                 message = str(error)
                 named = message if str(job.source) in message else f"{job.source}: {message}"
                 console_line(f"failed: {named}", sys.stderr)
-    print(f"{len(jobs) - failed} upscaled, {len(planned) - len(jobs)} left as they were, {failed} failed")
-    return 1 if failed else 0
+            bar.settle(job)
+        bar.close()
+    unread = sum(map(len, foreign.values()))
+    others = f", {unread} left out" if unread else ""
+    print(f"{len(jobs) - failed} upscaled, {len(planned) - len(jobs)} left as they were, {failed} failed{others}")
+    return 1 if failed or unread else 0
 
 
 if __name__ == "__main__":

@@ -53,7 +53,10 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.finish()
+        if kind is None:
+            self.finish()
+        else:
+            self.drop()
 
     def finish(self) -> None:
         """Draw the bar a last time and go to the next line; a second call does nothing."""
@@ -64,6 +67,12 @@ class Progress:
             self._draw()
             self.stream.write("\n")
             self.stream.flush()
+
+    def drop(self) -> None:
+        """Take the bar off the screen for good: the work has failed, or there was none."""
+        if self in _shown:
+            _shown.remove(self)
+            self.clear()
 
     def advance(self, units: int = 1, note: str | None = None, done: int | None = None) -> None:
         """Count ``units`` more (or set ``done``); ``note`` is shown behind the ETA."""

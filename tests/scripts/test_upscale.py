@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,12 @@ from PIL import Image
 import archs
 from data.images.files import read_image, to_tensor, to_uint8, write_image
 from data.images.photo import Photo, read_photo, write_photo
+from models.inference.film import Film
 from models.inference.upscale import upscale
 from scripts.upscale import main
+from tests.models.inference.films import TEST, ffmpeg, needs_ffmpeg, streams
 from utils.command import run_command
+from utils.errors import InputError
 
 NETWORK = {"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}
 PROFILE = bytes(16) + b"RGB " + bytes(108)
@@ -128,6 +134,24 @@ def test_pictures_that_cannot_be_read_do_not_stop_the_others(
     assert "2 upscaled, 0 left as they were, 2 failed" in written.out
 
 
+def test_files_of_a_folder_are_done_or_named(
+    run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "b.bmp").rename(folder / "scan")
+    Image.fromarray(read_image(folder / "a.png")).save(folder / "d.jfif", "JPEG")
+    (folder / "notes.txt").write_text("x")
+    assert run(folder) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png", "d.png", "scan.png"]
+    assert "4 upscaled, 0 left as they were, 0 failed\n" in capsys.readouterr().out
+    for name in ("x.heic", "y.heic", "z.svg"):
+        (folder / name).write_bytes(b"")
+    assert run(folder, "--overwrite") == 1
+    written = capsys.readouterr()
+    assert "2 of kind HEIC cannot be read and are left out: x.heic, y.heic; save it as PNG first\n" in written.err
+    assert "1 of kind SVG cannot be read" in written.err
+    assert "4 upscaled, 0 left as they were, 0 failed, 3 left out\n" in written.out
+
+
 def test_scale_is_for_networks_of_arbitrary_scale_only(
     run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,11 +255,54 @@ def test_a_film_without_ffmpeg_fails_and_the_pictures_are_upscaled(
     run: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     (folder / "film.mp4").write_bytes(b"film")
-    monkeypatch.setattr("models.inference.video.shutil.which", lambda name: None)
+    monkeypatch.setattr("models.inference.ffmpeg.shutil.which", lambda name: None)
     assert run(folder) == 1
     written = capsys.readouterr()
     assert "film.mp4: films need the programs ffmpeg and ffprobe, and ffprobe is not installed" in written.err
     assert "3 upscaled, 0 left as they were, 1 failed" in written.out
+
+
+def test_films_that_fail_leave_no_bar_on_the_terminal(
+    run: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def fail(source: Path, target: Path, film: Film, frame: Callable[[Any], Any]) -> None:
+        for _ in range(3):
+            frame(read_image(folder / "a.png"))
+        raise InputError(f"{source}: the disk is full")
+
+    monkeypatch.setattr("scripts.upscale.inspect_film", lambda path: Film(Fraction(25), 10))
+    monkeypatch.setattr("scripts.upscale.upscale_film", fail)
+    monkeypatch.setattr("time.monotonic", itertools.count().__next__)  # every step is drawn
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    (tmp_path / "film.mp4").touch()
+    assert run(tmp_path / "film.mp4") == 1
+    assert "film.mp4 3/10" in screen.getvalue()
+    shown = [line.rsplit("\x1b[2K", 1)[-1] for line in screen.getvalue().split("\n")]
+    assert shown == [f"failed: {tmp_path / 'film.mp4'}: the disk is full", ""]
+    (folder / "b.bmp").write_bytes(b"BM")
+    screen.truncate(0)
+    assert run(folder) == 1
+    assert "kpixels" in screen.getvalue().split("\n")[-2]
+    assert " 1/1 " in screen.getvalue().split("\n")[-2]  # two pictures of half a thousand pixels
+
+
+@needs_ffmpeg
+def test_a_film_is_upscaled_with_its_notes(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("-vf", "setsar=16/11,setfield=tff", "-flags", "+ilme+ildct", "-c:v", "mpeg2video")
+    ffmpeg(*TEST, *arguments, tmp_path / "a.mpg")
+    assert run(tmp_path / "a.mpg") == 0
+    out = tmp_path / "out/a.mkv"
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'a.mpg'}: it is interlaced, and its frames are upscaled as they are" in printed
+    assert f"{out}: 5 frames, " in printed
+    assert streams(out)[0]["display_aspect_ratio"] == streams(tmp_path / "a.mpg")[0]["display_aspect_ratio"] == "16:9"
 
 
 class TestNetwork:

@@ -60,7 +60,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="self-ensemble: mean over eight flips and rotations; eight times slower",
     )
-    parser.add_argument("--half", action="store_true", help="compute in float16: half the memory, faster on GPUs")
+    parser.add_argument("--half", action="store_true", help="compute in float16: half the memory, faster; GPUs only")
     parser.add_argument("--scale", type=number, metavar="S", help="factor such as 3.7, for networks of arbitrary scale")
     parser.add_argument("--suffix", default="", help="added to the names of the results, before .png")
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist instead of leaving them")
@@ -149,6 +149,23 @@ def _size(shape: Sequence[int]) -> str:
     return f"{shape[1]} x {shape[0]}"
 
 
+def device_for(typed: argparse.Namespace) -> str:
+    """Where the network computes.
+
+    Raises:
+        InputError: half precision was asked for, and it is not a GPU.
+    """
+    if torch.cuda.is_available() and not typed.cpu:
+        return "cuda"
+    if typed.half:
+        other = "leave out --cpu, or leave out --half" if torch.cuda.is_available() else "leave it out"
+        raise InputError(
+            f"--half is for GPUs: float16 takes some 50 times as long as float32 on a CPU; {other}. What is fast on a "
+            "CPU: float32 and a small network, such as PlainUSR-U; what saves memory there: a smaller --tile"
+        )
+    return "cpu"
+
+
 def main(argv: Sequence[str]) -> int:
     """Upscale what the command line names; 1 if any file failed or is of a kind that cannot be read."""
     typed = parse(argv)
@@ -158,13 +175,10 @@ def main(argv: Sequence[str]) -> int:
 
 def upscale_all(typed: argparse.Namespace) -> int:
     """Upscale what the command line, as read by :func:`parse`, names; returns the exit code."""
-    tile = tile_choice(typed.tile)
+    tile, device = tile_choice(typed.tile), device_for(typed)
     planned = plan_jobs(typed.input, typed.output, typed.suffix)
     network = network_from_weights(typed.weights, typed.opt, typed.key, typed.scale)
-    network = network.to(
-        device="cuda" if torch.cuda.is_available() and not typed.cpu else "cpu",
-        dtype=torch.float16 if typed.half else None,
-    )
+    network = network.to(device=device, dtype=torch.float16 if typed.half else None)
     upscaler = Upscaler(network, tile, typed.overlap, typed.self_ensemble)
     jobs = [job for job in planned if typed.overwrite or not job.target.exists()]
     for job in planned:

@@ -30,6 +30,7 @@ from utils.errors import InputError
 NETWORK = {"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}
 PROFILE = bytes(16) + b"RGB " + bytes(108)
 ROOT = Path(__file__).resolve().parents[2]
+NEEDS_GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
 
 def picture(path: Path, height: int = 20, width: int = 26, seed: int = 0) -> Path:
@@ -235,7 +236,7 @@ def test_patterns_and_several_inputs_keep_sub_folders(run: Callable[..., int], f
     assert read_image(tmp_path / "out/deeper/a.png").shape == read_image(tmp_path / "out/a.png").shape
 
 
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("half", [False, pytest.param(True, marks=NEEDS_GPU)])
 def test_a_picture_larger_than_the_free_memory_is_upscaled_in_tiles(
     run: Callable[..., int], folder: Path, tmp_path: Path, network: torch.nn.Module, half: bool,
     monkeypatch: pytest.MonkeyPatch,
@@ -243,7 +244,7 @@ def test_a_picture_larger_than_the_free_memory_is_upscaled_in_tiles(
     large = picture(folder / "large.png", 130, 110)
     monkeypatch.setattr("models.inference.photo.free_memory", lambda device: 1_000_000)
     with input_sizes() as sizes:
-        assert run(large, *(["--half"] if half else []), "--cpu") == 0
+        assert run(large, "--half" if half else "--cpu") == 0
     assert sizes
     assert max(max(size) for size in sizes) < 110
     expected = to_uint8(upscale(network, to_tensor(read_image(large))))
@@ -303,6 +304,21 @@ def test_a_film_is_upscaled_with_its_notes(
     assert f"{tmp_path / 'a.mpg'}: it is interlaced, and its frames are upscaled as they are" in printed
     assert f"{out}: 5 frames, " in printed
     assert streams(out)[0]["display_aspect_ratio"] == streams(tmp_path / "a.mpg")[0]["display_aspect_ratio"] == "16:9"
+
+
+def test_half_precision_is_refused_on_a_cpu(
+    run: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """It takes some 50 times as long there; nothing is read before that is said."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert run(folder, "--half", weights=tmp_path / "nowhere.pth") == 2
+    assert "--half is for GPUs: float16 takes some 50 times as long as float32 on a CPU; leave it out" in (
+        capsys.readouterr().err
+    )
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert run(folder, "--half", "--cpu") == 2
+    assert "leave out --cpu, or leave out --half. What is fast on a CPU: float32 and" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 class TestNetwork:

@@ -30,6 +30,7 @@ from models.inference.video import film_notes, upscale_film
 from models.weights.recognise import network_from_weights
 from utils.command import run_command
 from utils.errors import InputError
+from utils.files import remove_unfinished
 from utils.progress import Progress, console_line
 from utils.signals import leave_at_once
 
@@ -141,7 +142,7 @@ def upscale_video(job: Job, upscaler: Upscaler) -> str:
 
         count, complaint = upscale_film(job.source, job.target, film, frame)
         progress.total = count  # it was an estimate
-    note = f" (ffmpeg went on where the source is damaged: {complaint})" if complaint else ""
+    note = f" (ffmpeg complained about the source: {complaint})" if complaint else ""
     return f"{job.target}: {count} frames, {time.perf_counter() - started:.2f} s{note}"
 
 
@@ -184,6 +185,7 @@ def upscale_all(typed: argparse.Namespace) -> int:
     for job in planned:
         if job not in jobs:
             console_line(f"{job.target} exists and is left as it is (--overwrite replaces it)", sys.stdout)
+    remove_unfinished(job.target for job in jobs if not job.is_video)  # films see to theirs
     foreign = left_out(typed.input)
     for line in foreign_lines(foreign):
         console_line(line, sys.stderr)

@@ -19,6 +19,7 @@ from utils.errors import InputError
 # Suffix of a film that is written -> ffmpeg's name of the container; of .m4v alone it would make one without H.265.
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _QUALITY = "16"  # of x264 and x265: hardly distinguishable from the frames
+_REHEARSAL = "5"  # seconds of the source
 _EXACT = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 _TEXT = ("subrip", "ass", "ssa", "webvtt", "text", "mov_text")  # subtitles that ffmpeg can turn into each other
 # Codecs of text that a container takes, and the one that others are turned into.
@@ -99,7 +100,7 @@ def writing(
 
 
 def rehearse(source: Path, target: Path, film: Film, encoder: Encoder) -> None:
-    """Write a tenth of a second, so that what cannot be written is known before the network works for hours.
+    """Write one frame and some seconds of sound, so that what cannot be written is known before hours of work.
 
     Raises:
         InputError: ffmpeg has not the encoder, or the container does not hold a stream of the film.
@@ -108,9 +109,9 @@ def rehearse(source: Path, target: Path, film: Film, encoder: Encoder) -> None:
     black = bytes(64 * 64 * 3 * (2 if is_deep(film) else 1))
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder, f"trial{target.suffix}")
-        command = writing(source, trial, film, encoder, (64, 64), container, seconds="0.1")
+        command = writing(source, trial, film, encoder, (64, 64), container, seconds=_REHEARSAL)
         failed = run_with(command, black)
-    if failed is not None:
+    if failed is not None and "packets parsed" not in failed:  # sound that begins later is there in the end
         raise InputError(f"{target}: ffmpeg cannot write the film: {reason(failed)}{_next_move(failed, target)}")
 
 
@@ -126,7 +127,7 @@ def left_out(film: Film, container: str) -> tuple[str, ...]:
 
 
 def _next_move(failed: str, target: Path) -> str:
-    if not re.search("container|codec tag|not supported|unsupported|only", failed, re.IGNORECASE):
+    if not re.search("container|codec tag|not supported|unsupported|only|experimental", failed, re.IGNORECASE):
         return ""
     if target.suffix.lower() != ".mkv":
         return "; name the result .mkv, which holds nearly everything"

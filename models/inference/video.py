@@ -8,9 +8,7 @@ Shapes: H W pixels of a frame.
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +22,7 @@ from models.inference.encoding import CONTAINERS, encoder_for, left_out, reading
 from models.inference.ffmpeg import reason
 from models.inference.film import Film
 from utils.errors import InputError
-from utils.files import make_folder, storage_error
+from utils.files import lock, make_folder, remove_unfinished, storage_error, unfinished
 
 
 class Outcome(NamedTuple):
@@ -90,44 +88,19 @@ def upscale_film(source: Path, target: Path, film: Film, frame: Callable[[Levels
 
 @contextmanager
 def _unfinished(target: Path) -> Iterator[Path]:
-    """A hidden file beside ``target`` to write to, removed at the end if it is still there.
-
-    It is locked meanwhile (where the system has locks), so that those of killed runs are told from those of others that
-    are at work.
-    """
-    for leftover in target.parent.glob(f".{_plain(target.name)}.*.part"):
-        with suppress(OSError), leftover.open("rb") as begun:
-            if _locked(begun):
-                leftover.unlink()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    """A hidden file beside ``target`` to write to, locked, and removed at the end if it is still there."""
+    remove_unfinished([target])
+    temporary = unfinished(target)
     try:
         file = temporary.open("wb")
     except OSError as error:
         raise storage_error(target, error) from error
     try:
         with file:
-            _locked(file)
+            lock(file)
             yield temporary
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _plain(name: str) -> str:
-    """A name as a pattern that fits it alone."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def _locked(file: IO[bytes]) -> bool:
-    """Lock an open file; whether that succeeded."""
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # another process has it, or this file system has no locks
-        return False
-    return True
 
 
 def _start(command: list[str], notes: IO[bytes]) -> subprocess.Popen[bytes]:

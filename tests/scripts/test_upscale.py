@@ -114,7 +114,9 @@ def test_existing_results_are_replaced_with_overwrite_only(
     run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture(tmp_path / "out/b.png", 3, 3)
+    (tmp_path / "out/.a.png.7.part").write_bytes(b"of a run that was killed")
     assert run(folder) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png"]
     assert read_image(tmp_path / "out/b.png").shape == (3, 3, 3)
     assert "2 upscaled, 1 left as they were" in capsys.readouterr().out
     assert run(folder, "--overwrite") == 0

@@ -77,6 +77,12 @@ def test_what_a_container_does_not_hold_is_said() -> None:
     assert "-map 1:t? -c:t copy" in text
 
 
+def test_a_rehearsal_without_sound_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "[mp4 @ 0x1] Cannot write moov atom before EAC3 packets parsed."
+    monkeypatch.setattr("models.inference.encoding.run_with", lambda command, content: said)
+    rehearse(SOURCE, TARGET, PLAIN, encoder_for(SOURCE, PLAIN, "mp4"))
+
+
 @pytest.mark.parametrize(
     ("failed", "target", "message"),
     [
@@ -98,4 +104,4 @@ def test_a_rehearsal_that_fails_says_the_next_move(
     monkeypatch.setattr("models.inference.encoding.run_with", run)
     with pytest.raises(InputError, match=message):
         rehearse(SOURCE, Path(target), PLAIN, encoder_for(SOURCE, PLAIN, "mp4"))
-    assert commands[0][commands[0].index("-t") :][:4] == ["-t", "0.1", "-i", "file:a.mkv"]
+    assert commands[0][commands[0].index("-t") :][:4] == ["-t", "5", "-i", "file:a.mkv"]

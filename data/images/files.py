@@ -246,11 +246,14 @@ def sort_files(files: Iterable[Path]) -> tuple[Mapping[str, list[Path]], dict[Ki
 
 def foreign_lines(foreign: Mapping[Kind, Sequence[Path]]) -> list[str]:
     """A line for each kind of pictures that cannot be read: how many, which, and the next move."""
-    return [
-        f"{len(paths)} of kind {kind.name} cannot be read and {'is' if len(paths) == 1 else 'are'} left out:"
-        f" {first_few(path.name for path in paths)}; {advice(kind)}"
-        for kind, paths in foreign.items()
-    ]
+    lines = []
+    for kind, paths in foreign.items():
+        plural = ("picture", "is") if len(paths) == 1 else ("pictures", "are")
+        named = first_few(path.name for path in paths)
+        lines.append(
+            f"{len(paths)} {kind.name} {plural[0]} cannot be read and {plural[1]} left out: {named}; {advice(kind)}"
+        )
+    return lines
 
 
 def instead(

@@ -68,7 +68,7 @@ def test_images_of_every_name_are_prepared(hr: Path, tmp_path: Path, capsys: pyt
     for kind in ("lmdb", "pack"):
         assert run(kind, "-i", hr, "-o", tmp_path / f"hr.{kind}") == 0
         assert run("check", tmp_path / f"hr.{kind}") == 0
-    assert f"{hr}: 1 of kind HEIC cannot be read and is left out: phone.heic" in capsys.readouterr().err
+    assert f"{hr}: 1 HEIC picture cannot be read and is left out: phone.heic" in capsys.readouterr().err
 
 
 def test_check_reports_every_kind_of_problem(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

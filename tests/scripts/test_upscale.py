@@ -150,8 +150,8 @@ def test_files_of_a_folder_are_done_or_named(
         (folder / name).write_bytes(b"")
     assert run(folder, "--overwrite") == 1
     written = capsys.readouterr()
-    assert "2 of kind HEIC cannot be read and are left out: x.heic, y.heic; save it as PNG first\n" in written.err
-    assert "1 of kind SVG cannot be read" in written.err
+    assert "2 HEIC pictures cannot be read and are left out: x.heic, y.heic; save it as PNG first\n" in written.err
+    assert "1 SVG picture cannot be read" in written.err
     assert "4 upscaled, 0 left as they were, 0 failed, 3 left out\n" in written.out
 
 

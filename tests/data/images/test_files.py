@@ -207,13 +207,13 @@ def test_pictures_that_cannot_be_read_are_left_out_and_reported(tmp_path: Path, 
     (tmp_path / "raw.NEF").write_bytes(FILES["tiff"])
     assert [path.name for path in list_images(tmp_path)] == ["a.png"]
     assert log == [
-        f"the folder {tmp_path}: 7 of kind HEIC cannot be read and are left out: 0.heic, 1.heic, 2.heic, 3.heic, "
+        f"the folder {tmp_path}: 7 HEIC pictures cannot be read and are left out: 0.heic, 1.heic, 2.heic, 3.heic, "
         "4.heic, ...; save it as PNG first",
-        f"the folder {tmp_path}: 1 of kind camera RAW cannot be read and is left out: raw.NEF; develop it to a TIFF or "
+        f"the folder {tmp_path}: 1 camera RAW picture cannot be read and is left out: raw.NEF; develop it to a TIFF or "
         "PNG file of 16 bits first",
     ]
     (tmp_path / "a.png").unlink()
-    with pytest.raises(InputError, match=r"holds no images that can be read: 7 of kind HEIC .*; 1 of kind camera RAW"):
+    with pytest.raises(InputError, match=r"holds no images that can be read: 7 HEIC pictures .*; 1 camera RAW picture"):
         list_images(tmp_path)
 
 

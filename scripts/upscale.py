@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
@@ -134,11 +135,13 @@ def upscale_video(job: Job, upscaler: Upscaler) -> str:
         console_line(f"{job.source}: {note}", sys.stdout)
     started = time.perf_counter()
     with Progress(max(1, film.frames), job.source.name, unit="frames") as progress:
+        last: list[Levels] = []  # a frame and its result
 
         def frame(pixels: Levels) -> Levels:
-            result = upscale_photo(Photo(pixels), upscaler).pixels
+            if not last or not np.array_equal(pixels, last[0]):  # a constant rate repeats frames
+                last[:] = pixels, upscale_photo(Photo(pixels), upscaler).pixels
             progress.advance()
-            return result
+            return last[1]
 
         count, complaint = upscale_film(job.source, job.target, film, frame)
         progress.total = count  # it was an estimate

@@ -308,6 +308,24 @@ def test_a_film_is_upscaled_with_its_notes(
     assert streams(out)[0]["display_aspect_ratio"] == streams(tmp_path / "a.mpg")[0]["display_aspect_ratio"] == "16:9"
 
 
+@needs_ffmpeg
+def test_frames_that_are_repeated_are_upscaled_once(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ffmpeg(*TEST, "-vf", "trim=end_frame=2,loop=3:1,setpts=N/10/TB", "-c:v", "ffv1", tmp_path / "a.mkv")  # 1 1 1 1 2
+    calls: list[Photo] = []
+
+    def count(photo: Photo, upscaler: object) -> Photo:
+        calls.append(photo)
+        return photo
+
+    monkeypatch.setattr("scripts.upscale.upscale_photo", count)
+    assert run(tmp_path / "a.mkv") == 0
+    assert len(calls) == 2
+    ffmpeg("-i", tmp_path / "out/a.mkv", tmp_path / "%d.png")
+    assert len(list(tmp_path.glob("?.png"))) == 5
+
+
 def test_half_precision_is_refused_on_a_cpu(
     run: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -6,7 +6,7 @@ metadata and all frames and pages are kept, or named where the file cannot hold 
 that fails is reported, and the others are upscaled.
 Details: docs/upscaling.md.
 
-Exit codes: 0 done, 1 a file failed, 2 bad input, 130 Ctrl-C.
+Exit codes: 0 done, 1 a file failed or is a picture of a kind that cannot be read, 2 bad input, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,27 +17,31 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
 from archs.contract import contract_of
 from config.command import number
-from data.images.files import Pixels
+from data.images.files import foreign_lines
 from data.images.frames import look_at, open_frames
 from data.images.output_kinds import FORMATS, Encoding, check_encoding, check_size
-from data.images.photo import Photo, picture_size
+from data.images.photo import Levels, Photo, picture_size
 from data.images.photo_writer import Losses, pictures_held, write_frames
 from data.images.resize import Resize, parse_resize, resized
-from models.inference.jobs import Job, plan_jobs
+from models.inference.film import inspect_film
+from models.inference.jobs import Job, left_out, plan_jobs
 from models.inference.photo import TileChoice, Upscaler, upscale_photo
-from models.inference.video import inspect_film, upscale_film
+from models.inference.video import film_notes, upscale_film
 from models.weights.recognise import network_from_weights
 from utils.command import run_command
 from utils.errors import InputError
+from utils.files import remove_unfinished
 from utils.log import configure_logging
 from utils.progress import Progress, console_line
 from utils.scale import scaled_length
+from utils.signals import leave_at_once
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -66,7 +70,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="self-ensemble: mean over eight flips and rotations; eight times slower",
     )
-    parser.add_argument("--half", action="store_true", help="compute in float16: half the memory, faster on GPUs")
+    parser.add_argument("--half", action="store_true", help="compute in float16: half the memory, faster; GPUs only")
     parser.add_argument("--scale", type=number, metavar="S", help="factor such as 3.7, for networks of arbitrary scale")
     parser.add_argument("--suffix", default="", help="added to the names of the results, before .png")
     parser.add_argument(
@@ -110,12 +114,23 @@ class Bar:
             if size is not None
         }
         self.progress = Progress(max(1, round(sum(self.weights.values()))), "upscale", unit="kpixels")
-        self.done = 0.0
+        self.done = self.settled = 0.0
 
     def advance(self, job: Job, share: float) -> None:
         """A share of the work on one picture is done."""
         self.done += share * self.weights.get(job, 0.0)
         self.progress.advance(done=round(self.done), note=job.source.name)
+
+    def settle(self, job: Job) -> None:
+        """A picture is done with, whether it failed or not."""
+        self.settled += self.weights.get(job, 0.0)
+        self.done = self.settled
+        self.progress.done = round(self.done)
+
+    def close(self) -> None:
+        """After the last job; where all were films, which have bars of their own, none remains."""
+        if not self.weights:
+            self.progress.finish(keep=False)
 
 
 def upscale_picture(job: Job, upscaler: Upscaler, bar: Bar, encoding: Encoding, resize: Resize | None) -> str:
@@ -170,43 +185,74 @@ def upscale_video(job: Job, upscaler: Upscaler, resize: Resize | None) -> str:
         InputError: ffmpeg is not installed, or cannot read or write it.
     """
     film = inspect_film(job.source)
+    for note in film_notes(film, job.target):
+        console_line(f"{job.source}: {note}", sys.stdout)
     started = time.perf_counter()
     with Progress(max(1, film.frames), job.source.name, unit="frames") as progress:
+        last: list[Levels] = []  # a frame and its result
 
-        def frame(pixels: Pixels) -> Pixels:
-            result = upscale_photo(Photo(pixels), upscaler)
-            if resize is not None:
-                result = resized(result, *resize.target(*pixels.shape[:2]))
+        def frame(pixels: Levels) -> Levels:
+            if not last or not np.array_equal(pixels, last[0]):  # a constant rate repeats frames
+                result = upscale_photo(Photo(pixels), upscaler)
+                if resize is not None:
+                    result = resized(result, *resize.target(*pixels.shape[:2]))
+                last[:] = pixels, result.pixels
             progress.advance()
-            return result.pixels  # type: ignore[return-value]  # of 8 bits, as the frame
+            return last[1]
 
-        count = upscale_film(job.source, job.target, film, frame)
-    return f"{job.target}: {count} frames, {time.perf_counter() - started:.2f} s"
+        count, complaint = upscale_film(job.source, job.target, film, frame)
+        progress.total = count  # it was an estimate
+    note = f" (ffmpeg complained about the source: {complaint})" if complaint else ""
+    return f"{job.target}: {count} frames, {time.perf_counter() - started:.2f} s{note}"
 
 
 def _size(shape: Sequence[int]) -> str:
     return f"{shape[1]} x {shape[0]}"
 
 
+def device_for(typed: argparse.Namespace) -> str:
+    """Where the network computes.
+
+    Raises:
+        InputError: half precision was asked for, and it is not a GPU.
+    """
+    if torch.cuda.is_available() and not typed.cpu:
+        return "cuda"
+    if typed.half:
+        other = "leave out --cpu, or leave out --half" if torch.cuda.is_available() else "leave it out"
+        raise InputError(
+            f"--half is for GPUs: float16 takes some 50 times as long as float32 on a CPU; {other}. What is fast on a "
+            "CPU: float32 and a small network, such as PlainUSR-U; what saves memory there: a smaller --tile"
+        )
+    return "cpu"
+
+
 def main(argv: Sequence[str]) -> int:
-    """Upscale what the command line names; 1 if any file failed."""
-    configure_logging()
+    """Upscale what the command line names; 1 if any file failed or is of a kind that cannot be read."""
     typed = parse(argv)
-    tile = tile_choice(typed.tile)
+    configure_logging()
+    with leave_at_once():
+        return upscale_all(typed)
+
+
+def upscale_all(typed: argparse.Namespace) -> int:
+    """Upscale what the command line, as read by :func:`parse`, names; returns the exit code."""
+    tile, device = tile_choice(typed.tile), device_for(typed)
     resize = None if typed.resize is None else parse_resize(typed.resize)
     encoding = Encoding(typed.quality, typed.lossless, typed.compression)
     planned = plan_jobs(typed.input, typed.output, typed.suffix, typed.format)
     check_encoding([job.target for job in planned if not job.is_video], encoding)
     network = network_from_weights(typed.weights, typed.opt, typed.key, typed.scale)
-    network = network.to(
-        device="cuda" if torch.cuda.is_available() and not typed.cpu else "cpu",
-        dtype=torch.float16 if typed.half else None,
-    )
+    network = network.to(device=device, dtype=torch.float16 if typed.half else None)
     upscaler = Upscaler(network, tile, typed.overlap, typed.self_ensemble)
     jobs = [job for job in planned if typed.overwrite or not job.target.exists()]
     for job in planned:
         if job not in jobs:
             console_line(f"{job.target} exists and is left as it is (--overwrite replaces it)", sys.stdout)
+    remove_unfinished(job.target for job in jobs if not job.is_video)  # films see to theirs
+    foreign = left_out(typed.input)
+    for line in foreign_lines(foreign):
+        console_line(line, sys.stderr)
     failed = 0
     bar = Bar(jobs)
     with bar.progress:
@@ -222,8 +268,12 @@ def main(argv: Sequence[str]) -> int:
                 message = str(error)
                 named = message if str(job.source) in message else f"{job.source}: {message}"
                 console_line(f"failed: {named}", sys.stderr)
-    print(f"{len(jobs) - failed} upscaled, {len(planned) - len(jobs)} left as they were, {failed} failed")
-    return 1 if failed else 0
+            bar.settle(job)
+        bar.close()
+    unread = sum(map(len, foreign.values()))
+    others = f", {unread} left out" if unread else ""
+    print(f"{len(jobs) - failed} upscaled, {len(planned) - len(jobs)} left as they were, {failed} failed{others}")
+    return 1 if failed or unread else 0
 
 
 if __name__ == "__main__":

@@ -6,16 +6,20 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from utils.errors import InputError, StorageError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_UNFINISHED = re.compile(r"\.(.+)\.\d+\.part")
 _NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
 
 
@@ -24,16 +28,17 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the place of ``path`` only when the block ends without an exception.
 
     The bytes go to a temporary file in the same folder, which is flushed to the disk and renamed; on any exception
-    it is removed and what was at ``path`` stays.
+    it is removed and what was at ``path`` stays. Meanwhile it is locked, for :func:`remove_unfinished`.
 
     Raises:
         StorageError: the disk is full or broken.
         InputError: the folder cannot be made or written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = unfinished(path)
     make_folder(path.parent)
     try:
         with temporary.open("wb") as file:
+            lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -44,6 +49,38 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):  # mostly it is renamed; a name that is too long cannot even be asked for
             temporary.unlink()
+
+
+def unfinished(path: Path) -> Path:
+    """The hidden file beside ``path`` that this process writes to before it takes that name."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def remove_unfinished(paths: Iterable[Path]) -> None:
+    """Remove what killed runs left of these files half-written; what a process is writing is locked, and stays."""
+    names: defaultdict[Path, set[str]] = defaultdict(set)
+    for path in paths:
+        names[path.parent].add(path.name)
+    for folder, wanted in names.items():
+        with suppress(OSError), os.scandir(folder) as entries:
+            found = [(Path(entry), _UNFINISHED.fullmatch(entry.name)) for entry in entries]
+            for leftover in [path for path, match in found if match and match[1] in wanted]:
+                with suppress(OSError), leftover.open("rb") as begun:
+                    if lock(begun):
+                        leftover.unlink()
+
+
+def lock(file: IO[bytes]) -> bool:
+    """Lock an open file until it is closed; whether that succeeded: no other process has it, and there are locks."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another process has it, or this file system has no locks
+        return False
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from utils.errors import StopRequested
+
 EXIT_CODES = {
     getattr(signal, name): code
     for name, code in {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}.items()
@@ -29,6 +31,30 @@ class StopFlag:
     def exit_code(self) -> int:
         """128 + the signal's number, as shells report it; 0 when none came."""
         return 0 if self.signal is None else EXIT_CODES[self.signal]
+
+
+@contextmanager
+def leave_at_once() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a terminal that was closed, raise StopRequested wherever the main thread is.
+
+    For work without safe points, which cleans up behind itself as it does after Ctrl-C.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise StopRequested(f"stopped by {signal.Signals(number).name}", 128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # What is ignored stays so: nohup.
+    wanted = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, handle) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

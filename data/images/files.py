@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import stat
-from collections.abc import Iterable
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.images.depth import is_ycc, spread, white_level
 from data.images.integrity import damage, png_size
+from data.images.kinds import PICTURE_KINDS, PICTURE_SUFFIXES, Kind, advice, kind_of, kind_of_bytes
 from data.images.names import first_few
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.log import get_logger
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+"""Kinds of files that are written; more are read: see :mod:`data.images.kinds`."""
+
+# For what OpenCV, or an early version of it, does not know. Named one by one: Pillow would start Ghostscript for EPS.
+_PILLOW_KINDS = ("AVIF", "GIF", "JPEG2000", "DIB", "TGA", "QOI", "PCX", "SGI")
+_LOOKED_AT = 2000  # entries of sub-folders
 
 Pixels = NDArray[np.uint8]
 
@@ -52,24 +64,57 @@ def decode_image(data: bytes, name: str, *, keep_grey: bool = False) -> Pixels:
 
 def opencv_pixels(data: bytes, name: str, mode: int) -> NDArray[Any]:
     """The bytes of a file as OpenCV decodes them in one of its modes; :func:`decode_image` says what it raises."""
+    kind = kind_of_bytes(data, name)
+    if kind is not None and kind.role != "picture":
+        what = "a film" if kind.role == "film" else f"a kind that is not supported; {advice(kind)}"
+        raise InputError(f"{name}: the image cannot be read: it is {kind.name}, {what}")
     # Checked before decoding: some decoders fill the missing part with grey and say nothing.
     problem = damage(data)
     if problem:
         raise InputError(f"{name}: the image cannot be read: {problem}; copy it again or remove it")
+    known = "" if kind is None else kind.name
+    top = white_level(data, known)
     try:
-        decoded: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+        decoded: NDArray[Any] | None = None
+        if not (known == "JPEG 2000" and is_ycc(data)):
+            # IMREAD_UNCHANGED, -1, has this bit.
+            deep = cv2.IMREAD_ANYDEPTH if top is not None and known == "PNM" else 0
+            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), mode | deep)
     except cv2.error as error:
         limit = re.search(r"CV_(IO_MAX_IMAGE_\w+)", error.err or "")  # OpenCV's own names for its limits
         reason = error.err or error
         if limit:
             reason = f"it has too many pixels; the environment variable OPENCV_{limit[1]} raises the limit"
         raise InputError(f"{name}: the image cannot be read: {reason}") from error
+    if decoded is not None and top is not None and (decoded.dtype == np.uint16 or known == "PNM"):
+        decoded = spread(decoded, top, eight=top < 256 or mode in (cv2.IMREAD_COLOR, cv2.IMREAD_ANYCOLOR))
+    if decoded is None and known in ("", "AVIF", "GIF", "JPEG 2000", "QOI"):
+        decoded = _pillow_pixels(data, mode)
     if decoded is None:
         raise InputError(
             f"{name}: the image cannot be read: it is damaged, or of a kind that is not supported"
-            f" (known: PNG, JPEG, BMP, TIFF, WebP with 8 or 16 bits per channel)"
+            f" (known: {PICTURE_KINDS}, with 8 or 16 bits per channel)"
         )
     return decoded
+
+
+def _pillow_pixels(data: bytes, mode: int) -> NDArray[Any] | None:
+    """What OpenCV would make of a kind that it does not know: B G R, grey or with opacity; None: no such kind."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata
+            Image.init()
+            known = [kind for kind in _PILLOW_KINDS if kind in Image.OPEN]
+            with Image.open(io.BytesIO(data), formats=known) as opened:
+                image: Image.Image = opened if mode == cv2.IMREAD_UNCHANGED else ImageOps.exif_transpose(opened)
+                grey = image.mode in ("1", "L", "LA") and mode != cv2.IMREAD_COLOR
+                clear = mode == cv2.IMREAD_UNCHANGED and ("A" in image.getbands() or "transparency" in image.info)
+                pixels = np.asarray(image.convert("RGBA" if clear else "L" if grey else "RGB"))
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
+        return None
+    return pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
 
 
 def encode_image(suffix: str, image: NDArray[Any], compression: int | None = None) -> bytes:
@@ -148,6 +193,10 @@ def image_size(path: Path) -> tuple[int, int]:
 def list_images(folder: Path, *, keep_broken: bool = False) -> list[Path]:
     """The image files of a folder (not of its sub-folders), sorted by name; names that start with a dot are left out.
 
+    All kinds that can be read count, whatever the files are called; :mod:`data.images.kinds` tells how that is found
+    out. Pictures that cannot be read are reported, with their number, and left out; other files are none of our
+    business.
+
     Args:
         folder: where they are.
         keep_broken: also list links that lead nowhere; reading them tells what is wrong.
@@ -167,14 +216,84 @@ def list_images(folder: Path, *, keep_broken: bool = False) -> list[Path]:
     if broken and not keep_broken:
         named = first_few(f"{path.name} ({problem})" for path, problem in broken.items())
         raise InputError(f"{len(broken)} images of the folder {folder} cannot be read: {named}; mend or remove them")
-    images = sorted([*(path for path in files if path.suffix.lower() in SUFFIXES), *broken])
+    found, foreign = sort_files(files)
+    images = sorted([*found["picture"], *broken])
     for path in images:
         if path.name.encode(errors="ignore").decode() != path.name:
             raise InputError(f"{str(path)!r}: the file name is not UTF-8; rename it")
     if not images:
-        others = f"; it holds {len(files)} other files, such as {files[0].name}" if files else ""
-        raise InputError(f"the folder {folder} holds no images ({', '.join(SUFFIXES)}){others}")
+        raise InputError(f"the folder {folder} holds no images{instead(folder, files, foreign)}")
+    for line in foreign_lines(foreign):
+        get_logger().warning("the folder %s: %s", folder, line)
     return images
+
+
+def sort_files(files: Iterable[Path]) -> tuple[Mapping[str, list[Path]], dict[Kind, list[Path]]]:
+    """Files as (those of the roles "picture" and "film", pictures of kinds that cannot be read), in their order."""
+    found: defaultdict[str, list[Path]] = defaultdict(list)
+    foreign: defaultdict[Kind, list[Path]] = defaultdict(list)
+    for path in files:
+        try:
+            kind = kind_of(path)
+        except OSError:  # an odd file that may not be opened
+            continue
+        if kind is not None and kind.role == "foreign":
+            foreign[kind].append(path)
+        elif kind is not None:
+            found[kind.role].append(path)
+    return found, dict(foreign)
+
+
+def foreign_lines(foreign: Mapping[Kind, Sequence[Path]]) -> list[str]:
+    """A line for each kind of pictures that cannot be read: how many, which, and the next move."""
+    lines = []
+    for kind, paths in foreign.items():
+        plural = ("picture", "is") if len(paths) == 1 else ("pictures", "are")
+        named = first_few(path.name for path in paths)
+        lines.append(
+            f"{len(paths)} {kind.name} {plural[0]} cannot be read and {plural[1]} left out: {named}; {advice(kind)}"
+        )
+    return lines
+
+
+def instead(
+    folder: Path,
+    files: Sequence[Path],
+    foreign: Mapping[Kind, Sequence[Path]],
+    roles: Sequence[str] = ("picture",),
+    reach: str = "name one of them",
+) -> str:
+    """What a folder without images holds instead, as the end of a message: pictures in sub-folders above all.
+
+    Args:
+        folder: where images were sought.
+        files: what lies there.
+        foreign: those that are pictures of kinds that cannot be read.
+        roles: what was sought.
+        reach: the next move where it is in sub-folders.
+    """
+    where = _folders_with(folder, roles)
+    if where:
+        return f", but its sub-folders do ({first_few(map(str, where))}); {reach}"
+    if foreign:
+        return f" that can be read: {'; '.join(foreign_lines(foreign))}"
+    others = f"; it holds {len(files)} other files, such as {files[0].name}" if files else ""
+    return f" ({PICTURE_KINDS}){others}"
+
+
+def _folders_with(folder: Path, roles: Sequence[str]) -> list[Path]:
+    """Sub-folders, at any depth, with files of these roles; only the first entries are looked at."""
+    seen, found = 0, []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if Path(parent) != folder:
+            visible = (Path(parent, name) for name in sorted(names)[:_LOOKED_AT] if not name.startswith("."))
+            if any(sort_files([path])[0].keys() & set(roles) for path in visible if path.is_file()):
+                found.append(Path(parent))
+        seen += len(names) + len(folders)
+        if seen > _LOOKED_AT:
+            break
+    return found
 
 
 def _files_and_broken(paths: Iterable[Path]) -> tuple[list[Path], dict[Path, str]]:
@@ -185,7 +304,7 @@ def _files_and_broken(paths: Iterable[Path]) -> tuple[list[Path], dict[Path, str
             if stat.S_ISREG(path.stat().st_mode):
                 files.append(path)
         except OSError as error:
-            if path.suffix.lower() in SUFFIXES:
+            if path.suffix.lower() in PICTURE_SUFFIXES:
                 missing = isinstance(error, FileNotFoundError)
                 broken[path] = "the link leads nowhere" if missing else error.strerror or str(error)
     return files, broken

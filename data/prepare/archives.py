@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 
-from data.images.files import SUFFIXES, Pixels, decode_image, read_bytes
+from data.images.files import Pixels, decode_image, read_bytes
 from data.images.integrity import png_size
+from data.images.kinds import is_picture_name
 from utils.errors import InputError
 from utils.files import make_folder
 
@@ -97,7 +98,7 @@ def _entries(source: Path, target: Path, stack: ExitStack) -> list[Entry]:
 
 
 def _entries_of_file(path: Path, name: PurePosixPath, target: Path, stack: ExitStack) -> list[Entry]:
-    if path.suffix.lower() in SUFFIXES:
+    if is_picture_name(path.name):
         return [Entry(name, str(path), path.stat().st_mtime_ns, functools.partial(read_bytes, path))]
     if not is_archive(path):
         return []
@@ -123,7 +124,7 @@ def _zip_entries(archive: zipfile.ZipFile, path: Path, name: PurePosixPath, stam
     return [
         Entry(name / member.filename, f"{path}: {member.filename}", stamp, functools.partial(read, member))
         for member in archive.infolist()
-        if not member.is_dir() and member.filename.lower().endswith(SUFFIXES)
+        if not member.is_dir() and is_picture_name(member.filename)
     ]
 
 
@@ -144,7 +145,7 @@ def _tar_entries(archive: tarfile.TarFile, path: Path, name: PurePosixPath, stam
     return [
         Entry(name / member.name, f"{path}: {member.name}", stamp, functools.partial(read, member))
         for member in archive
-        if member.isfile() and member.name.lower().endswith(SUFFIXES)
+        if member.isfile() and is_picture_name(member.name)
     ]
 
 
@@ -154,7 +155,7 @@ def _unpacked(path: Path, name: PurePosixPath, stamp: int, folder: Path) -> list
     with tarfile.open(path) as archive:
         for member in archive:
             file = archive.extractfile(member) if member.isfile() else None
-            if file is None or not member.name.lower().endswith(SUFFIXES):
+            if file is None or not is_picture_name(member.name):
                 continue
             place = folder / str(len(found))
             with place.open("wb") as copy:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from data.images.faults import SHOWN, fault_of
-from data.images.files import SUFFIXES, Pixels, decode_image, encode_image
+from data.images.files import Pixels, decode_image, encode_image
+from data.images.kinds import is_picture_name
 from data.images.listing import list_singles
 from data.images.pack import INDEX, PackImage, open_pack
 from data.images.sources import FileImage, ImageSource, LmdbImage
@@ -215,7 +216,7 @@ def check_text_target(target: Path) -> None:
     Raises:
         InputError: it is called like an image, or is a folder.
     """
-    if target.suffix.lower() in SUFFIXES or target.is_dir():
+    if is_picture_name(target.name) or target.is_dir():
         kind = "is a folder" if target.is_dir() else "is the name of an image"
         raise InputError(f"{target} {kind}; expected the name of a text file, such as list.txt")
 

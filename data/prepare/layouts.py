@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from data.images.files import SUFFIXES
+from data.images.kinds import is_picture_name
 
 SETS: Mapping[str, int] = {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100, "Manga109": 109}
 """Name -> number of images."""
@@ -60,7 +60,7 @@ def guess(path: PurePosixPath) -> Guess | None:
     *folders, _ = path.parts
     dataset = next((name for name in map(_dataset, reversed(folders)) if name), None)
     hidden = any(part.startswith(".") for part in path.parts)
-    if dataset is None or hidden or path.suffix.lower() not in SUFFIXES:
+    if dataset is None or hidden or not is_picture_name(path.name):
         return None
     if any(_OTHER.fullmatch(folder) for folder in folders):
         return None

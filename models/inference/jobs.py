@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.images.files import SUFFIXES
+from data.images.files import foreign_lines, instead, sort_files
 from data.images.frames import look_at
+from data.images.kinds import Kind, is_film
 from data.images.output_kinds import OUTPUT_SUFFIXES, output_kind
+from models.inference.encoding import CONTAINERS
 from utils.errors import InputError
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
-_KEPT_CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")
+_ROLES = ("picture", "film")
 
 
 class Job(NamedTuple):
@@ -26,7 +27,7 @@ class Job(NamedTuple):
     @property
     def is_video(self) -> bool:
         """Whether it is a film rather than a picture."""
-        return self.source.suffix.lower() in VIDEO_SUFFIXES
+        return is_film(self.source)
 
 
 class _Found(NamedTuple):
@@ -39,7 +40,8 @@ def plan_jobs(inputs: Sequence[str], output: Path, suffix: str = "", kind: str |
 
     Args:
         inputs: files; folders, of which pictures and films are taken, not those of sub-folders; patterns such as
-            ``photos/**/*.png``, whose sub-folders come again below ``output``.
+            ``photos/**/*.png``, whose sub-folders come again below ``output``. Of folders and patterns, all files that
+            are pictures or films by their names or contents are taken, except for those of :func:`left_out`.
         output: folder, or a file where there is one input.
         suffix: added to the names of the results.
         kind: of the results that are pictures, such as "webp"; None: PNG files, TIFF files where there are pages.
@@ -70,28 +72,53 @@ def plan_jobs(inputs: Sequence[str], output: Path, suffix: str = "", kind: str |
     return jobs
 
 
+def left_out(inputs: Sequence[str]) -> dict[Kind, list[Path]]:
+    """The pictures in folders, and among the files that fit patterns, that are of kinds that cannot be read."""
+    found: dict[Kind, list[Path]] = {}
+    for text in inputs:
+        path = Path(text)
+        files = _visible(path.iterdir()) if path.is_dir() else [] if path.is_file() else _fitting(path)
+        for kind, paths in sort_files(files)[1].items():
+            found.setdefault(kind, []).extend(item for item in paths if item not in found[kind])
+    return found
+
+
 def _found(text: str) -> list[_Found]:
     """The files that one argument names."""
     path = Path(text)
     if path.is_file():
         return [_Found(path, Path(path.name))]
     if path.is_dir():
-        files = sorted(item for item in path.iterdir() if _is_wanted(item))
+        visible = _visible(path.iterdir())
+        files, foreign = _wanted(visible)
         if not files:
-            raise InputError(f"the folder {path} holds no images ({', '.join(SUFFIXES)}) and no films")
+            others = instead(path, visible, foreign, _ROLES, f"name one of them, or -i '{path}/**/*' for all")
+            raise InputError(f"the folder {path} holds no images and no films{others}")
         return [_Found(item, Path(item.name)) for item in files]
     if glob.has_magic(text):
         root = _fixed_part(path)
-        files = sorted(item for item in root.glob(str(path.relative_to(root))) if _is_wanted(item))
+        files, foreign = _wanted(_fitting(path))
         if files:
             return [_Found(item, item.relative_to(root)) for item in files]
-        raise InputError(f"{text}: no picture fits this pattern (relative paths start at {Path.cwd()})")
+        unread = "".join(f"; {line}" for line in foreign_lines(foreign))
+        raise InputError(f"{text}: no picture fits this pattern (relative paths start at {Path.cwd()}){unread}")
     raise InputError(f"{path}: there is no such file or folder (relative paths start at {Path.cwd()})")
 
 
-def _is_wanted(path: Path) -> bool:
-    known = path.suffix.lower() in (*SUFFIXES, *VIDEO_SUFFIXES)
-    return known and path.is_file() and not path.name.startswith(".")
+def _visible(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if not path.name.startswith(".") and path.is_file())
+
+
+def _fitting(pattern: Path) -> list[Path]:
+    """The files that fit a pattern; hidden ones do not."""
+    root = _fixed_part(pattern)
+    return _visible(root.glob(str(pattern.relative_to(root))))
+
+
+def _wanted(files: Sequence[Path]) -> tuple[list[Path], dict[Kind, list[Path]]]:
+    """Pictures and films, and pictures of kinds that cannot be read."""
+    found, foreign = sort_files(files)
+    return sorted(path for role in _ROLES for path in found.get(role, ())), foreign
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -109,7 +136,7 @@ def _single(inputs: Sequence[str], found: Sequence[_Found], output: Path, kind: 
     if len(inputs) > 1 or not Path(inputs[0]).is_file():
         raise InputError(f"-o {output}: name a folder, since {inputs[0]} is not the only file")
     job = Job(found[0].source, output)
-    kinds = _KEPT_CONTAINERS if job.is_video else OUTPUT_SUFFIXES
+    kinds = tuple(CONTAINERS) if job.is_video else OUTPUT_SUFFIXES
     if output.suffix.lower() not in kinds:
         raise InputError(f"-o {output}: name a folder, or a file that ends in one of {', '.join(kinds)}")
     if kind is not None and not job.is_video and f".{kind}" not in output_kind(output).suffixes:
@@ -121,8 +148,8 @@ def _result(item: _Found, suffix: str, stems: Counter[Path], kind: str | None) -
     # Of "a.png" and "a.jpg" neither may take the other's name.
     stem = item.name.stem if stems[item.name.with_suffix("")] == 1 else item.name.name
     container = item.source.suffix.lower()
-    if container in VIDEO_SUFFIXES:
-        ending = container if container in _KEPT_CONTAINERS else ".mkv"  # which takes sound of every kind
+    if is_film(item.source):
+        ending = container if container in CONTAINERS else ".mkv"  # which takes sound of every kind
     elif kind is None:
         ending = ".tif" if look_at(item.source)[0] == "pages" else ".png"
     else:

@@ -1,142 +1,121 @@
 """Films, frame by frame, through the programs ffmpeg and ffprobe where they are installed.
 
-Frames come and go through pipes; none is written to the disk. Sound and subtitles are copied as they are.
+Frames come and go through pipes; none is written to the disk. Sound, subtitles, chapters, covers and attachments are
+copied.
 
 Shapes: H W pixels of a frame.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from fractions import Fraction
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 
-from data.images.files import Pixels
+from data.images.photo import Levels
+from models.inference.encoding import CONTAINERS, encoder_for, left_out, reading, rehearse, writing
+from models.inference.ffmpeg import reason
+from models.inference.film import Film
 from utils.errors import InputError
-from utils.files import make_folder
-
-_QUALITY = "16"  # of x264: hardly distinguishable from the frames
-# Players take high-definition films for BT.709; sides of 4:2:0 pictures are even.
-_TO_YUV = "scale=out_color_matrix=bt709:out_range=tv,pad=ceil(iw/2)*2:ceil(ih/2)*2,format=yuv420p"
+from utils.files import lock, make_folder, remove_unfinished, storage_error, unfinished
 
 
-class Film(NamedTuple):
-    """What is known of a film beforehand.
+class Outcome(NamedTuple):
+    """What came of a film.
 
     Attributes:
-        rate: frames per second, as a fraction.
-        frames: their number, estimated where the file does not say; 0 where nothing is known.
+        frames: number of frames.
+        complaint: what ffmpeg complained about in the source and went on, or "".
     """
 
-    rate: Fraction
     frames: int
+    complaint: str
 
 
-def inspect_film(path: Path) -> Film:
-    """Rate and length of the first video stream.
-
-    Raises:
-        InputError: ffmpeg is not installed, or the file holds no film.
-    """
-    entries = "stream=avg_frame_rate,r_frame_rate,nb_frames:format=duration"
-    command = [_program("ffprobe"), "-v", "error", "-select_streams", "v:0", "-show_entries", entries, "-of", "json"]
-    done = subprocess.run([*command, _local(path)], capture_output=True, text=True, check=False)
-    streams = json.loads(done.stdout or "{}").get("streams", []) if done.returncode == 0 else []
-    if not streams:
-        raise InputError(f"{path}: the film cannot be read: {_last_line(done.stderr) or 'it has no video stream'}")
-    rates = [_fraction(streams[0].get(name)) for name in ("avg_frame_rate", "r_frame_rate")]
-    rate = next((rate for rate in rates if rate > 0), Fraction(25))
-    duration = json.loads(done.stdout).get("format", {}).get("duration", "0")
-    counted = str(streams[0].get("nb_frames", ""))
-    return Film(rate, int(counted) if counted.isdecimal() else round(_number(duration) * rate))
+def film_notes(film: Film, target: Path) -> tuple[str, ...]:
+    """What is odd about a film, or will be lost in ``target``, for the user."""
+    return (*film.notes, *left_out(film, CONTAINERS[target.suffix.lower()]))
 
 
-def upscale_film(source: Path, target: Path, film: Film, frame: Callable[[Pixels], Pixels]) -> int:
+def upscale_film(source: Path, target: Path, film: Film, frame: Callable[[Levels], Levels]) -> Outcome:
     """Put every frame of a film through a function; the result takes its place at the end, or not at all.
+
+    What cannot be written is found out before the first frame. What killed runs left half-written is removed.
 
     Args:
         source: the film.
-        target: its suffix chooses the container.
-        film: what :func:`inspect_film` said.
-        frame: uint8 [H, W, 3] R G B to a frame of any one size.
-
-    Returns:
-        Number of frames.
+        target: its suffix chooses the container, one of ``CONTAINERS``.
+        film: what :func:`models.inference.film.inspect_film` said.
+        frame: [H, W, 3] R G B to a frame of any one size and the same type: uint8, or uint16 for films of more than 8
+            bits or HDR, whose levels are as they are coded.
 
     Raises:
         InputError: ffmpeg is not installed, cannot read the film or cannot write the result.
     """
+    container = CONTAINERS[target.suffix.lower()]
+    encoder = encoder_for(source, film, container)
+    rehearse(source, target, film, encoder)
     make_folder(target.parent)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
-    count = 0
+    count, size = 0, (0, 0)
     writer: subprocess.Popen[bytes] | None = None
-    try:
-        with tempfile.TemporaryFile() as notes, _running(_reading(source, film), notes, source) as reader:
-            assert reader.stdout is not None
-            for pixels in _frames(reader.stdout, source):
-                result = frame(pixels)
+    with _unfinished(target) as temporary, tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complaints:
+        try:
+            with _running(reading(source, film), complaints, source) as reader:
+                assert reader.stdout is not None
+                for pixels in _frames(reader.stdout, source):
+                    result = _even(frame(pixels))
+                    if writer is None:
+                        size = (result.shape[1], result.shape[0])
+                        writer = _start(writing(source, temporary, film, encoder, size, container), said)
+                    if size != (result.shape[1], result.shape[0]):
+                        raise InputError(f"{source}: the size of its frames changes in the middle; cut it there first")
+                    _put(writer, result, said, target)
+                    count += 1
                 if writer is None:
-                    command = _writing(source, temporary, film, result.shape[1], result.shape[0])
-                    writer = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=notes)
-                _put(writer, result, notes, target)
-                count += 1
-            if writer is None:
-                raise InputError(f"{source}: the film has no frames")
-            _finish(writer, notes, target)
-        temporary.replace(target)
+                    raise InputError(f"{source}: the film has no frames")
+                _finish(writer, said, target)
+            temporary.replace(target)
+            return Outcome(count, _complaint(complaints))
+        finally:
+            if writer is not None:
+                _end(writer)
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[Path]:
+    """A hidden file beside ``target`` to write to, locked, and removed at the end if it is still there."""
+    remove_unfinished([target])
+    temporary = unfinished(target)
+    try:
+        file = temporary.open("wb")
+    except OSError as error:
+        raise storage_error(target, error) from error
+    try:
+        with file:
+            lock(file)
+            yield temporary
     finally:
-        if writer is not None:
-            _end(writer)
         temporary.unlink(missing_ok=True)
-    return count
 
 
-def _program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise InputError(f"films need the programs ffmpeg and ffprobe, and {name} is not installed (or not on PATH)")
-    return found
-
-
-def _local(path: Path) -> str:
-    """The path as ffmpeg takes it for a file, whatever its name begins with."""
-    return f"file:{path}"
-
-
-def _reading(source: Path, film: Film) -> list[str]:
-    # PPM: every frame says its size, which is that after the rotation the film asks for. The filter makes the rate
-    # constant, so that picture and sound stay together.
-    quiet = [_program("ffmpeg"), "-nostdin", "-v", "error"]
-    frames = ["-map", "0:v:0", "-vf", f"fps={film.rate}", "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24"]
-    return [*quiet, "-i", _local(source), *frames, "pipe:1"]
-
-
-def _writing(source: Path, target: Path, film: Film, width: int, height: int) -> list[str]:
-    quiet = [_program("ffmpeg"), "-y", "-v", "error"]
-    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(film.rate), "-i", "pipe:0"]
-    kept = ["-i", _local(source), "-map", "0:v", "-map", "1:a?", "-map", "1:s?", "-map_metadata", "1", "-c", "copy"]
-    video = ["-c:v", "libx264", "-crf", _QUALITY, "-vf", _TO_YUV]
-    colours = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-    return [*quiet, *raw, *kept, *video, *colours, _local(target)]
+def _start(command: list[str], notes: IO[bytes]) -> subprocess.Popen[bytes]:
+    # In a session of its own: Ctrl-C on the terminal ends this process, which then ends the program.
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=notes, start_new_session=True)
 
 
 @contextmanager
 def _running(command: list[str], notes: IO[bytes], source: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The program that reads; ended when the block is left; its failure is raised as an InputError."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=notes)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=notes, start_new_session=True)
     try:
         yield process
         if process.wait() != 0:
-            raise InputError(f"{source}: the film cannot be read to its end: {_last_error(notes)}")
+            raise InputError(f"{source}: the film cannot be read to its end: {reason(_text(notes))}")
     finally:
         _end(process)
 
@@ -151,26 +130,40 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
-def _frames(stream: IO[bytes], source: Path) -> Iterator[Pixels]:
+def _frames(stream: IO[bytes], source: Path) -> Iterator[Levels]:
     """The frames of a stream of PPM pictures."""
+    sizes_of_levels = {b"255": 1, b"65535": 2}
     while magic := stream.readline():
         sizes = stream.readline().split()
-        if magic.strip() != b"P6" or len(sizes) != 2 or stream.readline().strip() != b"255":
+        each = sizes_of_levels.get(stream.readline().strip())
+        if magic.strip() != b"P6" or len(sizes) != 2 or each is None:
             raise InputError(f"{source}: ffmpeg sent something that is no PPM picture")
         width, height = map(int, sizes)
-        content = stream.read(3 * width * height)
-        if len(content) < 3 * width * height:
+        content = stream.read(3 * width * height * each)
+        if len(content) < 3 * width * height * each:
             return  # ffmpeg was stopped; its exit code says so
-        yield np.frombuffer(content, np.uint8).reshape(height, width, 3)
+        if each == 1:
+            yield np.frombuffer(content, np.uint8).reshape(height, width, 3)
+        else:
+            yield np.frombuffer(content, np.dtype(">u2")).reshape(height, width, 3).astype(np.uint16)
 
 
-def _put(writer: subprocess.Popen[bytes], frame: Pixels, notes: IO[bytes], target: Path) -> None:
+def _even(frame: Levels) -> Levels:
+    """A frame whose last row and column are repeated where their number is odd, as 4:2:0 pictures need it."""
+    height, width = frame.shape[:2]
+    if height % 2 == 0 and width % 2 == 0:
+        return frame
+    padded: Levels = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # type: ignore[assignment]
+    return padded
+
+
+def _put(writer: subprocess.Popen[bytes], frame: Levels, notes: IO[bytes], target: Path) -> None:
     assert writer.stdin is not None
     try:
-        writer.stdin.write(frame.tobytes())
+        writer.stdin.write((frame if frame.dtype == np.uint8 else frame.astype("<u2")).tobytes())
     except BrokenPipeError as error:
         writer.wait()
-        raise InputError(f"{target}: ffmpeg cannot write the film: {_last_error(notes)}") from error
+        raise InputError(f"{target}: ffmpeg cannot write the film: {reason(_text(notes))}") from error
 
 
 def _finish(writer: subprocess.Popen[bytes], notes: IO[bytes], target: Path) -> None:
@@ -178,27 +171,14 @@ def _finish(writer: subprocess.Popen[bytes], notes: IO[bytes], target: Path) -> 
     with suppress(BrokenPipeError):  # the exit code says more
         writer.stdin.close()
     if writer.wait() != 0:
-        raise InputError(f"{target}: ffmpeg cannot write the film: {_last_error(notes)}")
+        raise InputError(f"{target}: ffmpeg cannot write the film: {reason(_text(notes))}")
 
 
-def _last_error(notes: IO[bytes]) -> str:
+def _complaint(notes: IO[bytes]) -> str:
+    text = _text(notes)
+    return reason(text) if text.strip() else ""
+
+
+def _text(notes: IO[bytes]) -> str:
     notes.seek(0)
-    return _last_line(notes.read().decode(errors="replace")) or "it says nothing about the reason"
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
-
-
-def _fraction(text: str | None) -> Fraction:
-    try:
-        return Fraction(text or "0")
-    except (ValueError, ZeroDivisionError):  # "0/0": not known
-        return Fraction(0)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:  # "N/A"
-        return 0.0
+    return notes.read().decode(errors="replace")

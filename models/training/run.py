@@ -27,6 +27,7 @@ from models.training.saver import Saver
 from models.training.sinks import JsonLinesSink, LogSink, Sink, TensorBoardSink, WandbSink
 from models.training.state import TrainState
 from models.weights.files import log_loaded
+from utils.errors import InputError
 from utils.log import configure_logging, get_logger
 from utils.seed import seed_everything
 from utils.signals import StopFlag
@@ -95,8 +96,13 @@ def prepare_state(options: TrainOptions, device: torch.device, resumed: Collecti
         resumed: networks ("g") whose weights come from a checkpoint, so that their pretrained files are not needed.
 
     Raises:
-        InputError: a pretrained file cannot be read or does not fit.
+        InputError: a pretrained file cannot be read or does not fit, or the device is no place for ``train.amp``.
     """
+    if options.train.amp == "fp16" and device.type == "cpu":
+        raise InputError(
+            "train.amp: fp16 is for GPUs; on a CPU it takes 10 to 20 times as long as float32: choose "
+            "train:amp=bf16 or train:amp=null"
+        )
     set_precision(tf32=options.train.tf32)
     return TrainState(build_players(players_of(options), options, device, resumed), device)
 

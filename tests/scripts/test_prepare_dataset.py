@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.images.files import list_images, read_image, write_image
 from data.prepare import common
@@ -53,6 +54,22 @@ def test_photographs_become_lr_sub_images_list_lmdb_and_pack(
     assert "6 images read, 0 problems" in printed
     assert (tmp_path / "meta.txt").read_text().startswith("a b_s001.png (32,32,3)\n")
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in list_images(hr)}
+
+
+def test_images_of_every_name_are_prepared(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (hr / "z.png").rename(hr / "z.jfif")
+    Image.fromarray(read_image(hr / "é.png")).save(hr / "é.gif")
+    (hr / "é.png").unlink()
+    (hr / "phone.heic").write_bytes(b"")
+    assert run("lr", "-i", hr, "-o", tmp_path / "lr", "--scale", 2) == 0
+    assert sorted(path.name for path in (tmp_path / "lr/X2").glob("[!.]*")) == ["a bx2.png", "zx2.png", "éx2.png"]
+    assert run("subimages", "-i", hr, "-o", tmp_path / "sub", "--crop_size", 48, "--step", 48) == 0
+    assert run("meta", "-i", hr, "-o", tmp_path / "meta.txt") == 0
+    assert (tmp_path / "meta.txt").read_text().split("\n")[1:3] == ["z.jfif (48,56,3)", "é.gif (48,56,3)"]
+    for kind in ("lmdb", "pack"):
+        assert run(kind, "-i", hr, "-o", tmp_path / f"hr.{kind}") == 0
+        assert run("check", tmp_path / f"hr.{kind}") == 0
+    assert f"{hr}: 1 HEIC picture cannot be read and is left out: phone.heic" in capsys.readouterr().err
 
 
 def test_check_reports_every_kind_of_problem(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+import io
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,18 @@ from data.images.frames import Timing, open_frames
 from data.images.photo import Photo, read_photo
 from data.images.photo_writer import write_photo
 from data.images.resize import resized
+from models.inference.film import Film
 from models.inference.jobs import Job
 from models.inference.upscale import upscale
 from scripts.upscale import Bar, main
+from tests.models.inference.films import TEST, ffmpeg, needs_ffmpeg, streams
 from utils.command import run_command
+from utils.errors import InputError
 
 NETWORK = {"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}
 PROFILE = bytes(16) + b"RGB " + bytes(108)
 ROOT = Path(__file__).resolve().parents[2]
+NEEDS_GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
 
 def picture(path: Path, height: int = 20, width: int = 26, seed: int = 0) -> Path:
@@ -113,7 +119,9 @@ def test_existing_results_are_replaced_with_overwrite_only(
     run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture(tmp_path / "out/b.png", 3, 3)
+    (tmp_path / "out/.a.png.7.part").write_bytes(b"of a run that was killed")
     assert run(folder) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png"]
     assert read_image(tmp_path / "out/b.png").shape == (3, 3, 3)
     assert "2 upscaled, 1 left as they were" in capsys.readouterr().out
     assert run(folder, "--overwrite") == 0
@@ -132,6 +140,24 @@ def test_pictures_that_cannot_be_read_do_not_stop_the_others(
     assert "b.bmp" in written.err
     assert "c.png" in written.err
     assert "2 upscaled, 0 left as they were, 2 failed" in written.out
+
+
+def test_files_of_a_folder_are_done_or_named(
+    run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "b.bmp").rename(folder / "scan")
+    Image.fromarray(read_image(folder / "a.png")).save(folder / "d.jfif", "JPEG")
+    (folder / "notes.txt").write_text("x")
+    assert run(folder) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png", "d.png", "scan.png"]
+    assert "4 upscaled, 0 left as they were, 0 failed\n" in capsys.readouterr().out
+    for name in ("x.heic", "y.heic", "z.svg"):
+        (folder / name).write_bytes(b"")
+    assert run(folder, "--overwrite") == 1
+    written = capsys.readouterr()
+    assert "2 HEIC pictures cannot be read and are left out: x.heic, y.heic; save it as PNG first\n" in written.err
+    assert "1 SVG picture cannot be read" in written.err
+    assert "4 upscaled, 0 left as they were, 0 failed, 3 left out\n" in written.out
 
 
 def test_scale_is_for_networks_of_arbitrary_scale_only(
@@ -217,7 +243,7 @@ def test_patterns_and_several_inputs_keep_sub_folders(run: Callable[..., int], f
     assert read_image(tmp_path / "out/deeper/a.png").shape == read_image(tmp_path / "out/a.png").shape
 
 
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("half", [False, pytest.param(True, marks=NEEDS_GPU)])
 def test_a_picture_larger_than_the_free_memory_is_upscaled_in_tiles(
     run: Callable[..., int], folder: Path, tmp_path: Path, network: torch.nn.Module, half: bool,
     monkeypatch: pytest.MonkeyPatch,
@@ -225,7 +251,7 @@ def test_a_picture_larger_than_the_free_memory_is_upscaled_in_tiles(
     large = picture(folder / "large.png", 130, 110)
     monkeypatch.setattr("models.inference.photo.free_memory", lambda device: 1_000_000)
     with input_sizes() as sizes:
-        assert run(large, *(["--half"] if half else []), "--cpu") == 0
+        assert run(large, "--half" if half else "--cpu") == 0
     assert sizes
     assert max(max(size) for size in sizes) < 110
     expected = to_uint8(upscale(network, to_tensor(read_image(large))))
@@ -237,7 +263,7 @@ def test_a_film_without_ffmpeg_fails_and_the_pictures_are_upscaled(
     run: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     (folder / "film.mp4").write_bytes(b"film")
-    monkeypatch.setattr("models.inference.video.shutil.which", lambda name: None)
+    monkeypatch.setattr("models.inference.ffmpeg.shutil.which", lambda name: None)
     assert run(folder) == 1
     written = capsys.readouterr()
     assert "film.mp4: films need the programs ffmpeg and ffprobe, and ffprobe is not installed" in written.err
@@ -361,7 +387,7 @@ class TestEncodingAndSize:
         assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
-    @pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="ffmpeg is not installed")
+    @needs_ffmpeg
     def test_films_have_the_size_asked_for(self, run: Callable[..., int], tmp_path: Path) -> None:
         source = tmp_path / "a.mkv"
         raw = ["ffmpeg", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "26x20", "-i", "pipe:0"]
@@ -380,6 +406,82 @@ class TestEncodingAndSize:
         assert not sizes
         assert "the result has 16400 x 4 pixels, and .webp files at most 16383 a side" in capsys.readouterr().err
         assert run(wide, "--format", "webp", "--resize", "longest", "16383") == 0
+
+
+def test_films_that_fail_leave_no_bar_on_the_terminal(
+    run: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def fail(source: Path, target: Path, film: Film, frame: Callable[[Any], Any]) -> None:
+        for _ in range(3):
+            frame(read_image(folder / "a.png"))
+        raise InputError(f"{source}: the disk is full")
+
+    monkeypatch.setattr("scripts.upscale.inspect_film", lambda path: Film(Fraction(25), 10))
+    monkeypatch.setattr("scripts.upscale.upscale_film", fail)
+    monkeypatch.setattr("time.monotonic", itertools.count().__next__)  # every step is drawn
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    (tmp_path / "film.mp4").touch()
+    assert run(tmp_path / "film.mp4") == 1
+    assert "film.mp4 3/10" in screen.getvalue()
+    shown = [line.rsplit("\x1b[2K", 1)[-1] for line in screen.getvalue().split("\n")]
+    assert shown == [f"failed: {tmp_path / 'film.mp4'}: the disk is full", ""]
+    (folder / "b.bmp").write_bytes(b"BM")
+    screen.truncate(0)
+    assert run(folder) == 1
+    assert "kpixels" in screen.getvalue().split("\n")[-2]
+    assert " 1/1 " in screen.getvalue().split("\n")[-2]  # two pictures of half a thousand pixels
+
+
+@needs_ffmpeg
+def test_a_film_is_upscaled_with_its_notes(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("-vf", "setsar=16/11,setfield=tff", "-flags", "+ilme+ildct", "-c:v", "mpeg2video")
+    ffmpeg(*TEST, *arguments, tmp_path / "a.mpg")
+    assert run(tmp_path / "a.mpg") == 0
+    out = tmp_path / "out/a.mkv"
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'a.mpg'}: it is interlaced, and its frames are upscaled as they are" in printed
+    assert f"{out}: 5 frames, " in printed
+    assert streams(out)[0]["display_aspect_ratio"] == streams(tmp_path / "a.mpg")[0]["display_aspect_ratio"] == "16:9"
+
+
+@needs_ffmpeg
+def test_frames_that_are_repeated_are_upscaled_once(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ffmpeg(*TEST, "-vf", "trim=end_frame=2,loop=3:1,setpts=N/10/TB", "-c:v", "ffv1", tmp_path / "a.mkv")  # 1 1 1 1 2
+    calls: list[Photo] = []
+
+    def count(photo: Photo, upscaler: object) -> Photo:
+        calls.append(photo)
+        return photo
+
+    monkeypatch.setattr("scripts.upscale.upscale_photo", count)
+    assert run(tmp_path / "a.mkv") == 0
+    assert len(calls) == 2
+    ffmpeg("-i", tmp_path / "out/a.mkv", tmp_path / "%d.png")
+    assert len(list(tmp_path.glob("?.png"))) == 5
+
+
+def test_half_precision_is_refused_on_a_cpu(
+    run: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """It takes some 50 times as long there; nothing is read before that is said."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert run(folder, "--half", weights=tmp_path / "nowhere.pth") == 2
+    assert "--half is for GPUs: float16 takes some 50 times as long as float32 on a CPU; leave it out" in (
+        capsys.readouterr().err
+    )
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert run(folder, "--half", "--cpu") == 2
+    assert "leave out --cpu, or leave out --half. What is fast on a CPU: float32 and" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 class TestNetwork:

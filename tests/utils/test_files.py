@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import errno
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from utils.errors import InputError, StorageError
-from utils.files import archive_existing, atomic_write, make_folder, storage_error, write_json, write_text
+from utils.files import (
+    archive_existing,
+    atomic_write,
+    make_folder,
+    remove_unfinished,
+    storage_error,
+    unfinished,
+    write_json,
+    write_text,
+)
 
 
 def test_atomic_write_leaves_the_file_and_nothing_else(tmp_path: Path) -> None:
@@ -31,6 +41,20 @@ def test_an_exception_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
         raise RuntimeError("killed")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["weights.pth"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_what_a_killed_run_left_is_removed_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    target = tmp_path / "a[1].png"
+    assert unfinished(target).parent == tmp_path
+    names = [".a[1].png.7.part", ".a1.png.7.part", ".a[1].png.x.part", "a[1].png.7.part", ".b.png.7.part"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"begun")
+    with atomic_write(target) as file:
+        file.write(b"whole")
+        remove_unfinished([target, tmp_path / "nowhere/c.png"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], target.name])
+    assert target.read_bytes() == b"whole"
 
 
 def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

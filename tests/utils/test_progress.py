@@ -35,6 +35,21 @@ def test_a_terminal_gets_a_bar_and_lines_stand_above_it(monkeypatch: pytest.Monk
     assert text.endswith("l_pix 0.1\n")
 
 
+def test_a_bar_of_work_that_failed_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr("time.monotonic", iter([float(i) for i in range(100)]).__next__)
+    with Progress(9, "outer", stream=stream) as outer:
+        outer.advance()
+        with pytest.raises(OSError, match="full"), Progress(4, "inner", stream=stream) as inner:
+            inner.advance(2)
+            raise OSError("full")
+        assert stream.getvalue().endswith("\r\x1b[2K")  # the line is free for the message
+        assert "\n" not in stream.getvalue()
+        before = stream.getvalue()
+        outer.finish(keep=False)
+    assert stream.getvalue() == before + "\r\x1b[2K"
+
+
 def test_without_a_terminal_plain_lines_come_not_more_often_than_asked() -> None:
     stream = io.StringIO()
     lines: list[str] = []

@@ -42,6 +42,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def test_files_pair_by_their_stems_whatever_their_kinds(tmp_path: Path) -> None:
+    """A JPEG named .jfif is neither lost nor without a partner; one without partner is an error, as in BasicSR."""
+    write_image(tmp_path / "hr/a.jpg", noise(16, 16))
+    (tmp_path / "hr/a.jpg").rename(tmp_path / "hr/a.jfif")
+    write_image(tmp_path / "lr/a.png", noise(4, 4))
+    dataset = options(tmp_path, lq=True).evaluation_set(4)
+    assert (len(dataset), dataset.read(0).name) == (1, "a")
+    write_image(tmp_path / "hr/b.jpg", noise(16, 16))
+    (tmp_path / "hr/b.jpg").rename(tmp_path / "hr/b")
+    with pytest.raises(InputError, match=r"1 high-resolution without low-resolution: b \(expected b\)"):
+        options(tmp_path, lq=True).evaluation_set(4)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("lq", [True, False])
 def test_whole_images(root: Path, lq: bool, backend: Backend) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import struct
 import sys
 import zlib
@@ -189,6 +190,40 @@ def test_images_are_listed_in_order(tmp_path: Path) -> None:
     write_folder(tmp_path, ["b.png", "a10.png", "a2.PNG", ".hidden.png", "sub/c.png"])
     (tmp_path / "Thumbs.db").write_bytes(b"")
     assert [path.name for path in list_images(tmp_path)] == ["a10.png", "a2.PNG", "b.png"]
+
+
+def test_images_are_listed_whatever_they_are_called(tmp_path: Path, log: list[str]) -> None:
+    for name, kind in {"a.jfif": "jpeg", "b": "png", "c.dat": "webp", "d.txt": "png", "e.JPE": "jpeg"}.items():
+        (tmp_path / name).write_bytes(FILES[kind])
+    (tmp_path / "Thumbs.db").write_bytes(b"x")
+    assert [path.name for path in list_images(tmp_path)] == ["a.jfif", "b", "c.dat", "e.JPE"]
+    assert not log
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_reported(tmp_path: Path, log: list[str]) -> None:
+    write_folder(tmp_path, ["a.png"])
+    for number in range(7):
+        (tmp_path / f"{number}.heic").write_bytes(b"")
+    (tmp_path / "raw.NEF").write_bytes(FILES["tiff"])
+    assert [path.name for path in list_images(tmp_path)] == ["a.png"]
+    assert log == [
+        f"the folder {tmp_path}: 7 HEIC pictures cannot be read and are left out: 0.heic, 1.heic, 2.heic, 3.heic, "
+        "4.heic, ...; save it as PNG first",
+        f"the folder {tmp_path}: 1 camera RAW picture cannot be read and is left out: raw.NEF; develop it to a TIFF or "
+        "PNG file of 16 bits first",
+    ]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InputError, match=r"holds no images that can be read: 7 HEIC pictures .*; 1 camera RAW picture"):
+        list_images(tmp_path)
+
+
+def test_sub_folders_that_hold_the_images_are_named(tmp_path: Path) -> None:
+    write_folder(tmp_path, ["x/a.png", "x/b.png", "y/deeper/c.png", ".hidden/d.png"])
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z/notes.txt").write_text("x")
+    where = f"({tmp_path}/x, {tmp_path}/y/deeper)"
+    with pytest.raises(InputError, match=re.escape(f"no images, but its sub-folders do {where}; name one of them")):
+        list_images(tmp_path)
 
 
 def test_folders_without_images_are_named(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from data.prepare.layouts import Guess, guess
         ("datasets/benchmark/B100/x3/LR/1.png", ("B100", "1", True, 3)),
         ("BSDS100/37073.jpg", ("B100", "37073", False, None)),
         ("Set5/baby_GT.bmp", ("Set5", "baby", False, None)),
+        ("BSDS100/37073.jfif", ("B100", "37073", False, None)),
         ("Urban100_HR.tar.gz/img_010.png", ("Urban100", "img_010", False, None)),
         ("Set5/HR/model_x2.png", ("Set5", "model_x2", False, None)),  # a factor only where the folder says LR
         ("Set5/readme.txt", None),

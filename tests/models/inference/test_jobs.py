@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from models.inference.jobs import plan_jobs
+from models.inference.jobs import left_out, plan_jobs
 from utils.errors import InputError
 
 
@@ -82,6 +82,31 @@ def test_a_single_file_may_name_its_result(tree: Path) -> None:
     assert results("in/a.png", output="v1.5") == {"in/a.png": "v1.5/a.png"}  # a folder, despite its name
 
 
+def test_pictures_and_films_are_known_by_their_contents(tree: Path) -> None:
+    (tree / "in/scan").write_bytes(b"\xff\xd8\xff\xe0")
+    (tree / "in/clip.part1").write_bytes(b"\0\0\0\x18ftypisom")
+    (tree / "in/c.jfif").touch()
+    (tree / "in/old.MPG").touch()
+    found = results("in")
+    assert {"in/scan": "out/scan.png", "in/c.jfif": "out/c.png", "in/old.MPG": "out/old.mkv"}.items() <= found.items()
+    assert found["in/clip.part1"] == "out/clip.mkv"
+    assert len(found) == 9
+    assert results("in/sc*") == {"in/scan": "out/scan.png"}
+    assert not left_out(["in", "in/a.png"])
+
+
+def test_pictures_that_cannot_be_read_are_left_out_by_name(tree: Path) -> None:
+    for name in ("x.heic", "y.HEIC", "raw.cr2", ".hidden.cr2"):
+        (tree / "in" / name).touch()
+    assert not any(name.startswith(("in/x", "in/y", "in/raw")) for name in results("in"))
+    found = {kind.name: [path.name for path in paths] for kind, paths in left_out(["in", "in/*.heic"]).items()}
+    assert found == {"HEIC": ["x.heic", "y.HEIC"], "camera RAW": ["raw.cr2"]}
+    assert results("in/x.heic") == {"in/x.heic": "out/x.png"}  # named itself, it fails when it is read
+    assert not left_out(["in/x.heic"])
+    with pytest.raises(InputError, match=r"no picture fits this pattern .*; 1 camera RAW picture .* raw\.cr2; develop"):
+        plan_jobs(["in/r*"], Path("out"))
+
+
 @pytest.mark.parametrize(
     ("inputs", "output", "message"),
     [
@@ -103,6 +128,19 @@ def test_inputs_and_outputs_that_cannot_be_are_refused(
         plan_jobs(inputs, Path(output))
 
 
+def test_a_folder_whose_sub_folders_hold_the_pictures_says_how_to_reach_them(tree: Path) -> None:
+    (tree / "in").rename(tree / "above")
+    (tree / "in").mkdir()
+    (tree / "above").rename(tree / "in/above")
+    with pytest.raises(InputError) as caught:
+        plan_jobs(["in"], Path("out"))
+    assert str(caught.value) == (
+        "the folder in holds no images and no films, but its sub-folders do (in/above, in/above/deep); name one of "
+        "them, or -i 'in/**/*' for all"
+    )
+    assert results("in/**/*")["in/above/deep/c.tif"] == "out/above/deep/c.png"
+
+
 def test_a_folder_without_pictures_and_films_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no images .* and no films"):
+    with pytest.raises(InputError, match=r"holds no images and no films \(PNG, JPEG"):
         plan_jobs([str(tmp_path)], Path("out"))

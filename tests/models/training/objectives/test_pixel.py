@@ -200,6 +200,12 @@ def test_ranks_exchange_gradients_once_per_batch(place: Path) -> None:
         dist.destroy_process_group()
 
 
+def test_fp16_is_refused_on_a_cpu(place: Path) -> None:
+    with pytest.raises(InputError, match=r"train\.amp: fp16 is for GPUs; .* choose train:amp=bf16"):
+        prepare_state(options("train:amp=fp16"), CPU)
+    assert prepare_state(options("train:amp=bf16"), CPU).generator.scaler is None
+
+
 def test_recomputed_activations_save_memory_and_keep_the_gradients(place: Path) -> None:
     with pytest.raises(InputError, match=r"checkpoint_activations: PlainUSR_ultra cannot compute its blocks twice"):
         prepare_state(options("train:checkpoint_activations=true"), CPU)

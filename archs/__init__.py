@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -43,7 +45,7 @@ BASICSR = "basicsr:"
 """Before the name of a network of BasicSR: ``type: basicsr:RRDBNet``."""
 
 _OF_BASICSR = ("ECBSR", "EDSR", "MSRResNet", "RCAN", "RIDNet", "RRDBNet", "SRVGGNetCompact", "SwinIR")
-"""BasicSR's networks that upscale single images, for messages; BasicSR need not be installed."""
+"""BasicSR's networks that upscale single images, for messages where BasicSR is not installed."""
 
 
 def network_class(name: str) -> type[nn.Module]:
@@ -94,10 +96,16 @@ def identify(state: Mapping[str, Tensor]) -> dict[str, object] | None:
 
 def _hint(name: str) -> str:
     """What an unknown network may have meant: one of ours, one of BasicSR, or what there is."""
-    theirs = {known.lower(): known for known in _OF_BASICSR}.get(name.lower())
+    installed = importlib.util.find_spec("basicsr") is not None
+    names: Sequence[str] = _OF_BASICSR
+    if installed:
+        with contextlib.suppress(InputError):  # one that cannot be imported says so when it is asked for
+            names = _bridge().basicsr_names()
+    theirs = {known.lower(): known for known in names}.get(name.lower())
     if theirs is not None:
-        return f'; BasicSR has it: "{BASICSR}{theirs}" (pip install -r requirements-basicsr.txt, docs/basicsr.md)'
-    guess = near_miss(name, [*NETWORKS, *(BASICSR + known for known in _OF_BASICSR)]) or near_miss(name, NETWORKS)
+        how = "" if installed else " (pip install -r requirements-basicsr.txt, docs/basicsr.md)"
+        return f'; BasicSR has it: "{BASICSR}{theirs}"{how}'
+    guess = near_miss(name, [*NETWORKS, *(BASICSR + known for known in names)]) or near_miss(name, NETWORKS)
     return guess or f'; known: {", ".join(NETWORKS)}, and those of BasicSR, as "{BASICSR}SwinIR"'
 
 

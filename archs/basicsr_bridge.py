@@ -49,6 +49,12 @@ def basicsr_class(name: str) -> type[nn.Module]:
     return found
 
 
+def basicsr_names() -> list[str]:
+    """The networks that BasicSR has besides those of this project, as option files name them after ``basicsr:``."""
+    registered = (str(key).removesuffix(_SUFFIX) for key in _registry().keys())  # noqa: SIM118  a registry is no mapping
+    return sorted(name for name in registered if name not in NETWORKS)
+
+
 def describe(network: nn.Module, arguments: Mapping[str, object]) -> None:
     """Give a network of BasicSR what this project asks of networks: ``scale``, ``size_rule``, ``channels``.
 

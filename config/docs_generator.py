@@ -36,7 +36,8 @@ with [options.schema.json](options.schema.json).
 - The type of a key decides how its text is read: `2e-4`, `0.0002` and `!!float 2e-4` are the same number, `yes` is true
   where true or false is wanted and a text elsewhere, `~`, `null` and nothing at all are null. `5e3` is a whole number.
 - Unknown, misspelt or doubled keys and values that do not fit are mistakes. All of them are reported at once, as
-  `file:line: key: what is wrong`, and nothing is run (exit code 2).
+  `file:line: key: what is wrong`, and nothing is run (exit code 2). Keys of BasicSR that have no effect here are
+  [accepted](#accepted-without-effect), and reported once.
 - `~` at the start of a path is the home folder. Other relative paths start from the current folder.
 - Anchors (`&name`, `*name`) and merging (`<<: *name`) work. Nothing in a file or on the command line is evaluated.
 

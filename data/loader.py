@@ -258,7 +258,7 @@ def _checked(results: Iterator[PixelBatch | _Failure], collector: _Collector) ->
         raise WorkerError(
             f"{collector.dataset.name}: a process that prepares batches ended unexpectedly"
             f"{' while it read ' + ', '.join(files) if files else ''} ({' '.join(str(error).split())}). Out of memory: "
-            "fewer num_worker_per_gpu; the same file again: remove it. The run can be resumed"
+            "fewer num_worker_per_gpu; the same file again: remove it"
         ) from error
     finally:
         del results  # which dismisses the workers; an exception's traceback would keep them waiting

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from tests.runs import TRAIN_FILE, command, environment, picture, run, run_here, workplace
+from utils.errors import WorkerError
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -176,6 +177,19 @@ def test_keys_without_effect_are_reported_once_in_a_run(
     (tmp_path / "train.yml").write_text(f"is_train: true\ndist: false\n{TRAIN_FILE}")
     assert run_here("train.py", "-opt", "train.yml", "--force_yml", "train:total_iter=1", "val=null") == 0
     assert capsys.readouterr().err.count("train.yml:1: is_train, dist: has no effect here: BasicSR sets it itself") == 1
+
+
+def test_a_dead_worker_is_reported_with_how_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace(tmp_path))
+
+    def dead(*_: object) -> None:
+        raise WorkerError("a process that prepares batches ended unexpectedly")
+
+    monkeypatch.setattr("models.training.loop.Meter.next_of", dead)
+    assert run_here("train.py", "-opt", "train.yml", "--force_yml", "val=null") == 1
+    assert "ended unexpectedly. Continue with --auto_resume\n" in capsys.readouterr().err
 
 
 def test_bad_input_leaves_an_earlier_run_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 
@@ -18,6 +19,7 @@ from models.training.run import Run, called_networks, opened
 from models.training.state import TrainState
 from models.training.step import StepResult
 from models.training.validation import report_lag, stop_request, validate, validates
+from utils.errors import WorkerError
 from utils.log import get_logger
 from utils.signals import catch_signals
 
@@ -61,7 +63,7 @@ def train_until(last: int, run: Run, state: TrainState, dataset: TrainDataset) -
     )  # fmt: skip
     with contextlib.closing(batches), Meter(options, state.step, world) as meter:
         while state.step < last:
-            batch = meter.next_of(batches)
+            batch = _next_batch(run, meter, batches)
             result = _iterate(run, state, objective, batch)
             meter.advance()
             if result.skipped:
@@ -82,6 +84,14 @@ def train_until(last: int, run: Run, state: TrainState, dataset: TrainDataset) -
             if validates(options, state.step):
                 validate(run, state)
     _count_skipped(guard, state)
+
+
+def _next_batch(run: Run, meter: Meter, batches: Iterator[Batch]) -> Batch:
+    """The next batch; where a worker process has died, the user learns how the run goes on."""
+    try:
+        return meter.next_of(batches)
+    except WorkerError as error:
+        raise WorkerError(f"{error}. Continue with {run.goes_on}") from error
 
 
 def _iterate(run: Run, state: TrainState, objective: Objective, batch: Batch) -> StepResult:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.images.photo import Photo
+from data.images.photo import Levels, Photo
 from models.inference.photo import Upscaler, upscale_photo
 from models.inference.transparency import spread_colour
 from models.weights.recognise import network_from_weights
@@ -41,7 +41,7 @@ def shape() -> NDArray[np.uint8]:
     cv2.circle(big, (300, 260), 180, 255, -1)
     cv2.circle(big, (300, 260), 100, 0, -1)
     cv2.line(big, (400, 400), (700, 600), 255, 50)
-    return cv2.resize(big, (96, 80), interpolation=cv2.INTER_AREA)[..., None]
+    return np.asarray(cv2.resize(big, (96, 80), interpolation=cv2.INTER_AREA), np.uint8)[..., None]
 
 
 def waves(top: int) -> NDArray[Any]:
@@ -61,7 +61,7 @@ def over(photo: Photo, background: tuple[int, int, int]) -> NDArray[np.float64]:
 @pytest.mark.parametrize("top", [255, 65535])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_only_colours_that_nobody_sees_are_changed(top: int, channels: int) -> None:
-    alpha = (shape().astype(int) * (top // 255)).astype(np.uint8 if top == 255 else np.uint16)
+    alpha: Levels = (shape().astype(np.uint8 if top == 255 else np.uint16)) * (top // 255)  # type: ignore[assignment]
     pixels = waves(top)[..., :channels]
     spread = spread_colour(pixels, alpha)
     assert (spread.shape, spread.dtype) == (pixels.shape, pixels.dtype)

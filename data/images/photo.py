@@ -1,8 +1,8 @@
 """Image files with all that they carry: 8 or 16 bits, grey, transparency, colour profile, notes of the camera.
 
-OpenCV decodes all kinds and writes PNG and BMP, but knows no metadata. Pillow reads these, and writes JPEG and WebP; it
-has no colour of 16 bits, so TIFF is left to tifffile, and what a PNG file carries is added here, as chunks. Both
-libraries come with scikit-image and are imported when they are needed.
+OpenCV decodes all kinds and writes BMP, but knows no metadata. Pillow reads these, and writes JPEG and WebP; it has no
+colour of 16 bits, so TIFF is left to tifffile, and PNG to :mod:`data.images.png_stream`. Both libraries come with
+scikit-image and are imported when they are needed.
 
 Shapes: H W pixels, C channels.
 """
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images.files import SUFFIXES, encode_image, opencv_pixels, read_bytes
+from data.images.png_stream import packed_chunk, write_png
 from utils.errors import InputError
 from utils.files import atomic_write
 
@@ -31,7 +32,6 @@ Levels = NDArray[np.uint8] | NDArray[np.uint16]
 
 _ORIENTATION, _CAMERA, _WIDTH, _HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003  # EXIF tags
 _JPEG_QUALITY = 95
-_HEAD = 33  # bytes of a PNG file before its second chunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,11 @@ def write_photo(path: Path, photo: Photo) -> tuple[str, ...]:
         raise ValueError(f'{path}: "{path.suffix}" is no known kind of image; use one of {", ".join(SUFFIXES)}')
     photo, dropped = _fitting(suffix, photo)
     with atomic_write(path) as file:
-        file.write(_encoded(suffix, photo))
+        if suffix == ".png":
+            planes = [photo.pixels] if photo.alpha is None else [photo.pixels, photo.alpha]
+            write_png(file, planes, _chunks(photo.profile, photo.exif))
+        else:
+            file.write(_encoded(suffix, photo))
     return dropped
 
 
@@ -155,8 +159,6 @@ def _encoded(suffix: str, photo: Photo) -> bytes:
     pixels = photo.pixels
     if photo.alpha is not None:
         pixels = np.concatenate([pixels, photo.alpha], axis=2)
-    if suffix == ".png":
-        return _with_chunks(encode_image(suffix, pixels), photo.profile, photo.exif)
     if suffix == ".bmp":
         return encode_image(suffix, pixels)
     if suffix in (".tif", ".tiff"):
@@ -164,18 +166,14 @@ def _encoded(suffix: str, photo: Photo) -> bytes:
     return _by_pillow("WEBP" if suffix == ".webp" else "JPEG", pixels, photo)
 
 
-def _with_chunks(png: bytes, profile: bytes | None, exif: bytes | None) -> bytes:
-    """A PNG file with a profile and an EXIF block behind its head."""
+def _chunks(profile: bytes | None, exif: bytes | None) -> bytes:
+    """What a PNG file carries besides its pixels."""
     added = b""
     if profile is not None:
-        added += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
+        added += packed_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
     if exif is not None:
-        added += _chunk(b"eXIf", exif)
-    return png[:_HEAD] + added + png[_HEAD:]
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        added += packed_chunk(b"eXIf", exif)
+    return added
 
 
 def _tiff(pixels: Levels, profile: bytes | None) -> bytes:

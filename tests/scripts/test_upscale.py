@@ -168,7 +168,7 @@ def test_depth_transparency_profile_and_exif_are_kept(
     rng = np.random.default_rng(0)
     photo = Photo(
         rng.integers(0, 65536, (9, 12, 3), dtype=np.uint16),
-        rng.integers(0, 65536, (9, 12, 1), dtype=np.uint16),
+        rng.integers(5000, 65536, (9, 12, 1), dtype=np.uint16),  # no colour that is too transparent to count
         PROFILE,
     )
     write_photo(tmp_path / "in/deep.png", photo)
@@ -217,7 +217,7 @@ def test_a_picture_larger_than_the_free_memory_is_upscaled_in_tiles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     large = picture(folder / "large.png", 130, 110)
-    monkeypatch.setattr("models.inference.photo.free_memory", lambda device: 1_000_000)
+    monkeypatch.setattr("models.inference.photo.free_memory", lambda device, reserved: 1_000_000)
     with input_sizes() as sizes:
         assert run(large, *(["--half"] if half else []), "--cpu") == 0
     assert sizes

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 
 from config.command import number
 from data.images.files import Pixels
+from data.images.head import MAX_PIXELS
 from data.images.photo import Photo, picture_size, read_photo, write_photo
 from models.inference.jobs import Job, plan_jobs
 from models.inference.photo import TileChoice, Upscaler, upscale_photo
@@ -61,6 +62,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--half", action="store_true", help="compute in float16: half the memory, faster on GPUs")
     parser.add_argument("--scale", type=number, metavar="S", help="factor such as 3.7, for networks of arbitrary scale")
     parser.add_argument("--suffix", default="", help="added to the names of the results, before .png")
+    parser.add_argument(
+        "--max_pixels", type=int, default=MAX_PIXELS, metavar="N",
+        help=f"pictures of more pixels are refused, since a small file can unpack to them (default: {MAX_PIXELS})",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist instead of leaving them")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     return parser.parse_args(argv)
@@ -94,13 +99,13 @@ class Bar:
         self.progress.advance(done=round(self.done), note=job.source.name)
 
 
-def upscale_picture(job: Job, upscaler: Upscaler, bar: Bar) -> str:
+def upscale_picture(job: Job, upscaler: Upscaler, bar: Bar, max_pixels: int) -> str:
     """Upscale one picture; returns the line to print.
 
     Raises:
         InputError: the picture cannot be read, or is too large for the memory.
     """
-    photo = read_photo(job.source)
+    photo = read_photo(job.source, max_pixels)
     started = time.perf_counter()
     result = upscale_photo(photo, upscaler, lambda share: bar.advance(job, share))
     seconds = time.perf_counter() - started
@@ -152,7 +157,10 @@ def main(argv: Sequence[str]) -> int:
     with bar.progress:
         for job in jobs:
             try:
-                said = upscale_video(job, upscaler) if job.is_video else upscale_picture(job, upscaler, bar)
+                if job.is_video:
+                    said = upscale_video(job, upscaler)
+                else:
+                    said = upscale_picture(job, upscaler, bar, typed.max_pixels)
                 console_line(said, sys.stdout)
             except InputError as error:
                 failed += 1

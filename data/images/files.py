@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.images.head import check_pixels
 from data.images.integrity import damage, png_size
 from data.images.names import first_few
 from utils.errors import InputError
@@ -42,8 +43,9 @@ def decode_image(data: bytes, name: str, *, keep_grey: bool = False) -> Pixels:
     With ``keep_grey``, a grey image is [H, W, 1].
 
     Raises:
-        InputError: the bytes are no image, or only the beginning of one.
+        InputError: the bytes are no image, or only the beginning of one, or one of too many pixels.
     """
+    check_pixels(data, name)
     decoded = opencv_pixels(data, name, cv2.IMREAD_ANYCOLOR if keep_grey else cv2.IMREAD_COLOR)
     if decoded.ndim == 2:
         return np.asarray(decoded[..., None], dtype=np.uint8)

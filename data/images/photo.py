@@ -12,10 +12,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import struct
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images.files import SUFFIXES, encode_image, opencv_pixels, read_bytes
+from data.images.head import MAX_PIXELS, check_pixels
+from data.images.pillow import patient_pillow
 from data.images.png_stream import packed_chunk, write_png
 from utils.errors import InputError
 from utils.files import atomic_write
@@ -64,15 +63,20 @@ class _Notes(NamedTuple):
     exif: bytes | None = None
 
 
-def read_photo(path: Path) -> Photo:
+def read_photo(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
     """A picture with its transparency, depth, profile and EXIF block, turned upright.
 
     A profile of another colour space than the pixels' (CMYK files become R G B) is left out.
 
+    Args:
+        path: of the file.
+        max_pixels: larger pictures are not decoded.
+
     Raises:
-        InputError: the file is missing, unreadable, no image, or cut short, or has more than 16 bits.
+        InputError: the file is missing, unreadable, no image, cut short, of more than 16 bits, or of too many pixels.
     """
     data = read_bytes(path)
+    check_pixels(data, str(path), max_pixels)
     decoded = opencv_pixels(data, str(path), cv2.IMREAD_UNCHANGED)
     if decoded.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{path}: holds values of type {decoded.dtype}; save it with 8 or 16 bits per channel")
@@ -124,7 +128,7 @@ def picture_size(path: Path) -> tuple[int, int] | None:
     from PIL import Image
 
     try:
-        with _patient_pillow(), Image.open(path) as image:
+        with patient_pillow(), Image.open(path) as image:
             return image.height, image.width
     except (OSError, SyntaxError, ValueError):
         return None
@@ -211,7 +215,7 @@ def _notes(data: bytes) -> _Notes:
     from PIL import Image
 
     try:
-        with _patient_pillow(), Image.open(io.BytesIO(data)) as image:
+        with patient_pillow(), Image.open(io.BytesIO(data)) as image:
             profile = image.info.get("icc_profile")
             exif = image.getexif()
             orientation = exif.get(_ORIENTATION, 1)
@@ -227,26 +231,11 @@ def _notes(data: bytes) -> _Notes:
     return _Notes(orientation if orientation in range(1, 9) else 1, profile or None, block)
 
 
-@contextmanager
-def _patient_pillow() -> Iterator[None]:
-    """Pillow without its limit on the number of pixels, and without warnings about odd metadata."""
-    from PIL import Image
-
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
 def _straight(data: bytes) -> NDArray[np.uint8]:
     """The pixels of a TIFF file, [H, W, 4] B G R and opacity: OpenCV multiplies colours of 8 bits by the opacity."""
     from PIL import Image
 
-    with _patient_pillow(), Image.open(io.BytesIO(data)) as image:
+    with patient_pillow(), Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGBA"))[..., [2, 1, 0, 3]]
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images.files import opencv_pixels
+from data.images.head import check_pixels
 from data.images.integrity import damage
 from data.images.scan import in_order
 from data.images.sources import FileImage, LmdbImage
@@ -160,6 +161,7 @@ def value_of(picture: Picture, compression: int, copy: bool) -> bytes:
     # whose orientation the new file will not tell.
     upright = any(mark in content for mark in _EXIF)
     mode = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if upright else cv2.IMREAD_UNCHANGED
+    check_pixels(content, source.label)
     decoded = opencv_pixels(content, source.label, mode)
     if decoded.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{source.label}: expected 8 or 16 bits per channel, got {decoded.dtype}")

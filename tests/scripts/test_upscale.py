@@ -19,6 +19,7 @@ from data.images.files import read_image, to_tensor, to_uint8, write_image
 from data.images.photo import Photo, read_photo, write_photo
 from models.inference.upscale import upscale
 from scripts.upscale import main
+from tests.data.pictures import png_of
 from utils.command import run_command
 
 NETWORK = {"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}
@@ -126,6 +127,31 @@ def test_pictures_that_cannot_be_read_do_not_stop_the_others(
     assert "b.bmp" in written.err
     assert "c.png" in written.err
     assert "2 upscaled, 0 left as they were, 2 failed" in written.out
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_and_the_others_are_upscaled(
+    run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "bomb.png").write_bytes(png_of(30000, 30000, bits=1))
+    assert run(folder) == 1
+    written = capsys.readouterr()
+    assert "bomb.png: it has 30,000 x 30,000 pixels" in written.err
+    assert "--max_pixels raises the limit" in written.err
+    assert "3 upscaled, 0 left as they were, 1 failed" in written.out
+    assert run(folder / "a.png", "--max_pixels", "519", "--overwrite") == 1
+    assert "it has 26 x 20 pixels, and no more than 519 are decoded" in capsys.readouterr().err
+    assert run(folder / "a.png", "--max_pixels", "520", "--overwrite") == 0
+
+
+def test_a_result_larger_than_the_memory_is_refused_before_the_network_runs(
+    run: Callable[..., int], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("models.inference.photo.available_memory", lambda: 5000)
+    with input_sizes() as sizes:
+        assert run(folder / "a.png") == 1
+    assert sizes == []
+    error = capsys.readouterr().err
+    assert f"failed: {folder / 'a.png'}: upscaled it has 52 x 40 pixels, which take 0.0 GiB of memory" in error
 
 
 def test_scale_is_for_networks_of_arbitrary_scale_only(

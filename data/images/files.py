@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,27 @@ def encode_image(suffix: str, image: NDArray[Any], compression: int | None = Non
         suffix: such as ".png".
         image: uint8, or uint16 for PNG files; C is 3 for RGB, 1 for grey, 4 for RGB and opacity.
         compression: level of PNG files, 0 .. 9, or None for OpenCV's own.
+
+    Raises:
+        InputError: the picture is too large for the kind of file.
     """
     orders = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
     ordered = cv2.cvtColor(image, orders[image.shape[2]]) if image.shape[2] in orders else image
     flags = [] if compression is None or suffix.lower() != ".png" else [cv2.IMWRITE_PNG_COMPRESSION, compression]
-    return bytes(cv2.imencode(suffix.lower(), ordered, flags)[1])
+    return opencv_file(suffix, ordered, flags)
+
+
+def opencv_file(suffix: str, pixels: NDArray[Any], flags: Sequence[int] = ()) -> bytes:
+    """The bytes of an image file that OpenCV makes of pixels in its own order of colours.
+
+    Raises:
+        InputError: it cannot, above all because the picture is too large for the kind of file.
+    """
+    done, encoded = cv2.imencode(suffix.lower(), pixels, flags)
+    if not done:  # what it has made is empty
+        height, width = pixels.shape[:2]
+        raise InputError(f"a picture of {width:,} x {height:,} pixels cannot be made a {suffix} file; choose .png")
+    return bytes(encoded)
 
 
 def read_bytes(path: Path) -> bytes:

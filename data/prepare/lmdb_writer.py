@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images.files import opencv_pixels
+from data.images.files import opencv_file, opencv_pixels
 from data.images.head import check_pixels
 from data.images.integrity import damage
 from data.images.scan import in_order
@@ -169,7 +169,7 @@ def value_of(picture: Picture, compression: int, copy: bool) -> bytes:
 
 
 def _png(pixels: NDArray[Any], compression: int) -> bytes:
-    return bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, compression])[1])
+    return opencv_file(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, compression])
 
 
 def commit(environment: lmdb.Environment, items: Sequence[tuple[bytes, bytes]]) -> None:

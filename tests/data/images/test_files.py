@@ -287,3 +287,10 @@ def test_images_with_too_many_pixels_are_not_decoded(tmp_path: Path, monkeypatch
     assert decode_image(encode_image(".png", np.zeros((2, 3, 3), np.uint8)), "six").shape == (2, 3, 3)
     with pytest.raises(InputError, match="seven: it has 1 x 7 pixels, and no more than 6 are decoded"):
         decode_image(encode_image(".png", np.zeros((7, 1, 3), np.uint8)), "seven")
+
+
+def test_pictures_that_a_kind_of_file_cannot_hold_are_no_empty_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As OpenCV answers for BMP files of more than 2 GiB."""
+    monkeypatch.setattr(cv2, "imencode", lambda suffix, image, flags: (False, np.zeros(0, np.uint8)))
+    with pytest.raises(InputError, match=r"a picture of 5 x 4 pixels cannot be made a \.bmp file; choose \.png"):
+        encode_image(".bmp", np.zeros((4, 5, 3), np.uint8))

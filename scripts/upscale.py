@@ -26,6 +26,7 @@ from archs.contract import contract_of
 from config.command import number
 from data.images.files import foreign_lines
 from data.images.frames import look_at, open_frames
+from data.images.head import MAX_PIXELS
 from data.images.output_kinds import FORMATS, Encoding, check_encoding, check_size
 from data.images.photo import Levels, Photo, picture_size
 from data.images.photo_writer import Losses, pictures_held, write_frames
@@ -85,6 +86,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--resize", nargs="+", metavar="SIZE",
         help="size of the results, after the network: 2x (times the input's), WIDTHxHEIGHT, or: longest PIXELS",
     )  # fmt: skip
+    parser.add_argument(
+        "--max_pixels", type=int, default=MAX_PIXELS, metavar="N",
+        help=f"pictures of more pixels are refused, since a small file can unpack to them (default: {MAX_PIXELS})",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist instead of leaving them")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     return parser.parse_args(argv)
@@ -133,13 +138,15 @@ class Bar:
             self.progress.finish(keep=False)
 
 
-def upscale_picture(job: Job, upscaler: Upscaler, bar: Bar, encoding: Encoding, resize: Resize | None) -> str:
+def upscale_picture(
+    job: Job, upscaler: Upscaler, bar: Bar, max_pixels: int, encoding: Encoding, resize: Resize | None
+) -> str:
     """Upscale one picture, or all frames or pages of a file; returns the line to print.
 
     Raises:
         InputError: the picture cannot be read, or is too large for the memory or for the kind of file.
     """
-    frames = open_frames(job.source)
+    frames = open_frames(job.source, max_pixels)
     held = pictures_held(job.target, frames.sort, frames.count)
     sizes: list[str] = []
     seconds = 0.0
@@ -261,7 +268,7 @@ def upscale_all(typed: argparse.Namespace) -> int:
                 if job.is_video:
                     said = upscale_video(job, upscaler, resize)
                 else:
-                    said = upscale_picture(job, upscaler, bar, encoding, resize)
+                    said = upscale_picture(job, upscaler, bar, typed.max_pixels, encoding, resize)
                 console_line(said, sys.stdout)
             except InputError as error:
                 failed += 1

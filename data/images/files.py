@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.images.depth import is_ycc, spread, white_level
+from data.images.head import check_pixels
 from data.images.integrity import damage, png_size
 from data.images.kinds import PICTURE_KINDS, PICTURE_SUFFIXES, Kind, advice, kind_of, kind_of_bytes
 from data.images.names import first_few
@@ -54,8 +55,9 @@ def decode_image(data: bytes, name: str, *, keep_grey: bool = False) -> Pixels:
     With ``keep_grey``, a grey image is [H, W, 1].
 
     Raises:
-        InputError: the bytes are no image, or only the beginning of one.
+        InputError: the bytes are no image, or only the beginning of one, or one of too many pixels.
     """
+    check_pixels(data, name)
     decoded = opencv_pixels(data, name, cv2.IMREAD_ANYCOLOR if keep_grey else cv2.IMREAD_COLOR)
     if decoded.ndim == 2:
         return np.asarray(decoded[..., None], dtype=np.uint8)
@@ -124,11 +126,27 @@ def encode_image(suffix: str, image: NDArray[Any], compression: int | None = Non
         suffix: such as ".png".
         image: uint8, or uint16 for PNG files; C is 3 for RGB, 1 for grey, 4 for RGB and opacity.
         compression: level of PNG files, 0 .. 9, or None for OpenCV's own.
+
+    Raises:
+        InputError: the picture is too large for the kind of file.
     """
     orders = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
     ordered = cv2.cvtColor(image, orders[image.shape[2]]) if image.shape[2] in orders else image
     flags = [] if compression is None or suffix.lower() != ".png" else [cv2.IMWRITE_PNG_COMPRESSION, compression]
-    return bytes(cv2.imencode(suffix.lower(), ordered, flags)[1])
+    return opencv_file(suffix, ordered, flags)
+
+
+def opencv_file(suffix: str, pixels: NDArray[Any], flags: Sequence[int] = ()) -> bytes:
+    """The bytes of an image file that OpenCV makes of pixels in its own order of colours.
+
+    Raises:
+        InputError: it cannot, above all because the picture is too large for the kind of file.
+    """
+    done, encoded = cv2.imencode(suffix.lower(), pixels, flags)
+    if not done:  # what it has made is empty
+        height, width = pixels.shape[:2]
+        raise InputError(f"a picture of {width:,} x {height:,} pixels cannot be made a {suffix} file; choose .png")
+    return bytes(encoded)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images.files import opencv_pixels
+from data.images.files import opencv_file, opencv_pixels
+from data.images.head import check_pixels
 from data.images.integrity import damage
 from data.images.scan import in_order
 from data.images.sources import FileImage, LmdbImage
@@ -160,6 +161,7 @@ def value_of(picture: Picture, compression: int, copy: bool) -> bytes:
     # whose orientation the new file will not tell.
     upright = any(mark in content for mark in _EXIF)
     mode = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if upright else cv2.IMREAD_UNCHANGED
+    check_pixels(content, source.label)
     decoded = opencv_pixels(content, source.label, mode)
     if decoded.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{source.label}: expected 8 or 16 bits per channel, got {decoded.dtype}")
@@ -167,7 +169,7 @@ def value_of(picture: Picture, compression: int, copy: bool) -> bytes:
 
 
 def _png(pixels: NDArray[Any], compression: int) -> bytes:
-    return bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, compression])[1])
+    return opencv_file(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, compression])
 
 
 def commit(environment: lmdb.Environment, items: Sequence[tuple[bytes, bytes]]) -> None:

@@ -40,15 +40,20 @@ class Demand(NamedTuple):
         return int(2 * budget / (linear + math.sqrt(linear * linear + 4 * self.square * budget)))
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that may be spent on the activations of a network; None where that is not known."""
+def free_memory(device: torch.device, reserved: int = 0) -> int | None:
+    """Bytes that may be spent on the activations of a network; None where that is not known.
+
+    Args:
+        device: where it runs.
+        reserved: bytes of the host's memory that something else is going to take.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # What PyTorch keeps for later is free for it.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(_SHARE_OF_DEVICE * (free + kept))
     available = available_memory() if device.type == "cpu" else None
-    return None if available is None else int(_SHARE_OF_HOST * available)
+    return None if available is None else int(_SHARE_OF_HOST * max(0, available - reserved))
 
 
 def probe_sides(network: nn.Module) -> tuple[int, int]:

@@ -6,7 +6,9 @@ Shapes: C channels, h w low-resolution pixels, s scale.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,11 +20,14 @@ from data.images.photo import Levels, Photo
 from models.inference.memory import Demand, find_tile, free_memory, halved, measure, memory_is_full, probe_sides
 from models.inference.tiling import aligned_tile
 from models.inference.transparency import spread_colour
-from models.inference.upscale import Watch, upscale
+from models.inference.upscale import Assembled, Put, Watch, overlapping_tiles, upscale_in_parts
+from utils.env import available_memory
 from utils.errors import InputError
 from utils.log import get_logger
+from utils.scale import scaled_length
 
 TileChoice = int | Literal["auto"] | None
+_STRIP = 256  # rows that are rounded at a time
 
 
 class Upscaler:
@@ -55,30 +60,43 @@ class Upscaler:
         Raises:
             InputError: the memory does not suffice, or numbers overflow in half precision.
         """
+        whole = Assembled(lq, contract_of(self.network).scale)
+        self.in_parts(whole.put, lq, watch)
+        return whole.images if lq.ndim == 4 else whole.images[0]
+
+    def in_parts(self, put: Put, lq: Tensor, watch: Watch | None = None, reserved: int = 0) -> None:
+        """As calling it; the result goes to ``put`` as :func:`models.inference.upscale.upscale_in_parts` says.
+
+        When the memory runs out, it begins again with smaller tiles: parts are put more than once.
+
+        Args:
+            put: takes the parts.
+            lq: see above.
+            watch: see :func:`models.inference.upscale.upscale`.
+            reserved: bytes of the host's memory that ``put`` is going to take for the result.
+        """
         h, w = lq.shape[-2:]
-        tile = self.tile_for(h, w)
-        while True:
-            result = self._attempt(lq, tile, watch)
-            if result is not None:
-                break
+        tile = self.tile_for(h, w, reserved)
+        while not self._attempt(put, lq, tile, watch):
             tile = self._smaller(tile, h, w)
-        if not bool(result.isfinite().all()):
+
+    def _check_numbers(self, part: Tensor) -> None:
+        if not all(bool(extreme.isfinite()) for extreme in part.aminmax()):
             raise InputError(
                 "the network gave values that are no numbers; leave --half out"
                 if next(self.network.parameters()).dtype == torch.float16
                 else "the network gave values that are no numbers; are its weights sound?"
             )
-        return result
 
-    def tile_for(self, h: int, w: int) -> int | None:
-        """Side of the tiles for an image of h x w pixels; None: none."""
-        tile = self._fitting_tile(h, w) if self.tile == "auto" else self.tile
+    def tile_for(self, h: int, w: int, reserved: int = 0) -> int | None:
+        """Side of the tiles for an image of h x w pixels; None: none. See :meth:`in_parts` for ``reserved``."""
+        tile = self._fitting_tile(h, w, reserved) if self.tile == "auto" else self.tile
         if self.limit is not None and max(h, w) > self.limit:
             return self.limit if tile is None else min(tile, self.limit)
         return tile
 
-    def _fitting_tile(self, h: int, w: int) -> int | None:
-        budget = free_memory(self.device)
+    def _fitting_tile(self, h: int, w: int, reserved: int) -> int | None:
+        budget = free_memory(self.device, reserved)
         small = max(h, w) <= probe_sides(self.network)[1]
         if budget is None or small or not isinstance(contract_of(self.network).scale, int):
             return None
@@ -86,8 +104,8 @@ class Upscaler:
             self._demand = measure(self.network)
         return find_tile(self.network, h, w, self.overlap, self._demand, budget)
 
-    def _attempt(self, lq: Tensor, tile: int | None, watch: Watch | None) -> Tensor | None:
-        """The result, or None when the memory ran out."""
+    def _attempt(self, put: Put, lq: Tensor, tile: int | None, watch: Watch | None) -> bool:
+        """Whether the memory sufficed."""
         shares = 0.0
 
         def count(share: float) -> None:
@@ -96,10 +114,14 @@ class Upscaler:
             if watch is not None:
                 watch(share)
 
+        def put_numbers(top: int, left: int, part: Tensor) -> None:
+            self._check_numbers(part)
+            put(top, left, part)
+
+        tiling = None if tile is None else overlapping_tiles(self.network, tile, self.overlap)
         try:
-            return upscale(
-                self.network, lq, tile=tile, overlap=self.overlap, self_ensemble=self.self_ensemble, watch=count
-            )
+            upscale_in_parts(put_numbers, self.network, lq, tiling, self.self_ensemble, watch=count)
+            return True
         except (RuntimeError, MemoryError) as error:
             if not memory_is_full(error):
                 raise
@@ -108,7 +130,7 @@ class Upscaler:
             torch.cuda.empty_cache()
         if watch is not None:
             watch(-shares)
-        return None
+        return False
 
     def _smaller(self, tile: int | None, h: int, w: int) -> int:
         if not isinstance(contract_of(self.network).scale, int):
@@ -127,39 +149,62 @@ def upscale_photo(photo: Photo, upscaler: Upscaler, watch: Watch | None = None) 
     Raises:
         InputError: the memory does not suffice.
     """
-    parts = 1 if photo.alpha is None or photo.alpha.min() == photo.alpha.max() else 2
+    scale = contract_of(upscaler.network).scale
+    height, width = (scaled_length(length, scale) for length in photo.pixels.shape[:2])
+    planes = [photo.pixels] if photo.alpha is None else [photo.pixels, photo.alpha]
+    results = _empty(height, width, planes)
+    if photo.alpha is not None and photo.alpha.min() < photo.alpha.max():
+        planes[0] = spread_colour(photo.pixels, photo.alpha)
+    elif photo.alpha is not None:
+        results[1].fill(planes.pop().flat[0])
 
     def share(done: float) -> None:
         if watch is not None:
-            watch(done / parts)
+            watch(done / len(planes))
 
-    pixels = photo.pixels if photo.alpha is None else spread_colour(photo.pixels, photo.alpha)
-    pixels = _upscaled(pixels, upscaler, share)
-    if photo.alpha is None:
-        return dataclasses.replace(photo, pixels=pixels)
-    if parts == 2:
-        alpha = _upscaled(photo.alpha, upscaler, share)
-    else:
-        alpha = np.full((*pixels.shape[:2], 1), photo.alpha.flat[0], photo.alpha.dtype)
-    return dataclasses.replace(photo, pixels=pixels, alpha=alpha)
+    for i, (plane, result) in enumerate(zip(planes, results, strict=False)):
+        _upscale_levels(plane, result, upscaler, share, reserved=sum(later.nbytes for later in results[i:]))
+    return dataclasses.replace(photo, pixels=results[0], alpha=None if photo.alpha is None else results[1])
 
 
-def _upscaled(levels: Levels, upscaler: Upscaler, watch: Watch) -> Any:
-    """[h, w, C] -> [s*h, s*w, C] of the same type, C 1 or 3, whatever the network's channels."""
+def _empty(height: int, width: int, planes: Sequence[Levels]) -> list[Levels]:
+    """Room for the upscaled ``planes``, [height, width, C] each; refused before the network runs for hours.
+
+    Raises:
+        InputError: the memory does not suffice.
+    """
+    needed = sum(height * width * plane.shape[2] * plane.itemsize for plane in planes)
+    free = available_memory()
+    if free is None or needed <= free:
+        with suppress(MemoryError):
+            return [np.empty((height, width, plane.shape[2]), plane.dtype) for plane in planes]
+    known = "" if free is None else f", and {free / 2**30:,.1f} GiB are free"
+    raise InputError(
+        f"upscaled it has {width:,} x {height:,} pixels, which take {needed / 2**30:,.1f} GiB of memory{known}; close "
+        "other programs, or cut it and upscale the pieces"
+    )
+
+
+def _upscale_levels(levels: Levels, result: Levels, upscaler: Upscaler, watch: Watch, reserved: int) -> None:
+    """[h, w, C] into [s*h, s*w, C] of the same type, C 1 or 3, whatever the network's channels."""
     top = np.iinfo(levels.dtype).max
     channels = levels.shape[2]
     wanted = contract_of(upscaler.network).channels
-    lq = torch.from_numpy(levels.astype(np.float32) / np.float32(top)).permute(2, 0, 1)  # [C, h, w]
-    if channels == wanted:
-        result = upscaler(lq, watch)
-    elif wanted == 1:
-        result = upscaler(lq[:, None], watch)[:, 0]  # one image per channel
-    else:
-        result = upscaler(lq.expand(wanted, -1, -1), watch).mean(dim=0, keepdim=True)
-    return _levels(result, top, levels.dtype)
+    lq = torch.from_numpy(np.divide(levels, np.float32(top), dtype=np.float32)).permute(2, 0, 1)  # [C, h, w]
+    if wanted != channels:
+        lq = lq[:, None] if wanted == 1 else lq.expand(wanted, -1, -1)  # one image per channel, or equal channels
+
+    def put(row: int, column: int, part: Tensor) -> None:
+        image = part[:, 0] if wanted == 1 else part[0]  # [C, H, W]
+        for strip in image.split(_STRIP, dim=1):
+            strip = strip.mean(dim=0, keepdim=True) if channels < wanted else strip
+            height, width = strip.shape[1:]
+            result[row : row + height, column : column + width] = _rounded(strip, top)
+            row += height
+
+    upscaler.in_parts(put, lq, watch, reserved)
 
 
-def _levels(image: Tensor, top: int, kind: Any) -> NDArray[Any]:
+def _rounded(image: Tensor, top: int) -> NDArray[np.float32]:
     """[C, H, W] in [0, 1] -> [H, W, C] in 0 .. top, clipped and rounded half to even."""
-    rounded = image.clamp(0, 1).mul(top).round().permute(1, 2, 0)
-    return rounded.contiguous().cpu().numpy().astype(kind)
+    return image.clamp(0, 1).mul_(top).round_().permute(1, 2, 0).cpu().numpy()

@@ -5,8 +5,6 @@ Shapes: H W pixels, C channels.
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +35,8 @@ def spread_colour(pixels: Levels, alpha: Levels) -> Levels:
     top = np.float32(np.iinfo(pixels.dtype).max)
     opacity = np.divide(alpha[..., 0], top, dtype=np.float32)  # [H, W]
     colour = pixels.astype(np.float32)
-    filled: Levels = np.rint(_pulled(colour, opacity)).astype(pixels.dtype)
+    filled = np.empty_like(pixels)
+    filled[...] = np.rint(_pulled(colour, opacity))
     np.copyto(filled, pixels, where=(opacity >= np.float32(_SURE))[..., None])
     return filled
 
@@ -50,13 +49,17 @@ def _pulled(colour: NDArray[np.float32], opacity: NDArray[np.float32]) -> NDArra
     mass = _halved(opacity[..., None])
     means = _halved(colour * opacity[..., None])
     np.divide(means, mass, out=means, where=mass > 0)
-    around: NDArray[Any] = _pulled(means, mass[..., 0])
-    around = cv2.resize(around, (2 * around.shape[1], 2 * around.shape[0]), interpolation=cv2.INTER_LINEAR)
-    around = around.reshape(*around.shape[:2], -1)[:h, :w]
-    return around + np.minimum(opacity / np.float32(_SURE), 1)[..., None] * (colour - around)
+    coarse = _pulled(means, mass[..., 0])
+    double = cv2.resize(coarse, (2 * coarse.shape[1], 2 * coarse.shape[0]), interpolation=cv2.INTER_LINEAR)
+    around = np.asarray(double, np.float32).reshape(*double.shape[:2], -1)[:h, :w]  # OpenCV drops a single channel
+    mixed: NDArray[np.float32] = np.minimum(opacity / np.float32(_SURE), np.float32(1))[..., None] * (colour - around)
+    mixed += around
+    return mixed
 
 
 def _halved(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Means of 2 x 2 pixels; beyond the edge are zeros."""
     even = np.pad(values, ((0, values.shape[0] % 2), (0, values.shape[1] % 2), (0, 0)))
-    return (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4
+    sums: NDArray[np.float32] = even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
+    sums /= 4
+    return sums

@@ -3,27 +3,29 @@
 What size of input a network wants is said by its ``size_rule``; padding to it, and cropping the output, happen here and
 nowhere else.
 
-Shapes: B images, h w low-resolution pixels, s scale.
+Shapes: B images, C channels, h w low-resolution pixels, s scale.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from archs.contract import contract_of
-from archs.layers.reflect import reflect
 from archs.layers.size import SizeRule
 from models.inference.tiling import OverlappingTiles, Tiling, aligned_tile
+from models.inference.views import Tile, View, pad_to_rule
 from utils.errors import InputError
 from utils.scale import scaled_length
 
 Watch = Callable[[float], None]
+Put = Callable[[int, int, Tensor], None]
 
 
 def upscale(
@@ -56,26 +58,110 @@ def upscale(
         multiple: the image is extended to multiples of this, even if the network takes any size; the result is cropped.
         watch: called with the share of the work that was just done, after each tile.
     """
+    if tile is not None and tiling is None:
+        tiling = overlapping_tiles(network, tile, overlap, multiple)
+    whole = Assembled(lq, contract_of(network).scale)
+    upscale_in_parts(whole.put, network, lq, tiling, self_ensemble, multiple, watch)
+    return whole.images if lq.ndim == 4 else whole.images[0]
+
+
+def overlapping_tiles(network: nn.Module, tile: int, overlap: int, multiple: int = 1) -> OverlappingTiles:
+    """Tiles of a side of ``tile`` pixels, or of what the network's alignment allows; see :func:`upscale`.
+
+    Raises:
+        InputError: such tiles cannot work with this overlap and this network.
+    """
+    return OverlappingTiles(aligned_tile(tile, overlap, _size_rule(network, multiple)), overlap)
+
+
+def upscale_in_parts(
+    put: Put,
+    network: nn.Module,
+    lq: Tensor,
+    tiling: Tiling | None = None,
+    self_ensemble: bool = False,
+    multiple: int = 1,
+    watch: Watch | None = None,
+) -> None:
+    """:func:`upscale` with a result that is handed over in parts, and is nowhere held as a whole.
+
+    Args:
+        put: called with the row and the column at which a part begins, and the part, [B, 3, rows, columns], on the
+            device of the network or of ``lq``; it is not to be changed. The parts cover the result once. They are
+            tiles, or with ``self_ensemble`` bands of a tile's height.
+        network: as for :func:`upscale`.
+        lq: as there.
+        tiling: how tiles are cut; None for the whole image at once.
+        self_ensemble: as there.
+        multiple: as there.
+        watch: as there.
+
+    Raises:
+        InputError: tiles were asked of a scale that is not whole.
+    """
     offered = contract_of(network)
     _check_input(lq, offered.channels)
-    scale, rule = offered.scale, offered.size_rule
-    if multiple > 1:
-        rule = dataclasses.replace(rule, multiple=math.lcm(rule.multiple, multiple))
-    if not isinstance(scale, int) and (tile is not None or tiling is not None or rule.multiple > 1):
+    scale, rule = offered.scale, _size_rule(network, multiple)
+    if not isinstance(scale, int) and (tiling is not None or rule.multiple > 1):
         raise InputError(
             f"images are upscaled by {scale:g} as a whole: tiles, and images extended to multiples of a window, would "
             "end between pixels; choose a whole scale, or neither"
         )
-    if tile is not None and tiling is None:
-        tiling = OverlappingTiles(aligned_tile(tile, overlap, rule), overlap)
     batch = lq if lq.ndim == 4 else lq[None]
-    recording = torch.is_grad_enabled() and lq.requires_grad
-    with torch.set_grad_enabled(recording), evaluation_mode(network):
+    symmetries = [(flip, turns) for flip in (False, True) for turns in range(4)] if self_ensemble else [(False, 0)]
+    views = [View(batch, flip, turns, rule, tiling) for flip, turns in symmetries]
+    count = sum(view.tiles for view in views)
+
+    def run(view: View, tile: Tile) -> Tensor:
+        """What is kept of the network's output for one tile, turned as the images are."""
+        output = _run(network, pad_to_rule(view.patch(tile), rule), scale)
+        rows, columns = (
+            slice(scaled_length(span.keep_start - span.start, scale), scaled_length(span.keep_stop - span.start, scale))
+            for span in (tile.row, tile.column)
+        )
+        part = view.turned_back(output[..., rows, columns])
+        if watch is not None:
+            watch(1 / count)
+        return part
+
+    with torch.set_grad_enabled(torch.is_grad_enabled() and lq.requires_grad), evaluation_mode(network):
         if self_ensemble:
-            result = _self_ensemble(network, batch, scale, rule, tiling, watch)
-        else:
-            result = _upscale(network, batch, scale, rule, tiling, watch)
-    return result if lq.ndim == 4 else result[0]
+            _put_means(put, run, views, scale)
+            return
+        for band in views[0].bands():
+            for item in band.tiles:
+                put(scaled_length(band.top, scale), scaled_length(item.left, scale), run(views[0], item))
+
+
+def _size_rule(network: nn.Module, multiple: int) -> SizeRule:
+    """The sizes that the network wants, and multiples of ``multiple``."""
+    rule = contract_of(network).size_rule
+    return dataclasses.replace(rule, multiple=math.lcm(rule.multiple, multiple))
+
+
+class Assembled:
+    """The images that the parts of :func:`upscale_in_parts` make, on the device and of the type of ``lq``."""
+
+    def __init__(self, lq: Tensor, scale: float) -> None:
+        self.lq = lq
+        self.height, self.width = (scaled_length(length, scale) for length in lq.shape[-2:])
+        self._images: Tensor | None = None
+
+    def put(self, top: int, left: int, part: Tensor) -> None:
+        """Take one part, [B, C, rows, columns]."""
+        rows, columns = part.shape[-2:]
+        if (rows, columns) == (self.height, self.width):
+            self._images = part.to(self.lq.device)
+            return
+        if self._images is None:
+            self._images = self.lq.new_empty(*part.shape[:2], self.height, self.width)
+        self._images[..., top : top + rows, left : left + columns] = part
+
+    @property
+    def images(self) -> Tensor:
+        """[B, C, s*h, s*w]."""
+        assert self._images is not None
+        return self._images
 
 
 @contextmanager
@@ -90,68 +176,39 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _self_ensemble(
-    network: nn.Module, lq: Tensor, scale: float, rule: SizeRule, tiling: Tiling | None, watch: Watch | None
-) -> Tensor:
-    """Mean over the dihedral group of the square: transform, upscale, transform back."""
+def _put_means(put: Put, run: Callable[[View, Tile], Tensor], views: Sequence[View], scale: float) -> None:
+    """Means over the dihedral group of the square, in bands of the first view, from the top to the bottom.
 
-    def eighth(share: float) -> None:
-        if watch is not None:
-            watch(share / 8)
-
-    total = None
-    for flip in (False, True):
-        for turns in range(4):
-            view = torch.rot90(lq.flip(-1) if flip else lq, turns, (-2, -1))
-            result = torch.rot90(_upscale(network, view, scale, rule, tiling, eighth), -turns, (-2, -1))
-            result = result.flip(-1) if flip else result
-            total = result if total is None else total + result
-    assert total is not None
-    return total / 8
-
-
-def _upscale(
-    network: nn.Module, lq: Tensor, scale: float, rule: SizeRule, tiling: Tiling | None, watch: Watch | None
-) -> Tensor:
-    """[B, 3, h, w] -> [B, 3, s*h, s*w], in tiles if there is a tiling."""
-    h, w = lq.shape[-2:]
-    padded = pad_to_rule(lq, rule)
-    H, W = padded.shape[-2:]
-    if tiling is None:
-        result = _run(network, padded, scale).to(lq.device)
-        if watch is not None:
-            watch(1.0)
-        return result[..., : scaled_length(h, scale), : scaled_length(w, scale)]
-    assert isinstance(scale, int)
-    alignment = math.lcm(rule.multiple, rule.tile_multiple)
-    rows, columns = (tiling.spans(length, alignment) for length in (H, W))
-    mirrored = _mirrored if tiling.repeats_edge else reflect
-    padded = mirrored(mirrored(padded, -1, tiling.extended(W)), -2, tiling.extended(H))
-    bands = []
-    for row in rows:
-        parts = []
-        for column in columns:
-            patch = padded[..., row.start : row.stop, column.start : column.stop]
-            part = _run(network, pad_to_rule(patch, rule), scale)[
-                ...,
-                scale * (row.keep_start - row.start) : scale * (row.keep_stop - row.start),
-                scale * (column.keep_start - column.start) : scale * (column.keep_stop - column.start),
-            ]
-            # A copy, so that the tile's full output does not stay in memory behind the view.
-            parts.append(part.to(lq.device, copy=True))
-            if watch is not None:
-                watch(1 / (len(rows) * len(columns)))
-        bands.append(torch.cat(parts, dim=-1)[..., : scale * w])
-    return torch.cat(bands, dim=-2)[..., : scale * h, :]
-
-
-def _mirrored(x: Tensor, dim: int, length: int) -> Tensor:
-    """``x`` extended to ``length`` by its mirror image, edge pixel included."""
-    n = x.shape[dim]
-    if length == n:
-        return x
-    position = torch.arange(length, device=x.device)
-    return x.index_select(dim, torch.where(position < n, position, 2 * n - 1 - position).clamp(min=0))
+    Views that are upside down are cut at other rows. A band is worked off as soon as the view before has been added
+    there: few sums are unfinished at a time, and in every pixel the views are added in their order, so that the result
+    does not depend on the tiles' order.
+    """
+    images = views[0].images
+    width = scaled_length(images.shape[-1], scale)
+    waiting = [deque(view.bands()) for view in views]
+    done = [0] * len(views)  # rows of the images to which a view has been added
+    sums: deque[tuple[int, Tensor]] = deque()  # the first row, and [B, C, rows, s*w]
+    while waiting[-1]:
+        k = next(
+            k for k in reversed(range(len(views))) if waiting[k] and (k == 0 or done[k - 1] >= waiting[k][0].bottom)
+        )
+        band = waiting[k].popleft()
+        top, bottom = scaled_length(band.top, scale), scaled_length(band.bottom, scale)
+        if k == 0:
+            sums.append((top, images.new_zeros(*images.shape[:2], bottom - top, width)))
+        for tile in band.tiles:
+            left = scaled_length(tile.left, scale)
+            part = run(views[k], tile).to(images.device)
+            for start, total in sums:
+                first, last = max(top, start), min(bottom, start + total.shape[-2])
+                if first < last:
+                    columns = slice(left, left + part.shape[-1])
+                    total[..., first - start : last - start, columns] += part[..., first - top : last - top, :]
+        done[k] = band.bottom
+        while sums and k == len(views) - 1 and sums[0][0] + sums[0][1].shape[-2] <= bottom:
+            start, total = sums.popleft()
+            put(start, 0, total.div_(len(views)))
+            del total  # before the next one is made
 
 
 def _run(network: nn.Module, x: Tensor, scale: float) -> Tensor:
@@ -166,21 +223,6 @@ def _run(network: nn.Module, x: Tensor, scale: float) -> Tensor:
             f"expected {expected}"
         )
     return output
-
-
-def pad_to_rule(x: Tensor, rule: SizeRule) -> Tensor:
-    """Extend [..., h, w] to the right and below to a size that the rule allows.
-
-    "reflect" mirrors without repeating the edge, as often as it takes: a padding longer than the image is fine.
-    """
-    for dim in (-2, -1):
-        n = x.shape[dim]
-        wanted = rule.padded(n)
-        if rule.mode == "reflect":
-            x = reflect(x, dim, wanted)
-        elif wanted != n:
-            x = x.index_select(dim, torch.arange(wanted, device=x.device).clamp(max=n - 1))
-    return x
 
 
 def _check_input(lq: Tensor, channels: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from data.images.files import Pixels, write_image
+from data.images.png_stream import packed_chunk
 
 Backend = Literal["disk", "memory", "lmdb", "pack"]
 BACKENDS: tuple[Backend, ...] = ("disk", "memory")
@@ -57,3 +60,12 @@ def exif(orientation: int) -> bytes:
     block[0x0112], block[0x010F] = orientation, "Maker"
     block.get_ifd(0x8769)[0xA002] = 6
     return block.tobytes()
+
+
+def png_of(height: int, width: int, bits: int = 8) -> bytes:
+    """A grey PNG file that is whole and black, of which nothing is ever unpacked; a megapixel takes a kilobyte."""
+    packer = zlib.compressobj(9)
+    row = bytes(1 + (width * bits + 7) // 8)
+    content = b"".join(packer.compress(row * 100) for _ in range(height // 100)) + packer.compress(row * (height % 100))
+    head = packed_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + packed_chunk(b"IDAT", content + packer.flush()) + packed_chunk(b"IEND", b"")

@@ -28,6 +28,7 @@ from models.inference.film import Film
 from models.inference.jobs import Job
 from models.inference.upscale import upscale
 from scripts.upscale import Bar, main
+from tests.data.pictures import png_of
 from tests.models.inference.films import TEST, ffmpeg, needs_ffmpeg, streams
 from utils.command import run_command
 from utils.errors import InputError
@@ -142,6 +143,31 @@ def test_pictures_that_cannot_be_read_do_not_stop_the_others(
     assert "2 upscaled, 0 left as they were, 2 failed" in written.out
 
 
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_and_the_others_are_upscaled(
+    run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "bomb.png").write_bytes(png_of(30000, 30000, bits=1))
+    assert run(folder) == 1
+    written = capsys.readouterr()
+    assert "bomb.png: it has 30,000 x 30,000 pixels" in written.err
+    assert "--max_pixels raises the limit" in written.err
+    assert "3 upscaled, 0 left as they were, 1 failed" in written.out
+    assert run(folder / "a.png", "--max_pixels", "519", "--overwrite") == 1
+    assert "it has 26 x 20 pixels, and no more than 519 are decoded" in capsys.readouterr().err
+    assert run(folder / "a.png", "--max_pixels", "520", "--overwrite") == 0
+
+
+def test_a_result_larger_than_the_memory_is_refused_before_the_network_runs(
+    run: Callable[..., int], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("models.inference.photo.available_memory", lambda: 5000)
+    with input_sizes() as sizes:
+        assert run(folder / "a.png") == 1
+    assert sizes == []
+    error = capsys.readouterr().err
+    assert f"failed: {folder / 'a.png'}: upscaled it has 52 x 40 pixels, which take 0.0 GiB of memory" in error
+
+
 def test_files_of_a_folder_are_done_or_named(
     run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,7 +226,7 @@ def test_depth_transparency_profile_and_exif_are_kept(
     rng = np.random.default_rng(0)
     photo = Photo(
         rng.integers(0, 65536, (9, 12, 3), dtype=np.uint16),
-        rng.integers(0, 65536, (9, 12, 1), dtype=np.uint16),
+        rng.integers(5000, 65536, (9, 12, 1), dtype=np.uint16),  # no colour that is too transparent to count
         PROFILE,
     )
     write_photo(tmp_path / "in/deep.png", photo)
@@ -249,7 +275,7 @@ def test_a_picture_larger_than_the_free_memory_is_upscaled_in_tiles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     large = picture(folder / "large.png", 130, 110)
-    monkeypatch.setattr("models.inference.photo.free_memory", lambda device: 1_000_000)
+    monkeypatch.setattr("models.inference.photo.free_memory", lambda device, reserved: 1_000_000)
     with input_sizes() as sizes:
         assert run(large, "--half" if half else "--cpu") == 0
     assert sizes
@@ -301,6 +327,15 @@ class TestFramesAndPages:
         assert "(frames 2 to 3 dropped: .jpg files hold none)" in capsys.readouterr().out
         assert len({*sizes}) == 1
         assert read_image(tmp_path / "out/a.jpg").shape == (20, 28, 3)
+
+    def test_what_was_not_read_is_reported_too(
+        self, run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        image = Image.new("RGB", (14, 10), (90, 60, 30))
+        image.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[image], dpi=(300, 300))
+        assert run(tmp_path / "a.jpg", "--format", "webp") == 0
+        note = "(resolution dropped: .webp files hold none; 1 further picture of an MPO file not kept)"
+        assert note in capsys.readouterr().out
 
     def test_pages_become_a_tiff_file_with_their_depths(self, run: Callable[..., int], tmp_path: Path) -> None:
         with tifffile.TiffWriter(tmp_path / "a.tif") as writer:

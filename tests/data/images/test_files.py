@@ -4,9 +4,7 @@ import io
 import json
 import os
 import re
-import struct
 import sys
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,11 @@ from PIL import Image
 from data.images.files import (
     Pixels,
     decode_image,
+    encode_image,
     image_size,
     is_file,
     list_images,
+    opencv_pixels,
     planes,
     read_image,
     to_tensor,
@@ -31,7 +31,7 @@ from data.images.files import (
     to_unit,
     write_image,
 )
-from tests.data.pictures import forbid, noise, write_folder
+from tests.data.pictures import forbid, noise, png_of, write_folder
 from utils.errors import InputError
 
 SMOOTH: Pixels = np.asarray(cv2.GaussianBlur(noise(40, 56), (0, 0), 3), dtype=np.uint8)
@@ -306,12 +306,26 @@ def test_whether_there_is_a_file(tmp_path: Path) -> None:
         is_file(tmp_path / ("x" * 300))
 
 
-def test_images_with_too_many_pixels_are_explained() -> None:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+def test_images_with_too_many_pixels_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = png_of(30000, 30000, bits=1)
+    expected = "huge: it has 30,000 x 30,000 pixels, .* OPENCV_IO_MAX_IMAGE_PIXELS raises the limit"
+    for keep_grey in (False, True):
+        with pytest.raises(InputError, match=expected):
+            decode_image(image, "huge", keep_grey=keep_grey)
+    (tmp_path / "huge.png").write_bytes(image)
+    with pytest.raises(InputError, match="30,000 x 30,000"):
+        read_image(tmp_path / "huge.png")
+    # OpenCV's own limit, for those who allow more.
+    with pytest.raises(InputError, match="too many pixels; the environment variable OPENCV_IO_MAX_IMAGE_PIXELS raises"):
+        opencv_pixels(png_of(40000, 40000, bits=1), "huge", cv2.IMREAD_COLOR)
+    monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", "6")
+    assert decode_image(encode_image(".png", np.zeros((2, 3, 3), np.uint8)), "six").shape == (2, 3, 3)
+    with pytest.raises(InputError, match="seven: it has 1 x 7 pixels, and no more than 6 are decoded"):
+        decode_image(encode_image(".png", np.zeros((7, 1, 3), np.uint8)), "seven")
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 40000, 40000, 8, 2, 0, 0, 0))
-    image = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-    expected = "huge: .* it has too many pixels; the environment variable OPENCV_IO_MAX_IMAGE_PIXELS raises the limit"
-    with pytest.raises(InputError, match=expected):
-        decode_image(image, "huge")
+
+def test_pictures_that_a_kind_of_file_cannot_hold_are_no_empty_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As OpenCV answers for BMP files of more than 2 GiB."""
+    monkeypatch.setattr(cv2, "imencode", lambda suffix, image, flags: (False, np.zeros(0, np.uint8)))
+    with pytest.raises(InputError, match=r"a picture of 5 x 4 pixels cannot be made a \.bmp file; choose \.png"):
+        encode_image(".bmp", np.zeros((4, 5, 3), np.uint8))

@@ -140,7 +140,7 @@ def test_images_beyond_the_decoders_limits(tmp_path: Path) -> None:
     parts = [header, b"IDAT" + zlib.compress(b""), b"IEND"]
     chunks = [struct.pack(">I", len(p) - 4) + p + struct.pack(">I", zlib.crc32(p)) for p in parts]
     (_made(tmp_path / "hr") / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
-    with pytest.raises(InputError, match=r"a\.png: the image cannot be read"):
+    with pytest.raises(InputError, match=r"a\.png: it has 60,000 x 60,000 pixels"):
         write_lmdb(tmp_path / "hr", tmp_path / "hr.lmdb")
 
 

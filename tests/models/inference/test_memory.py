@@ -81,6 +81,8 @@ def test_errors_of_a_full_memory_are_recognised() -> None:
 def test_free_memory_is_a_share_of_what_the_host_has_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     assert free_memory(torch.device("cpu")) == 400
+    assert free_memory(torch.device("cpu"), reserved=500) == 200
+    assert free_memory(torch.device("cpu"), reserved=5000) == 0
     monkeypatch.setattr(memory, "available_memory", lambda: None)
     assert free_memory(torch.device("cpu")) is None
 

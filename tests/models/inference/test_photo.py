@@ -14,11 +14,12 @@ from torch.nn import functional as F
 import archs
 from archs.layers.size import SizeRule
 from data.images.files import read_image, to_tensor, to_uint8
-from data.images.photo import Photo
+from data.images.photo import Photo, write_photo
 from metrics import calculate_psnr
 from models.inference.photo import Upscaler, upscale_photo
 from models.inference.upscale import upscale
 from models.weights.recognise import network_from_weights
+from utils.env import peak_memory, reset_peak_memory
 from utils.errors import InputError
 
 
@@ -41,6 +42,27 @@ class Net(nn.Module):
         if x.shape[-2] * x.shape[-1] > self.most:
             raise self.error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
         return F.pixel_shuffle(self.last(torch.tanh(self.first(x))), 2) * 0.2 + 0.5
+
+
+class Nearest(nn.Module):
+    """Repeats pixels; scale 4."""
+
+    scale = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, h, w] -> [B, 3, 4h, 4w]."""
+        return F.interpolate(x, scale_factor=4)
+
+
+def resident_memory() -> int:
+    """Bytes that this process holds now; 0 where they are not known."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), 0)
 
 
 def image(h: int, w: int, channels: int = 3) -> Tensor:
@@ -84,7 +106,7 @@ class TestTiles:
     def test_tiles_are_as_large_as_the_free_memory_allows(
         self, monkeypatch: pytest.MonkeyPatch, budget: int | None, whole: bool
     ) -> None:
-        monkeypatch.setattr("models.inference.photo.free_memory", lambda device: budget)
+        monkeypatch.setattr("models.inference.photo.free_memory", lambda device, reserved: budget)
         network = Net()
         upscaler = Upscaler(network, overlap=8)
         result = upscaler(image(160, 120))
@@ -150,6 +172,83 @@ class TestPhotos:
             assert (constant == level).all()
             assert constant.shape == (18, 14, 1)
         assert len(network.seen) == 2  # the colours alone
+
+
+class TestMemory:
+    """Results are rounded tile by tile; the whole is nowhere held in floats."""
+
+    @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+    @pytest.mark.parametrize(("channels", "network_channels"), [(1, 1), (1, 3), (3, 1), (3, 3)])
+    @pytest.mark.parametrize("tile", [None, 24])
+    @pytest.mark.parametrize("self_ensemble", [False, True])
+    def test_levels_are_the_rounded_floats_to_the_last_bit(
+        self, kind: Any, channels: int, network_channels: int, tile: int | None, self_ensemble: bool
+    ) -> None:
+        top = np.iinfo(kind).max
+        pixels = np.random.default_rng(0).integers(0, top + 1, (61, 39, channels), dtype=kind)
+        upscaler = Upscaler(Net(network_channels), tile, overlap=8, self_ensemble=self_ensemble)
+        lq = torch.from_numpy(pixels.astype(np.float32) / np.float32(top)).permute(2, 0, 1)
+        if channels == network_channels:
+            result = upscaler(lq)
+        elif channels == 1:
+            result = upscaler(lq.expand(3, -1, -1)).mean(0, keepdim=True)
+        else:
+            result = upscaler(lq[:, None])[:, 0]
+        expected = result.clamp(0, 1).mul(top).round().permute(1, 2, 0).numpy()
+        assert np.array_equal(upscale_photo(Photo(pixels), upscaler).pixels, expected)
+
+    @pytest.mark.parametrize(
+        ("kind", "alpha", "self_ensemble"),
+        [(np.uint8, False, False), (np.uint16, True, False), (np.uint8, False, True)],
+    )
+    def test_a_large_picture_takes_two_and_a_half_times_its_result_at_most(
+        self, tmp_path: Path, kind: Any, alpha: bool, self_ensemble: bool
+    ) -> None:
+        """From the first tile to the PNG file; held in floats, it took fourteen times as much."""
+        pixels = np.broadcast_to(np.arange(2000).astype(kind)[:, None, None], (2000, 500, 3))
+        photo = Photo(pixels, pixels[..., :1] if alpha else None)
+        upscaler = Upscaler(Nearest(), tile=96, overlap=8, self_ensemble=self_ensemble)
+        upscale_photo(Photo(pixels[:200]), upscaler)  # what is taken once does not count
+        reset_peak_memory()
+        before = resident_memory()
+        result = upscale_photo(photo, upscaler)
+        write_photo(tmp_path / "a.png", result)
+        size = result.pixels.nbytes + (0 if result.alpha is None else result.alpha.nbytes)
+        if before:  # the system tells
+            assert peak_memory() - before < 2.5 * size
+
+    @pytest.mark.parametrize("self_ensemble", [False, True])
+    def test_tiles_by_free_memory_leave_room_for_the_result(
+        self, monkeypatch: pytest.MonkeyPatch, self_ensemble: bool
+    ) -> None:
+        reserved: list[int] = []
+
+        def free(device: torch.device, taken: int) -> int:
+            reserved.append(taken)
+            return 10**9
+
+        monkeypatch.setattr("models.inference.photo.free_memory", free)
+        alpha = np.random.default_rng(0).integers(0, 256, (120, 130, 1), dtype=np.uint8)
+        upscale_photo(Photo(np.zeros((120, 130, 3), np.uint8), alpha), Upscaler(Net(), self_ensemble=self_ensemble))
+        assert reserved == [240 * 260 * 4, 240 * 260]  # the transparency comes last
+
+    def test_a_result_that_does_not_fit_is_refused_before_the_network_runs(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("models.inference.photo.available_memory", lambda: 5 << 30)
+        network = Net()
+        black = np.broadcast_to(np.uint8(0), (30_000, 30_000, 3))
+        expected = r"upscaled it has 60,000 x 60,000 pixels, which take 13.4 GiB of memory, and 5.0 GiB are free; close"
+        with pytest.raises(InputError, match=expected):
+            upscale_photo(Photo(black, black[..., :1]), Upscaler(network))
+        assert network.seen == []
+
+    def test_a_refusal_of_the_system_is_reported_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("models.inference.photo.available_memory", lambda: None)
+        network = Net()
+        with pytest.raises(InputError, match=r"which take [\d,.]+ GiB of memory; close other programs"):
+            upscale_photo(Photo(np.broadcast_to(np.uint8(0), (2**23, 2**23, 3))), Upscaler(network))
+        assert network.seen == []
 
 
 NETWORKS: list[dict[str, object]] = [

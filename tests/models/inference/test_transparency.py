@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.images.photo import Photo
+from data.images.photo import Levels, Photo, read_photo
 from models.inference.photo import Upscaler, upscale_photo
 from models.inference.transparency import spread_colour
 from models.weights.recognise import network_from_weights
@@ -41,7 +42,7 @@ def shape() -> NDArray[np.uint8]:
     cv2.circle(big, (300, 260), 180, 255, -1)
     cv2.circle(big, (300, 260), 100, 0, -1)
     cv2.line(big, (400, 400), (700, 600), 255, 50)
-    return cv2.resize(big, (96, 80), interpolation=cv2.INTER_AREA)[..., None]
+    return np.asarray(cv2.resize(big, (96, 80), interpolation=cv2.INTER_AREA), np.uint8)[..., None]
 
 
 def waves(top: int) -> NDArray[Any]:
@@ -61,7 +62,7 @@ def over(photo: Photo, background: tuple[int, int, int]) -> NDArray[np.float64]:
 @pytest.mark.parametrize("top", [255, 65535])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_only_colours_that_nobody_sees_are_changed(top: int, channels: int) -> None:
-    alpha = (shape().astype(int) * (top // 255)).astype(np.uint8 if top == 255 else np.uint16)
+    alpha: Levels = (shape().astype(np.uint8 if top == 255 else np.uint16)) * (top // 255)  # type: ignore[assignment]
     pixels = waves(top)[..., :channels]
     spread = spread_colour(pixels, alpha)
     assert (spread.shape, spread.dtype) == (pixels.shape, pixels.dtype)
@@ -126,6 +127,39 @@ def test_glass_keeps_its_picture() -> None:
     alpha = np.rint(np.linspace(16, 255, 96)).astype(np.uint8)[None, :, None].repeat(80, axis=0)
     noise = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
     assert (spread_colour(noise, alpha) == noise).all()
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "RGBA"])
+def test_files_of_every_kind_of_transparency_are_white_over_white(mode: str, tmp_path: Path) -> None:
+    alpha = shape()
+    white = np.where(alpha > 0, 255, 0).astype(np.uint8)
+    if mode == "P":
+        image = Image.fromarray(np.where(alpha[..., 0] > 127, 1, 0).astype(np.uint8))
+        image.putpalette([0, 0, 0, 255, 255, 255])
+        image.save(tmp_path / "a.png", transparency=bytes([0, 255]))
+    else:
+        Image.fromarray(np.concatenate([white] * (len(mode) - 1) + [alpha], axis=2)).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == mode
+    photo = read_photo(tmp_path / "a.png")
+    assert photo.alpha is not None
+    assert (photo.pixels[photo.alpha[..., 0] == 0] == 0).all()
+    assert over(upscale_photo(photo, Upscaler(Bilinear())), BACKGROUNDS["white"]).min() > 254.99
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["PlainUSR_Rep_x4", "PlainUSRU_Rep_x4", "PlainUSR_Rep_x2"])
+def test_a_red_disc_upscaled_by_published_weights_stays_red(shared: Path, name: str) -> None:
+    """Without the spread it loses 4, 44 and 19 levels of red on average."""
+    alpha = np.zeros((96, 96), np.uint8)
+    cv2.circle(alpha, (48, 48), 25, 255, -1, cv2.LINE_AA)
+    red = np.where(alpha[..., None] > 0, [255, 0, 0], 0).astype(np.uint8)
+    upscaler = Upscaler(network_from_weights(shared / f"weights/{name}.pth"))
+    result = upscale_photo(Photo(red, alpha[..., None]), upscaler)
+    assert result.alpha is not None
+    disc = result.pixels[result.alpha[..., 0] > 0]
+    assert disc[:, 0].mean() > 254.9
+    assert disc[:, 1:].mean() < 0.5
 
 
 @pytest.mark.shared

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from archs import build_network
 from archs.layers.size import SizeRule
-from models.inference.tiling import PFT_TILES, EqualTiles, GrownTiles, Span, Tiling, tile_spans
-from models.inference.upscale import pad_to_rule, upscale
+from models.inference.tiling import PFT_TILES, EqualTiles, GrownTiles, OverlappingTiles, Span, Tiling, tile_spans
+from models.inference.upscale import upscale, upscale_in_parts
+from models.inference.views import pad_to_rule
 from utils.errors import InputError
 
 
@@ -279,6 +280,55 @@ class TestSelfEnsemble:
         lq = image(19, 33)
         whole = upscale(network, lq, self_ensemble=True)
         torch.testing.assert_close(upscale(network, lq, tile=14, overlap=6, self_ensemble=True), whole)
+
+
+class TestParts:
+    """What upscale_in_parts hands over, and in which order."""
+
+    @given(
+        h=st.integers(1, 40), w=st.integers(1, 40), batch=st.integers(1, 2), self_ensemble=st.booleans(),
+        tiling=st.sampled_from([None, OverlappingTiles(12, 4), GrownTiles(9, 4), EqualTiles(9, 4)]),
+    )  # fmt: skip
+    def test_parts_make_the_result_to_the_last_bit(
+        self, h: int, w: int, batch: int, self_ensemble: bool, tiling: Tiling | None
+    ) -> None:
+        network = make(rule=SizeRule(multiple=2)).float()
+        lq = image(h, w, batch=batch).float()
+        result = torch.full((batch, 3, 2 * h, 2 * w), torch.nan)
+        shares: list[float] = []
+
+        def put(top: int, left: int, part: Tensor) -> None:
+            place = result[..., top : top + part.shape[-2], left : left + part.shape[-1]]
+            assert place.isnan().all()
+            place.copy_(part)
+
+        upscale_in_parts(put, network, lq, tiling, self_ensemble, watch=shares.append)
+        assert torch.equal(result, upscale(network, lq, tiling=tiling, self_ensemble=self_ensemble))
+        assert sum(shares) == pytest.approx(1)
+
+    @pytest.mark.parametrize("h", [23, 57, 88])
+    def test_self_ensemble_in_tiles_adds_the_views_in_their_order(self, h: int) -> None:
+        """To the last bit what eight whole images add up to, each upscaled in tiles."""
+        network = make().float()
+        lq = image(h, 41).float()
+        total = torch.zeros(3, 2 * h, 82)
+        for flip in (False, True):
+            for turns in range(4):
+                view = torch.rot90(lq.flip(-1) if flip else lq, turns, (-2, -1))
+                output = torch.rot90(upscale(network, view, tile=16, overlap=4), -turns, (-2, -1))
+                total = total + (output.flip(-1) if flip else output)
+        assert torch.equal(upscale(network, lq, tile=16, overlap=4, self_ensemble=True), total / 8)
+
+    def test_self_ensemble_hands_over_bands_before_the_end_is_reached(self) -> None:
+        shares: list[float] = []
+        tops: list[tuple[int, float]] = []
+        upscale_in_parts(
+            lambda top, left, part: tops.append((top, sum(shares))),
+            make(), image(200, 20), OverlappingTiles(16, 4), self_ensemble=True, watch=shares.append,
+        )  # fmt: skip
+        assert [top for top, _ in tops] == sorted(top for top, _ in tops)
+        for top, done in tops:  # of a band, and of at most three that are unfinished
+            assert done * 400 <= top + 4 * 32
 
 
 class TestModeAndGradients:

@@ -1,7 +1,7 @@
 """Image files with all that they carry: 8 or 16 bits, grey, transparency, colour profile, notes of the camera.
 
-OpenCV decodes all kinds but GIF and knows no metadata; Pillow reads these. Both libraries come with scikit-image and
-are imported when they are needed. Several pictures of a file: :mod:`data.images.frames`; writing:
+OpenCV decodes all kinds but GIF and some TIFF files, and knows no metadata; Pillow reads these. Both come with
+scikit-image and are imported when they are needed. Several pictures of a file: :mod:`data.images.frames`; writing:
 :mod:`data.images.photo_writer`.
 
 Shapes: H W pixels, C channels.
@@ -24,6 +24,7 @@ from data.images.metadata import Metadata, read_metadata
 from data.images.pillow import levels_of, mode_of, patient_pillow
 from data.images.png import Chunk
 from data.images.tiff import is_tiff
+from data.images.tiff_pixels import odd_pixels
 from utils.errors import InputError
 
 Levels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -85,14 +86,12 @@ def decode_photo(data: bytes, name: str) -> Photo:
     metadata = read_metadata(data)
     if data.startswith((b"GIF87a", b"GIF89a")):
         return photo_of(*_by_pillow(data, name), metadata)
-    decoded = opencv_pixels(data, name, cv2.IMREAD_UNCHANGED)
+    odd = odd_pixels(data, name) if is_tiff(data) else None
+    decoded = opencv_pixels(data, name, cv2.IMREAD_UNCHANGED) if odd is None else odd
     if decoded.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{name}: holds values of type {decoded.dtype}; save it with 8 or 16 bits per channel")
-    if is_tiff(data):
-        if decoded.dtype == np.uint8 and decoded.shape[2:] == (4,):
-            decoded = _straight(data)
-        else:  # of TIFF files alone OpenCV applies the tag in every mode
-            metadata = dataclasses.replace(metadata, orientation=1)
+    if odd is None and is_tiff(data):  # of TIFF files alone OpenCV applies the tag in every mode
+        metadata = dataclasses.replace(metadata, orientation=1)
     decoded = decoded if decoded.ndim == 3 else decoded[..., None]
     if decoded.shape[2] == 1 and metadata.transparent is not None:
         decoded = _with_opacity(decoded, metadata.transparent, metadata.depth)
@@ -155,14 +154,6 @@ def _with_opacity(grey: NDArray[Any], transparent: int, depth: int) -> NDArray[A
     result[..., :3] = grey
     result[..., 3] = np.where(grey[..., 0] == level, 0, top)
     return result
-
-
-def _straight(data: bytes) -> NDArray[np.uint8]:
-    """The pixels of a TIFF file, [H, W, 4] B G R and opacity: OpenCV multiplies colours of 8 bits by the opacity."""
-    from PIL import Image
-
-    with patient_pillow(), Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGBA"))[..., [2, 1, 0, 3]]
 
 
 def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:

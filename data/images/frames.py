@@ -101,7 +101,7 @@ def open_frames(path: Path) -> Frames:
     data, name = read_bytes(path), str(path)
     if is_tiff(data):
         pages = find_pages(data)
-        lost = (f"{pages.others} reduced copies or masks",) if pages.others else ()
+        lost = (f"reduced copies or masks ({pages.others})",) if pages.others else ()
         several = len(pages.places) > 1
         return Frames(name, "pages" if several else "picture", max(1, len(pages.places)), None, data, pages.places,
                       _lost=lost)  # fmt: skip

@@ -91,7 +91,8 @@ def _by_pillow(data: bytes) -> Metadata:
         xmp = info.get("xmp")
         lost = []
         if image.format == "MPO":
-            lost.append(f"{getattr(image, 'n_frames', 2) - 1} further picture(s) (MPO: another view, preview or gain)")
+            others = getattr(image, "n_frames", 2) - 1  # previews, other views, gain maps
+            lost.append(f"{others} further picture{'s' if others > 1 else ''} of an MPO file")
         photoshop = info.get("photoshop")
         tags = getattr(image, "tag_v2", {})
         if (isinstance(photoshop, dict) and _IPTC_OF_PHOTOSHOP in photoshop) or _IPTC_OF_TIFF in tags:

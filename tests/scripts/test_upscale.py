@@ -276,6 +276,15 @@ class TestFramesAndPages:
         assert len({*sizes}) == 1
         assert read_image(tmp_path / "out/a.jpg").shape == (20, 28, 3)
 
+    def test_what_was_not_read_is_reported_too(
+        self, run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        image = Image.new("RGB", (14, 10), (90, 60, 30))
+        image.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[image], dpi=(300, 300))
+        assert run(tmp_path / "a.jpg", "--format", "webp") == 0
+        note = "(resolution dropped: .webp files hold none; 1 further picture of an MPO file not kept)"
+        assert note in capsys.readouterr().out
+
     def test_pages_become_a_tiff_file_with_their_depths(self, run: Callable[..., int], tmp_path: Path) -> None:
         with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
             writer.write(np.full((9, 12, 3), 40000, np.uint16), photometric="rgb", metadata=None)

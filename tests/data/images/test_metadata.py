@@ -168,7 +168,7 @@ def test_several_pictures_of_a_camera_are_named(tmp_path: Path) -> None:
     frames = open_frames(tmp_path / "a.jpg")
     assert (frames.sort, frames.count) == ("picture", 1)
     losses = write_frames(tmp_path / "a.png", frames, frames)
-    assert losses == ((), ("2 further picture(s) (MPO: another view, preview or gain)",))
+    assert losses == ((), ("2 further pictures of an MPO file",))
 
 
 def test_a_note_too_long_for_jpeg_is_named(tmp_path: Path) -> None:

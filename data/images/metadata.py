@@ -61,14 +61,16 @@ class Metadata:
 
 def read_metadata(data: bytes) -> Metadata:
     """What the bytes of an image file say about the picture."""
+    notes = read_notes(data) if is_png(data) else None
+    # Pillow decodes a PNG file without EXIF as a whole, to look for it behind the pixels.
+    no_exif = notes is not None and not notes.exif and not _XMP_ORIENTATION.search(notes.xmp or b"")
     try:
         with patient_pillow():
-            found = _by_pillow(data)
+            found = _by_pillow(data, no_exif)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
         # A kind that Pillow does not know, or notes that do not follow the format: the picture itself was decoded.
         found = _by_tifffile(data) if is_tiff(data) else Metadata()
-    if is_png(data):
-        notes = read_notes(data)
+    if notes is not None:
         found = dataclasses.replace(
             found,
             # A profile says more than a PNG file without one would be taken for.
@@ -82,11 +84,11 @@ def read_metadata(data: bytes) -> Metadata:
     return dataclasses.replace(found, xmp=found.xmp and _XMP_ORIENTATION.sub(rb"\g<1>1", found.xmp))
 
 
-def _by_pillow(data: bytes) -> Metadata:
+def _by_pillow(data: bytes, no_exif: bool) -> Metadata:
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
-        orientation, exif = _exif(image)
+        orientation, exif = (1, None) if no_exif else _exif(image)
         info: dict[Any, Any] = image.info
         xmp = info.get("xmp")
         lost = []

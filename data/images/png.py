@@ -23,7 +23,7 @@ COLOUR = {
     b"cLLI": "HDR data",
 }
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
-_CARRIED_ELSEWHERE = (_XMP, b"Raw profile type exif", b"Raw profile type APP1")
+_EXIF_TEXTS = (b"Raw profile type exif", b"Raw profile type APP1")  # of ImageMagick
 
 
 class Chunk(NamedTuple):
@@ -53,6 +53,7 @@ class PngNotes(NamedTuple):
         dpi: pixels per inch, across and down.
         transparent: level of a grey picture that stands for full transparency, in the depth of the file.
         depth: bits per channel in the file.
+        exif: whether there is an EXIF block, in a chunk of its own or in a text.
     """
 
     colour: tuple[Chunk, ...] = ()
@@ -61,6 +62,7 @@ class PngNotes(NamedTuple):
     dpi: tuple[float, float] | None = None
     transparent: int | None = None
     depth: int = 8
+    exif: bool = False
 
 
 def is_png(data: bytes) -> bool:
@@ -98,9 +100,11 @@ def read_notes(data: bytes) -> PngNotes:
                 notes = notes._replace(dpi=(across * _INCH, down * _INCH))
         elif kind == b"tRNS" and grey and len(content) >= 2:
             notes = notes._replace(transparent=int.from_bytes(content[:2], "big"))
+        elif kind == b"eXIf" or (kind in _TEXT and content.partition(b"\0")[0] in _EXIF_TEXTS):
+            notes = notes._replace(exif=True)
         elif kind == b"iTXt" and content.startswith(_XMP + b"\0"):
             notes = notes._replace(xmp=_international(content))
-        elif kind in _TEXT and not content.startswith(tuple(word + b"\0" for word in _CARRIED_ELSEWHERE)):
+        elif kind in _TEXT:
             texts.append(chunk)
     return notes._replace(colour=tuple(colour), texts=tuple(texts))
 

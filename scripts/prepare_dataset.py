@@ -150,6 +150,7 @@ def check(typed: argparse.Namespace) -> None:
         "come twice": findings.duplicates,
         "do not pair": findings.unpaired,
         "are grey among coloured ones, which is no problem": findings.grey,
+        "hold several pictures, of which the first is used": findings.several,
     }
     head = f"{source}: {findings.images:,} images read, {len(findings.problems):,} problems"
     if typed.report:

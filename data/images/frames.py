@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data.images.files import read_bytes
+from data.images.head import MAX_PIXELS, check_pixels
 from data.images.integrity import damage
 from data.images.metadata import read_metadata
 from data.images.photo import Photo, decode_photo, photo_of
@@ -56,6 +57,7 @@ class Frames:
     count: int
     timing: Timing | None = None
     _data: bytes = b""
+    _max_pixels: int = MAX_PIXELS
     _places: tuple[int, ...] = ()  # of the pages of a TIFF file
     _first: int = 0  # frame of an animation, as Pillow counts
     _mode: str = "RGB"  # of the frames of an animation
@@ -68,11 +70,11 @@ class Frames:
             InputError: one of them is damaged, or has more than 16 bits.
         """
         if self.sort == "picture":
-            photo = decode_photo(self._data, self.name)
+            photo = decode_photo(self._data, self.name, self._max_pixels)
             yield dataclasses.replace(photo, lost=(*photo.lost, *self._lost))
         elif self.sort == "pages":
             for number, place in enumerate(self._places, 1):
-                photo = decode_photo(as_first(self._data, place), f"{self.name}, page {number}")
+                photo = decode_photo(as_first(self._data, place), f"{self.name}, page {number}", self._max_pixels)
                 yield dataclasses.replace(photo, lost=(*photo.lost, *self._lost))
         else:
             yield from self._animation()
@@ -92,20 +94,22 @@ class Frames:
                 yield photo_of(*levels, metadata)
 
 
-def open_frames(path: Path) -> Frames:
+def open_frames(path: Path, max_pixels: int = MAX_PIXELS) -> Frames:
     """The pictures of a file.
 
     Raises:
-        InputError: the file is missing, unreadable, no image, or cut short.
+        InputError: the file is missing, unreadable, no image, cut short, or of more pixels than ``max_pixels``.
     """
     data, name = read_bytes(path), str(path)
+    check_pixels(data, name, max_pixels)
     if is_tiff(data):
         pages = find_pages(data)
-        lost = (f"{pages.others} reduced copies or masks",) if pages.others else ()
+        lost = (f"reduced copies or masks ({pages.others})",) if pages.others else ()
         several = len(pages.places) > 1
-        return Frames(name, "pages" if several else "picture", max(1, len(pages.places)), None, data, pages.places,
-                      _lost=lost)  # fmt: skip
-    return (None if damage(data) else _animation(data, name)) or Frames(name, "picture", 1, _data=data)
+        count = max(1, len(pages.places))
+        return Frames(name, "pages" if several else "picture", count, None, data, max_pixels, pages.places, _lost=lost)
+    found = None if damage(data) else _animation(data, name)
+    return found or Frames(name, "picture", 1, _data=data, _max_pixels=max_pixels)
 
 
 def look_at(path: Path) -> tuple[Sort, int]:

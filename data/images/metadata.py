@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.images.pillow import patient_pillow
 from data.images.png import Chunk, is_png, read_notes, text_chunk
+from data.images.tiff import is_tiff
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
@@ -22,7 +23,9 @@ _ORIENTATION, _CAMERA, _PLACE, _WIDTH, _HEIGHT = 0x0112, 0x8769, 0x8825, 0xA002,
 # date, artist, copyright, and the directories of camera and place.
 _TOLD = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, _CAMERA, _PLACE)
 # Those of the file, which a TIFF file has anyway: orientation, resolution, place of the colours.
-_LAYOUT = (_ORIENTATION, 0x011A, 0x011B, 0x0128, 0x0213)
+_RESOLUTION, _UNIT = (0x011A, 0x011B), 0x0128
+_LAYOUT = (_ORIENTATION, *_RESOLUTION, _UNIT, 0x0213)
+_PROFILE, _XMP = 0x8773, 0x02BC  # tags of TIFF files
 _IPTC_OF_TIFF, _IPTC_OF_PHOTOSHOP = 0x83BB, 0x0404
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
 
@@ -58,14 +61,16 @@ class Metadata:
 
 def read_metadata(data: bytes) -> Metadata:
     """What the bytes of an image file say about the picture."""
+    notes = read_notes(data) if is_png(data) else None
+    # Pillow decodes a PNG file without EXIF as a whole, to look for it behind the pixels.
+    no_exif = notes is not None and not notes.exif and not _XMP_ORIENTATION.search(notes.xmp or b"")
     try:
         with patient_pillow():
-            found = _by_pillow(data)
+            found = _by_pillow(data, no_exif)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
         # A kind that Pillow does not know, or notes that do not follow the format: the picture itself was decoded.
-        found = Metadata()
-    if is_png(data):
-        notes = read_notes(data)
+        found = _by_tifffile(data) if is_tiff(data) else Metadata()
+    if notes is not None:
         found = dataclasses.replace(
             found,
             # A profile says more than a PNG file without one would be taken for.
@@ -79,16 +84,17 @@ def read_metadata(data: bytes) -> Metadata:
     return dataclasses.replace(found, xmp=found.xmp and _XMP_ORIENTATION.sub(rb"\g<1>1", found.xmp))
 
 
-def _by_pillow(data: bytes) -> Metadata:
+def _by_pillow(data: bytes, no_exif: bool) -> Metadata:
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
-        orientation, exif = _exif(image)
+        orientation, exif = (1, None) if no_exif else _exif(image)
         info: dict[Any, Any] = image.info
         xmp = info.get("xmp")
         lost = []
         if image.format == "MPO":
-            lost.append(f"{getattr(image, 'n_frames', 2) - 1} further picture(s) (MPO: another view, preview or gain)")
+            others = getattr(image, "n_frames", 2) - 1  # previews, other views, gain maps
+            lost.append(f"{others} further picture{'s' if others > 1 else ''} of an MPO file")
         photoshop = info.get("photoshop")
         tags = getattr(image, "tag_v2", {})
         if (isinstance(photoshop, dict) and _IPTC_OF_PHOTOSHOP in photoshop) or _IPTC_OF_TIFF in tags:
@@ -105,19 +111,50 @@ def _by_pillow(data: bytes) -> Metadata:
         )
 
 
+def _by_tifffile(data: bytes) -> Metadata:
+    """Of TIFF files whose pixels Pillow does not know; not the directories of camera and place."""
+    import tifffile
+    from PIL import Image
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            tags = {tag.code: tag.value for tag in file.pages[0].tags}  # type: ignore[union-attr]
+    except (OSError, ValueError, KeyError, IndexError, struct.error):
+        return Metadata()
+    exif = Image.Exif()
+    for tag in _TOLD:
+        if isinstance(tags.get(tag), str):
+            exif[tag] = tags[tag]
+    orientation = int(tags.get(_ORIENTATION, 1))
+    unit = {2: 1.0, 3: 2.54}.get(int(tags.get(_UNIT, 2)), 0.0)
+    resolution = [tags.get(tag, (0, 1)) for tag in _RESOLUTION]
+    return Metadata(
+        orientation if orientation in range(1, 9) else 1,
+        tags.get(_PROFILE),
+        _block(exif),
+        tags.get(_XMP),
+        _dpi([unit * number / (count or 1) for number, count in resolution]),
+        lost=("IPTC",) if _IPTC_OF_TIFF in tags else (),
+    )
+
+
 def _exif(image: Pillow.Image) -> tuple[int, bytes | None]:
     exif = image.getexif()
     orientation = exif.get(_ORIENTATION, 1)
-    orientation = orientation if orientation in range(1, 9) else 1
     if image.format == "TIFF":
         for tag in [tag for tag in exif if tag not in _TOLD]:
             del exif[tag]
+    return orientation if orientation in range(1, 9) else 1, _block(exif)
+
+
+def _block(exif: Pillow.Exif) -> bytes | None:
+    """The bytes of an EXIF block that says that the picture is upright; None where it says nothing."""
     if not exif:
-        return orientation, None
+        return None
     exif[_ORIENTATION] = 1
     for tag in (_WIDTH, _HEIGHT):  # of the picture before it was upscaled
         exif.get_ifd(_CAMERA).pop(tag, None)
-    return orientation, exif.tobytes().removeprefix(b"Exif\0\0")
+    return exif.tobytes().removeprefix(b"Exif\0\0")
 
 
 def texts_of_exif(exif: bytes | None) -> tuple[dict[int, str], bool]:
@@ -148,7 +185,7 @@ def _says_resolution(image: Pillow.Image) -> bool:
     """Whether the resolution is in the file: of JPEG files with EXIF Pillow says 72 where they say nothing."""
     if image.format not in ("JPEG", "MPO"):
         return True
-    return image.info.get("jfif_unit") in (1, 2) or 0x011A in image.getexif()
+    return image.info.get("jfif_unit") in (1, 2) or _RESOLUTION[0] in image.getexif()
 
 
 def _dpi(value: Any) -> tuple[float, float] | None:

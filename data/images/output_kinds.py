@@ -75,7 +75,7 @@ OUTPUT_KINDS = (
     _kind("BMP", (".bmp",), ("any number of colours", "resolution"), ("lossless",)),
     _kind("GIF", (".gif",), ("transparency", "comment", "animation", "plays"), (), 65535),
     _kind("AVIF", (".avif",), (*_PIXELS, *_NOTES, "animation"), ("quality",), 32768),
-    _kind("JXL", (".jxl",), (*_PIXELS, "colour profile", "EXIF"), ("quality", "lossless")),
+    _kind("JXL", (".jxl",), (*_PIXELS, "EXIF", "XMP"), ("quality", "lossless")),  # as the plugin for Pillow
 )  # fmt: skip
 _BY_SUFFIX = {suffix: kind for kind in OUTPUT_KINDS for suffix in kind.suffixes}
 OUTPUT_SUFFIXES = tuple(_BY_SUFFIX)

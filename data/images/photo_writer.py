@@ -1,6 +1,7 @@
 """Pictures, animations and pages to files: how each kind of file is encoded, and what is lost.
 
-OpenCV writes PNG and BMP, tifffile TIFF, and Pillow the other kinds. What a PNG file carries is added here, as chunks.
+PNG files are written by :mod:`data.images.png_stream`, BMP by OpenCV, TIFF by tifffile, the other kinds by Pillow. What
+a PNG file carries is added here, as chunks.
 
 Shapes: H W pixels, C channels.
 """
@@ -11,21 +12,22 @@ import io
 import itertools
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from data.images import png
+from data.images.files import encode_image
 from data.images.fitting import fitted
 from data.images.frames import Frames, Sort, Timing
 from data.images.metadata import texts_of_exif
 from data.images.output_kinds import Encoding, OutputKind, output_kind
 from data.images.photo import Photo
 from data.images.pillow import patient_pillow
+from data.images.png_stream import write_png
 from utils.files import atomic_write
 
 if TYPE_CHECKING:
@@ -143,7 +145,7 @@ def _write(file: BinaryIO, kind: OutputKind, photo: Photo, encoding: Encoding) -
     if kind.name == "PNG":
         _png(file, photo, encoding, _chunks(photo))
     elif kind.name == "BMP":
-        file.write(_with_resolution(_opencv(".bmp", photo, []), photo.dpi))
+        file.write(_with_resolution(encode_image(".bmp", photo.pixels), photo.dpi))
     elif kind.name == "TIFF":
         _tiff(file, photo, (), 1, encoding)
     elif kind.name == "GIF":
@@ -185,9 +187,8 @@ def _by_way_of_png(
 
 def _png(file: BinaryIO, photo: Photo, encoding: Encoding, added: Iterable[png.Chunk]) -> None:
     """A PNG file with chunks behind its head."""
-    level = encoding.compression
-    flags = [] if level is None else [cv2.IMWRITE_PNG_COMPRESSION, level]
-    png.write_png(file, _opencv(".png", photo, flags), added)
+    planes = [photo.pixels] if photo.alpha is None else [photo.pixels, photo.alpha]
+    write_png(file, planes, b"".join(chunk.packed() for chunk in added), encoding.compression)
 
 
 def _png_bytes(photo: Photo, encoding: Encoding) -> memoryview:
@@ -195,19 +196,6 @@ def _png_bytes(photo: Photo, encoding: Encoding) -> memoryview:
     stream = io.BytesIO()
     _png(stream, photo, encoding, [])
     return stream.getbuffer()
-
-
-def _opencv(suffix: str, photo: Photo, flags: Sequence[int]) -> memoryview:
-    """The bytes of a PNG or BMP file."""
-    pixels: NDArray[Any] = photo.pixels
-    if photo.alpha is not None:
-        ordered = np.empty((*pixels.shape[:2], 4), pixels.dtype)
-        ordered[..., :3], ordered[..., 3:] = pixels[..., ::-1], photo.alpha
-        pixels = ordered
-    elif pixels.shape[2] == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    encoded: NDArray[Any] = cv2.imencode(suffix, pixels, flags)[1]
-    return encoded.data.cast("B")
 
 
 def _chunks(photo: Photo) -> list[png.Chunk]:
@@ -223,13 +211,13 @@ def _chunks(photo: Photo) -> list[png.Chunk]:
     return [*added, *photo.texts]
 
 
-def _with_resolution(bmp: memoryview, dpi: tuple[float, float] | None) -> memoryview:
+def _with_resolution(bmp: bytes, dpi: tuple[float, float] | None) -> bytes:
     """A BMP file that says how many pixels a metre has."""
     if dpi is None:
         return bmp
     changed = bytearray(bmp)
     struct.pack_into("<ii", changed, 38, *(round(value / 0.0254) for value in dpi))
-    return memoryview(changed)
+    return bytes(changed)
 
 
 def _tiff(file: BinaryIO, first: Photo, others: Iterable[Photo], count: int, encoding: Encoding) -> None:

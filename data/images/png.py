@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
+from data.images.png_stream import packed_chunk
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEAD = 33  # bytes of a file before its second chunk
 _XMP = b"XML:com.adobe.xmp"
@@ -23,7 +25,7 @@ COLOUR = {
     b"cLLI": "HDR data",
 }
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
-_CARRIED_ELSEWHERE = (_XMP, b"Raw profile type exif", b"Raw profile type APP1")
+_EXIF_TEXTS = (b"Raw profile type exif", b"Raw profile type APP1")  # of ImageMagick
 
 
 class Chunk(NamedTuple):
@@ -39,8 +41,7 @@ class Chunk(NamedTuple):
 
     def packed(self) -> bytes:
         """As it stands in the file, with length and checksum."""
-        checksum = zlib.crc32(self.kind + self.content)
-        return struct.pack(">I", len(self.content)) + self.kind + self.content + struct.pack(">I", checksum)
+        return packed_chunk(self.kind, self.content)
 
 
 class PngNotes(NamedTuple):
@@ -53,6 +54,7 @@ class PngNotes(NamedTuple):
         dpi: pixels per inch, across and down.
         transparent: level of a grey picture that stands for full transparency, in the depth of the file.
         depth: bits per channel in the file.
+        exif: whether there is an EXIF block, in a chunk of its own or in a text.
     """
 
     colour: tuple[Chunk, ...] = ()
@@ -61,6 +63,7 @@ class PngNotes(NamedTuple):
     dpi: tuple[float, float] | None = None
     transparent: int | None = None
     depth: int = 8
+    exif: bool = False
 
 
 def is_png(data: bytes) -> bool:
@@ -98,9 +101,11 @@ def read_notes(data: bytes) -> PngNotes:
                 notes = notes._replace(dpi=(across * _INCH, down * _INCH))
         elif kind == b"tRNS" and grey and len(content) >= 2:
             notes = notes._replace(transparent=int.from_bytes(content[:2], "big"))
+        elif kind == b"eXIf" or (kind in _TEXT and content.partition(b"\0")[0] in _EXIF_TEXTS):
+            notes = notes._replace(exif=True)
         elif kind == b"iTXt" and content.startswith(_XMP + b"\0"):
             notes = notes._replace(xmp=_international(content))
-        elif kind in _TEXT and not content.startswith(tuple(word + b"\0" for word in _CARRIED_ELSEWHERE)):
+        elif kind in _TEXT:
             texts.append(chunk)
     return notes._replace(colour=tuple(colour), texts=tuple(texts))
 
@@ -155,14 +160,6 @@ def xmp_chunk(xmp: bytes) -> Chunk:
 def dpi_chunk(dpi: tuple[float, float]) -> Chunk:
     """Pixels per inch, across and down."""
     return Chunk(b"pHYs", struct.pack(">IIB", round(dpi[0] / _INCH), round(dpi[1] / _INCH), 1))
-
-
-def write_png(file: BinaryIO, png: memoryview, added: Iterable[Chunk]) -> None:
-    """The bytes of a PNG file with chunks behind its head."""
-    file.write(png[:_HEAD])
-    for chunk in added:
-        file.write(chunk.packed())
-    file.write(png[_HEAD:])
 
 
 def write_animation(

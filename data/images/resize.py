@@ -21,6 +21,8 @@ from utils.errors import InputError
 
 _FACTOR = re.compile(r"(\d+(?:\.\d+)?)x")
 _SIZE = re.compile(r"(\d+)x(\d+)")
+_BAND = 1 << 21  # pixels that are looked at for one band, about
+_REACH = 2  # pixels on either side that the filter sees; more where it shrinks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,40 +71,62 @@ def parse_resize(words: Sequence[str]) -> Resize:
 
 
 def resized(photo: Photo, height: int, width: int) -> Photo:
-    """A picture with other sides; the rest of it stays."""
-    if photo.pixels.shape[:2] == (height, width):
+    """A picture with other sides; the rest of it stays. Made band by band: of large ones no copy is held as floats."""
+    pixels, alpha = photo.pixels, photo.alpha
+    H, W = pixels.shape[:2]
+    if (height, width) == (H, W):
         return photo
-    alpha = photo.alpha
-    if alpha is None or alpha.min() == alpha.max():
-        pixels = _each_channel(photo.pixels, height, width)
-        flat = None if alpha is None else np.full((height, width, 1), alpha.flat[0], alpha.dtype)
-        return dataclasses.replace(photo, pixels=pixels, alpha=flat)
-    weight = alpha[..., 0].astype(np.float32)
-    opacity = _plane(weight, height, width)
-    pixels = np.empty((height, width, photo.pixels.shape[2]), photo.pixels.dtype)
-    for channel in range(pixels.shape[2]):
-        plain = photo.pixels[..., channel].astype(np.float32)
-        coloured = _plane(plain * weight, height, width)
-        # Where nothing is to be seen, the colour that neighbours have there.
-        colour = np.where(opacity > 0.5, coloured / np.maximum(opacity, 0.5), _plane(plain, height, width))
-        pixels[..., channel] = _rounded(colour, pixels.dtype)
-    return dataclasses.replace(photo, pixels=pixels, alpha=_rounded(opacity, alpha.dtype)[..., None])
+    result = np.empty((height, width, pixels.shape[2]), pixels.dtype)
+    opacity = None if alpha is None else np.empty((height, width, 1), pixels.dtype)
+    varied = alpha is not None and alpha.min() < alpha.max()
+    step = max(1, int(_BAND * height / (H * W)))
+    for top in range(0, height, step):
+        band = _Band(H, W, height, width, top, min(top + step, height))
+        rows = slice(top, band.bottom)
+        seen = None if alpha is None else band.planes(alpha)
+        weight = seen[..., 0] if varied and seen is not None else None
+        result[rows] = _rounded(band.colours(pixels, weight), pixels.dtype)
+        if opacity is not None and seen is not None:
+            opacity[rows] = _rounded(band.resized(seen), pixels.dtype)
+    return dataclasses.replace(photo, pixels=result, alpha=opacity)
 
 
-def _each_channel(levels: Levels, height: int, width: int) -> Any:
-    result = np.empty((height, width, levels.shape[2]), levels.dtype)
-    for channel in range(levels.shape[2]):
-        plane = _plane(levels[..., channel].astype(np.float32), height, width)
-        result[..., channel] = _rounded(plane, levels.dtype)
-    return result
+class _Band:
+    """Rows ``top`` to ``bottom`` of a result of ``height`` x ``width`` pixels, made of H x W."""
+
+    def __init__(self, H: int, W: int, height: int, width: int, top: int, bottom: int) -> None:
+        ratio = H / height
+        reach = _REACH * max(1.0, ratio) + 1
+        self.first, self.last = max(0, int(top * ratio - reach)), min(H, int(bottom * ratio + reach) + 1)
+        self.bottom, self.size = bottom, (width, bottom - top)
+        self.box = (0, top * ratio - self.first, W, min(bottom * ratio, H) - self.first)
+
+    def planes(self, levels: Levels) -> NDArray[np.float32]:
+        """The rows that are looked at, [h, W, C]."""
+        return levels[self.first : self.last].astype(np.float32)
+
+    def resized(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[h, W, C] -> [bottom - top, width, C]."""
+        from PIL import Image
+
+        each = (
+            Image.fromarray(np.ascontiguousarray(planes[..., channel])).resize(
+                self.size, Image.Resampling.BICUBIC, self.box
+            )
+            for channel in range(planes.shape[2])
+        )
+        return np.stack([np.asarray(plane) for plane in each], axis=2)
+
+    def colours(self, pixels: Levels, weight: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """The colours of the band; those of transparent pixels count for nothing, where others are near."""
+        plain = self.planes(pixels)
+        result = self.resized(plain)
+        if weight is None:
+            return result
+        opacity = self.resized(weight[..., None])
+        weighted = self.resized(plain * weight[..., None]) / np.maximum(opacity, 0.5)
+        return np.where(opacity > 0.5, weighted, result)
 
 
-def _plane(plane: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """[H, W] -> [height, width]."""
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _rounded(plane: NDArray[np.float32], kind: Any) -> NDArray[Any]:
-    return plane.clip(0, np.iinfo(kind).max).round().astype(kind)
+def _rounded(planes: NDArray[np.float32], kind: Any) -> NDArray[Any]:
+    return planes.clip(0, np.iinfo(kind).max).round().astype(kind)

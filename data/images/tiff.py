@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 _MARKS = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
 _SUBFILE, _REDUCED, _MASK = 254, 1, 4  # a tag, and bits of its value
+_BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA = 258, 262, 277, 284, 338  # tags
 
 
 class Pages(NamedTuple):
@@ -23,6 +24,24 @@ class Pages(NamedTuple):
 
     places: tuple[int, ...]
     others: int
+
+
+class Layout(NamedTuple):
+    """How the pixels of a page are stored.
+
+    Attributes:
+        bits: of each sample.
+        samples: of a pixel.
+        photometric: 0 grey with white 0, 1 grey, 2 R G B, and others.
+        planar: 1 sample by sample, 2 channel by channel.
+        extra: what samples beyond the colours are: 0 not told, 1 opacity that colours are multiplied by, 2 opacity.
+    """
+
+    bits: int = 1
+    samples: int = 1
+    photometric: int = -1
+    planar: int = 1
+    extra: tuple[int, ...] = ()
 
 
 def is_tiff(data: bytes | mmap) -> bool:
@@ -43,7 +62,7 @@ def find_pages(data: bytes | mmap) -> Pages:
             size, width = (20, 8) if big else (12, 2)
             (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, place)
             end = place + width + size * entries
-            if places and _kind(data, place + width, end, size, order) & (_REDUCED | _MASK):
+            if places and sum(_values(data, place, _SUBFILE)) & (_REDUCED | _MASK):
                 others += 1
             else:
                 places.append(place)
@@ -51,6 +70,19 @@ def find_pages(data: bytes | mmap) -> Pages:
     except struct.error:  # the page is found to be damaged where it is decoded
         pass
     return Pages(tuple(places), others)
+
+
+def read_layout(data: bytes) -> Layout:
+    """How the pixels of the first page are stored; the usual of what is damaged."""
+    try:
+        place = _first(data)
+        (bits, *_) = _values(data, place, _BITS) or (1,)
+        (samples, *_) = _values(data, place, _SAMPLES) or (1,)
+        (photometric, *_) = _values(data, place, _PHOTOMETRIC) or (-1,)
+        (planar, *_) = _values(data, place, _PLANAR) or (1,)
+        return Layout(bits, samples, photometric, planar, _values(data, place, _EXTRA))
+    except struct.error:
+        return Layout()
 
 
 def as_first(data: bytes, place: int) -> bytes:
@@ -68,11 +100,19 @@ def _first(data: bytes | mmap) -> int:
     return int(struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0])
 
 
-def _kind(data: bytes | mmap, start: int, end: int, size: int, order: str) -> int:
-    """The value of the tag that tells reduced copies from pages."""
-    for entry in range(start, end, size):
+def _values(data: bytes | mmap, place: int, wanted: int) -> tuple[int, ...]:
+    """The whole numbers of a tag of the directory at ``place``; none where it is missing."""
+    order, big = _MARKS[data[:4]]
+    size, width = (20, 8) if big else (12, 2)
+    (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, place)
+    for entry in range(place + width, place + width + size * entries, size):
         tag, kind = struct.unpack_from(order + "HH", data, entry)
-        if tag == _SUBFILE:
-            value = entry + (12 if size == 20 else 8)
-            return int(struct.unpack_from(order + ("H" if kind == 3 else "I"), data, value)[0])
-    return 0
+        letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
+        if tag == wanted and letter is not None:
+            (count,) = struct.unpack_from(order + ("Q" if big else "I"), data, entry + 4)
+            start, room = (entry + 12, 8) if big else (entry + 8, 4)
+            form = f"{order}{min(count, 64)}{letter}"
+            if struct.calcsize(f"{order}{letter}") * count > room:
+                (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, start)
+            return struct.unpack_from(form, data, start)
+    return ()

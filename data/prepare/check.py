@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.images.frames import look_at
 from data.images.listing import Pair, PairingError, list_pairs, list_singles
 from data.images.pack import PackImage, open_pack
 from data.images.scan import in_threads
@@ -26,6 +27,7 @@ class Findings:
         duplicates: images with the same pixels, or with the same name but for its extension.
         unpaired: what the two sides do not have in common.
         grey: grey images among coloured ones; they are read as coloured, so this is no problem.
+        several: files with several frames or pages, of which the first is read; no problem either.
     """
 
     images: int
@@ -34,10 +36,11 @@ class Findings:
     duplicates: tuple[str, ...] = ()
     unpaired: tuple[str, ...] = ()
     grey: tuple[str, ...] = ()
+    several: tuple[str, ...] = ()
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """All but the grey ones."""
+        """All but the grey ones and those with several pictures."""
         return (*self.unreadable, *self.sizes, *self.duplicates, *self.unpaired)
 
 
@@ -49,6 +52,7 @@ class _Look:
     channels: int = 0
     digest: bytes = b""
     problem: str | None = None
+    several: str | None = None
 
 
 def check_images(
@@ -86,6 +90,7 @@ def check_images(
         ),
         duplicates=(*_duplicates(looks), *_same_names(sources)),
         grey=_grey(looks),
+        several=_several(looks),
     )
     if lq_folder is None:
         return findings
@@ -106,6 +111,7 @@ def check_images(
         sizes=(*findings.sizes, *sizes),
         unpaired=unpaired,
         grey=(*findings.grey, *_grey(others)),
+        several=(*findings.several, *_several(others)),
     )
 
 
@@ -142,9 +148,19 @@ def _look_at(listed: Sequence[ImageSource], what: str) -> list[_Look]:
             return _Look(label, problem=str(error))
         height, width, channels = pixels.shape
         digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=b"%d" % width).digest()
-        return _Look(label, height, width, channels, digest)
+        return _Look(label, height, width, channels, digest, several=_pictures(source))
 
     return in_threads(look, range(len(listed)), what)
+
+
+def _pictures(source: ImageSource) -> str | None:
+    """How many pictures a file holds, where it is more than one."""
+    sort, count = look_at(source.path) if isinstance(source, FileImage) else ("picture", 1)
+    return None if count == 1 else f"{count} {'pages' if sort == 'pages' else 'frames'}"
+
+
+def _several(looks: Sequence[_Look]) -> tuple[str, ...]:
+    return tuple(f"{look.label}: {look.several}" for look in looks if look.several)
 
 
 def _duplicates(looks: list[_Look]) -> tuple[str, ...]:

@@ -114,6 +114,17 @@ def test_check_reports_every_kind_of_problem(hr: Path, tmp_path: Path, capsys: p
         assert line in report.read_text()
 
 
+def test_check_names_files_with_several_pictures(hr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (Image.fromarray(noise(48, 48, seed)) for seed in (8, 9))
+    first.save(hr / "moving.webp", save_all=True, append_images=[second], lossless=True)
+    second.save(hr / "scan.tif", save_all=True, append_images=[first, first])
+    assert run("check", hr) == 0
+    printed = capsys.readouterr().out
+    assert "hold several pictures, of which the first is used (2):" in printed
+    assert f"{hr / 'moving.webp'}: 2 frames" in printed
+    assert f"{hr / 'scan.tif'}: 3 pages" in printed
+
+
 def test_damaged_packs_are_found(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("pack", "-i", hr, "-o", tmp_path / "hr.pack")
     with (tmp_path / "hr.pack/shard-00000.bin").open("r+b") as file:

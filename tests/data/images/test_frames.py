@@ -11,10 +11,12 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
+from data.images.files import encode_image
 from data.images.frames import Timing, look_at, open_frames
 from data.images.output_kinds import Encoding
 from data.images.photo import Photo, read_photo
 from data.images.photo_writer import pictures_held, write_frames
+from data.images.png import write_animation
 from tests.data.pictures import BLOCKS, PROFILE, exif, levels
 from utils.errors import InputError
 
@@ -172,6 +174,15 @@ def test_the_still_picture_of_an_animated_png_is_named(tmp_path: Path) -> None:
     assert losses.lost == ("the picture that stands for the animation",)
 
 
+def test_animated_png_files_of_16_bits_are_read_with_8_and_that_is_named(tmp_path: Path) -> None:
+    frames = [encode_image(".png", frame.astype(np.uint16) * 257) for frame in PHOTOS]
+    with (tmp_path / "a.png").open("wb") as file:
+        write_animation(file, map(memoryview, frames), [40, 100, 250], 0, [])
+    found = open_frames(tmp_path / "a.png")
+    assert write_frames(tmp_path / "b.png", found, found).lost == ("the lower 8 of 16 bits",)
+    assert all(np.array_equal(photo.pixels, frame) for photo, frame in zip(found, PHOTOS, strict=True))
+
+
 def test_notes_of_an_animation_are_kept(tmp_path: Path) -> None:
     source = open_frames(animation(tmp_path / "in.webp", PHOTOS, icc_profile=PROFILE, exif=exif(1)))
     for name in ("out.png", "out.webp"):
@@ -236,7 +247,7 @@ class TestPages:
             writer.write(self.PAGES[0][::2, ::2], photometric="rgb", metadata=None, subfiletype=1)
         frames = open_frames(tmp_path / "a.tif")
         assert (frames.sort, frames.count) == ("picture", 1)
-        assert write_frames(tmp_path / "b.png", frames, frames).lost == ("1 reduced copies or masks",)
+        assert write_frames(tmp_path / "b.png", frames, frames).lost == ("reduced copies or masks (1)",)
 
 
 def test_damaged_frames_are_reported_and_nothing_is_written(tmp_path: Path) -> None:

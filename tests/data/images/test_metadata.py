@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from data.images.frames import open_frames
 from data.images.metadata import read_metadata, texts_of_exif
 from data.images.photo import Photo, read_photo
 from data.images.photo_writer import write_frames, write_photo
+from data.images.png_stream import write_png
 from tests.data.pictures import BLOCKS, PROFILE
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="%d" dc:title="Tower"/></x:xmpmeta>'
@@ -59,8 +59,6 @@ def write_source(path: Path) -> None:
     notes: dict[str, Any] = {"icc_profile": PROFILE, "exif": camera_exif(), "xmp": XMP % 1}
     iptc = b"\x1c\x02\x05\x00\x05Tower"
     if path.suffix == ".png":
-        stream = io.BytesIO()
-        image.save(stream, "PNG")
         added = [
             png.Chunk(b"gAMA", (100000).to_bytes(4, "big")),  # linear light: not what files are taken for
             png.dpi_chunk((300, 200)),
@@ -70,7 +68,7 @@ def write_source(path: Path) -> None:
             png.text_chunk("Comment", "Zürich"),
         ]
         with path.open("wb") as file:
-            png.write_png(file, memoryview(stream.getvalue()), added)
+            write_png(file, [BLOCKS], b"".join(chunk.packed() for chunk in added))
     elif path.suffix == ".jpg":
         resource = b"8BIM\x04\x04\0\0" + len(iptc).to_bytes(4, "big") + iptc
         segments = [(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + notes.pop("xmp")), (0xED, b"Photoshop 3.0\0" + resource)]
@@ -168,7 +166,7 @@ def test_several_pictures_of_a_camera_are_named(tmp_path: Path) -> None:
     frames = open_frames(tmp_path / "a.jpg")
     assert (frames.sort, frames.count) == ("picture", 1)
     losses = write_frames(tmp_path / "a.png", frames, frames)
-    assert losses == ((), ("2 further picture(s) (MPO: another view, preview or gain)",))
+    assert losses == ((), ("2 further pictures of an MPO file",))
 
 
 def test_a_note_too_long_for_jpeg_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.images.output_kinds import Encoding
+from data.images.output_kinds import Encoding, check_encoding
 from data.images.photo import Photo, read_photo
 from data.images.photo_writer import write_photo
 from tests.data.pictures import BLOCKS, PROFILE, exif, levels
@@ -105,6 +105,18 @@ def test_compression_changes_the_size_alone(tmp_path: Path, suffix: str) -> None
     sizes = [size_of(path, photo, compression=level) for level in (0, 1, 9)]
     assert sizes[0] > sizes[1] >= sizes[2]
     assert np.array_equal(read_photo(path).pixels, BLOCKS)
+
+
+def test_jpeg_xl_is_written_where_pillow_has_its_plugin(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_jxl")
+    photo = Photo(BLOCKS, levels(64, 48, 1, np.uint8), PROFILE, exif(1)[6:], b"<x/>")
+    check_encoding([tmp_path / "a.jxl"], Encoding(lossless=True))
+    assert write_photo(tmp_path / "a.jxl", photo, Encoding(lossless=True)) == ("colour profile",)
+    assert b"<x/>" in (tmp_path / "a.jxl").read_bytes()
+    with Image.open(tmp_path / "a.jxl") as image:
+        assert np.array_equal(np.asarray(image)[..., :3], BLOCKS)
+        assert image.getexif()[0x010F] == "Maker"
+    assert size_of(tmp_path / "a.jxl", photo, quality=20) < size_of(tmp_path / "a.jxl", photo, quality=95)
 
 
 def test_unknown_kinds_are_refused(tmp_path: Path) -> None:

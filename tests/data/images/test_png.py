@@ -18,9 +18,9 @@ from data.images.png import (
     text_chunk,
     text_of,
     write_animation,
-    write_png,
     xmp_chunk,
 )
+from data.images.png_stream import write_png
 from tests.data.pictures import BLOCKS
 
 PNG = encode_image(".png", BLOCKS)
@@ -28,7 +28,7 @@ PNG = encode_image(".png", BLOCKS)
 
 def written(*added: Chunk) -> bytes:
     file = io.BytesIO()
-    write_png(file, memoryview(PNG), added)
+    write_png(file, [BLOCKS], b"".join(chunk.packed() for chunk in added))
     return file.getvalue()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.images.photo import Photo
 from data.images.resize import Resize, parse_resize, resized
@@ -66,6 +67,23 @@ def test_colours_beneath_transparency_do_not_come_into_the_edges() -> None:
     edge = result.alpha > 0
     assert (result.alpha[edge] < 255).any()
     assert (result.pixels[edge[..., 0]] >= 254).all()
+
+
+@pytest.mark.parametrize("size", [(37, 20), (130, 150), (100, 41)])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_bands_make_what_one_piece_makes(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], transparent: bool
+) -> None:
+    photo = Photo(levels(100, 80, 3, np.uint8), levels(100, 80, 1, np.uint8) // 2 + 128 if transparent else None)
+    whole = resized(photo, *size)
+    monkeypatch.setattr("data.images.resize._BAND", 500)
+    banded = resized(photo, *size)
+    assert np.abs(whole.pixels.astype(int) - banded.pixels).max() <= 1
+    if not transparent:
+        plane = Image.fromarray(photo.pixels[..., 1].astype(np.float32)).resize(size[::-1], Image.Resampling.BICUBIC)
+        assert np.abs(whole.pixels[..., 1] - np.asarray(plane).clip(0, 255)).max() <= 0.51
+    elif whole.alpha is not None and banded.alpha is not None:
+        assert np.abs(whole.alpha.astype(int) - banded.alpha).max() <= 1
 
 
 def test_a_picture_of_that_size_is_left_alone() -> None:

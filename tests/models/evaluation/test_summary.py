@@ -73,7 +73,7 @@ def test_the_summary_says_in_which_way_the_scores_were_taken(tmp_path: Path, edi
     options = read(write(tmp_path, FILE), edits, mode="test")
     lines = summary(options, [report("Set5", 32.9)]).splitlines()
     assert lines[-2].startswith(f"ours: {way}")
-    write_scores(tmp_path / "scores.json", options, [report("Set5", 32.9)])
+    write_scores(tmp_path / "scores.json", options, [report("Set5", 32.9)], LoadReport((), (), {}))
     assert f"ours: {json.loads((tmp_path / 'scores.json').read_text())['way']}" == lines[-2]
 
 

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 import archs
 from archs.layers.size import SizeRule
 from data.images.files import read_image, to_tensor, to_uint8
-from data.images.photo import Photo, write_photo
+from data.images.photo import Photo
+from data.images.photo_writer import write_photo
 from metrics import calculate_psnr
 from models.inference.photo import Upscaler, upscale_photo
 from models.inference.upscale import upscale

@@ -51,5 +51,5 @@ OPERATORS: tuple[Operator[Any, Any], ...] = (
 
 
 def explain() -> Explanation:
-    """A table: operator, the backend that "auto" takes on this machine, and why not the others."""
+    """A table: operator, the backend that "auto" takes on this machine and why, and why not each of the others."""
     return registry.explain(OPERATORS)

@@ -33,15 +33,17 @@ class Backend(Generic[Call, Function]):
         name: what ``backend=`` selects.
         run: the implementation.
         refusal: one sentence why the call cannot be served, without the backend's name; None if it can.
-        missing: one sentence why its compiled kernels cannot be had here; asked about calls that it does not refuse.
-        remark: what speaks against it where a faster one serves, or for it; shown by :func:`explain`.
+        merit: why it is the one where it is chosen; shown by :func:`explain`.
+        shortfall: why it is not the one where it could serve and one before it does; the first needs none.
         drawback: one sentence why a slower backend is the better choice for this call; an explicit choice ignores it.
+        missing: one sentence why its compiled kernels cannot be had here; asked about calls that it does not refuse.
     """
 
     name: str
     run: Function
     refusal: Callable[[Call], str | None]
-    remark: str
+    merit: str
+    shortfall: str = ""
     drawback: Callable[[Call], str | None] = lambda call: None
     missing: Callable[[Call], str | None] = lambda call: None
 
@@ -117,22 +119,31 @@ class Operator(Generic[Call, Function]):
 
 
 class Choice(NamedTuple):
-    """One line of :func:`explain`."""
+    """What :func:`explain` says of one call.
+
+    Attributes:
+        operator: its name.
+        example: the call.
+        backend: the one that serves it; "none" where FOCALSR_OPS forbids all.
+        why: one sentence why it is the one.
+        others: name -> one sentence why it is not.
+    """
 
     operator: str
     example: str
     backend: str
+    why: str
     others: Mapping[str, str]
 
 
 class Explanation(tuple[Choice, ...]):
-    """The lines of :func:`explain`; as text, a table."""
+    """What :func:`explain` says; as text, a table with a line for each backend of each call, the chosen one first."""
 
     def __str__(self) -> str:
-        rows = [("operator", "call", "backend", "why not the others")]
+        rows = [("operator", "call", "backend", "why, and why not")]
         for choice in self:
-            why = [f"{name}: {reason}" for name, reason in choice.others.items()]
-            rows.append((choice.operator, choice.example, choice.backend, "; ".join(why)))
+            rows.append((choice.operator, choice.example, choice.backend, choice.why))
+            rows += [("", "", f"not {name}", reason) for name, reason in choice.others.items()]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         head, *lines = (
             "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
@@ -141,32 +152,32 @@ class Explanation(tuple[Choice, ...]):
 
 
 def explain(operators: Iterable[Operator[Any, Any]]) -> Explanation:
-    """For the examples of each operator: the backend that "auto" takes here, and why not the others."""
-    environment = environment_choice()
-    choices = []
-    for operator in operators:
-        for example, call in operator.examples().items():
-            try:
-                chosen = operator.choose(call).name
-            except InputError:  # FOCALSR_OPS=native, and there are no kernels
-                chosen = "none"
-            others = {
-                candidate.name: candidate.objection(call)
-                or candidate.drawback(call)
-                or _passed_over(operator, candidate, chosen, environment)
-                for candidate in operator.backends
-                if candidate.name != chosen
-            }
-            choices.append(Choice(operator.name, example, chosen, others))
-    return Explanation(choices)
+    """For the examples of each operator: the backend that "auto" takes here and why, and why not each of the others."""
+    return Explanation(
+        _explained(operator, example, call) for operator in operators for example, call in operator.examples().items()
+    )
 
 
-def _passed_over(operator: Operator[Any, Any], candidate: Backend[Any, Any], chosen: str, environment: str) -> str:
-    """Why a backend that could serve is not taken: it comes later, or the environment says so."""
-    names = [backend.name for backend in operator.backends]
-    if chosen in names[: names.index(candidate.name)]:
-        return candidate.remark
-    return f"{ENVIRONMENT}={environment}"
+def _explained(operator: Operator[Any, Any], example: str, call: Any) -> Choice:
+    wanted = environment_choice()
+    try:
+        chosen = operator.choose(call)
+        name, why = chosen.name, chosen.merit
+    except InputError as error:  # FOCALSR_OPS=native, and there are no kernels
+        chosen, name, why = None, "none", str(error)
+    others = {}
+    later = False  # than the chosen one
+    for candidate in operator.backends:
+        if candidate is chosen:
+            later = True
+            continue
+        reason = candidate.objection(call) or candidate.drawback(call)
+        if reason is None:
+            reason = candidate.shortfall if later else f"{ENVIRONMENT}={wanted} asks for another"
+        others[candidate.name] = reason
+    if wanted == REFERENCE:
+        why = f"{ENVIRONMENT}={wanted} asks for it"
+    return Choice(operator.name, example, name, why, others)
 
 
 def environment_choice() -> str:

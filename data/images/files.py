@@ -350,12 +350,21 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 
 def to_uint8(tensor: Tensor) -> Pixels:
-    """[C, H, W] or [1, C, H, W] in [0, 1] -> uint8 [H, W, C], clipped and rounded half to even; a new array."""
+    """[C, H, W] or [1, C, H, W] in [0, 1] -> uint8 [H, W, C], clipped and rounded half to even; a new array.
+
+    Raises:
+        ValueError: it is no image, or holds NaN or infinity, which no level stands for.
+    """
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(f"to_uint8: the image {list(tensor.shape)} holds values that are NaN or infinite")
     return to_levels(tensor).cpu().numpy()
 
 
 def to_levels(tensor: Tensor) -> Tensor:
-    """:func:`to_uint8` that stays on the device: [C, H, W] or [1, C, H, W] in [0, 1] -> uint8 [H, W, C], contiguous."""
+    """:func:`to_uint8` that stays on the device: [C, H, W] or [1, C, H, W] in [0, 1] -> uint8 [H, W, C], contiguous.
+
+    It does not make the host wait, and so does not look for NaN, which becomes any level: the caller has to.
+    """
     if tensor.ndim == 4 and tensor.shape[0] == 1:
         tensor = tensor[0]
     if tensor.ndim != 3:

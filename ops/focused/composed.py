@@ -81,7 +81,8 @@ BACKEND: Backend[FocusCall, FocusFunction] = Backend(
     "composed",
     composed_focus,
     refusal=lambda call: None,
-    remark="PyTorch's operators on cumulative logits; slower, and it needs maps of some windows at a time",
+    merit="PyTorch's operators on cumulative logits, with the maps of a few windows at a time",
+    shortfall="slower, and it needs maps of some windows at a time",
 )
 
 _Part = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -34,5 +34,5 @@ BACKEND: Backend[FocusCall, FocusFunction] = Backend(
     "joined",
     joined_focus,
     refusal=_refusal,
-    remark="ops.window_attention with joined queries and keys",
+    merit="all keys are kept, so that ops.window_attention with joined queries and keys computes the layer",
 )

@@ -54,5 +54,6 @@ BACKEND: Backend[FocusCall, FocusFunction] = Backend(
     REFERENCE,
     reference_focus,
     refusal=lambda call: None,
-    remark="the published formulas; slowest, and every layer keeps its map",
+    merit="the published formulas, which serve every call",
+    shortfall="slowest, and every layer keeps its map",
 )

@@ -71,7 +71,7 @@ def backend(product: Callable[[Any], Tensor]) -> Backend[SmmCall, Callable[[Any]
         NATIVE,
         product,
         refusal=_refusal,
-        remark="compiled kernels of this project; nothing of the size N x M exists",
+        merit="compiled kernels of this project, which compute the listed products alone",
         missing=_missing,
     )
 

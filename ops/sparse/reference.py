@@ -51,5 +51,6 @@ def backend(product: Callable[[Any], Tensor]) -> Backend[SmmCall, Callable[[Any]
         REFERENCE,
         product,
         refusal=lambda call: None,
-        remark="computes all N x M products; slower, and it needs more memory",
+        merit="plain products of all N x M pairs, which serve every call",
+        shortfall="slower, and it needs more memory: it computes all N x M products",
     )

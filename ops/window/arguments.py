@@ -84,7 +84,10 @@ def never_held(call: WindowCall) -> str | None:
 def few_keys(call: WindowCall) -> str | None:
     """What speaks against a backend without logits for a call, or None."""
     if call.few_keys and call.device == "cpu":
-        return "a window has no more keys than a head has channels, so the logits are small and plain products faster"
+        return (
+            "a window has no more keys than a head has channels: the logits are small, and to avoid storing them costs "
+            "more than it saves"
+        )
     return None
 
 

@@ -88,7 +88,7 @@ def _examples() -> Mapping[str, WindowCall]:
             ("training", WindowCall(device, gradient=True)),
             ("few keys", WindowCall(device, few_keys=True)),
             ("dropout", WindowCall(device, dropout=True)),
-            ("gradient of the mask", WindowCall(device, mask_gradient=True)),
+            ("gradient of the mask", WindowCall(device, masked=True, mask_gradient=True)),
         )
     }
 

@@ -79,7 +79,8 @@ BACKEND: Backend[WindowCall, WindowFunction] = Backend(
     "flex",
     flex_attention_with_bias,
     refusal=_refusal,
-    remark="compiled for the bias, whose gradient it sums in an order that differs from run to run",
+    merit="compiled by PyTorch for the bias",
+    shortfall="it compiles first, and sums the gradient of the bias in an order that differs from run to run",
     drawback=_drawback,
 )
 

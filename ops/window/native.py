@@ -51,7 +51,7 @@ BACKEND: Backend[WindowCall, WindowFunction] = Backend(
     NATIVE,
     native_attention,
     refusal=_refusal,
-    remark="compiled kernels of this project; a block of logits at a time, in the cache",
+    merit="compiled kernels of this project: a block of logits at a time, in the cache",
     missing=lambda call: build.cpu_extension("window"),
 )
 

@@ -39,5 +39,6 @@ BACKEND: Backend[WindowCall, WindowFunction] = Backend(
     REFERENCE,
     reference_attention,
     refusal=lambda call: None,
-    remark="slower, and it stores all logits several times",
+    merit="plain products, which serve every call",
+    shortfall="slower, and it stores all logits several times",
 )

@@ -70,7 +70,9 @@ BACKEND: Backend[WindowCall, WindowFunction] = Backend(
     "sdpa",
     sdpa_attention,
     refusal=_refusal,
-    remark="PyTorch's fused attention; the logits are never stored",
+    merit="PyTorch's fused attention: the logits are never stored",
+    # Measured in evaluation on one core of an AMD EPYC, windows of 256 to 1024 keys, width 16 and 30.
+    shortfall="it takes 1.4 to 1.5 times as long as the compiled kernels of this project",
     drawback=_drawback,
 )
 

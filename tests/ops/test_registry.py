@@ -32,7 +32,7 @@ def examples() -> Mapping[str, int]:
     return {"two": 2, "three": 3, "twelve": 12}
 
 
-REFERENCE = Backend("reference", lambda x: x, never, "slow")
+REFERENCE = Backend("reference", lambda x: x, never, "plain", "slow")
 PLAIN: Operator[int, Callable[[int], int]] = Operator(
     "halve", (Backend("fast", lambda x: x, only_even, "good", drawback=only_small), REFERENCE), examples
 )
@@ -106,15 +106,47 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert table[0].others == {"reference": "slow"}
     assert table[1].others == {"fast": "3 is odd, it takes even numbers"}
-    lines = str(table).splitlines()
-    assert lines[0].split() == ["operator", "call", "backend", "why", "not", "the", "others"]
-    assert lines[4].split(maxsplit=3) == ["halve", "twelve", "reference", "fast: 12 is large, plain code is quicker"]
+    assert [line.why for line in table] == ["good", "plain", "plain"]
+    lines = [line.rstrip() for line in str(table).splitlines()]
+    assert lines[0].split() == ["operator", "call", "backend", "why,", "and", "why", "not"]
+    assert lines[6].split(maxsplit=3) == ["halve", "twelve", "reference", "plain"]
+    assert lines[7].split(maxsplit=2) == ["not", "fast", "12 is large, plain code is quicker"]
     monkeypatch.setenv(registry.ENVIRONMENT, "reference")
-    assert registry.explain([PLAIN])[0].others == {"fast": "FOCALSR_OPS=reference"}
+    first = registry.explain([PLAIN])[0]
+    assert first.why == "FOCALSR_OPS=reference asks for it"
+    assert first.others == {"fast": "FOCALSR_OPS=reference asks for another"}
     monkeypatch.setenv(registry.ENVIRONMENT, "native")
-    assert [line.backend for line in registry.explain([kernel(lambda call: "there is no compiler")])] == [
-        "none", "reference", "none",
-    ]  # fmt: skip
+    found = registry.explain([kernel(lambda call: "there is no compiler")])
+    assert [line.backend for line in found] == ["none", "reference", "none"]
+    assert found[0].why == "FOCALSR_OPS=native, but halve: there is no compiler"
+    assert found[0].others == {
+        "kernel": "there is no compiler",
+        "reference": "FOCALSR_OPS=native asks for another",
+    }
+
+
+@pytest.mark.parametrize("environment", ["auto", "reference", "native"])
+@pytest.mark.parametrize("compiler", [True, False])
+def test_every_backend_of_every_call_is_explained(
+    environment: str, compiler: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(registry.ENVIRONMENT, environment)
+    monkeypatch.setattr(build, "cpu_extension", lambda *_, **__: None if compiler else "there is no C++ compiler")
+    merits = {backend.merit for operator in ops.OPERATORS for backend in operator.backends}
+    for line in ops.explain():
+        operator = next(operator for operator in ops.OPERATORS if operator.name == line.operator)
+        names = {backend.name for backend in operator.backends}
+        assert line.why
+        assert line.others.keys() == names - {line.backend}
+        for name, reason in line.others.items():
+            assert reason, (line.operator, line.example, name)
+            assert reason not in merits  # what speaks for a backend is no reason against it
+
+
+def test_what_comes_later_says_why() -> None:
+    for operator in ops.OPERATORS:
+        assert all(backend.merit for backend in operator.backends)
+        assert all(backend.shortfall for backend in operator.backends[1:])
 
 
 def test_training_where_kernels_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

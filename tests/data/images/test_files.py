@@ -256,6 +256,9 @@ def test_rounding_leaves_the_tensor_alone() -> None:
     assert to_uint8(torch.rand(3, 2, 2, requires_grad=True)).shape == (2, 2, 3)
     with pytest.raises(ValueError, match="one image"):
         to_uint8(torch.zeros(2, 3, 4, 4))
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match=r"to_uint8: the image \[3, 2, 2\] holds values that are NaN or infinite"):
+            to_uint8(torch.full((3, 2, 2), bad))
 
 
 @pytest.mark.shared

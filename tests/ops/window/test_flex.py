@@ -50,7 +50,7 @@ def test_flex_refuses_where_nothing_can_be_compiled(monkeypatch: pytest.MonkeyPa
 
 def test_flex_says_that_it_is_not_deterministic() -> None:
     backend = next(backend for backend in WINDOW_ATTENTION.backends if backend.name == "flex")
-    assert "differs from run to run" in backend.remark
+    assert "differs from run to run" in backend.shortfall
 
 
 def test_flex_as_a_preference_gives_way_and_says_so_once(

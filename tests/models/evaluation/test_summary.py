@@ -12,6 +12,7 @@ from config.schema import TestOptions
 from models.evaluation.evaluate import EvalReport, EvalRow
 from models.evaluation.summary import published_scores, summary
 from models.evaluation.tester import write_scores
+from models.weights.fit import LoadReport
 from tests.config.files import write
 
 FILE = """\

@@ -174,7 +174,7 @@ class ESCLTE(ESCNetwork):
             parts = [slice(start, start + band) for start in range(0, size[0], band)]
         bands = []
         for part in parts:
-            few = [Axis(*(values[part] for values in row)) for row in rows]
+            few = [Axis(pixel[part], offset[part], weight[part]) for pixel, offset, weight in rows]
             bands.append(self._band(coefficients, frequencies, phase, few, columns))
         image = bands[0] if len(bands) == 1 else torch.cat(bands, 1)
         return image.to(features.dtype).permute(0, 3, 1, 2)
@@ -185,7 +185,7 @@ class ESCLTE(ESCNetwork):
         """[B, H, W, n] twice, [n / 2], two neighbours of m rows and of X columns -> [B, m, X, 3]."""
         dtype = phase.dtype
         total: Tensor | None = None
-        for row, column in itertools.product(rows, columns):
+        for row, column in [(row, column) for row in rows for column in columns]:
             a = coefficients.index_select(1, row.pixel).index_select(2, column.pixel)  # [B, m, X, n]
             q = frequencies.index_select(1, row.pixel).index_select(2, column.pixel).to(dtype)
             along = row.offset.to(dtype)[:, None, None] * q[..., 0::2] + column.offset.to(dtype)[:, None] * q[..., 1::2]
@@ -215,4 +215,4 @@ def _neighbours(length: int, wanted: int, device: torch.device) -> list[Axis]:
     distances = [offset.abs() + 1e-9 for offset in offsets]
     total = distances[0] + distances[1]
     weights = [distances[1] / total, distances[0] / total]
-    return [Axis(index.long(), *rest) for index, *rest in zip(indices, offsets, weights, strict=True)]
+    return [Axis(index.long(), offset, weight) for index, offset, weight in zip(indices, offsets, weights, strict=True)]

@@ -304,11 +304,12 @@ def test_the_python_that_is_there_is_used(tmp_path: Path, arguments: list[str], 
     (root / "scripts/lib").mkdir(parents=True)
     shutil.copy(ROOT / "scripts/run_gpu.sh", root / "scripts")
     (root / "scripts/lib/environment.sh").write_text(
-        f'ROOT="{root}"; VENV_PYTHON="{tmp_path}/venv"\nfail() {{ exit 2; }}\nensure_environment() {{ :; }}\n'
+        f'ROOT="{root}"; VENV_PYTHON="{tmp_path}/venv"\nfail() {{ exit 2; }}\n'
+        "asks_for_help() { false; }\nensure_environment() { :; }\n"
     )
     for name in ("here", "venv"):
         program = tmp_path / name
-        program.write_text(f'#!/usr/bin/env bash\n[ "$1" != -c ] || exit {int(not gpu)}\necho {name} "$@"\n')
+        program.write_text(f'#!/usr/bin/env bash\ncase "$2" in *is_available*) exit {int(not gpu)};; *parse*) exit 0;; esac\necho {name} "$@"\n')
         program.chmod(0o755)
     done = subprocess.run(
         [BASH, str(root / "scripts/run_gpu.sh"), *arguments, "--stage", "1"], capture_output=True, text=True,

@@ -309,7 +309,8 @@ def test_the_python_that_is_there_is_used(tmp_path: Path, arguments: list[str], 
     )
     for name in ("here", "venv"):
         program = tmp_path / name
-        program.write_text(f'#!/usr/bin/env bash\ncase "$2" in *is_available*) exit {int(not gpu)};; *parse*) exit 0;; esac\necho {name} "$@"\n')
+        answers = f'case "$2" in *is_available*) exit {int(not gpu)};; *parse*) exit 0;; esac'
+        program.write_text(f'#!/usr/bin/env bash\n{answers}\necho {name} "$@"\n')
         program.chmod(0o755)
     done = subprocess.run(
         [BASH, str(root / "scripts/run_gpu.sh"), *arguments, "--stage", "1"], capture_output=True, text=True,

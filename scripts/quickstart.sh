@@ -16,6 +16,7 @@ if asks_for_help "$@"; then
 fi
 for argument in "$@"; do
     case "$argument" in
+        name=* | --force_yml=name=*) fail "$argument: the quick start evaluates demo_plainusr_x4; leave the name out" ;;
         --force_yml | --force_yml=* | --auto_resume) ;;
         -*) fail "unknown flag $argument; there are --help, --auto_resume and --force_yml A:B=VALUE" ;;
         *) [[ " $* " == *" --force_yml"* ]] || fail "unknown argument $argument; there are --help, --auto_resume and --force_yml A:B=VALUE" ;;

@@ -70,6 +70,7 @@ def test_help_is_shown_and_nothing_is_run(root: Path, script: str, words: list[s
         ("scripts/quickstart.sh", ["--hlep"], "unknown flag --hlep; there are --help, --auto_resume and --force_yml"),
         ("scripts/quickstart.sh", ["--check"], "unknown flag --check"),
         ("scripts/quickstart.sh", ["train:total_iter=3"], "unknown argument train:total_iter=3"),
+        ("scripts/quickstart.sh", ["--force_yml", "name=mine"], "name=mine: the quick start evaluates"),
         ("scripts/run_tests.sh", ["--hlep"], "unrecognized arguments: --hlep"),
         ("scripts/run_gpu.sh", ["--stgae", "1"], "unrecognized arguments: --stgae 1"),
         (".ci/run", ["-k", "x"], "takes no arguments"),

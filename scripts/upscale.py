@@ -210,7 +210,8 @@ def upscale_video(job: Job, upscaler: Upscaler, resize: Resize | None) -> str:
         count, complaint = upscale_film(job.source, job.target, film, frame)
         progress.total = count  # it was an estimate
     note = f" (ffmpeg complained about the source: {complaint})" if complaint else ""
-    return f"{job.target}: {count} frames, {time.perf_counter() - started:.2f} s{note}"
+    unit = "frame" if count == 1 else "frames"
+    return f"{job.target}: {count} {unit}, {time.perf_counter() - started:.2f} s{note}"
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 from data.images.depth import is_ycc, spread, white_level
 from data.images.head import check_pixels
 from data.images.integrity import damage, png_size
-from data.images.kinds import PICTURE_KINDS, PICTURE_SUFFIXES, Kind, advice, kind_of, kind_of_bytes
+from data.images.kinds import PICTURE_KINDS, PICTURE_SUFFIXES, Kind, advice, kind_of, kind_of_bytes, kind_of_name
 from data.images.names import first_few
 from utils.errors import InputError
 from utils.files import atomic_write
@@ -93,6 +93,12 @@ def opencv_pixels(data: bytes, name: str, mode: int) -> NDArray[Any]:
     if decoded is None and known in ("", "AVIF", "GIF", "JPEG 2000", "QOI"):
         decoded = _pillow_pixels(data, mode)
     if decoded is None:
+        named = kind_of_name(name)
+        if named is not None and named.role == "foreign":  # of those without a certain mark
+            raise InputError(
+                f"{name}: the image cannot be read: by its name it is of the kind {named.name}, which is not "
+                f"supported; {advice(named)}"
+            )
         raise InputError(
             f"{name}: the image cannot be read: it is damaged, or of a kind that is not supported"
             f" (known: {PICTURE_KINDS}, with 8 or 16 bits per channel)"
@@ -253,8 +259,8 @@ def sort_files(files: Iterable[Path]) -> tuple[Mapping[str, list[Path]], dict[Ki
     for path in files:
         try:
             kind = kind_of(path)
-        except OSError:  # an odd file that may not be opened
-            continue
+        except OSError:  # it may not be opened, or is a link that leads nowhere
+            kind = kind_of_name(path.name)
         if kind is not None and kind.role == "foreign":
             foreign[kind].append(path)
         elif kind is not None:

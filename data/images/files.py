@@ -20,9 +20,10 @@ from torch import Tensor
 
 from data.images.depth import is_ycc, spread, white_level
 from data.images.head import check_pixels
-from data.images.integrity import damage, png_size
+from data.images.integrity import DAMAGE_ERRORS, damage, png_size
 from data.images.kinds import PICTURE_KINDS, PICTURE_SUFFIXES, Kind, advice, kind_of, kind_of_bytes, kind_of_name
 from data.images.names import first_few
+from data.images.png import still
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.log import get_logger
@@ -76,6 +77,8 @@ def opencv_pixels(data: bytes, name: str, mode: int) -> NDArray[Any]:
         raise InputError(f"{name}: the image cannot be read: {problem}; copy it again or remove it")
     known = "" if kind is None else kind.name
     top = white_level(data, known)
+    if known == "PNG":
+        data = still(data)  # OpenCV crashes on some damaged animations
     try:
         decoded: NDArray[Any] | None = None
         if not (known == "JPEG 2000" and is_ycc(data)):
@@ -108,7 +111,7 @@ def opencv_pixels(data: bytes, name: str, mode: int) -> NDArray[Any]:
 
 def _pillow_pixels(data: bytes, mode: int) -> NDArray[Any] | None:
     """What OpenCV would make of a kind that it does not know: B G R, grey or with opacity; None: no such kind."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
         with warnings.catch_warnings():
@@ -120,7 +123,7 @@ def _pillow_pixels(data: bytes, mode: int) -> NDArray[Any] | None:
                 grey = image.mode in ("1", "L", "LA") and mode != cv2.IMREAD_COLOR
                 clear = mode == cv2.IMREAD_UNCHANGED and ("A" in image.getbands() or "transparency" in image.info)
                 pixels = np.asarray(image.convert("RGBA" if clear else "L" if grey else "RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
+    except (Image.DecompressionBombError, *DAMAGE_ERRORS):
         return None
     return pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
 

@@ -41,6 +41,7 @@ _FULL_COLOUR = 90  # quality from which on every pixel of a JPEG or AVIF file ke
 _XMP_OF_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_OF_TIFF = 700  # tag
 _BYTES, _ASCII = 1, 2  # types of tags
+_LONGEST_OF_GIF = 655_350  # milliseconds that a frame is shown
 _SAMPLE = 1 << 22  # pixels of which a palette is made: choosing colours takes eight bytes of each
 _CLASSIC_TIFF = 3 << 30  # bytes of pixels for which offsets of 32 bits surely suffice
 
@@ -139,6 +140,8 @@ def _timing_lost(kind: OutputKind, frames: Frames) -> list[str]:
     lost = []
     if kind.name == "GIF" and any(duration % 10 for duration in frames.timing.durations):
         lost.append("durations finer than 10 ms")
+    if kind.name == "GIF" and max(frames.timing.durations) > _LONGEST_OF_GIF:
+        lost.append("durations beyond 655 s")
     if frames.timing.plays and "plays" not in kind.holds:
         lost.append("number of plays")
     return lost
@@ -248,9 +251,9 @@ def _gif(file: BinaryIO, first: Photo, others: Iterable[Photo], timing: Timing |
     """One picture or an animation with 256 colours each."""
     how: dict[str, Any] = {}
     if timing is not None:
-        how = {"duration": [round(duration / 10) * 10 for duration in timing.durations]}
+        how = {"duration": [min(round(duration / 10) * 10, _LONGEST_OF_GIF) for duration in timing.durations]}
         if timing.plays != 1:
-            how["loop"] = max(0, timing.plays - 1)  # how often it is repeated; 0: for ever
+            how["loop"] = min(max(0, timing.plays - 1), 65535)  # how often it is repeated; 0: for ever
         how |= {"save_all": True, "append_images": map(_with_palette, others)}
         if first.alpha is not None:
             how["disposal"] = 2  # a frame is seen by itself

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from data.images.photo_writer import Losses, pictures_held, write_frames
 from data.images.resize import Resize, parse_resize, resized
 from models.inference.film import inspect_film
 from models.inference.jobs import Job, left_out, plan_jobs
-from models.inference.photo import TileChoice, Upscaler, upscale_photo
+from models.inference.photo import TileChoice, Upscaler, check_memory, upscale_photo
 from models.inference.video import film_notes, upscale_film
 from models.weights.recognise import network_from_weights
 from utils.command import run_command
@@ -151,20 +151,21 @@ def upscale_picture(
     sizes: list[str] = []
     seconds = 0.0
 
-    def upscaled() -> Iterator[Photo]:
+    def upscaled(photo: Photo) -> Photo:
         nonlocal seconds
-        for photo in frames:
-            height, width = photo.pixels.shape[:2]
-            check_size(job.target, *_target(upscaler, height, width, resize))
-            started = time.perf_counter()
-            result = upscale_photo(photo, upscaler, lambda share: bar.advance(job, share / held))
-            if resize is not None:
-                result = resized(result, *resize.target(height, width))
-            seconds += time.perf_counter() - started
-            sizes.append(f"{_size(photo.pixels.shape)} -> {_size(result.pixels.shape)}")
-            yield result
+        height, width = photo.pixels.shape[:2]
+        target = _target(upscaler, height, width, resize)
+        check_size(job.target, *target)
+        check_memory(*target, photo)
+        started = time.perf_counter()
+        result = upscale_photo(photo, upscaler, lambda share: bar.advance(job, share / held))
+        if resize is not None:
+            result = resized(result, *target)
+        seconds += time.perf_counter() - started
+        sizes.append(f"{_size(photo.pixels.shape)} -> {_size(result.pixels.shape)}")
+        return result
 
-    losses = write_frames(job.target, upscaled(), frames, encoding)
+    losses = write_frames(job.target, map(upscaled, frames), frames, encoding)
     count = f", {held} {'pages' if frames.sort == 'pages' else 'frames'}" if held > 1 else ""
     return f"{job.target}: {sizes[0]}{count}, {seconds:.2f} s{_note(losses, job.target.suffix)}"
 
@@ -210,7 +211,8 @@ def upscale_video(job: Job, upscaler: Upscaler, resize: Resize | None) -> str:
         count, complaint = upscale_film(job.source, job.target, film, frame)
         progress.total = count  # it was an estimate
     note = f" (ffmpeg complained about the source: {complaint})" if complaint else ""
-    return f"{job.target}: {count} frames, {time.perf_counter() - started:.2f} s{note}"
+    unit = "frame" if count == 1 else "frames"
+    return f"{job.target}: {count} {unit}, {time.perf_counter() - started:.2f} s{note}"
 
 
 def _size(shape: Sequence[int]) -> str:
@@ -270,9 +272,9 @@ def upscale_all(typed: argparse.Namespace) -> int:
                 else:
                     said = upscale_picture(job, upscaler, bar, typed.max_pixels, encoding, resize)
                 console_line(said, sys.stdout)
-            except InputError as error:
+            except (InputError, MemoryError) as error:
                 failed += 1
-                message = str(error)
+                message = str(error) if isinstance(error, InputError) else "the memory does not suffice"
                 named = message if str(job.source) in message else f"{job.source}: {message}"
                 console_line(f"failed: {named}", sys.stderr)
             bar.settle(job)

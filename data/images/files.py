@@ -20,9 +20,10 @@ from torch import Tensor
 
 from data.images.depth import is_ycc, spread, white_level
 from data.images.head import check_pixels
-from data.images.integrity import damage, png_size
-from data.images.kinds import PICTURE_KINDS, PICTURE_SUFFIXES, Kind, advice, kind_of, kind_of_bytes
+from data.images.integrity import DAMAGE_ERRORS, damage, png_size
+from data.images.kinds import PICTURE_KINDS, PICTURE_SUFFIXES, Kind, advice, kind_of, kind_of_bytes, kind_of_name
 from data.images.names import first_few
+from data.images.png import still
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.log import get_logger
@@ -76,6 +77,8 @@ def opencv_pixels(data: bytes, name: str, mode: int) -> NDArray[Any]:
         raise InputError(f"{name}: the image cannot be read: {problem}; copy it again or remove it")
     known = "" if kind is None else kind.name
     top = white_level(data, known)
+    if known == "PNG":
+        data = still(data)  # OpenCV crashes on some damaged animations
     try:
         decoded: NDArray[Any] | None = None
         if not (known == "JPEG 2000" and is_ycc(data)):
@@ -93,6 +96,12 @@ def opencv_pixels(data: bytes, name: str, mode: int) -> NDArray[Any]:
     if decoded is None and known in ("", "AVIF", "GIF", "JPEG 2000", "QOI"):
         decoded = _pillow_pixels(data, mode)
     if decoded is None:
+        named = kind_of_name(name)
+        if named is not None and named.role == "foreign":  # of those without a certain mark
+            raise InputError(
+                f"{name}: the image cannot be read: by its name it is of the kind {named.name}, which is not "
+                f"supported; {advice(named)}"
+            )
         raise InputError(
             f"{name}: the image cannot be read: it is damaged, or of a kind that is not supported"
             f" (known: {PICTURE_KINDS}, with 8 or 16 bits per channel)"
@@ -102,7 +111,7 @@ def opencv_pixels(data: bytes, name: str, mode: int) -> NDArray[Any]:
 
 def _pillow_pixels(data: bytes, mode: int) -> NDArray[Any] | None:
     """What OpenCV would make of a kind that it does not know: B G R, grey or with opacity; None: no such kind."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
         with warnings.catch_warnings():
@@ -114,7 +123,7 @@ def _pillow_pixels(data: bytes, mode: int) -> NDArray[Any] | None:
                 grey = image.mode in ("1", "L", "LA") and mode != cv2.IMREAD_COLOR
                 clear = mode == cv2.IMREAD_UNCHANGED and ("A" in image.getbands() or "transparency" in image.info)
                 pixels = np.asarray(image.convert("RGBA" if clear else "L" if grey else "RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
+    except (Image.DecompressionBombError, *DAMAGE_ERRORS):
         return None
     return pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
 
@@ -253,8 +262,8 @@ def sort_files(files: Iterable[Path]) -> tuple[Mapping[str, list[Path]], dict[Ki
     for path in files:
         try:
             kind = kind_of(path)
-        except OSError:  # an odd file that may not be opened
-            continue
+        except OSError:  # it may not be opened, or is a link that leads nowhere
+            kind = kind_of_name(path.name)
         if kind is not None and kind.role == "foreign":
             foreign[kind].append(path)
         elif kind is not None:

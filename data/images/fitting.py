@@ -61,8 +61,13 @@ def fitted(kind: OutputKind, photo: Photo) -> tuple[Photo, tuple[str, ...]]:
 
 
 def eight_bits(levels: Levels) -> NDArray[np.uint8]:
-    """0 .. 65535 -> 0 .. 255, rounded."""
-    return ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    """[H, W, C] in 0 .. 65535 -> 0 .. 255, rounded, row by row; what has 8 bits stays."""
+    if levels.dtype == np.uint8:
+        return levels.view(np.uint8)
+    result = np.empty(levels.shape, np.uint8)
+    for row, deep in zip(result, levels, strict=True):
+        row[...] = (deep.astype(np.uint32) + 128) // 257
+    return result
 
 
 def _alpha_lost(kind: OutputKind, alpha: Levels, top: int) -> list[str]:

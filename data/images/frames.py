@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from data.images.files import read_bytes
 from data.images.head import MAX_PIXELS, check_pixels
-from data.images.integrity import damage
+from data.images.integrity import DAMAGE_ERRORS, damage
 from data.images.metadata import read_metadata
 from data.images.photo import Photo, decode_photo, photo_of
 from data.images.pillow import levels_of, mode_of, patient_pillow
@@ -89,7 +89,7 @@ class Frames:
                 try:
                     image.seek(self._first + number)
                     levels = levels_of(image, self._mode)
-                except (OSError, SyntaxError, ValueError, EOFError) as error:
+                except DAMAGE_ERRORS as error:
                     raise _unreadable(f"{self.name}, frame {number + 1}", error) from error
                 yield photo_of(*levels, metadata)
 
@@ -124,7 +124,7 @@ def look_at(path: Path) -> tuple[Sort, int]:
                 return ("pages", pages) if pages > 1 else ("picture", 1)
             with patient_pillow(), Image.open(file) as image:
                 count = _count(image)
-    except (OSError, SyntaxError, ValueError, EOFError):  # whoever reads the picture will say so
+    except DAMAGE_ERRORS:  # whoever reads the picture will say so
         return "picture", 1
     return ("animation", count) if count > 1 else ("picture", 1)
 
@@ -140,14 +140,16 @@ def _animation(data: bytes, name: str) -> Frames | None:
             count, kind, first = _count(image), image.format or "", _first(image)
             if count < 2:
                 return None
-            plays = _plays(kind, image.info.get("loop"))
+            plays, size = _plays(kind, image.info.get("loop")), image.size
             for number in range(first, first + count):
                 image.seek(number)
                 image.load()
+                if image.size != size:  # a part of a GIF frame that lies outside
+                    raise ValueError("it has another size than the first")
                 durations.append(float(image.info.get("duration", 0) or 0))
                 mode = mode_of(image)
                 modes.add("RGB" if mode == "RGBA" and _is_opaque(image) else mode)
-    except (SyntaxError, ValueError, EOFError, OSError) as error:
+    except DAMAGE_ERRORS as error:
         if len(durations) > 0:
             raise _unreadable(f"{name}, frame {len(durations) + 1}", error) from error
         return None

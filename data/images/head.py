@@ -9,7 +9,7 @@ import io
 import os
 import struct
 
-from data.images.integrity import png_size
+from data.images.integrity import DAMAGE_ERRORS, png_size
 from data.images.pillow import patient_pillow
 from utils.errors import InputError
 
@@ -118,5 +118,5 @@ def _size_by_pillow(data: bytes) -> tuple[int, int] | None:
     try:
         with patient_pillow(), Image.open(io.BytesIO(data)) as image:
             return image.height, image.width
-    except (OSError, SyntaxError, ValueError):
+    except DAMAGE_ERRORS:
         return None

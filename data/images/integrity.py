@@ -6,6 +6,12 @@ import re
 import struct
 import zlib
 
+DAMAGE_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError,
+    AssertionError, struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow and tifffile raise for a damaged file: they read on until something does not fit."""
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 # In the compressed part of a JPEG: a marker that is neither a stuffed byte, nor a restart, nor padding.
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")

@@ -148,9 +148,14 @@ def kind_of(path: Path) -> Kind | None:
         return kind_of_bytes(file.read(_HEAD), path.name) or named
 
 
+def kind_of_name(name: str) -> Kind | None:
+    """What the ending of a name says."""
+    return _BY_SUFFIX.get(Path(name).suffix.lower())
+
+
 def kind_of_bytes(head: bytes, name: str) -> Kind | None:
     """What the first bytes of a file say; the name counts for camera RAW alone, which may look like TIFF."""
-    found, named = kind_of_content(head), _BY_SUFFIX.get(Path(name).suffix.lower())
+    found, named = kind_of_content(head), kind_of_name(name)
     raw = named is not None and named.name == "camera RAW" and found is not None and found.name == "TIFF"
     return named if raw else found
 

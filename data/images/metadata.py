@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
-import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from data.images.integrity import DAMAGE_ERRORS
 from data.images.pillow import patient_pillow
 from data.images.png import Chunk, is_png, read_notes, text_chunk
 from data.images.tiff import is_tiff
@@ -67,9 +68,12 @@ def read_metadata(data: bytes) -> Metadata:
     try:
         with patient_pillow():
             found = _by_pillow(data, no_exif)
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+    except DAMAGE_ERRORS:
         # A kind that Pillow does not know, or notes that do not follow the format: the picture itself was decoded.
-        found = _by_tifffile(data) if is_tiff(data) else Metadata()
+        found = Metadata()
+        if is_tiff(data):
+            with suppress(*DAMAGE_ERRORS):
+                found = _by_tifffile(data)
     if notes is not None:
         found = dataclasses.replace(
             found,
@@ -116,11 +120,8 @@ def _by_tifffile(data: bytes) -> Metadata:
     import tifffile
     from PIL import Image
 
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            tags = {tag.code: tag.value for tag in file.pages[0].tags}  # type: ignore[union-attr]
-    except (OSError, ValueError, KeyError, IndexError, struct.error):
-        return Metadata()
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tags = {tag.code: tag.value for tag in file.pages[0].tags}  # type: ignore[union-attr]
     exif = Image.Exif()
     for tag in _TOLD:
         if isinstance(tags.get(tag), str):
@@ -170,13 +171,11 @@ def texts_of_exif(exif: bytes | None) -> tuple[dict[int, str], bool]:
     try:
         block.load(b"Exif\0\0" + exif)
         content = dict(block)
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        empty = [tag for tag in (_CAMERA, _PLACE) if not block.get_ifd(tag)]
+    except DAMAGE_ERRORS:
         return {}, False
-    for tag in _LAYOUT:
+    for tag in (*_LAYOUT, *empty):
         content.pop(tag, None)
-    for tag in (_CAMERA, _PLACE):
-        if not block.get_ifd(tag):
-            content.pop(tag, None)
     texts = {tag: text for tag, text in content.items() if tag in _TOLD and isinstance(text, str) and text.isascii()}
     return texts, len(texts) == len(content)
 
@@ -194,7 +193,7 @@ def _dpi(value: Any) -> tuple[float, float] | None:
     except (TypeError, ValueError, IndexError, ZeroDivisionError):
         return None
     # A file without a resolution says 0, 1 or nothing.
-    return (across, down) if 1 < across < 1e6 and 1 < down < 1e6 else None
+    return (across, down) if 1 < across < 65536 and 1 < down < 65536 else None
 
 
 def _text(comment: bytes | str) -> str:

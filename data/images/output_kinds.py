@@ -22,6 +22,7 @@ class OutputKind(NamedTuple):
             "XMP", "resolution", "gamma", "texts", "comment", "animation", "plays", "pages".
         settings: of "quality", "lossless", "compression".
         side: most pixels of a side, or None.
+        pixels: most pixels of a picture, or None.
     """
 
     name: str
@@ -29,6 +30,7 @@ class OutputKind(NamedTuple):
     holds: frozenset[str]
     settings: frozenset[str]
     side: int | None = None
+    pixels: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +54,14 @@ _NOTES = ("colour profile", "EXIF", "XMP")
 
 
 def _kind(
-    name: str, suffixes: tuple[str, ...], holds: Iterable[str], settings: tuple[str, ...], side: int | None = None
+    name: str,
+    suffixes: tuple[str, ...],
+    holds: Iterable[str],
+    settings: tuple[str, ...],
+    side: int | None = None,
+    pixels: int | None = None,
 ) -> OutputKind:
-    return OutputKind(name, suffixes, frozenset(holds), frozenset(settings), side)
+    return OutputKind(name, suffixes, frozenset(holds), frozenset(settings), side, pixels)
 
 
 OUTPUT_KINDS = (
@@ -72,8 +79,10 @@ OUTPUT_KINDS = (
         "TIFF", (".tif", ".tiff"),
         ("16 bits", *_PIXELS, *_NOTES, "resolution", "pages"), ("compression", "lossless"),
     ),
-    _kind("BMP", (".bmp",), ("any number of colours", "resolution"), ("lossless",)),
-    _kind("GIF", (".gif",), ("transparency", "comment", "animation", "plays"), (), 65535),
+    # A file has at most 2^32 bytes, of which a pixel takes 3, and where a row has one pixel 4.
+    _kind("BMP", (".bmp",), ("any number of colours", "resolution"), ("lossless",), pixels=(1 << 30) - 512),
+    # Pillow chooses colours of so many.
+    _kind("GIF", (".gif",), ("transparency", "comment", "animation", "plays"), (), 65535, (1 << 31) - 1),
     _kind("AVIF", (".avif",), (*_PIXELS, *_NOTES, "animation"), ("quality",), 32768),
     _kind("JXL", (".jxl",), (*_PIXELS, "EXIF", "XMP"), ("quality", "lossless")),  # as the plugin for Pillow
 )  # fmt: skip
@@ -138,12 +147,12 @@ def check_size(path: Path, height: int, width: int) -> None:
     Raises:
         InputError: it is larger than this kind of file allows.
     """
-    most = output_kind(path).side
-    if most is not None and max(height, width) > most:
-        raise InputError(
-            f"{path}: the result has {width} x {height} pixels, and {path.suffix} files at most {most} a side; choose "
-            f"--format png, or --resize longest {most}"
-        )
+    kind = output_kind(path)
+    result = f"{path}: the result has {width} x {height} pixels, and {path.suffix} files at most"
+    if kind.side is not None and max(height, width) > kind.side:
+        raise InputError(f"{result} {kind.side} a side; choose --format png, or --resize longest {kind.side}")
+    if kind.pixels is not None and height * width > kind.pixels:
+        raise InputError(f"{result} {kind.pixels:,} of them; choose --format png, or a smaller --resize")
 
 
 def _is_writable(kind: OutputKind) -> bool:

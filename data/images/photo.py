@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from data.images.files import opencv_pixels, read_bytes
 from data.images.head import MAX_PIXELS, check_pixels
-from data.images.integrity import damage
+from data.images.integrity import DAMAGE_ERRORS, damage
 from data.images.metadata import Metadata, read_metadata
 from data.images.pillow import levels_of, mode_of, patient_pillow
 from data.images.png import Chunk
@@ -135,7 +135,7 @@ def picture_size(path: Path) -> tuple[int, int] | None:
     try:
         with patient_pillow(), Image.open(path) as image:
             return image.height, image.width
-    except (OSError, SyntaxError, ValueError):
+    except DAMAGE_ERRORS:
         return None
 
 
@@ -148,7 +148,7 @@ def _by_pillow(data: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np.ui
         try:
             with patient_pillow(), Image.open(io.BytesIO(data)) as image:
                 return levels_of(image, mode_of(image))
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+        except DAMAGE_ERRORS as error:
             problem = error
     raise InputError(f"{name}: the image cannot be read: {problem}; copy it again or remove it")
 

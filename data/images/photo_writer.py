@@ -1,6 +1,7 @@
 """Pictures, animations and pages to files: how each kind of file is encoded, and what is lost.
 
-PNG files are written by :mod:`data.images.png_stream`, BMP by OpenCV, TIFF by tifffile, the other kinds by Pillow. What
+PNG files are written by :mod:`data.images.png_stream`, BMP by :mod:`data.images.bmp`, TIFF by tifffile, the other kinds
+by Pillow. What
 a PNG file carries is added here, as chunks.
 
 Shapes: H W pixels, C channels.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -20,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images import png
-from data.images.files import encode_image
-from data.images.fitting import fitted
+from data.images.bmp import write_bmp
+from data.images.fitting import eight_bits, fitted
 from data.images.frames import Frames, Sort, Timing
 from data.images.metadata import texts_of_exif
 from data.images.output_kinds import Encoding, OutputKind, output_kind
@@ -39,6 +41,8 @@ _FULL_COLOUR = 90  # quality from which on every pixel of a JPEG or AVIF file ke
 _XMP_OF_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_OF_TIFF = 700  # tag
 _BYTES, _ASCII = 1, 2  # types of tags
+_LONGEST_OF_GIF = 655_350  # milliseconds that a frame is shown
+_SAMPLE = 1 << 22  # pixels of which a palette is made: choosing colours takes eight bytes of each
 _CLASSIC_TIFF = 3 << 30  # bytes of pixels for which offsets of 32 bits surely suffice
 
 
@@ -99,6 +103,7 @@ def write_frames(path: Path, photos: Iterable[Photo], frames: Frames, encoding: 
             held, without = fitted(kind, photo)
             dropped.update(dict.fromkeys(without))
             lost.update(dict.fromkeys(photo.lost))
+            del photo  # its memory, which may be twice that of what is held
             yield held
 
     pictures = fitting()
@@ -135,6 +140,8 @@ def _timing_lost(kind: OutputKind, frames: Frames) -> list[str]:
     lost = []
     if kind.name == "GIF" and any(duration % 10 for duration in frames.timing.durations):
         lost.append("durations finer than 10 ms")
+    if kind.name == "GIF" and max(frames.timing.durations) > _LONGEST_OF_GIF:
+        lost.append("durations beyond 655 s")
     if frames.timing.plays and "plays" not in kind.holds:
         lost.append("number of plays")
     return lost
@@ -145,7 +152,7 @@ def _write(file: BinaryIO, kind: OutputKind, photo: Photo, encoding: Encoding) -
     if kind.name == "PNG":
         _png(file, photo, encoding, _chunks(photo))
     elif kind.name == "BMP":
-        file.write(_with_resolution(encode_image(".bmp", photo.pixels), photo.dpi))
+        write_bmp(file, eight_bits(photo.pixels), photo.dpi)
     elif kind.name == "TIFF":
         _tiff(file, photo, (), 1, encoding)
     elif kind.name == "GIF":
@@ -211,15 +218,6 @@ def _chunks(photo: Photo) -> list[png.Chunk]:
     return [*added, *photo.texts]
 
 
-def _with_resolution(bmp: bytes, dpi: tuple[float, float] | None) -> bytes:
-    """A BMP file that says how many pixels a metre has."""
-    if dpi is None:
-        return bmp
-    changed = bytearray(bmp)
-    struct.pack_into("<ii", changed, 38, *(round(value / 0.0254) for value in dpi))
-    return bytes(changed)
-
-
 def _tiff(file: BinaryIO, first: Photo, others: Iterable[Photo], count: int, encoding: Encoding) -> None:
     """``count`` pages, as they come."""
     import tifffile
@@ -253,9 +251,9 @@ def _gif(file: BinaryIO, first: Photo, others: Iterable[Photo], timing: Timing |
     """One picture or an animation with 256 colours each."""
     how: dict[str, Any] = {}
     if timing is not None:
-        how = {"duration": [round(duration / 10) * 10 for duration in timing.durations]}
+        how = {"duration": [min(round(duration / 10) * 10, _LONGEST_OF_GIF) for duration in timing.durations]}
         if timing.plays != 1:
-            how["loop"] = max(0, timing.plays - 1)  # how often it is repeated; 0: for ever
+            how["loop"] = min(max(0, timing.plays - 1), 65535)  # how often it is repeated; 0: for ever
         how |= {"save_all": True, "append_images": map(_with_palette, others)}
         if first.alpha is not None:
             how["disposal"] = 2  # a frame is seen by itself
@@ -270,12 +268,18 @@ def _with_palette(photo: Photo) -> Pillow.Image:
     from PIL import Image
 
     clear = None if photo.alpha is None else photo.alpha[..., 0] < (photo.top + 1) // 2
-    image = _pillow(photo, alpha=False).convert("RGB")
+    image = _pillow(photo, alpha=False)
+    image = image if image.mode == "RGB" else image.convert("RGB")
     most = 256 if clear is None else 255
-    few = image.getcolors(most) is not None
-    result = image.quantize(most, Image.Quantize.MEDIANCUT)
-    if not few:
-        result = image.quantize(palette=result, dither=Image.Dither.FLOYDSTEINBERG)
+    if image.getcolors(most) is not None:
+        result = image.quantize(most, Image.Quantize.MEDIANCUT)
+    else:
+        step = math.ceil(math.sqrt(image.width * image.height / _SAMPLE))
+        few = (
+            image if step == 1 else image.resize((image.width // step, image.height // step), Image.Resampling.NEAREST)
+        )
+        palette = few.quantize(most, Image.Quantize.MEDIANCUT)
+        result = image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
     if clear is None:
         return result
     levels = np.array(result)

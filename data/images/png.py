@@ -16,6 +16,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEAD = 33  # bytes of a file before its second chunk
 _XMP = b"XML:com.adobe.xmp"
 _INCH = 0.0254  # metres
+_MOST_DENSE = 2_500_000  # pixels of a metre; JPEG files hold 65535 of an inch
 # What the levels mean, and the names of that for people. sRGB is what files without a word are taken for.
 COLOUR = {
     b"gAMA": "gamma",
@@ -83,6 +84,19 @@ def chunks(data: bytes) -> Iterator[Chunk]:
             return
 
 
+def still(data: bytes) -> bytes:
+    """The file without its animation: what decoders show that know none."""
+    if b"acTL" not in data:
+        return data
+    kept, position = [data[: len(SIGNATURE)]], len(SIGNATURE)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind not in (b"acTL", b"fcTL", b"fdAT"):
+            kept.append(data[position : position + 12 + length])
+        position += 12 + length
+    return b"".join(kept)
+
+
 def read_notes(data: bytes) -> PngNotes:
     """What the chunks of a PNG file say."""
     colour, texts = [], []
@@ -90,14 +104,14 @@ def read_notes(data: bytes) -> PngNotes:
     grey = False
     for chunk in chunks(data):
         kind, content = chunk
-        if kind == b"IHDR":
+        if kind == b"IHDR" and len(content) == 13:
             notes = notes._replace(depth=content[8])
             grey = content[9] == 0
         elif kind in COLOUR or kind == b"sRGB":
             colour.append(chunk)
         elif kind == b"pHYs" and len(content) == 9:
             across, down, unit = struct.unpack(">IIB", content)
-            if unit == 1 and across and down:
+            if unit == 1 and 0 < across < _MOST_DENSE and 0 < down < _MOST_DENSE:
                 notes = notes._replace(dpi=(across * _INCH, down * _INCH))
         elif kind == b"tRNS" and grey and len(content) >= 2:
             notes = notes._replace(transparent=int.from_bytes(content[:2], "big"))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images.integrity import damage
+from data.images.integrity import DAMAGE_ERRORS, damage
 from data.images.pillow import patient_pillow
 from data.images.tiff import Layout, read_layout
 from utils.errors import InputError
@@ -65,7 +65,7 @@ def _by_pillow(data: bytes, name: str, mode: str) -> NDArray[np.uint8]:
     try:
         with patient_pillow(), Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert(mode))[..., [2, 1, 0, 3][: len(mode)]]
-    except (OSError, SyntaxError, ValueError) as error:
+    except DAMAGE_ERRORS as error:
         raise _unreadable(name, error) from error
 
 
@@ -76,12 +76,14 @@ def _by_tifffile(data: bytes, name: str, layout: Layout, colours: int) -> NDArra
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             stored: NDArray[Any] = file.pages[0].asarray()
-    except (ValueError, RuntimeError, KeyError, IndexError, OSError) as error:
+    except DAMAGE_ERRORS as error:
         raise _unreadable(name, error) from error
     if stored.ndim == 2:
         stored = stored[..., None]
-    elif layout.planar == _APART:
+    elif layout.planar == _APART and stored.ndim == 3:
         stored = stored.transpose(1, 2, 0)
+    if stored.dtype not in (np.uint8, np.uint16) or stored.ndim != 3 or stored.shape[2] < layout.samples:
+        raise _unreadable(name, "its tags contradict each other")
     kind, top = stored.dtype, np.iinfo(stored.dtype).max
     pixels = stored[..., :colours][..., ::-1]
     if layout.photometric == _WHITE_IS_ZERO:
@@ -102,5 +104,5 @@ def _check(data: bytes, name: str) -> None:
         raise InputError(f"{name}: the image cannot be read: {problem}; copy it again or remove it")
 
 
-def _unreadable(name: str, error: Exception) -> InputError:
+def _unreadable(name: str, error: object) -> InputError:
     return InputError(f"{name}: the image cannot be read: {error}; save it as PNG, or as TIFF with ZIP compression")

@@ -50,7 +50,7 @@ def probe(path: Path, arguments: Sequence[str]) -> dict[str, Any]:
     command = [program("ffprobe"), "-v", "error", "-of", "json", *arguments, local(path)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode != 0:
-        raise InputError(f"{path}: the film cannot be read: {reason(done.stderr)}")
+        raise InputError(f"{path}: the film cannot be read: {reason(done.stderr).removeprefix(f'{local(path)}: ')}")
     found: dict[str, Any] = json.loads(done.stdout or "{}")
     return found
 

@@ -30,6 +30,8 @@ TRANSFERS = {
     HLG: 18,
 }  # fmt: skip
 _LIGHT = ("green", "blue", "red", "white_point")
+_INTERLACED = ("tt", "bb", "tb", "bt")
+_FASTEST = 120  # frames per second; what ffprobe says beyond that of a variable rate is the clock's, not the film's
 
 
 class Colour(NamedTuple):
@@ -67,7 +69,7 @@ class Film:
     """What is known of a film beforehand.
 
     Attributes:
-        rate: frames per second, as a fraction.
+        rate: frames per second, as a fraction; of a variable rate the fastest, at which no frame is left out.
         frames: their number, estimated where the file does not say; 0 where nothing is known.
         pixel: width / height of a pixel, after the rotation that the film asks for.
         bits: per channel.
@@ -108,10 +110,9 @@ def inspect_film(path: Path) -> Film:
             f"{path}: its colours are those of Dolby Vision alone (profile 5), which cannot be read here; convert it "
             "to HDR10 first, with ffmpeg's filter libplacebo"
         )
-    rates = [_fraction(first.get(name)) for name in ("avg_frame_rate", "r_frame_rate")]
-    rate = next((rate for rate in rates if rate > 0), Fraction(25))
+    rate, constant = _rate(first)
     whole = found.get("format", {})
-    counted = str(first.get("nb_frames", ""))
+    counted = str(first.get("nb_frames", "")) if constant else ""
     colour = _colour(path, first)
     return Film(
         rate=rate,
@@ -127,6 +128,17 @@ def inspect_film(path: Path) -> Film:
         attachments=sum(s.get("codec_type") == "attachment" for s in streams),
         notes=_notes(first, len(video), _data_streams(streams, chapters=bool(found.get("chapters"))), colour),
     )
+
+
+def _rate(stream: dict[str, Any]) -> tuple[Fraction, bool]:
+    """Frames per second of the result, and whether the film has as many frames as that and its length say."""
+    mean, fine = (_fraction(stream.get(name)) for name in ("avg_frame_rate", "r_frame_rate"))
+    if mean <= 0:
+        return (fine, True) if fine > 0 else (Fraction(25), True)
+    # At the mean of a variable rate the fast parts would lose frames. Of interlaced films "fine" may count fields.
+    if mean < fine <= _FASTEST and stream.get("field_order") not in _INTERLACED:
+        return fine, False
+    return mean, True
 
 
 def _data_streams(streams: Sequence[dict[str, Any]], *, chapters: bool) -> int:
@@ -213,7 +225,7 @@ def _notes(stream: dict[str, Any], videos: int, data: int, colour: Colour) -> tu
         )
     if _bits(stream) > 10:
         notes.append(f"{_bits(stream)} bits per channel become 10")
-    if stream.get("field_order") in ("tt", "bb", "tb", "bt"):
+    if stream.get("field_order") in _INTERLACED:
         notes.append(
             "it is interlaced, and its frames are upscaled as they are, with combs where something moves; better "
             "deinterlace it first: ffmpeg -i IN -vf bwdif -c:a copy OUT"

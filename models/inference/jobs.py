@@ -53,8 +53,14 @@ def plan_jobs(inputs: Sequence[str], output: Path, suffix: str = "", kind: str |
     if output.suffix and not output.is_dir():
         jobs = [_single(inputs, found, output, kind)]
     else:
-        stems = Counter(item.name.with_suffix("") for item in found)
-        jobs = [Job(item.source, output / _result(item, suffix, stems, kind)) for item in found]
+        plain = [_result(item, item.name.stem, suffix, kind) for item in found]
+        counts = Counter(plain)
+        # Of "a.png" and "a.jpg" neither may take the other's name.
+        names = [
+            _result(item, item.name.name, suffix, kind) if counts[name] > 1 else name
+            for item, name in zip(found, plain, strict=True)
+        ]
+        jobs = [Job(item.source, output / name) for item, name in zip(found, names, strict=True)]
     sources = {job.source.resolve() for job in jobs}
     lost = [job.target for job in jobs if job.target.resolve() in sources]
     if lost:
@@ -106,7 +112,12 @@ def _found(text: str) -> list[_Found]:
 
 
 def _visible(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if not path.name.startswith(".") and path.is_file())
+    """Files that are not hidden, and links that lead nowhere: called like pictures, they fail by name."""
+    return sorted(path for path in paths if not path.name.startswith(".") and (path.is_file() or _is_broken(path)))
+
+
+def _is_broken(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _fitting(pattern: Path) -> list[Path]:
@@ -144,9 +155,7 @@ def _single(inputs: Sequence[str], found: Sequence[_Found], output: Path, kind: 
     return job
 
 
-def _result(item: _Found, suffix: str, stems: Counter[Path], kind: str | None) -> Path:
-    # Of "a.png" and "a.jpg" neither may take the other's name.
-    stem = item.name.stem if stems[item.name.with_suffix("")] == 1 else item.name.name
+def _result(item: _Found, stem: str, suffix: str, kind: str | None) -> Path:
     container = item.source.suffix.lower()
     if is_film(item.source):
         ending = container if container in CONTAINERS else ".mkv"  # which takes sound of every kind

@@ -6,7 +6,6 @@ Shapes: C channels, h w low-resolution pixels, s scale.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Literal
 
@@ -152,7 +151,8 @@ def upscale_photo(photo: Photo, upscaler: Upscaler, watch: Watch | None = None) 
     scale = contract_of(upscaler.network).scale
     height, width = (scaled_length(length, scale) for length in photo.pixels.shape[:2])
     planes = [photo.pixels] if photo.alpha is None else [photo.pixels, photo.alpha]
-    results = _empty(height, width, planes)
+    check_memory(height, width, photo)
+    results: list[Levels] = [np.empty((height, width, plane.shape[2]), plane.dtype) for plane in planes]
     if photo.alpha is not None and photo.alpha.min() < photo.alpha.max():
         planes[0] = spread_colour(photo.pixels, photo.alpha)
     elif photo.alpha is not None:
@@ -167,20 +167,27 @@ def upscale_photo(photo: Photo, upscaler: Upscaler, watch: Watch | None = None) 
     return dataclasses.replace(photo, pixels=results[0], alpha=None if photo.alpha is None else results[1])
 
 
-def _empty(height: int, width: int, planes: Sequence[Levels]) -> list[Levels]:
-    """Room for the upscaled ``planes``, [height, width, C] each; refused before the network runs for hours.
+def check_memory(height: int, width: int, photo: Photo) -> None:
+    """Whether the memory holds a picture of this size, before the network runs for hours.
+
+    Args:
+        height: of the picture.
+        width: of it.
+        photo: with as many channels, and as deep.
 
     Raises:
         InputError: the memory does not suffice.
     """
+    planes = [photo.pixels] if photo.alpha is None else [photo.pixels, photo.alpha]
     needed = sum(height * width * plane.shape[2] * plane.itemsize for plane in planes)
     free = available_memory()
     if free is None or needed <= free:
         with suppress(MemoryError):
-            return [np.empty((height, width, plane.shape[2]), plane.dtype) for plane in planes]
+            np.empty(needed, np.uint8)  # for systems that promise no more than they have
+            return
     known = "" if free is None else f", and {free / 2**30:,.1f} GiB are free"
     raise InputError(
-        f"upscaled it has {width:,} x {height:,} pixels, which take {needed / 2**30:,.1f} GiB of memory{known}; close "
+        f"the result has {width:,} x {height:,} pixels, which take {needed / 2**30:,.1f} GiB of memory{known}; close "
         "other programs, or cut it and upscale the pieces"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,36 @@ def test_damaged_frames_are_reported_and_nothing_is_written(tmp_path: Path) -> N
     with pytest.raises(InputError, match="there is no such file"):
         open_frames(tmp_path / "nowhere.gif")
     assert look_at(tmp_path / "nowhere.gif") == ("picture", 1)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".avif", ".tif"])
+def test_whatever_is_damaged_is_an_error_of_the_user(tmp_path: Path, suffix: str) -> None:
+    """Decoders raise what their parsers stumble over: IndexError, RuntimeError, struct.error, ..."""
+    if suffix == ".avif":
+        pytest.importorskip("PIL._avif")
+    path = tmp_path / f"a{suffix}"
+    images = [Image.fromarray(photo[:16, :16]) for photo in PHOTOS]
+    images[0].save(path, save_all=True, append_images=images[1:])
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    read = 0
+    for _ in range(150):
+        data = bytearray(whole)
+        for place in random.integers(0, len(data), 3):
+            data[place] = random.integers(0, 256)
+        path.write_bytes(data)
+        look_at(path)
+        with suppress(InputError):
+            read += len([*open_frames(path, 10**6)])
+    assert read > 0 or suffix == ".png"  # which has checksums
+
+
+def test_gif_files_hold_durations_and_plays_up_to_a_limit(tmp_path: Path) -> None:
+    images = [Image.fromarray(photo) for photo in PHOTOS]
+    images[0].save(tmp_path / "a.png", save_all=True, append_images=images[1:], duration=700_000, loop=70_000)
+    frames = open_frames(tmp_path / "a.png")
+    losses = write_frames(tmp_path / "a.gif", frames, frames)
+    assert "durations beyond 655 s" in losses.dropped
+    found = open_frames(tmp_path / "a.gif").timing
+    assert found is not None
+    assert (found.durations[0], found.plays) == (655_350, 65536)

@@ -150,6 +150,7 @@ def test_endings_of_kinds_that_cannot_be_read_are_believed_where_the_content_doe
         ("phone.jpg", BOX % b"heic", "it is HEIC, a kind that is not supported; save it as PNG first"),
         ("clip.png", BOX % b"isom", "it is MP4, a film"),
         ("light.hdr", b"#?RADIANCE\n", "its values are not levels"),
+        ("x.ico", b"\0\0\1\0", "by its name it is of the kind icon, which is not supported; save it as PNG first"),
     ],
 )
 def test_what_cannot_be_read_is_called_by_its_name(name: str, content: bytes, message: str, tmp_path: Path) -> None:

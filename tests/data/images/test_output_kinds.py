@@ -75,3 +75,7 @@ def test_pictures_too_large_for_a_kind_are_refused() -> None:
     check_size(Path("a.png"), 100_000, 100_000)
     with pytest.raises(InputError, match=r"a\.webp: the result has 5 x 16384 pixels, and \.webp files at most 16383"):
         check_size(Path("a.webp"), 16384, 5)
+    for name, most in (("a.bmp", (1 << 30) - 512), ("a.gif", (1 << 31) - 1)):
+        check_size(Path(name), most // 50_000, 50_000)
+        with pytest.raises(InputError, match=rf"x 50000 pixels, and \{name[1:]} files at most {most:,} of them"):
+            check_size(Path(name), 50_000, most // 50_000 + 1)

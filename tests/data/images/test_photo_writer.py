@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.images.fitting import eight_bits
 from data.images.output_kinds import Encoding, check_encoding
 from data.images.photo import Photo, read_photo
 from data.images.photo_writer import write_photo
@@ -122,3 +124,25 @@ def test_jpeg_xl_is_written_where_pillow_has_its_plugin(tmp_path: Path) -> None:
 def test_unknown_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'"\.xyz" is no known kind of image'):
         write_photo(tmp_path / "a.xyz", Photo(BLOCKS))
+
+
+def test_a_deep_picture_becomes_one_of_eight_bits_in_little_memory() -> None:
+    deep = np.broadcast_to(np.arange(0, 65536, 8, dtype=np.uint16)[:, None, None], (8192, 1000, 3))
+    tracemalloc.start()
+    result = eight_bits(deep)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.1 * result.nbytes
+    assert np.array_equal(result, np.rint(deep[:, :1] / 257).astype(np.uint8).repeat(1000, axis=1))
+
+
+def test_a_palette_is_chosen_of_a_part_of_a_large_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ramp = np.linspace(0, 255, 90).astype(np.uint8)
+    pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp, ramp[::-1]), axis=2)
+    found = []
+    for most in (1 << 22, 500):
+        monkeypatch.setattr("data.images.photo_writer._SAMPLE", most)
+        write_photo(tmp_path / "a.gif", Photo(pixels))
+        found.append(read_photo(tmp_path / "a.gif").pixels.astype(int))
+    assert not np.array_equal(*found)
+    assert all(np.abs(each - pixels).mean() < 6 for each in found)

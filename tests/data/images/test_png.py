@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from data.images.files import encode_image
+from data.images.files import decode_image, encode_image
 from data.images.png import (
     Chunk,
     chunks,
     comment_of,
     dpi_chunk,
     read_notes,
+    still,
     text_chunk,
     text_of,
     write_animation,
@@ -89,3 +93,12 @@ def test_frames_of_another_size_are_refused() -> None:
     frames = [memoryview(PNG), memoryview(encode_image(".png", BLOCKS[:8]))]
     with pytest.raises(ValueError, match="have one size"):
         write_animation(io.BytesIO(), frames, [1, 1], 0, [])
+
+
+def test_an_animation_is_left_out_of_a_file(tmp_path: Path) -> None:
+    images = [Image.fromarray(BLOCKS), Image.fromarray(255 - BLOCKS)]
+    images[0].save(tmp_path / "a.png", save_all=True, append_images=images[1:])
+    data = (tmp_path / "a.png").read_bytes()
+    assert [chunk.kind for chunk in chunks(still(data))] == [b"IHDR", b"IDAT", b"IEND"]
+    assert np.array_equal(decode_image(still(data), "a.png"), BLOCKS)
+    assert still(PNG) is PNG

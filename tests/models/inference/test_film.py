@@ -35,6 +35,10 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"avg_frame_rate": "30000/1001"}, {}, (Fraction(30000, 1001), 3)),
         ({"nb_frames": "N/A"}, {"duration": "1.5"}, (25, 38)),
         ({"avg_frame_rate": None, "nb_frames": None}, {}, (25, 0)),
+        # Of a variable rate the fastest; fields of interlaced films and a clock's ticks are none.
+        ({"avg_frame_rate": "45/2", "r_frame_rate": "30/1", "nb_frames": "90"}, {"duration": "4"}, (30, 120)),
+        ({"r_frame_rate": "50/1", "field_order": "tt"}, {}, (25, 3)),
+        ({"r_frame_rate": "90000/1"}, {}, (25, 3)),
     ],
 )
 def test_rate_and_length_are_estimated_where_the_film_does_not_say(

@@ -59,8 +59,16 @@ def test_every_picture_and_film_of_a_folder_has_a_result_of_its_own(tree: Path) 
         "in/a.jpg": "out/a.jpg_x4.png",
         "in/a.png": "out/a.png_x4.png",
         "in/b.JPG": "out/b_x4.png",
-        "in/film.avi": "out/film.avi_x4.mkv",
-        "in/film.mp4": "out/film.mp4_x4.mp4",
+        "in/film.avi": "out/film_x4.mkv",
+        "in/film.mp4": "out/film_x4.mp4",
+    }
+    (tree / "in/film.mkv").touch()
+    (tree / "in/film.png").touch()
+    assert results("in/film*") == {
+        "in/film.avi": "out/film.avi.mkv",
+        "in/film.mkv": "out/film.mkv.mkv",
+        "in/film.mp4": "out/film.mp4",
+        "in/film.png": "out/film.png",
     }
 
 
@@ -93,6 +101,15 @@ def test_pictures_and_films_are_known_by_their_contents(tree: Path) -> None:
     assert len(found) == 9
     assert results("in/sc*") == {"in/scan": "out/scan.png"}
     assert not left_out(["in", "in/a.png"])
+
+
+def test_links_that_lead_nowhere_fail_by_name(tree: Path) -> None:
+    for name in ("x.png", "x.mp4", "x.heic", "x.txt", "x"):
+        (tree / "in" / name).symlink_to(tree / "nowhere")
+    links = {"in/x.png": "out/x.png", "in/x.mp4": "out/x.mp4"}
+    assert links.items() <= results("in").items()
+    assert results("in/x*") == links
+    assert [path.name for paths in left_out(["in"]).values() for path in paths] == ["x.heic"]
 
 
 def test_pictures_that_cannot_be_read_are_left_out_by_name(tree: Path) -> None:

@@ -239,7 +239,7 @@ class TestMemory:
         monkeypatch.setattr("models.inference.photo.available_memory", lambda: 5 << 30)
         network = Net()
         black = np.broadcast_to(np.uint8(0), (30_000, 30_000, 3))
-        expected = r"upscaled it has 60,000 x 60,000 pixels, which take 13.4 GiB of memory, and 5.0 GiB are free; close"
+        expected = r"the result has 60,000 x 60,000 pixels, which take 13.4 GiB of memory, and 5.0 GiB are free; close"
         with pytest.raises(InputError, match=expected):
             upscale_photo(Photo(black, black[..., :1]), Upscaler(network))
         assert network.seen == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import signal
 import struct
@@ -227,6 +228,23 @@ class TestWithFfmpeg:
         assert tuple(stream[name] for name in names) == expected
         assert (stream["width"], stream["height"]) == (128, 96)
         assert np.abs(decoded(tmp_path / "b.mp4") - doubled(ramp())).mean() < 1.5 / 255
+
+    def test_a_variable_rate_becomes_its_fastest(self, tmp_path: Path) -> None:
+        source = tmp_path / "a.mp4"  # six frames at 10 per second, then three at 5: 7.7 in the mean
+        test = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=10:d=1.2", "-vf", "select='lt(n,6)+not(mod(n,2))'")
+        ffmpeg(*test, *X264, tmp_path / "a.mkv")  # of which the rate stays variable in every version of ffmpeg
+        ffmpeg("-i", tmp_path / "a.mkv", "-c", "copy", source)
+        found = inspect_film(source)
+        assert (found.rate, found.frames) == (10, 11)
+        seen: list[Levels] = []
+
+        def frame(pixels: Levels) -> Any:
+            seen.append(pixels)
+            return pixels
+
+        count = upscale_film(source, tmp_path / "b.mp4", found, frame).frames
+        changes = [not np.array_equal(a, b) for a, b in itertools.pairwise(seen)]
+        assert (count, changes) == (11, [True] * 6 + [False, True] * 2)
 
     @needs_x265
     @pytest.mark.parametrize(

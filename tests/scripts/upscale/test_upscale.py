@@ -16,7 +16,7 @@ from PIL import Image
 import archs
 from data.images.files import read_image, to_tensor, to_uint8
 from data.images.photo import Photo, read_photo
-from data.images.photo_writer import write_photo
+from data.images.photo_writer import write_frames, write_photo
 from models.inference.upscale import upscale
 from tests.data.pictures import png_of
 from tests.scripts.upscale.runs import NETWORK, input_sizes, picture
@@ -97,7 +97,27 @@ def test_a_result_larger_than_the_memory_is_refused_before_the_network_runs(
         assert run(folder / "a.png") == 1
     assert sizes == []
     error = capsys.readouterr().err
-    assert f"failed: {folder / 'a.png'}: upscaled it has 52 x 40 pixels, which take 0.0 GiB of memory" in error
+    assert f"failed: {folder / 'a.png'}: the result has 52 x 40 pixels, which take 0.0 GiB of memory" in error
+    monkeypatch.setattr("models.inference.photo.available_memory", lambda: 10**9)
+    with input_sizes() as sizes:
+        assert run(folder / "a.png", "--resize", "100000x50000") == 1
+    assert sizes == []
+    assert "the result has 100,000 x 50,000 pixels, which take 14.0 GiB of memory" in capsys.readouterr().err
+
+
+def test_memory_that_runs_out_fails_one_file_and_not_the_others(
+    run: Callable[..., int], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(path: Path, *others: Any) -> Any:
+        if path.name == "a.png":
+            raise MemoryError
+        return write_frames(path, *others)
+
+    monkeypatch.setattr("scripts.upscale.write_frames", write)
+    assert run(folder) == 1
+    written = capsys.readouterr()
+    assert f"failed: {folder / 'a.png'}: the memory does not suffice\n" in written.err
+    assert "2 upscaled, 0 left as they were, 1 failed" in written.out
 
 
 def test_files_of_a_folder_are_done_or_named(

@@ -21,6 +21,7 @@ from models.weights.layout import for_inference, to_channels_last
 from utils.errors import InputError, StopRequested
 from utils.progress import Progress
 from utils.signals import StopFlag
+from utils.wording import first_few
 
 Keep = Callable[[Sample, Tensor], None]
 
@@ -86,7 +87,7 @@ class EvalReport:
         failed = [row for row in self.rows if row.fault is not None]
         if not failed:
             return ""
-        names = ", ".join(row.name for row in failed[:_NAMED]) + (", ..." if len(failed) > _NAMED else "")
+        names = first_few((row.name for row in failed), _NAMED)
         reasons = "; ".join(dict.fromkeys(row.fault for row in failed if row.fault is not None))
         return f"{len(failed)} of {len(self.rows)} images of {self.dataset} have no score ({names}): {reasons}"
 

@@ -454,8 +454,8 @@ def _read_scalar(value: object, kind: Any, choices: tuple[Any, ...]) -> Any:
         return _read_int(value)
     elif kind is float:
         if plain:
-            return _to_float(str(value))
-        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = _to_float(str(value))
+        if isinstance(value, int | float) and not isinstance(value, bool) and value == value:  # NaN is no number
             return float(value)
     elif kind is str:
         if isinstance(value, str) and not (plain and str(value) in ("", "~")):

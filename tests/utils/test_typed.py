@@ -11,15 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.errors import InputError
+from utils.scalars import PlainText
 from utils.typed import (
     INVALID,
     OneOf,
-    PlainText,
     Report,
     fields_of,
     key_text,
     option,
-    plain_value,
     read,
     read_arguments,
     type_name,
@@ -201,11 +200,6 @@ def test_types_are_described_in_words() -> None:
     assert type_name(tuple[float, float]) == "a list of 2 values, each a number"
     assert type_name(int | None) == "a whole number or null"
     assert type_name(Literal["a", None]) == "one of a, null"
-
-
-def test_values_of_unknown_type_follow_yaml() -> None:
-    read_back = plain_value({"a": [PlainText("1e-4"), PlainText("no"), PlainText("~"), PlainText("x"), "1"]})
-    assert read_back == {"a": [1e-4, False, None, "x", "1"]}
 
 
 @given(st.floats(allow_nan=False))

@@ -24,7 +24,8 @@ def sliding(x: Tensor, dim: int, size: int, step: int) -> Tensor:
     """
     if not tracing():
         return x.unfold(dim, size, step)
-    first = torch.arange(0, x.shape[dim] - size + 1, step, device=x.device)
+    length, size = int(x.shape[dim]), int(size)  # tensors, while it records
+    first = torch.arange(0, length - size + 1, step, device=x.device)
     places = first[:, None] + torch.arange(size, device=x.device)
     gathered: Tensor = x.index_select(dim, places.flatten()).unflatten(dim, (-1, size))
     return gathered.movedim(dim + 1, -1)

@@ -20,8 +20,8 @@ from torch import nn
 from archs import NETWORKS, build_network
 from archs.layers.size import SizeRule
 from utils.errors import InputError
+from utils.scalars import PlainText
 from utils.suggest import near_miss
-from utils.typed import PlainText
 
 INSTALL = "BasicSR is not installed; pip install -r requirements-basicsr.txt (docs/basicsr.md)"
 

@@ -17,7 +17,8 @@ import yaml
 
 from config.document import Document, file_text, parse
 from utils.errors import InputError
-from utils.typed import KeyPath, PlainText
+from utils.scalars import PlainText
+from utils.typed import KeyPath
 
 KEY = "base"
 

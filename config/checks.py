@@ -16,8 +16,9 @@ from config.schema import MODEL_TYPES, SCHEDULERS, CosineAnnealingRestartLR, Mul
 from data import DegradationOptions
 from data.patches.options import gt_size_problem
 from utils.errors import InputError
+from utils.scalars import is_null
 from utils.suggest import near_miss
-from utils.typed import INVALID, KeyPath, Report, is_null, key_text, read
+from utils.typed import INVALID, KeyPath, Report, key_text, read
 
 Mode = Literal["train", "test"]
 

@@ -12,7 +12,8 @@ import yaml
 
 from config.schema import NetworkOptions, Options, TrainOptions
 from data import DegradationOptions
-from utils.typed import OneOf, PlainText, option_fields, plain_value
+from utils.scalars import PlainText, plain_value
+from utils.typed import OneOf, option_fields
 
 
 def to_dict(options: Options) -> dict[str, Any]:

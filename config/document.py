@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 
 from utils.errors import InputError
+from utils.scalars import PlainText, float_of
 from utils.suggest import nearest
-from utils.typed import KeyPath, PlainText, key_text
+from utils.typed import KeyPath, key_text
 
 _CORE = "tag:yaml.org,2002:"
 _PLAIN = "plain scalar without a tag"
@@ -261,15 +262,10 @@ def _text(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16")
 
 
-def _number(text: str) -> float:
-    known = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
-    return float(known.get(text.lower(), text.replace("_", "")))
-
-
 # Quoted scalars carry the tag of a string; the other tags are written by hand, as BasicSR's "!!float 2e-4".
 _TAGGED: dict[str, Callable[[str], Any]] = {
     "str": _text,
-    "float": _number,
+    "float": float_of,
     "int": lambda text: int(text.replace("_", "")),
     "bool": PlainText,
     "null": PlainText,

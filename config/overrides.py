@@ -14,8 +14,9 @@ from typing import Any
 
 from config.document import Builder, Document, Mistake, Place, compose
 from utils.errors import InputError
+from utils.scalars import PlainText, is_null
 from utils.suggest import near_miss
-from utils.typed import KeyPath, PlainText, is_null
+from utils.typed import KeyPath
 
 FLAG = "--force_yml"
 _OWN_NAMES: tuple[KeyPath, ...] = (("datasets",), ("val", "metrics"))  # mappings whose keys people choose

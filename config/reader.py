@@ -17,8 +17,9 @@ from config.network import read_network, scale_edits
 from config.overrides import apply_overrides
 from config.schema import RUN_FOLDERS, Options, TestOptions, TrainOptions
 from utils.errors import InputError
+from utils.scalars import is_null
 from utils.suggest import near_miss
-from utils.typed import KeyPath, Report, is_null, key_text
+from utils.typed import KeyPath, Report, key_text
 from utils.typed import read as read_typed
 
 DEBUG_FREQ = 8

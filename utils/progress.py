@@ -10,7 +10,7 @@ from typing import TextIO
 
 from utils.terminal import Colour, can_redraw, columns_of, cut_to, one_line, painted, terminal_columns
 
-_shown: list[Progress] = []  # bars that are open, the innermost last
+_shown: list[Progress] = []  # bars on a terminal that are open, the innermost last
 _GAP = "  "  # between the parts of a line
 _CLEAR = "\r\x1b[2K"
 _MARKS: dict[str, Colour] = {"error:": "red", "failed:": "red", "warning:": "yellow"}
@@ -54,7 +54,8 @@ class Progress:
         self.note = ""
         self.interval = 0.1 if self.terminal else line_seconds
         self.started = self.drawn = time.monotonic()
-        _shown.append(self)
+        if self.terminal:  # others are never on the screen, where they would hide an open one from console_line
+            _shown.append(self)
 
     def __enter__(self) -> Progress:
         return self

@@ -12,7 +12,6 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import inspect
-import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -21,22 +20,11 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from utils.docstrings import argument_help
 from utils.errors import InputError
+from utils.scalars import PlainText, is_null, plain_value, read_scalar
 from utils.suggest import near_miss
 
 Key = str | int
 KeyPath = tuple[Key, ...]
-
-_TRUE = {"true", "yes", "on"}
-_FALSE = {"false", "no", "off"}
-_NULL = {"", "~", "null", "none"}
-_INTEGER = re.compile(r"[-+]?[0-9][0-9_]*")
-_NONE = type(None)
-
-
-class PlainText(str):
-    """An unquoted scalar of a YAML file, as written; what it means is up to the field that it is given to."""
-
-    __slots__ = ()
 
 
 class Remark(NamedTuple):
@@ -202,7 +190,7 @@ def type_name(annotation: Any) -> str:
         float: "a number",
         str: "text",
         Path: "a path",
-        _NONE: "null",
+        types.NoneType: "null",
     }
     return names.get(annotation, "a value")
 
@@ -241,7 +229,7 @@ def read(value: object, annotation: Any, report: Report, path: KeyPath = ()) -> 
     if dataclasses.is_dataclass(annotation):
         return _read_dataclass(value, annotation, report, path)
     try:
-        return _read_scalar(value, annotation, arguments if origin is Literal else ())
+        return read_scalar(value, annotation, arguments if origin is Literal else ())
     except (ValueError, OverflowError):
         return _mismatch(value, annotation, report, path)
 
@@ -282,33 +270,6 @@ def read_field(value: object, field: Field, report: Report, path: KeyPath = ()) 
     return _checked(read(value, field.annotation, report, path), field, report, path)
 
 
-def is_null(value: object) -> bool:
-    """Whether a value is None, or an unquoted text that YAML takes for it."""
-    return value is None or (isinstance(value, PlainText) and str(value).lower() in _NULL)
-
-
-def plain_value(value: object) -> Any:
-    """A value for which no type is known: YAML 1.1 reading, and ``2e-4`` is a number."""
-    if isinstance(value, PlainText):
-        text = str(value)
-        lowered = text.lower()
-        if is_null(value):
-            return None
-        if lowered in _TRUE | _FALSE:
-            return lowered in _TRUE
-        for convert in (_to_int, _to_float):
-            try:
-                return convert(text)
-            except ValueError:
-                continue
-        return text
-    if isinstance(value, collections.abc.Mapping):
-        return {str(key): plain_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_value(item) for item in value]
-    return value
-
-
 def _one_of(annotation: Any) -> OneOf | None:
     return next((item for item in get_args(annotation)[1:] if isinstance(item, OneOf)), None)
 
@@ -339,7 +300,7 @@ def _mismatch(value: object, annotation: Any, report: Report, path: KeyPath) -> 
 
 def _read_union(value: object, annotation: Any, members: tuple[Any, ...], report: Report, path: KeyPath) -> Any:
     """The first member that reads without a problem; null first, text last: ``~`` and ``3`` keep their sense."""
-    ordered = sorted(members, key=lambda member: 0 if member is _NONE else 2 if member in (str, Path) else 1)
+    ordered = sorted(members, key=lambda member: 0 if member is types.NoneType else 2 if member in (str, Path) else 1)
     structured = isinstance(value, collections.abc.Mapping | list | tuple)
     attempts = []
     for member in ordered:
@@ -435,74 +396,3 @@ def _checked(value: Any, field: Field, report: Report, path: KeyPath) -> Any:
             report.problem(path, f"expected at most {field.maximum:g}, got {shown}")
             return INVALID
     return value
-
-
-def _read_scalar(value: object, kind: Any, choices: tuple[Any, ...]) -> Any:
-    """Raises ValueError when ``value`` is not of that kind."""
-    if choices:
-        return _read_choice(value, choices)
-    plain = isinstance(value, PlainText)
-    if kind is _NONE:
-        if is_null(value):
-            return None
-    elif kind is bool:
-        if isinstance(value, bool):
-            return value
-        if plain and str(value).lower() in _TRUE | _FALSE:
-            return str(value).lower() in _TRUE
-    elif kind is int:
-        return _read_int(value)
-    elif kind is float:
-        if plain:
-            return _to_float(str(value))
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    elif kind is str:
-        if isinstance(value, str) and not (plain and str(value) in ("", "~")):
-            return str(value)
-    elif kind is Path:
-        if isinstance(value, Path):
-            return value
-        if isinstance(value, str) and str(value) not in ("", "~"):
-            try:
-                return Path(str(value)).expanduser()
-            except RuntimeError:  # ~name of a user whom this machine does not know
-                raise ValueError from None
-    raise ValueError
-
-
-def _read_choice(value: object, choices: tuple[Any, ...]) -> Any:
-    for choice in choices:
-        try:
-            if _read_scalar(value, type(choice), ()) == choice:
-                return choice
-        except ValueError:
-            continue
-    raise ValueError
-
-
-def _read_int(value: object) -> int:
-    """Whole numbers; ``5e3`` and ``500000.0`` count, as BasicSR's files write them."""
-    if isinstance(value, PlainText):
-        try:
-            return _to_int(str(value))
-        except ValueError:
-            value = _to_float(str(value))
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError
-    if isinstance(value, float) and not value.is_integer():
-        raise ValueError
-    return int(value)
-
-
-def _to_int(text: str) -> int:
-    if not _INTEGER.fullmatch(text):
-        raise ValueError
-    return int(text.replace("_", ""))
-
-
-def _to_float(text: str) -> float:
-    known = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
-    if not re.fullmatch(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?", text) and text.lower() not in known:
-        raise ValueError
-    return float(known.get(text.lower(), text.replace("_", "")))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.registry import exporting
+from ops.registry import exporting, tracing
 
 DYNAMIC_SIDE = 3
 """Side of the kernels that are generated from the image."""
@@ -24,7 +24,7 @@ def symmetric_kernel(weight: Tensor) -> Tensor:
     """
     weight = weight + weight.flip(-1)
     weight = weight + weight.flip(-2)
-    return (weight + weight.mT) / 8
+    return (weight + weight.transpose(-2, -1)) / 8
 
 
 def initial_kernel(channels: int, side: int) -> Tensor:
@@ -74,8 +74,9 @@ def depthwise_by_image(x: Tensor, kernels: Tensor) -> Tensor:
     Returns:
         [B, H, W, p].
     """
-    B, _, _, p = x.shape
-    side = kernels.shape[-1]
+    B, p, side = x.shape[0], x.shape[-1], kernels.shape[-1]
+    if tracing():  # sizes are tensors then, and ONNX takes no kernel of a shape that is computed
+        B, p, side = int(B), int(p), int(side)
     # One image whose channels are those of all images, with its channels last: depthwise kernels are fastest on that.
     joined = x.permute(1, 2, 0, 3).flatten(2).permute(2, 0, 1)[None]
     out = F.conv2d(joined, kernels.reshape(B * p, 1, side, side), padding="same", groups=B * p)

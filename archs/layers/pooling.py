@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from archs.layers.sliding import sliding
 from utils.errors import InputError
 
 
@@ -29,16 +30,16 @@ def soft_pool2d(x: Tensor, kernel_size: int, stride: int) -> Tensor:
     height, width = x.shape[-2:]
     across = min(kernel_size, width)
     # H first: the long inner loops then run over neighbouring pixels, a third faster on a CPU than W first.
-    rows = x.to(torch.promote_types(x.dtype, torch.float32)).unfold(2, min(kernel_size, height), stride)
+    rows = sliding(x.to(torch.promote_types(x.dtype, torch.float32)), 2, min(kernel_size, height), stride)
     # The maxima cancel in the quotient, so no gradient needs to go through them.
     largest = rows.detach().amax(-1)  # [B, C, h, W]
     weight = (rows - largest.unsqueeze(-1)).exp()  # [B, C, h, W, K]
     weight_sum, value_sum = weight.sum(-1), (weight * rows).sum(-1)  # each [B, C, h, W]
 
-    largest = largest.unfold(3, across, stride)  # [B, C, h, w, K]
+    largest = sliding(largest, 3, across, stride)  # [B, C, h, w, K]
     rescale = (largest - largest.amax(-1, keepdim=True)).exp()
-    weight_sum = (weight_sum.unfold(3, across, stride) * rescale).sum(-1)  # [B, C, h, w]
-    value_sum = (value_sum.unfold(3, across, stride) * rescale).sum(-1)
+    weight_sum = (sliding(weight_sum, 3, across, stride) * rescale).sum(-1)  # [B, C, h, w]
+    value_sum = (sliding(value_sum, 3, across, stride) * rescale).sum(-1)
     return (value_sum / weight_sum).to(x.dtype)
 
 

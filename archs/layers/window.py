@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from archs.layers.sliding import sliding
 from ops.registry import exporting
 
 Pair = tuple[int, int]
@@ -74,6 +75,6 @@ def overlapping_windows(x: Tensor, window: Pair, extended: Pair) -> Tensor:
     (h, w), (eh, ew), C = window, extended, x.shape[-1]
     top, left = (eh - h) // 2, (ew - w) // 2
     framed = F.pad(x, (0, 0, left, left, top, top))
-    views = framed.unfold(1, eh, h).unfold(2, ew, w)  # [B, H / h, W / w, C, eh, ew]
+    views = sliding(sliding(framed, 1, eh, h), 2, ew, w)  # [B, H / h, W / w, C, eh, ew]
     B, rows, columns = views.shape[:3]
     return views.permute(0, 1, 2, 4, 5, 3).reshape(B * rows * columns, eh * ew, C)

@@ -80,12 +80,12 @@ def fold_branches(layers: Sequence[Branches], dtype: torch.dtype) -> list[Kernel
     expand = k0.reshape(size, m, c)
     scale = branch_scale(tensor, squeeze, excite).view(size, m, 1)
     skip, reduce, bias = _mix_gate(layers, k2.reshape(size, c, m), b2.reshape(size, c, 1))
-    scaled = reduce * scale.mT  # [G, c, m]
+    scaled = reduce * scale.transpose(-2, -1)  # [G, c, m]
 
     inner = (scaled @ k1.reshape(size, m, m * 9)).view(size, c, m, 9)
-    outer = (inner.mT.reshape(size, c * 9, m) @ expand).view(size, c, 9, c)
+    outer = (inner.transpose(-2, -1).reshape(size, c * 9, m) @ expand).view(size, c, 9, c)
     centre = torch.baddbmm(skip, reduce, expand)  # [G, c, c], the two identities
-    weight = F.pad(centre.unsqueeze(-1), (4, 4)) + outer.mT  # [G, c, c, 9], the centre is tap 4
+    weight = F.pad(centre.unsqueeze(-1), (4, 4)) + outer.transpose(-2, -1)  # [G, c, c, 9], the centre is tap 4
     bias = torch.baddbmm(bias, scaled, b1.reshape(size, m, 1))
     bias = torch.baddbmm(bias, inner.sum(-1) + reduce, b0.reshape(size, m, 1))
     return [Kernel(*pair) for pair in zip(weight.reshape(size, c, c, 3, 3), bias.view(size, c), strict=True)]
@@ -102,7 +102,7 @@ def branch_scale(tensor: Tensor, squeeze: Tensor, excite: Tensor) -> Tensor:
     Returns:
         [..., m], in (0, 1).
     """
-    hidden = F.silu(squeeze @ tensor.flatten(-3).mT)  # [..., m // 4, 1]
+    hidden = F.silu(squeeze @ tensor.flatten(-3).transpose(-2, -1))  # [..., m // 4, 1]
     return torch.sigmoid(excite @ hidden).squeeze(-1)
 
 

@@ -96,4 +96,4 @@ def _stacked_tables(networks: Sequence[PositionNetwork]) -> Tensor:
 def _linear(x: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
     """[E, R, .] -> [E, R, .], each slice through its own layer."""
     weight, bias = (torch.stack([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
-    return torch.baddbmm(bias[:, None], x, weight.mT)
+    return torch.baddbmm(bias[:, None], x, weight.transpose(-2, -1))

@@ -22,11 +22,11 @@ from data.images.depth import is_ycc, spread, white_level
 from data.images.head import check_pixels
 from data.images.integrity import DAMAGE_ERRORS, damage, png_size
 from data.images.kinds import PICTURE_KINDS, PICTURE_SUFFIXES, Kind, advice, kind_of, kind_of_bytes, kind_of_name
-from data.images.names import first_few
 from data.images.png import still
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.log import get_logger
+from utils.wording import first_few
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """Kinds of files that are written; more are read: see :mod:`data.images.kinds`."""

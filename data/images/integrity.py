@@ -6,13 +6,14 @@ import re
 import struct
 import zlib
 
+from data.images.png_stream import SIGNATURE
+
 DAMAGE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError,
     AssertionError, struct.error, zlib.error,
 )  # fmt: skip
 """What Pillow and tifffile raise for a damaged file: they read on until something does not fit."""
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 # In the compressed part of a JPEG: a marker that is neither a stuffed byte, nor a restart, nor padding.
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
@@ -23,7 +24,7 @@ def damage(data: bytes) -> str | None:
     if not data:
         return "the file is empty"
     try:
-        if data.startswith(_PNG):
+        if data.startswith(SIGNATURE):
             return _png_damage(data)
         if data.startswith(b"\xff\xd8"):
             return _jpeg_damage(data)
@@ -40,7 +41,7 @@ def damage(data: bytes) -> str | None:
 
 def png_size(head: bytes) -> tuple[int, int] | None:
     """(height, width) from the first 24 bytes of a PNG file; None for other files."""
-    if len(head) < 24 or not head.startswith(_PNG) or head[12:16] != b"IHDR":
+    if len(head) < 24 or not head.startswith(SIGNATURE) or head[12:16] != b"IHDR":
         return None
     width, height = struct.unpack(">II", head[16:24])
     return height, width
@@ -54,7 +55,7 @@ def _short(data: bytes, expected: int) -> str | None:
 
 def _png_damage(data: bytes) -> str | None:
     """Every chunk must be there with its checksum, up to the one that ends the image."""
-    position = len(_PNG)
+    position = len(SIGNATURE)
     while position < len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length

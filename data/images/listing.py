@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images.files import is_file, list_images, read_bytes
-from data.images.names import Names, first_few
+from data.images.names import Names
 from data.images.pack import PackImage, open_pack
 from data.images.sources import FileImage, ImageSource, LmdbImage, lmdb_images
 from utils.errors import InputError
+from utils.wording import first_few
 
 # "NAME (H,W,C)": the size tells where a name with spaces ends; a name may hold what looks like a size.
 _META_LINE = re.compile(r"(?P<name>.*\S)\s+\(\d+(,\s*\d+)+\).*")

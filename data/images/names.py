@@ -11,8 +11,6 @@ from typing import overload
 
 import numpy as np
 
-_SHOWN = 5
-
 
 class Names(Sequence[str]):
     """A sequence of texts that cannot be changed.
@@ -41,9 +39,3 @@ class Names(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         return (self[i] for i in range(len(self)))
-
-
-def first_few(names: Iterable[str]) -> str:
-    """The first five names and dots for the rest, for messages."""
-    listed = list(names)
-    return ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")

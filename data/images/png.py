@@ -10,9 +10,8 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
-from data.images.png_stream import packed_chunk
+from data.images.png_stream import SIGNATURE, packed_chunk
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEAD = 33  # bytes of a file before its second chunk
 _XMP = b"XML:com.adobe.xmp"
 _INCH = 0.0254  # metres

@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""What every PNG file begins with."""
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # grey, grey and opacity, R G B, R G B and opacity
 _BAND = 1 << 19  # bytes of pixels that are filtered at a time, about
 _PART = 1 << 20  # compressed bytes of one chunk, at least
@@ -38,7 +39,7 @@ def write_png(
     height, width = planes[0].shape[:2]
     channels = sum(plane.shape[2] for plane in planes)
     size = planes[0].itemsize
-    file.write(_SIGNATURE)
+    file.write(SIGNATURE)
     file.write(packed_chunk(b"IHDR", struct.pack(">IIBB3x", width, height, 8 * size, _COLOUR_TYPES[channels])))
     file.write(added)
     strategy = zlib.Z_RLE if compression is None else zlib.Z_DEFAULT_STRATEGY

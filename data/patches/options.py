@@ -37,7 +37,7 @@ class PatchOptions(DatasetOptions):
     use_hflip: bool = option("flip patches left-right at random", True)
     use_rot: bool = option("flip patches top-bottom, and transpose them, at random", True)
     on_error: Literal["stop", "skip"] = option(
-        "an image that cannot be used ends the training, or is named once and another image takes its place (always "
+        "an image that cannot be used ends the training, or is reported once and another image takes its place (always "
         "the same one)",
         "stop",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,39 +54,56 @@ def make_low_resolution(
     parents = [target] if cropped is None else [target, cropped]
     _check_folders(source, parents, scales)
     skipper = Skipper(skip_bad)
-    uneven: list[str] = []
-
-    def make(path: Path) -> int:
-        smalls = [
-            _folder(target, s) / f"{template.replace('{s}', str(s)).replace('{}', path.stem)}.png" for s in scales
-        ]
-        larges = [] if cropped is None else [_folder(cropped, s) / f"{path.stem}.png" for s in scales]
-        if not is_up_to_date([*smalls, *larges], path):
-            image = decode_image(read_bytes(path), str(path), keep_grey=True)
-            for i, scale in enumerate(scales):
-                large = mod_crop(image, scale)
-                if large.shape != image.shape and cropped is None:
-                    uneven.append(f"{path} at x{scale}")
-                if not large.size:
-                    raise InputError(f"{path}: the image is {size_text(image)}, smaller than one pixel at x{scale}")
-                write_picture(smalls[i], downscale(large, scale, rule=rule))
-                if larges:
-                    write_picture(larges[i], np.ascontiguousarray(large))
-        return len(smalls)
-
-    guarded = skipper.usable(make)
+    work = _Downscaling(target, cropped, scales, rule, template)
+    guarded = skipper.usable(work.make)
     with ExitStack() as stack:
         for scale in scales:
             stack.enter_context(writing_to(_folder(target, scale), {"rule": rule}))
             if cropped is not None:
                 stack.enter_context(writing_to(_folder(cropped, scale)))
         counts = in_threads(lambda i: guarded(files[i]), range(len(files)), "downscaling")
-    if uneven:
+    if work.uneven:
         get_logger().warning(
             "%d images are no multiples of the scale, such as %s: training takes their low-resolution files with the "
-            "cropped images only, which --hr DIR writes", len(uneven), min(uneven),
+            "cropped images only, which --hr DIR writes", len(work.uneven), min(work.uneven),
         )  # fmt: skip
     return sum(count or 0 for count in counts), skipper.messages
+
+
+@dataclasses.dataclass(frozen=True)
+class _Downscaling:
+    """What is made of each image: the arguments of :func:`make_low_resolution`.
+
+    Attributes:
+        uneven: images that are no multiples of a scale, and whose cropped forms are not written.
+    """
+
+    target: Path
+    cropped: Path | None
+    scales: Sequence[int]
+    rule: Rule
+    template: str
+    uneven: list[str] = dataclasses.field(default_factory=list)
+
+    def make(self, path: Path) -> int:
+        """Write the files of one image, unless they are there and newer; returns how many low-resolution ones."""
+        smalls = [self._small(path.stem, scale) for scale in self.scales]
+        larges = [] if self.cropped is None else [_folder(self.cropped, s) / f"{path.stem}.png" for s in self.scales]
+        if not is_up_to_date([*smalls, *larges], path):
+            image = decode_image(read_bytes(path), str(path), keep_grey=True)
+            for i, scale in enumerate(self.scales):
+                large = mod_crop(image, scale)
+                if large.shape != image.shape and self.cropped is None:
+                    self.uneven.append(f"{path} at x{scale}")
+                if not large.size:
+                    raise InputError(f"{path}: the image is {size_text(image)}, smaller than one pixel at x{scale}")
+                write_picture(smalls[i], downscale(large, scale, rule=self.rule))
+                if larges:
+                    write_picture(larges[i], np.ascontiguousarray(large))
+        return len(smalls)
+
+    def _small(self, name: str, scale: int) -> Path:
+        return _folder(self.target, scale) / f"{self.template.replace('{s}', str(scale)).replace('{}', name)}.png"
 
 
 def _folder(parent: Path, scale: int) -> Path:

@@ -21,6 +21,7 @@ from models.weights.layout import for_inference, to_channels_last
 from utils.errors import InputError, StopRequested
 from utils.progress import Progress
 from utils.signals import StopFlag
+from utils.wording import first_few
 
 Keep = Callable[[Sample, Tensor], None]
 
@@ -86,7 +87,7 @@ class EvalReport:
         failed = [row for row in self.rows if row.fault is not None]
         if not failed:
             return ""
-        names = ", ".join(row.name for row in failed[:_NAMED]) + (", ..." if len(failed) > _NAMED else "")
+        names = first_few((row.name for row in failed), _NAMED)
         reasons = "; ".join(dict.fromkeys(row.fault for row in failed if row.fault is not None))
         return f"{len(failed)} of {len(self.rows)} images of {self.dataset} have no score ({names}): {reasons}"
 
@@ -159,7 +160,6 @@ def evaluate(
         prepared = to_channels_last(prepared)
     tiling, multiple = tiling_of(options, tile), _multiple(prepared, options)
     mine: list[tuple[int, EvalRow]] = []
-    shown = Progress(len(dataset), dataset.name) if options.pbar and world.is_main else None
 
     def samples() -> Iterator[tuple[int, Sample]]:
         for i in range(world.rank, len(dataset), world.size):
@@ -167,22 +167,20 @@ def evaluate(
                 raise StopRequested(f"stopped while evaluating {dataset.name}", stop.exit_code)
             yield i, dataset.read(i)
 
-    for group in of_equal_size(samples(), options.batch_size):
-        lq = torch.stack([sample.lq for _, sample in group]).to(device)
-        started = time.perf_counter()
-        outputs = upscale(prepared, lq, self_ensemble=options.self_ensemble, tiling=tiling, multiple=multiple)
-        images = [to_levels(output) for output in outputs]
-        finite = outputs.isfinite().flatten(1).all(1).tolist()  # waits for the device
-        seconds = (time.perf_counter() - started) / len(group)
-        for (i, sample), image, sound in zip(group, images, finite, strict=True):
-            fault = None if sound else f"the output of {type(network).__name__} is not finite (NaN or infinity)"
-            mine.append((i, _row(sample, image, options, seconds, fault)))
-            if keep is not None and sound:
-                keep(sample, image)
-        if shown is not None:
-            shown.advance(world.size * len(group))
-    if shown is not None:
-        shown.finish()
+    with Progress(len(dataset), dataset.name, shown=options.pbar and world.is_main) as progress:
+        for group in of_equal_size(samples(), options.batch_size):
+            lq = torch.stack([sample.lq for _, sample in group]).to(device)
+            started = time.perf_counter()
+            outputs = upscale(prepared, lq, self_ensemble=options.self_ensemble, tiling=tiling, multiple=multiple)
+            images = [to_levels(output) for output in outputs]
+            finite = outputs.isfinite().flatten(1).all(1).tolist()  # waits for the device
+            seconds = (time.perf_counter() - started) / len(group)
+            for (i, sample), image, sound in zip(group, images, finite, strict=True):
+                fault = None if sound else f"the output of {type(network).__name__} is not finite (NaN or infinity)"
+                mine.append((i, _row(sample, image, options, seconds, fault)))
+                if keep is not None and sound:
+                    keep(sample, image)
+            progress.advance(min(world.size * len(group), progress.total - progress.done))
     rows = [pair for part in world.gather(mine) for pair in part]
     return EvalReport(dataset.name, tuple(row for _, row in sorted(rows, key=lambda pair: pair[0])))
 

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 import archs
 from config.schema import Pretrained
 from models.weights.entries import HOW_TO_CHOOSE, Entry, entry_for
-from models.weights.fit import LoadReport, fit
+from models.weights.fit import LISTED, LoadReport, fit
 from models.weights.kinds import foreign_kind, holds_module, is_safetensors
 from models.weights.numpy_values import ALLOWED, unwrapped
 from models.weights.published import missing_weights
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.log import get_logger
+from utils.wording import first_few
 
 
 def load_weights(
@@ -109,7 +110,7 @@ def refuse_nonfinite(network: nn.Module, tensors: Mapping[str, Tensor], entry: s
             if wrong.any():
                 bad.append(f"{name} ({int(wrong.sum()):,} of {wrong.numel():,} values)")
     if bad:
-        named = ", ".join(bad[:4]) + (", ..." if len(bad) > 4 else "")
+        named = first_few(bad, LISTED)
         where = f' under "{entry}"' if entry else ""
         raise InputError(
             f"{path}: {len(bad)} of {len(tensors)} tensors{where} hold NaN or inf: {named}; the training that wrote "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from archs.contract import contract_of
 from archs.layers.constants import constant_keys, published_state
 from archs.layers.position_table import resized_tables
+from utils.wording import first_few
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, tuple[Shape, Shape]]
 
-_LISTED = 4  # keys shown of each kind; the count tells the rest
+LISTED = 4
+"""Keys that are shown of each kind; their number says how many there are."""
 
 # Counters that profilers and trainers leave among the weights: thop's, those of normalisation layers that the network
 # lacks, those of EMA classes.
@@ -63,15 +65,15 @@ class LoadReport:
             ("not in the network", self.surplus),
             ("other shape", _described(self.reshaped)),
         ]
-        return "; ".join(f"{len(keys)} {what}: {_first(keys)}" for what, keys in parts if keys)
+        return "; ".join(f"{len(keys)} {what}: {first_few(keys, LISTED)}" for what, keys in parts if keys)
 
     def summary(self) -> str:
         """Everything in one line: what was loaded, what converted, what left out."""
         parts = [f"{len(self.loaded)} tensors loaded"]
         if self.converted:
-            parts.append(f"{len(self.converted)} of them converted: {_first(_described(self.converted))}")
+            parts.append(f"{len(self.converted)} of them converted: {first_few(_described(self.converted), LISTED)}")
         if self.bookkeeping:
-            parts.append(f"{len(self.bookkeeping)} bookkeeping keys left out: {_first(self.bookkeeping)}")
+            parts.append(f"{len(self.bookkeeping)} bookkeeping keys left out: {first_few(self.bookkeeping, LISTED)}")
         return "; ".join([*parts, *([str(self)] if self else [])])
 
     def source(self) -> str:
@@ -140,7 +142,3 @@ def without_foreign_constants(
 
 def _described(shapes: Shapes) -> list[str]:
     return [f"{key} {list(file)} in the file, {list(net)} here" for key, (file, net) in shapes.items()]
-
-
-def _first(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:_LISTED]) + (", ..." if len(keys) > _LISTED else "")

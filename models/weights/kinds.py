@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from data.images.kinds import kind_of_content
+
 _HEAD = 4096  # bytes that are looked at
 _ARCHIVES = {
     b"7z\xbc\xaf\x27\x1c": "7z",
@@ -24,8 +26,6 @@ _ARCHIVES = {
 _OTHERS = {
     b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras writes them",
     b"GGUF": "a GGUF file",
-    b"\x89PNG\r\n\x1a\n": "a picture",
-    b"\xff\xd8\xff": "a picture",
     b"%PDF": "a PDF document",
     b"\x93NUMPY": "a NumPy array",
 }
@@ -71,6 +71,8 @@ def foreign_kind(path: Path) -> str | None:
         return f"a tar archive{_first(_tar_names(path))}; unpack it and give the file inside"
     if path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and re.search(rb"pytorch|onnx|torch", head[:64])):
         return f"an ONNX model, a graph for other programs; {_WANTED}"
+    if (picture := kind_of_content(head)) is not None:
+        return f"a {'film' if picture.role == 'film' else 'picture'} ({picture.name}), not weights; {_WANTED}"
     return _text_kind(head)
 
 

@@ -18,6 +18,7 @@ from models.weights.kinds import is_safetensors
 from models.weights.layout import for_inference
 from utils.errors import InputError
 from utils.typed import Report, fields_of
+from utils.wording import first_few
 
 _LISTED = 6  # entries of a file in a message
 
@@ -60,7 +61,7 @@ def configuration(weights: Path, option_file: Path | None = None, key: str | Non
         return recorded
     found = identified_entry(content, key, weights)
     if found is None:
-        entries = ", ".join(list(map(str, content))[:_LISTED]) + (", ..." if len(content) > _LISTED else "")
+        entries = first_few(content, _LISTED)
         raise InputError(
             f"{weights} does not say which network it belongs to; give an option file with -opt. Its entries: "
             f"{entries} (where one of them holds the weights, {HOW_TO_CHOOSE})"

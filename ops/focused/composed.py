@@ -46,7 +46,7 @@ def _unlisted(arguments: FocusArguments) -> tuple[Tensor, FocusState]:
     topk = arguments.topk
 
     def part(q: Tensor, k: Tensor, v: Tensor, regions: Tensor | None) -> _Part:
-        logits = q.to(dtype) @ k.to(dtype).mT + bias
+        logits = q.to(dtype) @ k.to(dtype).transpose(-2, -1) + bias
         if regions is not None:
             logits = logits + dense_mask(regions, dtype)[:, None]
         return _finish(logits, None, topk, v)
@@ -70,7 +70,7 @@ def _listed(arguments: FocusArguments, state: FocusState) -> tuple[Tensor, Focus
 
     def part(q: Tensor, k: Tensor, v: Tensor, logits: Tensor, index: Tensor) -> _Part:
         keys = index.long()
-        scores = (q.to(dtype) * scale) @ k.to(dtype).mT + bias
+        scores = (q.to(dtype) * scale) @ k.to(dtype).transpose(-2, -1) + bias
         return _finish(logits + scores.gather(-1, keys), index, topk, v)
 
     out, logits, index, log_sum = _in_parts(part, arguments.q, arguments.k, arguments.v, state.logits, state.index)
@@ -110,8 +110,8 @@ def largest(x: Tensor, count: int) -> Tensor:
     above = x > threshold
     equal = x == threshold
     wanted = count - above.sum(-1, keepdim=True)
-    keep = above | (equal & (equal.cumsum(-1) <= wanted))
-    slot = torch.where(keep, keep.cumsum(-1) - 1, count)  # what is not kept meets in one slot, which is cut off
+    keep = above | (equal & (equal.long().cumsum(-1) <= wanted))
+    slot = torch.where(keep, keep.long().cumsum(-1) - 1, count)  # what is not kept meets in one slot, which is cut off
     place = torch.arange(x.shape[-1], device=x.device).expand(x.shape)
     return place.new_zeros(*x.shape[:-1], count + 1).scatter(-1, slot, place)[..., :count]
 

@@ -25,7 +25,7 @@ def reference_focus(arguments: FocusArguments) -> tuple[Tensor, FocusState]:
     index = None if state is None else state.index
     tokens = q.shape[2]
     bias = dense_bias(arguments.table, arguments.window).to(dtype)  # [h or 1, N, N]
-    logits = (q * arguments.scale) @ k.mT
+    logits = (q * arguments.scale) @ k.transpose(-2, -1)
     if index is None:
         logits = logits + bias
         if arguments.regions is not None:

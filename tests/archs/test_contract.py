@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,6 +233,21 @@ def test_traces_into_a_program_of_pytorch_s_own_operators(network: Network) -> N
     buffer.seek(0)
     with torch.no_grad():
         assert torch.equal(torch.jit.load(buffer)(x), traced(x))
+
+
+@pytest.mark.filterwarnings("ignore")  # as above, and that there is a newer exporter
+def test_traced_programs_become_onnx_files(network: Network, tmp_path: Path) -> None:
+    network.eval()
+    x, path = image(network, (1, 8, 9)), tmp_path / "network.onnx"
+    try:
+        torch.onnx.export(network, (x,), path, dynamo=False, opset_version=17)
+    except RuntimeError as error:  # the last step, once all operators are converted, is the only one that needs onnx
+        assert str(error) == "Module onnx is not installed!"
+        return
+    session = pytest.importorskip("onnxruntime").InferenceSession(path)
+    [found] = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), network(x), rtol=0, atol=1e-5)
 
 
 def test_save_and_load(network: Network, request: pytest.FixtureRequest) -> None:

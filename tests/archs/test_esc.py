@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
-import itertools
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-import archs.esc.lte
+import archs.esc.network
 from archs import build_network, identify
 from archs.esc import ESC, ConvolutionalAttention, ESCReal, fold, fold_state, initial_kernel, symmetric_kernel
 from archs.esc.blocks import FeedForward, WindowAttention
@@ -25,35 +21,9 @@ from archs.esc.kernels import convolve_symmetric, depthwise_by_image
 from archs.layers.constants import constant_keys, published_state
 from models.inference.upscale import upscale
 from models.weights.files import load_weights
+from tests.archs.esc_networks import LTE, SMALL, built, pixels, randomised
 from tests.golden import Case, assert_close, cases
 from utils.errors import InputError
-
-SIZES: dict[str, Any] = {
-    "dim": 16, "pdim": 4, "kernel_size": 5, "n_blocks": 2, "conv_blocks": 2, "window_size": 4, "num_heads": 2,
-    "exp_ratio": 1.25,
-}  # fmt: skip
-SMALL: dict[str, Any] = {"type": "ESC", **SIZES, "upscaling_factor": 2}
-DECODER: dict[str, Any] = {"hidden_dim": 12, "hidden_list": [10, 8]}
-LTE: dict[str, Any] = {"type": "ESCLTE", **SIZES, **DECODER}
-
-
-def built(configuration: dict[str, Any] = SMALL, **changes: Any) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build_network({**configuration, **changes})
-
-
-def pixels(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
-
-
-def randomised(network: Any) -> Any:
-    """Without the zeros that some layers start with."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
-    return network
 
 
 def naive_bias(table: Tensor, window: int) -> Tensor:
@@ -208,15 +178,6 @@ def test_incomplete_weights_load_in_part() -> None:
     state = built().state_dict()
     del state["to_img.weight"]
     assert built(upscaling_factor=3).load_state_dict(state, strict=False).missing_keys == ["to_img.weight"]
-
-
-def test_files_of_the_arbitrary_scale_form_load(tmp_path: Path) -> None:
-    source = randomised(built(LTE))
-    content = {"model": {"name": "lte", "args": {}, "sd": source.state_dict()}, "optimizer": {}, "epoch": 3}
-    torch.save(content, tmp_path / "lte.pth")
-    network = built(LTE)
-    assert not load_weights(network, tmp_path / "lte.pth")
-    assert torch.equal(network.coef.weight, source.coef.weight)
 
 
 def test_folded_and_raw_weights_give_the_same_in_any_state() -> None:
@@ -378,94 +339,6 @@ def test_the_real_network_upscales_by_the_scale_of_its_arguments() -> None:
 def test_every_upsampler_and_scale(upsampler: str, scale: int) -> None:
     network = built(type="ESCRealM", upsampler=upsampler, upscaling_factor=scale, mid_dim=8, n_blocks=1)
     assert network(pixels(1, 3, 7, 6)).shape == (1, 3, 7 * scale, 6 * scale)
-
-
-# --- any scale --------------------------------------------------------------------------------------------------------
-
-
-def test_bands_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, x = randomised(built(LTE)).double().eval(), pixels(2, 3, 6, 7, dtype=torch.float64)
-    with torch.no_grad():
-        whole = network(x, (17, 25))
-        monkeypatch.setattr(archs.esc.lte, "BAND", 60)
-        assert torch.allclose(network(x, (17, 25)), whole, rtol=1e-12)
-
-
-@pytest.mark.parametrize(("scale", "size"), [(1, (6, 7)), (2.5, (15, 18)), (3.7, (22, 26)), (7, (42, 49))])
-def test_any_scale(scale: float, size: tuple[int, int]) -> None:
-    network, x = randomised(built(LTE, upscaling_factor=scale)), pixels(2, 3, 6, 7)
-    y = upscale(network, x)
-    assert y.shape == (2, 3, *size)
-    assert torch.allclose(upscale(network, x[1]), y[1], atol=1e-5)
-    assert torch.equal(network.eval()(x, size), network(x))
-
-
-def decoded(network: Any, x: Tensor, size: tuple[int, int], weigh: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The decoder query by query, as published but for the weights of the four corners.
-
-    ``weigh`` takes the distances of the corners along each axis, [4, Y, X], in the order (-,-) (-,+) (+,-) (+,+).
-    """
-    normal = 2 * x - 1
-    features = network.encoder(normal).movedim(-1, 1)
-    (H, W), (Y, X) = x.shape[-2:], size
-    larger = max(Y / H / 4, 1)
-    centre_y, centre_x = ((2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1 for n in size)
-    query = torch.stack(torch.meshgrid(centre_y, centre_x, indexing="ij"), -1)[None]  # [1, Y, X, 2] (y, x)
-    colours, along_y, along_x = [], [], []
-    for down, right in itertools.product((-1, 1), (-1, 1)):
-        shift = torch.tensor([down / H, right / W], dtype=torch.float64)
-        moved = (query + shift + 1e-6).clamp(-1 + 1e-6, 1 - 1e-6)
-        nearest = functools.partial(F.grid_sample, grid=moved.flip(-1), mode="nearest", align_corners=False)
-        rows, columns = torch.meshgrid(*((2 * torch.arange(n).double() + 1) / n - 1 for n in (H, W)), indexing="ij")
-        found = nearest(torch.stack([rows, columns])[None])[0]
-        offset_y, offset_x = (query[0, ..., 0] - found[0]) * H, (query[0, ..., 1] - found[1]) * W
-        q = nearest(network.freq(features))[0]
-        cell = torch.tensor([2 * H / Y * larger, 2 * W / X * larger], dtype=torch.float64)
-        z = math.pi * (q[0::2] * offset_y + q[1::2] * offset_x + network.phase(cell)[:, None, None])
-        t = torch.cat([z.cos(), z.sin()]) * nearest(network.coef(features))[0]
-        colours.append(network.imnet(t.movedim(0, -1)).movedim(-1, 0))
-        along_y.append(offset_y.abs())
-        along_x.append(offset_x.abs())
-    weights = weigh(torch.stack(along_y), torch.stack(along_x))
-    image = (weights[:, None] * torch.stack(colours)).sum(0)
-    result: Tensor = (image + F.interpolate(normal, size=size, mode="bilinear")[0]) / 2 + 0.5
-    return result
-
-
-def by_areas(down: Tensor, right: Tensor) -> Tensor:
-    """The published weights: the area towards the opposite corner, over the sum of the four."""
-    areas = down * right + 1e-9
-    return areas.flip(0) / areas.sum(0)
-
-
-def by_axes(down: Tensor, right: Tensor) -> Tensor:
-    """Linear along each axis; half each where both neighbours are one pixel, and so equally far."""
-    parts = [(along.flip(0) + 1e-9) / (along + along.flip(0) + 2e-9) for along in (down, right)]
-    return parts[0] * parts[1]
-
-
-@pytest.mark.parametrize("scale", [1, 2, 3, 4, 5, 7])
-def test_the_nearer_neighbour_weighs_more_on_the_last_centre_lines_of_odd_scales(scale: int) -> None:
-    network = randomised(built(LTE, upscaling_factor=scale)).double().eval()
-    x = pixels(1, 3, 5, 6, dtype=torch.float64)
-    size = (5 * scale, 6 * scale)
-    with torch.no_grad():
-        y = network(x)[0]
-        expected, published = (decoded(network, x, size, weigh) for weigh in (by_axes, by_areas))
-    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
-    row, column = scale * (5 - 1) + scale // 2, scale * (6 - 1) + scale // 2
-    elsewhere = torch.ones(size, dtype=torch.bool)
-    if scale % 2:
-        elsewhere[row], elsewhere[:, column] = False, False
-        if scale > 1:  # there, published weights are half each
-            assert (y - published)[:, row].abs().max() > 1e-4
-            assert (y - published)[:, :, column].abs().max() > 1e-4
-    torch.testing.assert_close(y[:, elsewhere], published[:, elsewhere], rtol=0, atol=1e-8)
-
-
-def test_whole_images_only_at_real_scales() -> None:
-    with pytest.raises(InputError, match=r"upscaled by 2\.5 as a whole"):
-        upscale(built(LTE, upscaling_factor=2.5), pixels(1, 3, 40, 40), tile=16, overlap=4)
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from config.bases import dump, load, merge, written
 from config.document import parse
 from tests.config.files import TRAIN, line_of, mistakes, write
 from utils.errors import InputError
-from utils.typed import plain_value
+from utils.scalars import plain_value
 
 
 def merged(base: str, own: str) -> Any:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from config.bases import load
 from config.document import Document, parse
 from utils.errors import InputError
-from utils.typed import PlainText, plain_value
+from utils.scalars import PlainText, plain_value
 
 
 def parsed(text: str) -> Document:

@@ -14,7 +14,8 @@ import config
 from config.document import parse
 from config.overrides import apply_overrides
 from tests.config.files import TEST, TRAIN, line_of, mistakes, write
-from utils.typed import INVALID, PlainText, Report, read
+from utils.scalars import PlainText
+from utils.typed import INVALID, Report, read
 
 
 def given_value(text: str) -> Any:

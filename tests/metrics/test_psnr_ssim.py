@@ -26,7 +26,8 @@ from metrics import (
 from metrics.color import Image, luma, luma_pt
 from metrics.psnr_ssim import psnr_of_levels, ssim_of_levels
 from utils.errors import InputError
-from utils.typed import PlainText, Report, read
+from utils.scalars import PlainText
+from utils.typed import Report, read
 
 
 def noisy_pair(*shape: int, seed: int = 0) -> tuple[Image, Image]:

@@ -53,6 +53,7 @@ def test_all_that_is_wrong_is_named_at_once() -> None:
 
 WRONG: dict[str, Callable[..., Any]] = {
     "eps: expected at least 1e-30": lambda: CharbonnierLoss(eps=-1.0),
+    "loss_weight: expected a number, got nan": lambda: CharbonnierLoss(loss_weight=float("nan")),
     "crop_border: expected at least 0": lambda: PSNR(crop_border=-1, test_y_channel=True),
     'test_y_channel: expected true or false, got "yes"': lambda: SSIM(
         crop_border=4,

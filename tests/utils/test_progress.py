@@ -50,6 +50,17 @@ def test_a_bar_of_work_that_failed_does_not_stay(monkeypatch: pytest.MonkeyPatch
     assert stream.getvalue() == before + "\r\x1b[2K"
 
 
+def test_a_bar_that_is_not_shown_leaves_the_one_around_it_to_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr("time.monotonic", iter([float(i) for i in range(100)]).__next__)
+    with Progress(9, "outer", stream=stream) as outer, Progress(4, "inner", stream=stream, shown=False) as inner:
+        outer.advance()
+        inner.advance()
+        console_line("a line of log", stream)
+    assert "\r\x1b[2Ka line of log\n" in stream.getvalue()
+    assert "inner" not in stream.getvalue()
+
+
 def test_without_a_terminal_plain_lines_come_not_more_often_than_asked() -> None:
     stream = io.StringIO()
     lines: list[str] = []

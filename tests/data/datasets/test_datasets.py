@@ -14,7 +14,8 @@ from data.patches.dataset import PatchDataset
 from data.whole import WholeImages
 from tests.data.pictures import write_folder
 from utils.errors import InputError
-from utils.typed import OneOf, PlainText, Report, fields_of, read
+from utils.scalars import PlainText
+from utils.typed import OneOf, Report, fields_of, read
 
 Section = Annotated[DatasetOptions, OneOf(lambda: DATASETS, "dataset")]
 

@@ -17,7 +17,8 @@ from PIL import Image, ImageOps
 
 from data.images.photo import Photo, picture_size, read_photo
 from data.images.photo_writer import write_photo
-from data.images.png import SIGNATURE, Chunk
+from data.images.png import Chunk
+from data.images.png_stream import SIGNATURE
 from tests.data.pictures import BLOCKS, PROFILE, exif, levels
 from utils.errors import InputError
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 import signal
 from pathlib import Path
 from typing import Any, ClassVar
@@ -244,6 +246,48 @@ def test_a_train_form_network_is_folded_once(pairs: EvalDataset, monkeypatch: py
     branches = evaluate(network, pairs, val_options(), device=CPU)
     assert folded.scores["psnr"] == pytest.approx(branches.scores["psnr"], abs=1e-3)
     assert network.training
+
+
+class Terminal(io.StringIO):
+    """A stream that calls itself a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def terminal_of(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """What stands for the standard error; every advance of a bar is drawn. No fixture: pytest puts its own back."""
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr("time.monotonic", map(float, range(1000)).__next__)
+    monkeypatch.setenv("TERM", "xterm")
+    return stream
+
+
+def test_the_progress_of_ranks_ends_at_the_number_of_images(
+    seven: EvalDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = terminal_of(monkeypatch)
+    Alone.shared.clear()
+    evaluate(Nearest(2), seven, val_options(pbar=True), device=CPU, world=Alone(0, 2))
+    assert re.findall(r"(\d)/7", terminal.getvalue()) == ["2", "4", "6", "7", "7"]
+    Alone.shared.clear()
+    evaluate(Nearest(2), seven, val_options(pbar=True), device=CPU, world=Alone(1, 2))
+    assert terminal.getvalue().count("\n") == 1  # the main rank's
+
+
+def test_a_bar_of_an_evaluation_that_was_stopped_does_not_stay(
+    pairs: EvalDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal, flag = terminal_of(monkeypatch), StopFlag()
+
+    def keep(sample: Sample, image: torch.Tensor) -> None:
+        flag.signal = signal.SIGINT
+
+    with pytest.raises(StopRequested):
+        evaluate(Nearest(2), pairs, val_options(pbar=True), device=CPU, keep=keep, stop=flag)
+    assert "1/2" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[2K")
 
 
 def test_a_signal_stops_the_evaluation(pairs: EvalDataset) -> None:

@@ -86,7 +86,8 @@ KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "npz": (npz, r"a NumPy archive, as numpy\.savez writes them"),
     "hdf5": (lambda: b"\x89HDF\r\n\x1a\n\x00\x00", "an HDF5 file, as Keras writes them, not weights"),
-    "picture": (lambda: b"\x89PNG\r\n\x1a\n\x00", "a picture, not weights"),
+    "picture": (lambda: b"\x89PNG\r\n\x1a\n\x00", r"a picture \(PNG\), not weights"),
+    "film": (lambda: b"\0\0\0\x18ftypisom\0\0\2\0", r"a film \(MP4\), not weights"),
     "cut torch": (lambda: torch_bytes(STATE)[:-200], "the file is cut off: only its first [0-9,]+ bytes are there"),
     "cut safetensors": (
         lambda: save(STATE)[:20],

@@ -1,0 +1,11 @@
+"""Pieces of the sentences of messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def first_few(names: Iterable[object], shown: int = 5) -> str:
+    """The first names, with commas, and dots for the rest: ``a, b, c, ...``."""
+    listed = list(map(str, names))
+    return ", ".join(listed[:shown]) + (", ..." if len(listed) > shown else "")

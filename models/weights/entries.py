@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 import archs
@@ -29,6 +31,7 @@ _USUAL = (
     "network", "weights", "sd",
 )  # fmt: skip
 _DEEPEST = 5  # leading parts that trainers put in front of names, at most
+_LISTED = 8  # entries of a file in a message
 _FEWEST = 3  # tensors of anything that might be a network
 
 HOW_TO_CHOOSE = 'choose one by --key, or in an option file by "path: param_key_g"'
@@ -117,11 +120,21 @@ def _flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Tensor]:
     """All tensors by dotted names, without the parts that wrappers of torch add."""
     result: dict[str, Tensor] = {}
     for name, value in content.items():
-        if isinstance(name, str) and isinstance(value, Tensor):
-            result[_WRAPPERS.sub("", f"{prefix}{name}").removeprefix(".")] = value
+        tensor = _tensor(value) if isinstance(name, str) else None
+        if tensor is not None:
+            result[_WRAPPERS.sub("", f"{prefix}{name}").removeprefix(".")] = tensor
         elif isinstance(name, str) and isinstance(value, Mapping):
             result.update(_flat(value, f"{prefix}{name}."))
     return result
+
+
+def _tensor(value: Any) -> Tensor | None:
+    """A value as a dense tensor: a tensor of any layout, or a NumPy array of numbers; None where it is neither."""
+    if isinstance(value, Tensor):
+        return value if value.layout == torch.strided else value.to_dense()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
+    return None
 
 
 def _entry(flat: State, name: str) -> Entry:
@@ -217,10 +230,15 @@ def _entries_of(content: Mapping[str, Any], path: Path, fitting: Sequence[Entry]
     """The end of a message: what the file holds, and how to name an entry."""
     if {"iter", "optimizers"} <= content.keys():
         weights = path.parent.parent / "models" / f"net_g_{content['iter']}.pth"
-        return f"it is a training state, whose weights are in {weights}; its entries: {', '.join(map(str, content))}"
+        return f"it is a training state, whose weights are in {weights}; its entries: {listed(content)}"
     if fitting:
         return f"entries that fit: {_quoted([entry.name for entry in fitting])}; {HOW_TO_CHOOSE}"
-    return f"its entries: {', '.join(map(str, content)) or 'none'}; {HOW_TO_CHOOSE}"
+    return f"its entries: {listed(content) or 'none'}; {HOW_TO_CHOOSE}"
+
+
+def listed(content: Mapping[str, Any]) -> str:
+    """The first entries of a file, for messages: a bare state dict may have hundreds."""
+    return ", ".join(list(map(str, content))[:_LISTED]) + (", ..." if len(content) > _LISTED else "")
 
 
 def _quoted(names: Sequence[str]) -> str:

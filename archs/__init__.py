@@ -88,7 +88,7 @@ def identify(state: Mapping[str, Tensor]) -> dict[str, object] | None:
     for module in _RECOGNISERS:
         try:
             found: dict[str, object] = importlib.import_module(module).configuration_from_state(state)
-        except ValueError:  # another network's keys (InputError), or tensors of another rank under the same names
+        except (ValueError, LookupError):  # another network's keys (InputError), or other ranks under the same names
             continue
         return found
     return None

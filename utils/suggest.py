@@ -18,8 +18,8 @@ def near_miss(name: object, candidates: Iterable[str]) -> str:
 def nearest(name: object, candidates: Iterable[str]) -> str | None:
     """The candidate that is nearest to ``name``; None where none is near.
 
-    What all candidates begin or end with, as ``Loss`` does, does not make two of them alike. A part of several names, as
-    ``PlainUSR`` is, means none of them more than the others.
+    What all candidates begin or end with, as ``Loss`` does, does not make two of them alike. A part of several names
+    (``PlainUSR``) means none of them more than the others.
     """
     known = {candidate.lower(): candidate for candidate in candidates}
     text = str(name).lower()

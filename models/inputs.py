@@ -58,6 +58,7 @@ GUIDES: Mapping[str, Guide] = {
     "DIV2K": Guide(f"{_PREPARE} (lr, subimages)", "DF2K", _EQUAL_NAMES),
     "ImageNet": Guide(f"{_PREPARE} (pack)", "ImageNet", "or datasets/ImageNet/HR.pack, with io_backend: {type: pack}"),
     **dict.fromkeys(("Flickr2K", "LSDIR", "DiverSeg_IP"), Guide(f"{_PREPARE} (check, pack)", "DFLIP")),
+    "DF2K/HR_multiscale_sub": Guide(f"{_PREPARE} (lr, subimages)", "Real photographs"),
     "OST": Guide(f"{_PREPARE} (subimages)", "Real photographs"),
     "real": Guide("put the pictures to upscale there", "Inputs alone"),
 }
@@ -152,7 +153,10 @@ def _paths_of(dataset: DatasetOptions) -> Iterator[Path]:
 
 def _guide_of(path: Path) -> Guide | None:
     """How a folder of our option files is made; None for a path of the user's own."""
-    return GUIDES.get(path.parts[1]) if path.parts[:1] == ("datasets",) and len(path.parts) > 1 else None
+    parts = path.parts
+    if len(parts) < 2 or parts[0] != "datasets":
+        return None
+    return GUIDES.get("/".join(parts[1:3])) or GUIDES.get(parts[1])
 
 
 def _is_missing(path: Path, guide: Guide | None) -> bool:

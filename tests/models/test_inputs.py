@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from config import read
+from config import describe, read
 from models.inputs import GUIDES, missing_inputs
 from models.weights.published import PAGE, SOURCES, markdown, missing_weights, source_of
 from tests.runs import ROOT, run_here, workplace
@@ -142,6 +142,14 @@ def test_every_option_file_of_ours_leads_to_its_data_and_weights(path: Path, clo
         source = source_of(weights)
         assert source is not None
         assert weights.parent.name in (source.folders or ("pretrained_models",))
+
+
+def test_the_page_about_data_names_every_folder_of_our_option_files() -> None:
+    page = (ROOT / "docs/data.md").read_text()
+    for file in RUNS:
+        options = read(file, mode="train" if file.name.startswith("train_") else "test")
+        for path in re.findall(r"datasets/\w+/(\w+)", describe(options)):
+            assert path in page, (file, path)
 
 
 def test_the_pages_that_messages_name_have_these_parts() -> None:

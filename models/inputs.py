@@ -119,11 +119,17 @@ def missing_inputs(options: TrainOptions | TestOptions, *, weights: bool = True)
     for (kind, guide), (names, paths) in groups.items():
         unique = list(dict.fromkeys(map(str, paths)))
         more = f" and {len(unique) - _SHOWN} more" if len(unique) > _SHOWN else ""
-        what = f"the folder{'s' if len(unique) > 1 else ''} {', '.join(unique[:_SHOWN])}{more}"
+        what = f"{_noun(paths)}{'s' if len(unique) > 1 else ''} {', '.join(unique[:_SHOWN])}{more}"
         line = f"{kind} {', '.join(dict.fromkeys(names))}: {what} do{'es' if len(unique) == 1 else ''} not exist"
         yield Missing(
             line if not any(map(Path.is_dir, paths)) else f"{line}, or nothing is there", _steps(guide, paths)
         )
+
+
+def _noun(paths: Sequence[Path]) -> str:
+    """What paths are called: folders, files (lists of images), or plainly paths where both are among them."""
+    files = [path.suffix not in ("", ".lmdb", ".pack") for path in paths]
+    return "the file" if all(files) else "the path" if any(files) else "the folder"
 
 
 def _steps(guide: Guide | None, paths: Sequence[Path]) -> tuple[str, ...]:

@@ -101,6 +101,11 @@ def test_paths_of_the_user_s_own_are_named_plainly(
     ):
         assert expected in message
     assert "prepare" not in message
+    listed = "datasets:train:meta_info_file=mine.txt"
+    message = refused(capsys, "train.py", "-opt", "train.yml", "--force_yml", listed, "path:pretrain_network_g=my.pth")
+    assert "training data Photos: the file mine.txt does not exist" in message
+    message = refused(capsys, "train.py", "-opt", "train.yml", "--force_yml", listed, *edits[::2], edits[0])
+    assert "training data Photos: the paths mine/HR, mine.txt do not exist" in message
     message = refused(capsys, "train.py", "-opt", "train.yml", "--force_yml", *edits, "val=null")
     assert "own/HR" not in message
     message = refused(capsys, "test.py", "-opt", "test.yml")

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from utils.errors import InputError
-from utils.suggest import near_miss
+from utils.suggest import near_miss, nearest
 from utils.typed import Report, read_arguments
 
 NETWORKS: Mapping[str, str] = {
@@ -106,6 +106,9 @@ def _hint(name: str) -> str:
         how = "" if installed else " (pip install -r requirements-basicsr.txt, docs/basicsr.md)"
         return f'; BasicSR has it: "{BASICSR}{theirs}"{how}'
     guess = near_miss(name, [*NETWORKS, *(BASICSR + known for known in names)]) or near_miss(name, NETWORKS)
+    near = nearest(name, names)
+    if not guess and near is not None:
+        guess = f' (did you mean "{BASICSR}{near}"?)'
     return guess or f'; known: {", ".join(NETWORKS)}, and those of BasicSR, as "{BASICSR}SwinIR"'
 
 

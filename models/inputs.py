@@ -46,6 +46,8 @@ class Guide:
 _SHOWN = 4  # folders of a kind in a message
 _PAGE = "docs/data.md"
 _PREPARE = "python scripts/prepare_dataset.py"
+# What prepare_dataset.py's commands of these names write, and a file of it.
+_STORES: Mapping[str, str] = {"lmdb": "data.mdb", "pack": "index.json"}
 _EQUAL_NAMES = "the same names on both sides"
 
 # The folders below ``datasets`` that our option files name.
@@ -136,10 +138,25 @@ def _steps(guide: Guide | None, paths: Sequence[Path]) -> tuple[str, ...]:
     """The lines about data that a guide tells how to make, with the files that are expected."""
     if guide is None:
         return ()
-    files = dict.fromkeys(f"{_of_any_set(path)}/NAME.png" for path in paths)
+    files = dict.fromkeys(_expected(path) for path in paths)
     note = f" ({guide.note})" if guide.note and (guide.note != _EQUAL_NAMES or len(files) > 1) else ""
-    how = f"made by {guide.command}" if guide.command.startswith("python ") else guide.command
-    return (f'{how}; see {_PAGE}, "{guide.part}"', f"expected: {', '.join(files)}{note}")
+    return (f'{_made_by(guide, paths)}; see {_PAGE}, "{guide.part}"', f"expected: {', '.join(files)}{note}")
+
+
+def _made_by(guide: Guide, paths: Sequence[Path]) -> str:
+    """What makes the data; where paths are LMDB data sets or packs, with the commands that write those."""
+    if not guide.command.startswith("python "):
+        return guide.command
+    written = [kind for kind in _STORES if any(path.suffix == f".{kind}" for path in paths)]
+    more = [kind for kind in written if kind not in guide.command]
+    if more and guide.command.startswith(_PREPARE):
+        return f"made by {guide.command.removesuffix(')')}, {', '.join(more)})"
+    return f"made by {guide.command}"
+
+
+def _expected(path: Path) -> str:
+    """The files that a folder of our option files holds; those of all benchmarks alike."""
+    return f"{_of_any_set(path)}/{_STORES.get(path.suffix[1:], 'NAME.png')}"
 
 
 def _of_any_set(path: Path) -> Path:

@@ -51,6 +51,10 @@ def test_a_training_from_other_weights_on_a_fresh_clone(
         f"relative paths start at {clone}",
     ):
         assert expected in message
+    stores = ("datasets:train:dataroot_gt=datasets/DF2K/HR.pack", "datasets:train:dataroot_lq=datasets/DF2K/X4.lmdb")
+    message = refused(capsys, "train.py", "-opt", "options/train_pft_x4.yml", *check, "--force_yml", *stores)
+    assert "made by python scripts/prepare_dataset.py (lr, subimages, lmdb, pack); see docs/data.md" in message
+    assert "expected: datasets/DF2K/HR.pack/index.json, datasets/DF2K/X4.lmdb/data.mdb (the same names" in message
     assert not (clone / "experiments").exists()
     scratch = ("--force_yml", "path:pretrain_network_g=null")
     assert "weights" not in refused(capsys, "train.py", "-opt", "options/train_pft_x4.yml", *check, *scratch)

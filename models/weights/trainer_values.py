@@ -20,11 +20,18 @@ class _Settings:
         return OrderedDict()
 
 
-class _PathText:
-    """Makes the text of a path, of its parts."""
+class _Text:
+    """Makes a plain text: of a version, or of the parts of a path."""
 
     def __new__(cls, *parts: Any) -> str:  # type: ignore[misc]
         return "/".join(map(str, parts)).replace("//", "/")
+
+
+class _Series:
+    """Makes a plain list of what a ``deque`` holds."""
+
+    def __new__(cls, *_arguments: Any) -> list[Any]:  # type: ignore[misc]
+        return []
 
 
 _SETTINGS = (
@@ -32,7 +39,8 @@ _SETTINGS = (
     "types.SimpleNamespace",
     "collections.defaultdict",
     *("builtins.dict", "builtins.list", "builtins.int", "builtins.float", "builtins.str", "typing.Any"),
-    *("datetime.datetime", "datetime.timedelta", "datetime.date"),
+    *("builtins.frozenset", "builtins.range", "builtins.slice", "decimal.Decimal", "uuid.UUID"),
+    *("datetime.datetime", "datetime.timedelta", "datetime.date", "datetime.time", "datetime.timezone"),
     *("easydict.EasyDict", "addict.addict.Dict", "munch.Munch", "yacs.config.CfgNode"),
     *("mmengine.config.config.ConfigDict", "mmcv.utils.config.ConfigDict"),
     *("pytorch_lightning.utilities.parsing.AttributeDict", "lightning.pytorch.utilities.parsing.AttributeDict"),
@@ -41,14 +49,18 @@ _SETTINGS = (
     *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata"),
     *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Boolean", "Bytes", "Float", "Integer", "Path", "String")),
 )  # fmt: skip
-_PATHS = tuple(
-    f"{module}.{kind}"
-    for module in ("pathlib", "pathlib._local")  # the latter in Python 3.13
-    for kind in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path", "PurePath")
+_TEXTS = (
+    "torch.torch_version.TorchVersion",
+    *(
+        f"{module}.{kind}"
+        for module in ("pathlib", "pathlib._local")  # the latter in Python 3.13
+        for kind in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path", "PurePath")
+    ),
 )
 
 ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *((_Settings, name) for name in _SETTINGS),
-    *((_PathText, name) for name in _PATHS),
+    *((_Text, name) for name in _TEXTS),
+    (_Series, "collections.deque"),
 ]
 """For ``torch.serialization.safe_globals``: what runs, and the name in files that it takes the place of."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
+from uuid import UUID
 
 import pytest
 import torch
@@ -145,7 +146,10 @@ def test_what_trainers_keep_beside_weights_does_not_matter(monkeypatch: pytest.M
         "args": argparse.Namespace(lr=1e-4, out=Path("runs")),
         "config": nested,
         "losses": defaultdict(list, {"pixel": [0.1]}),
-        "started": datetime(2024, 1, 2),
+        "started": datetime(2024, 1, 2, tzinfo=timezone.utc),
+        "torch": torch.__version__,
+        "last": deque([1.0, 2.0], maxlen=5),
+        "id": UUID(int=1),
         "folder": Path("a") / "b",
     }
     torch.save({**beside, "model": weights(1), "optimizer": {}}, FILE)
@@ -153,6 +157,8 @@ def test_what_trainers_keep_beside_weights_does_not_matter(monkeypatch: pytest.M
     assert configuration(FILE)["type"] == ULTRA["type"]
     content = read_checkpoint(FILE)
     assert content["folder"] == "a/b"
+    assert content["torch"] == str(torch.__version__)
+    assert content["last"] == [1.0, 2.0]
     assert content["losses"] == {"pixel": [0.1]}
     assert content["config"] == {"lr": 1e-4}
 
@@ -164,7 +170,7 @@ def test_entries_may_be_dictionaries_of_other_kinds() -> None:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("container", ["", "params"])
-def test_numpy_arrays_are_weights_too(container: str, order: str) -> None:
+def test_numpy_arrays_are_weights_too(container: str, order: Literal["<", ">"]) -> None:
     arrays = {name: value.numpy() for name, value in weights(2).items()}
     arrays = {name: value.astype(value.dtype.newbyteorder(order)) for name, value in arrays.items()}
     torch.save({container: arrays} if container else arrays, FILE)

@@ -31,6 +31,7 @@ _USUAL = (
     "network", "weights", "sd",
 )  # fmt: skip
 _DEEPEST = 5  # leading parts that trainers put in front of names, at most
+_WORDS = re.compile(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])")
 _LISTED = 8  # entries of a file in a message
 _FEWEST = 3  # tensors of anything that might be a network
 
@@ -58,8 +59,8 @@ class Entry:
 
 
 def is_ema(name: str) -> bool:
-    """Whether an entry's name says EMA: ``params_ema``, ``ema_model``, ``model.ema``."""
-    return "ema" in re.split(r"[._]", name.lower())
+    """Whether an entry's name says EMA: ``params_ema``, ``ema_model``, ``model.ema``, ``modelEMA``, ``ema0.999``."""
+    return "ema" in (word.lower() for word in _WORDS.split(name))
 
 
 def entry_for(network: nn.Module, content: Mapping[str, Any], key: str | None, path: Path) -> Entry:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from utils.errors import InputError
-from utils.suggest import near_miss
+from utils.suggest import near_miss, nearest
 from utils.typed import Report, read_arguments
 
 NETWORKS: Mapping[str, str] = {
@@ -88,7 +88,7 @@ def identify(state: Mapping[str, Tensor]) -> dict[str, object] | None:
     for module in _RECOGNISERS:
         try:
             found: dict[str, object] = importlib.import_module(module).configuration_from_state(state)
-        except ValueError:  # another network's keys (InputError), or tensors of another rank under the same names
+        except (ValueError, LookupError):  # another network's keys (InputError), or other ranks under the same names
             continue
         return found
     return None
@@ -106,6 +106,9 @@ def _hint(name: str) -> str:
         how = "" if installed else " (pip install -r requirements-basicsr.txt, docs/basicsr.md)"
         return f'; BasicSR has it: "{BASICSR}{theirs}"{how}'
     guess = near_miss(name, [*NETWORKS, *(BASICSR + known for known in names)]) or near_miss(name, NETWORKS)
+    near = nearest(name, names)
+    if not guess and near is not None:
+        guess = f' (did you mean "{BASICSR}{near}"?)'
     return guess or f'; known: {", ".join(NETWORKS)}, and those of BasicSR, as "{BASICSR}SwinIR"'
 
 

@@ -58,7 +58,10 @@ _NEEDED_IN_TRAINING = {
 
 
 def check_kind(document: Document, mode: Mode) -> None:
-    """Refuse a training file in testing and the other way round, instead of listing all that does not fit."""
+    """Refuse a recipe, a training file in testing, or the other way round, instead of listing all that does not fit."""
+    if isinstance(document.get(("stages",)), Mapping) and not is_set(document.get(("network_g",))):
+        advice = f"run it by python scripts/run_recipe.py {document.source}"
+        raise InputError(str(document.mistake(("stages",), f"this is a recipe, a chain of trainings; {advice}")))
     names = list(_datasets(document))
     training = not is_null(document.get(("train",))) or "train" in names
     if mode == "test" and training:

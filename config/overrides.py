@@ -76,7 +76,8 @@ def _check_parents(document: Document, keys: tuple[str, ...]) -> None:
             mapping = mapping[key]
         elif depth + 1 < len(keys):
             inside = f' in "{here}"' if here else ""
-            guess = near_miss(key, mapping) or f"; known: {', '.join(mapping)}"
+            whole = f"{':'.join(keys[: depth + 1])}={{{keys[depth + 1]}: ...}}"
+            guess = near_miss(key, mapping) or f"; known: {', '.join(mapping)}; a new section is given whole: {whole}"
             raise _OverrideError(f'there is no "{key}"{inside}{guess}')
         elif "." in key:
             raise _OverrideError(f'keys are divided by ":", as in {key.replace(".", ":")}=...')

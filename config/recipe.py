@@ -112,6 +112,10 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = (), *, debug: bool 
     """
     path = Path(path)
     document = load(path)
+    if "stages" not in document.value and "network_g" in document.value:
+        program = "train.py" if "train" in document.value else "test.py"
+        advice = f"run it by python {program} -opt {path}"
+        raise InputError(f'{path}: this is no recipe, which has "stages:", but the option file of one run; {advice}')
     report = Report()
     found = read(document.value, RecipeOptions, report)
     if found is not INVALID:

@@ -46,6 +46,8 @@ class Guide:
 _SHOWN = 4  # folders of a kind in a message
 _PAGE = "docs/data.md"
 _PREPARE = "python scripts/prepare_dataset.py"
+# What prepare_dataset.py's commands of these names write, and a file of it.
+_STORES: Mapping[str, str] = {"lmdb": "data.mdb", "pack": "index.json"}
 _EQUAL_NAMES = "the same names on both sides"
 
 # The folders below ``datasets`` that our option files name.
@@ -58,6 +60,7 @@ GUIDES: Mapping[str, Guide] = {
     "DIV2K": Guide(f"{_PREPARE} (lr, subimages)", "DF2K", _EQUAL_NAMES),
     "ImageNet": Guide(f"{_PREPARE} (pack)", "ImageNet", "or datasets/ImageNet/HR.pack, with io_backend: {type: pack}"),
     **dict.fromkeys(("Flickr2K", "LSDIR", "DiverSeg_IP"), Guide(f"{_PREPARE} (check, pack)", "DFLIP")),
+    "DF2K/HR_multiscale_sub": Guide(f"{_PREPARE} (lr, subimages)", "Real photographs"),
     "OST": Guide(f"{_PREPARE} (subimages)", "Real photographs"),
     "real": Guide("put the pictures to upscale there", "Inputs alone"),
 }
@@ -118,21 +121,42 @@ def missing_inputs(options: TrainOptions | TestOptions, *, weights: bool = True)
     for (kind, guide), (names, paths) in groups.items():
         unique = list(dict.fromkeys(map(str, paths)))
         more = f" and {len(unique) - _SHOWN} more" if len(unique) > _SHOWN else ""
-        what = f"the folder{'s' if len(unique) > 1 else ''} {', '.join(unique[:_SHOWN])}{more}"
+        what = f"{_noun(paths)}{'s' if len(unique) > 1 else ''} {', '.join(unique[:_SHOWN])}{more}"
         line = f"{kind} {', '.join(dict.fromkeys(names))}: {what} do{'es' if len(unique) == 1 else ''} not exist"
         yield Missing(
             line if not any(map(Path.is_dir, paths)) else f"{line}, or nothing is there", _steps(guide, paths)
         )
 
 
+def _noun(paths: Sequence[Path]) -> str:
+    """What paths are called: folders, files (lists of images), or plainly paths where both are among them."""
+    files = [path.suffix not in ("", ".lmdb", ".pack") for path in paths]
+    return "the file" if all(files) else "the path" if any(files) else "the folder"
+
+
 def _steps(guide: Guide | None, paths: Sequence[Path]) -> tuple[str, ...]:
     """The lines about data that a guide tells how to make, with the files that are expected."""
     if guide is None:
         return ()
-    files = dict.fromkeys(f"{_of_any_set(path)}/NAME.png" for path in paths)
+    files = dict.fromkeys(_expected(path) for path in paths)
     note = f" ({guide.note})" if guide.note and (guide.note != _EQUAL_NAMES or len(files) > 1) else ""
-    how = f"made by {guide.command}" if guide.command.startswith("python ") else guide.command
-    return (f'{how}; see {_PAGE}, "{guide.part}"', f"expected: {', '.join(files)}{note}")
+    return (f'{_made_by(guide, paths)}; see {_PAGE}, "{guide.part}"', f"expected: {', '.join(files)}{note}")
+
+
+def _made_by(guide: Guide, paths: Sequence[Path]) -> str:
+    """What makes the data; where paths are LMDB data sets or packs, with the commands that write those."""
+    if not guide.command.startswith("python "):
+        return guide.command
+    written = [kind for kind in _STORES if any(path.suffix == f".{kind}" for path in paths)]
+    more = [kind for kind in written if kind not in guide.command]
+    if more and guide.command.startswith(_PREPARE):
+        return f"made by {guide.command.removesuffix(')')}, {', '.join(more)})"
+    return f"made by {guide.command}"
+
+
+def _expected(path: Path) -> str:
+    """The files that a folder of our option files holds; those of all benchmarks alike."""
+    return f"{_of_any_set(path)}/{_STORES.get(path.suffix[1:], 'NAME.png')}"
 
 
 def _of_any_set(path: Path) -> Path:
@@ -152,7 +176,10 @@ def _paths_of(dataset: DatasetOptions) -> Iterator[Path]:
 
 def _guide_of(path: Path) -> Guide | None:
     """How a folder of our option files is made; None for a path of the user's own."""
-    return GUIDES.get(path.parts[1]) if path.parts[:1] == ("datasets",) and len(path.parts) > 1 else None
+    parts = path.parts
+    if len(parts) < 2 or parts[0] != "datasets":
+        return None
+    return GUIDES.get("/".join(parts[1:3])) or GUIDES.get(parts[1])
 
 
 def _is_missing(path: Path, guide: Guide | None) -> bool:

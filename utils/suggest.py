@@ -18,7 +18,8 @@ def near_miss(name: object, candidates: Iterable[str]) -> str:
 def nearest(name: object, candidates: Iterable[str]) -> str | None:
     """The candidate that is nearest to ``name``; None where none is near.
 
-    What all candidates begin or end with, as ``Loss`` does, does not make two of them alike.
+    What all candidates begin or end with, as ``Loss`` does, does not make two of them alike. A part of several names
+    (``PlainUSR``) means none of them more than the others.
     """
     known = {candidate.lower(): candidate for candidate in candidates}
     text = str(name).lower()
@@ -26,18 +27,22 @@ def nearest(name: object, candidates: Iterable[str]) -> str | None:
         return known[text]
     start, end = _shared(list(known))
     whole = text.startswith(start) and text.endswith(end) and len(text) >= len(start) + len(end)
-    ranked = []
+    ranked, longer = list[tuple[float, str]](), list[str]()
     for low, candidate in known.items():
         stem = low[len(start) : len(low) - len(end)]
         pairs = [(text[len(start) : len(text) - len(end)], stem)] if whole else [(text, stem), (text, low)]
         distances = [_distance(*pair) for pair in pairs if _is_near(*pair)]
         if distances:
             ranked.append((min(distances), candidate))
-    return min(ranked)[1] if ranked else None
+        elif any(_is_part(*pair) or _is_part(*reversed(pair)) for pair in pairs):
+            longer.append(candidate)
+    if ranked:
+        return min(ranked)[1]
+    return longer[0] if len(longer) == 1 else None
 
 
 def _is_near(a: str, b: str) -> bool:
-    return _distance(a, b) <= _limit(max(len(a), len(b))) or _is_part(a, b) or _is_part(b, a)
+    return _distance(a, b) <= _limit(max(len(a), len(b)))
 
 
 def _shared(names: list[str]) -> tuple[str, str]:

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 import archs
 from utils.errors import InputError
+from utils.wording import first_few
 
 State = Mapping[str, Tensor]
 
@@ -29,6 +32,9 @@ _USUAL = (
     "network", "weights", "sd",
 )  # fmt: skip
 _DEEPEST = 5  # leading parts that trainers put in front of names, at most
+_WORDS = re.compile(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])")
+LISTED = 8
+"""Entries of a file in a message: a bare state dict may have hundreds."""
 _FEWEST = 3  # tensors of anything that might be a network
 
 HOW_TO_CHOOSE = 'choose one by --key, or in an option file by "path: param_key_g"'
@@ -55,8 +61,8 @@ class Entry:
 
 
 def is_ema(name: str) -> bool:
-    """Whether an entry's name says EMA: ``params_ema``, ``ema_model``, ``model.ema``."""
-    return "ema" in re.split(r"[._]", name.lower())
+    """Whether an entry's name says EMA: ``params_ema``, ``ema_model``, ``model.ema``, ``modelEMA``, ``ema0.999``."""
+    return "ema" in (word.lower() for word in _WORDS.split(name))
 
 
 def entry_for(network: nn.Module, content: Mapping[str, Any], key: str | None, path: Path) -> Entry:
@@ -117,11 +123,21 @@ def _flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Tensor]:
     """All tensors by dotted names, without the parts that wrappers of torch add."""
     result: dict[str, Tensor] = {}
     for name, value in content.items():
-        if isinstance(name, str) and isinstance(value, Tensor):
-            result[_WRAPPERS.sub("", f"{prefix}{name}").removeprefix(".")] = value
+        tensor = _tensor(value) if isinstance(name, str) else None
+        if tensor is not None:
+            result[_WRAPPERS.sub("", f"{prefix}{name}").removeprefix(".")] = tensor
         elif isinstance(name, str) and isinstance(value, Mapping):
             result.update(_flat(value, f"{prefix}{name}."))
     return result
+
+
+def _tensor(value: Any) -> Tensor | None:
+    """A value as a dense tensor: a tensor of any layout, or a NumPy array of numbers; None where it is neither."""
+    if isinstance(value, Tensor):
+        return value if value.layout == torch.strided else value.to_dense()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
+    return None
 
 
 def _entry(flat: State, name: str) -> Entry:
@@ -217,10 +233,10 @@ def _entries_of(content: Mapping[str, Any], path: Path, fitting: Sequence[Entry]
     """The end of a message: what the file holds, and how to name an entry."""
     if {"iter", "optimizers"} <= content.keys():
         weights = path.parent.parent / "models" / f"net_g_{content['iter']}.pth"
-        return f"it is a training state, whose weights are in {weights}; its entries: {', '.join(map(str, content))}"
+        return f"it is a training state, whose weights are in {weights}; its entries: {first_few(content, LISTED)}"
     if fitting:
         return f"entries that fit: {_quoted([entry.name for entry in fitting])}; {HOW_TO_CHOOSE}"
-    return f"its entries: {', '.join(map(str, content)) or 'none'}; {HOW_TO_CHOOSE}"
+    return f"its entries: {first_few(content, LISTED) or 'none'}; {HOW_TO_CHOOSE}"
 
 
 def _quoted(names: Sequence[str]) -> str:

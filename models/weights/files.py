@@ -23,15 +23,18 @@ from torch import Tensor, nn
 
 import archs
 from config.schema import Pretrained
+from models.weights import numpy_values, trainer_values
 from models.weights.entries import HOW_TO_CHOOSE, Entry, entry_for
 from models.weights.fit import LISTED, LoadReport, fit
 from models.weights.kinds import foreign_kind, holds_module, is_safetensors
-from models.weights.numpy_values import ALLOWED, unwrapped
 from models.weights.published import missing_weights
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.log import get_logger
 from utils.wording import first_few
+
+# What files may hold beside tensors and plain values.
+_ALLOWED = [*numpy_values.ALLOWED, *trainer_values.ALLOWED]
 
 
 def load_weights(
@@ -136,7 +139,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a readable checkpoint: {kind}")
     try:
         # Opened here: given a name, torch goes by its suffix.
-        with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED), path.open("rb") as file:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_ALLOWED), path.open("rb") as file:
             warnings.simplefilter("ignore", UserWarning)  # about pickle protocols of files that are refused anyway
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -145,7 +148,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a readable checkpoint (damaged or cut off?): {first_line(error)}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
-    plain: dict[str, Any] = unwrapped(content)
+    plain: dict[str, Any] = numpy_values.unwrapped(content)
     return plain
 
 

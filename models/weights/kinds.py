@@ -73,7 +73,7 @@ def foreign_kind(path: Path) -> str | None:
         return f"an ONNX model, a graph for other programs; {_WANTED}"
     if (picture := kind_of_content(head)) is not None:
         return f"a {'film' if picture.role == 'film' else 'picture'} ({picture.name}), not weights; {_WANTED}"
-    return _text_kind(head)
+    return _text_kind(head, path.suffix.lower())
 
 
 def holds_module(path: Path) -> bool:
@@ -124,7 +124,7 @@ def _first(names: list[str]) -> str:
     return f" that holds {files[0]}{more}" if files else ""
 
 
-def _text_kind(head: bytes) -> str | None:
+def _text_kind(head: bytes, suffix: str) -> str | None:
     """Web pages, JSON and other text; None where it is no text."""
     try:
         text = head.decode("utf-8", "ignore" if len(head) == _HEAD else "strict").lstrip("\ufeff \t\r\n")
@@ -139,6 +139,10 @@ def _text_kind(head: bytes) -> str | None:
         )
     if not text or not all(character.isprintable() or character in "\t\r\n" for character in text):
         return None
+    if suffix in (".yml", ".yaml"):
+        return (
+            "an option file, not weights; give it as -opt FILE, and the weights as -w FILE or path.pretrain_network_g"
+        )
     beginning = f'begins with "{text.splitlines()[0][:60]}"'
     return f"a {'JSON' if _is_json(text) else 'text'} file that {beginning}, not weights; {_AGAIN}"
 

@@ -12,15 +12,13 @@ from torch import nn
 import archs
 from config.bases import load
 from config.network import SCALE_KEYS, read_network
-from models.weights.entries import HOW_TO_CHOOSE, identified_entry
+from models.weights.entries import HOW_TO_CHOOSE, LISTED, identified_entry
 from models.weights.files import load_weights, read_checkpoint
 from models.weights.kinds import is_safetensors
 from models.weights.layout import for_inference
 from utils.errors import InputError
 from utils.typed import Report, fields_of
 from utils.wording import first_few
-
-_LISTED = 6  # entries of a file in a message
 
 
 def network_from_weights(
@@ -61,10 +59,9 @@ def configuration(weights: Path, option_file: Path | None = None, key: str | Non
         return recorded
     found = identified_entry(content, key, weights)
     if found is None:
-        entries = first_few(content, _LISTED)
         raise InputError(
             f"{weights} does not say which network it belongs to; give an option file with -opt. Its entries: "
-            f"{entries} (where one of them holds the weights, {HOW_TO_CHOOSE})"
+            f"{first_few(content, LISTED)} (where one of them holds the weights, {HOW_TO_CHOOSE})"
         )
     return found[1]
 

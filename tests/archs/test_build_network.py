@@ -58,6 +58,7 @@ def test_defaults_are_not_shared() -> None:
         ({"type": "ATD"}, ['unknown network type "ATD"; known: PlainUSR_ultra', "basicsr:"]),
         ({"type": "edsr"}, ['"edsr"; BasicSR has it: "basicsr:EDSR"', "requirements-basicsr.txt"]),
         ({"type": "SwinIR"}, ['BasicSR has it: "basicsr:SwinIR"']),
+        ({"type": "RRDBNett"}, ['(did you mean "basicsr:RRDBNet"?)']),
         ({"type": "PlainUSR_ultra", "upscale": 4}, ["upscale", 'did you mean "scale"']),
         ({"type": "PlainUSR_ultra", "n_feat": "wide", "depth": 3}, ["n_feat", '"wide"', "depth", "known: n_feat"]),
         ({"type": "PlainUSR_ultra_inference", "se_init": "live"}, ["se_init"]),

@@ -78,6 +78,11 @@ def test_edits_are_read_by_the_type_of_their_key(text: str, expected: Any) -> No
         ("trian:total_iter=3", '--force_yml trian:total_iter: there is no "trian" (did you mean "train"?)'),
         ("train:optimg:lr=3", '--force_yml train:optimg:lr: there is no "optimg" in "train" (did you mean "optim_g"?)'),
         ("zzz:lr=3", '--force_yml zzz:lr: there is no "zzz"; known: name, model_type, scale, num_gpu, manual_seed, '),
+        (
+            "tile:tile_size=128",
+            '--force_yml tile:tile_size: there is no "tile"; known: name, model_type, scale, num_gpu, manual_seed, '
+            "datasets, network_g, path, train, val, logger; a new section is given whole: tile={tile_size: ...}",
+        ),
         ("name:lr=3", '--force_yml name:lr: "name" holds no keys; give it as a whole: name=...'),
         ("train.total_iter=3", '--force_yml train.total_iter: keys are divided by ":", as in train:total_iter=...'),
         ("train:total_iter=[1", "--force_yml train:total_iter: not valid YAML: while parsing a flow sequence"),

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import config
+from config.checks import Mode
 from config.schema import Adam, LoggerOptions, MultiStepLR
 from losses import L1Loss
 from metrics import PSNR
@@ -225,6 +226,15 @@ def test_training_files_in_testing_and_test_files_in_training_are_refused(tmp_pa
         "test.yml:5: datasets: this is a test file; run test.py with it, or train.py with a file that has "
         '"datasets: train:" and "train:"'
     ]
+
+
+@pytest.mark.parametrize("mode", ["train", "test"])
+def test_a_recipe_is_no_option_file(tmp_path: Path, mode: Mode) -> None:
+    path = write(tmp_path, "name: chain\nstages:\n  first: {opt: train.yml}\n", "recipe.yml")
+    (message,) = mistakes(path, mode=mode)
+    assert message.startswith(
+        "recipe.yml:2: stages: this is a recipe, a chain of trainings; run it by python scripts/run_r"
+    )
 
 
 def test_files_without_data_sets_are_refused(tmp_path: Path) -> None:

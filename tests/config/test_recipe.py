@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from config.recipe import Recipe, read_recipe
-from tests.config.files import TRAIN, write
+from tests.config.files import TEST, TRAIN, write
 from tests.runs import ROOT
 from utils.errors import InputError
 
@@ -115,6 +115,13 @@ def test_our_recipes_pass_on_the_weights_that_the_option_files_name(path: Path) 
         if not path.stem.startswith("demo"):
             assert (start is None) == (stage.start_from is None)
             assert start is None or f"pretrain_network_g: {start.as_posix()}\n" in written
+
+
+@pytest.mark.parametrize(("text", "program"), [(TRAIN, "train.py"), (TEST, "test.py")])
+def test_an_option_file_is_no_recipe(tmp_path: Path, text: str, program: str) -> None:
+    path = write(tmp_path, text, "run.yml")
+    with pytest.raises(InputError, match=rf"run\.yml: this is no recipe, .* python {program} -opt .*run\.yml$"):
+        read_recipe(path)
 
 
 def test_null_drops_a_stage(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from config import read
+from config import describe, read
 from models.inputs import GUIDES, missing_inputs
 from models.weights.published import PAGE, SOURCES, markdown, missing_weights, source_of
 from tests.runs import ROOT, run_here, workplace
@@ -51,6 +51,10 @@ def test_a_training_from_other_weights_on_a_fresh_clone(
         f"relative paths start at {clone}",
     ):
         assert expected in message
+    stores = ("datasets:train:dataroot_gt=datasets/DF2K/HR.pack", "datasets:train:dataroot_lq=datasets/DF2K/X4.lmdb")
+    message = refused(capsys, "train.py", "-opt", "options/train_pft_x4.yml", *check, "--force_yml", *stores)
+    assert "made by python scripts/prepare_dataset.py (lr, subimages, lmdb, pack); see docs/data.md" in message
+    assert "expected: datasets/DF2K/HR.pack/index.json, datasets/DF2K/X4.lmdb/data.mdb (the same names" in message
     assert not (clone / "experiments").exists()
     scratch = ("--force_yml", "path:pretrain_network_g=null")
     assert "weights" not in refused(capsys, "train.py", "-opt", "options/train_pft_x4.yml", *check, *scratch)
@@ -101,6 +105,11 @@ def test_paths_of_the_user_s_own_are_named_plainly(
     ):
         assert expected in message
     assert "prepare" not in message
+    listed = "datasets:train:meta_info_file=mine.txt"
+    message = refused(capsys, "train.py", "-opt", "train.yml", "--force_yml", listed, "path:pretrain_network_g=my.pth")
+    assert "training data Photos: the file mine.txt does not exist" in message
+    message = refused(capsys, "train.py", "-opt", "train.yml", "--force_yml", listed, *edits[::2], edits[0])
+    assert "training data Photos: the paths mine/HR, mine.txt do not exist" in message
     message = refused(capsys, "train.py", "-opt", "train.yml", "--force_yml", *edits, "val=null")
     assert "own/HR" not in message
     message = refused(capsys, "test.py", "-opt", "test.yml")
@@ -142,6 +151,14 @@ def test_every_option_file_of_ours_leads_to_its_data_and_weights(path: Path, clo
         source = source_of(weights)
         assert source is not None
         assert weights.parent.name in (source.folders or ("pretrained_models",))
+
+
+def test_the_page_about_data_names_every_folder_of_our_option_files() -> None:
+    page = (ROOT / "docs/data.md").read_text()
+    for file in RUNS:
+        options = read(file, mode="train" if file.name.startswith("train_") else "test")
+        for path in re.findall(r"datasets/\w+/(\w+)", describe(options)):
+            assert path in page, (file, path)
 
 
 def test_the_pages_that_messages_name_have_these_parts() -> None:

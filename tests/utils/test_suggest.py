@@ -33,7 +33,7 @@ TABLES = {
         ("model", "SRModle", "SRModel"),
         ("loss", "L1", "L1Loss"),
         ("loss", "CharbonierLoss", "CharbonnierLoss"),
-        ("network", "plainusr", "PlainUSR_large"),
+        ("network", "PlainUSR_gen", "PlainUSR_general"),
         ("network", "HTA", "HAT"),
         ("network", "ESC-LTE", "ESCLTE"),
         ("dataset", "PairedImagesDataset", "PairedImageDataset"),
@@ -64,6 +64,7 @@ def test_a_slip_is_recognised(table: str, name: str, meant: str) -> None:
         ("network", "ATD"),
         ("network", "DAT"),
         ("network", "ART"),
+        ("network", "PlainUSR"),  # any of six
         ("network", "SRFormer"),
         ("network", "MambaIR"),
         ("dataset", "REDSDataset"),

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
+from collections import defaultdict, deque
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
+from uuid import UUID
 
 import pytest
 import torch
@@ -103,6 +109,9 @@ def test_of_several_prefixes_the_network_s_is_taken(beside: str) -> None:
         (("params", "params_ema"), 1, ("params",)),
         (("model", "ema_model"), 1, ("model",)),
         (("state_dict", "state_dict_ema"), 1, ("state_dict",)),
+        (("model", "modelEMA"), 1, ("model",)),
+        (("model", "ema-0"), 1, ("model",)),
+        (("model", "schema"), 0, ("schema",)),
         (("params", "teacher"), 0, ("teacher",)),
         (("teacher", "net_g"), 1, ("teacher",)),
         (("generator", "netG"), 1, ("generator",)),
@@ -129,6 +138,61 @@ def test_an_entry_of_basicsr_gives_way_and_the_log_says_so(log: list[str]) -> No
     assert (read_seed("params"), read_seed("params_ema"), read_seed()) == (0, 1, 1)
     assert log[0] == 'weights: net.pth: no entry "params_ema", entry "params" was read'
     assert log[1] == 'weights: net.pth: no entry "params", entry "params_ema" was read'
+
+
+def test_what_trainers_keep_beside_weights_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = type("EasyDict", (dict,), {"__module__": "easydict"})  # a dictionary with attributes
+    monkeypatch.setitem(sys.modules, "easydict", SimpleNamespace(EasyDict=kind))
+    nested = kind(lr=1e-4)
+    nested.lr = 1e-4
+    beside = {
+        "args": argparse.Namespace(lr=1e-4, out=Path("runs")),
+        "config": nested,
+        "losses": defaultdict(list, {"pixel": [0.1]}),
+        "started": datetime(2024, 1, 2, tzinfo=timezone.utc),
+        "torch": torch.__version__,
+        "last": deque([1.0, 2.0], maxlen=5),
+        "id": UUID(int=1),
+        "folder": Path("a") / "b",
+    }
+    torch.save({**beside, "model": weights(1), "optimizer": {}}, FILE)
+    assert read_seed() == 1
+    assert configuration(FILE)["type"] == ULTRA["type"]
+    content = read_checkpoint(FILE)
+    assert content["folder"] == "a/b"
+    assert content["torch"] == str(torch.__version__)
+    assert content["last"] == [1.0, 2.0]
+    assert content["losses"] == {"pixel": [0.1]}
+    assert content["config"] == {"lr": 1e-4}
+
+
+def test_entries_may_be_dictionaries_of_other_kinds() -> None:
+    torch.save(defaultdict(dict, {"params": weights(1)}), FILE)
+    assert read_seed() == 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("container", ["", "params"])
+def test_numpy_arrays_are_weights_too(container: str, order: Literal["<", ">"]) -> None:
+    arrays = {name: value.numpy() for name, value in weights(2).items()}
+    arrays = {name: value.astype(value.dtype.newbyteorder(order)) for name, value in arrays.items()}
+    torch.save({container: arrays} if container else arrays, FILE)
+    assert read_seed() == 2
+
+
+def test_sparse_tensors_are_weights_too() -> None:
+    sparse = {name: value.to_sparse() if value.dim() == 1 else value for name, value in weights(2).items()}
+    torch.save({"params": sparse}, FILE)
+    assert read_seed() == 2
+
+
+def test_a_long_list_of_entries_is_cut() -> None:
+    torch.save({f"layer{i}.weight": torch.ones(2) for i in range(300)}, FILE)
+    with pytest.raises(
+        InputError, match=r"its entries: layer0\.weight, .*layer7\.weight, \.\.\.; choose one"
+    ) as caught:
+        load_weights(build_network(ULTRA), FILE, "nothere")
+    assert len(str(caught.value)) < 400
 
 
 def test_what_is_not_clear_names_the_entries_and_how_to_choose() -> None:

@@ -109,6 +109,12 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, kind: str) -> None:
         read_checkpoint(path)
 
 
+def test_an_option_file_in_the_place_of_weights_is_no_download(tmp_path: Path) -> None:
+    (tmp_path / "train.yml").write_text("# HAT x4\nname: hat\n")
+    with pytest.raises(InputError, match=r"train\.yml: .*: an option file, not weights; give it as -opt FILE"):
+        read_checkpoint(tmp_path / "train.yml")
+
+
 def test_a_safetensors_file_without_its_end_is_named(tmp_path: Path) -> None:
     (tmp_path / "net.safetensors").write_bytes(save(STATE)[:-8])
     with pytest.raises(InputError, match=r"net\.safetensors: not a readable safetensors file: "):

@@ -44,3 +44,14 @@ def test_unknown(tmp_path: Path) -> None:
     torch.save({"params": {"a": torch.zeros(1)}}, tmp_path / "net.pth")
     with pytest.raises(InputError, match=r"net\.pth does not say which network it belongs to"):
         network_from_weights(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 2), (3, 3, 3, 3, 3)])
+def test_known_names_with_other_shapes_are_no_fault_of_the_program(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    for name in archs.build_network(NETWORK).state_dict():
+        state = dict(archs.build_network(NETWORK).state_dict())
+        state[name] = torch.zeros(shape)
+        archs.identify(state)
+    torch.save({name: torch.zeros(shape) for name in state}, tmp_path / "net.pth")
+    with pytest.raises(InputError):
+        network_from_weights(tmp_path / "net.pth")

@@ -23,6 +23,10 @@ def damage(data: bytes) -> str | None:
     """What is wrong with the bytes of an image file, or None if it looks whole (or is of an unknown kind)."""
     if not data:
         return "the file is empty"
+    if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a web page"
+    if data.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, whose content comes by: git lfs pull"
     try:
         if data.startswith(SIGNATURE):
             return _png_damage(data)

@@ -278,8 +278,8 @@ def _with_palette(photo: Photo) -> Pillow.Image:
         few = (
             image if step == 1 else image.resize((image.width // step, image.height // step), Image.Resampling.NEAREST)
         )
-        palette = few.quantize(most, Image.Quantize.MEDIANCUT)
-        result = image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+        chosen = few.quantize(most, Image.Quantize.MEDIANCUT)
+        result = image.quantize(palette=chosen, dither=Image.Dither.FLOYDSTEINBERG)
     if clear is None:
         return result
     levels = np.array(result)

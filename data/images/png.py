@@ -85,7 +85,7 @@ def chunks(data: bytes) -> Iterator[Chunk]:
 
 def still(data: bytes) -> bytes:
     """The file without its animation: what decoders show that know none."""
-    if b"acTL" not in data:
+    if data.find(b"acTL", 0, data.find(b"IDAT")) < 0:  # it stands in front of the pixels
         return data
     kept, position = [data[: len(SIGNATURE)]], len(SIGNATURE)
     while position + 12 <= len(data):

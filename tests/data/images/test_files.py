@@ -157,7 +157,13 @@ def test_a_flipped_bit_is_noticed() -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "empty"), (b"not an image at all", "of a kind that is not supported"), (b"BM", "cut short")],
+    [
+        (b"", "empty"),
+        (b"not an image at all", "of a kind that is not supported"),
+        (b"BM", "cut short"),
+        (b"\n<!DOCTYPE html><html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+    ],
 )
 def test_other_content_is_named(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "odd.png"

@@ -235,7 +235,7 @@ class TestWithFfmpeg:
         ffmpeg(*test, *X264, tmp_path / "a.mkv")  # of which the rate stays variable in every version of ffmpeg
         ffmpeg("-i", tmp_path / "a.mkv", "-c", "copy", source)
         found = inspect_film(source)
-        assert (found.rate, found.frames) == (10, 11)
+        assert (found.rate, found.frames) == (Fraction(10), 11)
         seen: list[Levels] = []
 
         def frame(pixels: Levels) -> Any:

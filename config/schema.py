@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
+
 from data import DATASETS, DatasetOptions, DegradationOptions, RealESRGANOptions
 from data.dataset_options import SET_BY_BASICSR
 from losses import LOSSES, LossOptions
 from metrics import METRICS, Metric
 from utils.checked import Checked
+from utils.errors import InputError
 from utils.typed import OneOf, option, remark
 
 # All of them mean: pixel loss in training; pad, compute, crop in testing. What to pad to, the network knows. PFTModel
@@ -40,9 +43,21 @@ _UNREAD = "BasicSR does not read it here either"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimOptions(Checked):
-    """An optimiser of torch.optim; defaults are torch's."""
+    """An optimiser of torch.optim; defaults are torch's.
+
+    Raises:
+        InputError: torch refuses the arguments, such as betas of 1 or Nesterov's momentum without momentum.
+    """
 
     lr: float = option("learning rate; the schedule starts from it", minimum=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        arguments = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        try:
+            getattr(torch.optim, type(self).__name__)([torch.zeros(1, requires_grad=True)], **arguments)
+        except ValueError as error:
+            raise InputError(f"{type(self).__name__}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

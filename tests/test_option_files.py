@@ -101,3 +101,8 @@ def test_demo_files_test_what_they_train(name: str) -> None:
     tested = read(ROOT / f"options/demo/test_{name}_x4.yml", mode="test")
     assert tested.network_g == trained.network_g
     assert str(tested.path.pretrain_network_g) == f"experiments/{trained.name}/models/net_g_latest.pth"
+
+
+def test_demos_warm_the_ema_up_and_published_trainings_do_not() -> None:
+    for path in TRAIN:
+        assert read(path, mode="train").train.ema_warmup is (path.parent.name == "demo"), path

@@ -159,6 +159,17 @@ MISTAKES: list[tuple[tuple[str, str], str, str]] = [
     (("lr: 2e-4", "lr: fast"), "fast", 'train.optim_g.lr: expected a number, got "fast"'),
     (("lr: 2e-4", "lr: '2e-4'"), "lr", 'train.optim_g.lr: expected a number, got "2e-4"'),
     (("[0.9, 0.99]", "[0.9]"), "[0.9]", "train.optim_g.betas: expected a list of 2 values, each a number, got the l"),
+    (("[0.9, 0.99]", "[0.9, 1]"), "optim_g", "train.optim_g: betas: expected values from 0 on, below 1, got [0"),
+    (
+        ("type: Adam, lr: 2e-4, betas: [0.9, 0.99]", "type: SGD, lr: 2e-4, nesterov: yes"),
+        "optim_g",
+        "train.optim_g: nesterov: true needs a momentum above 0, and dampening 0",
+    ),
+    (
+        ("type: Adam, lr: 2e-4, betas: [0.9, 0.99]", "type: Rprop, lr: 2e-4, etas: [1.2, 0.5]"),
+        "optim_g",
+        "train.optim_g: etas: expected one between 0 and 1 and one above 1, got [1.2, 0.5]",
+    ),
     (("[25, 40]", "[25, x]"), "[25", 'train.scheduler.milestones[1]: expected a whole number, got "x"'),
     (("[25, 40]", "25"), "milestones", 'train.scheduler.milestones: expected a list, each a whole number, got "25"'),
     (("gamma: 0.5", "restarts: [0, 9]"), "restarts", "train.scheduler.restarts: expected as many restart_weights as"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,10 @@ class ESCNetwork(BaseNetwork):
         attn_type: which implementation of window attention is preferred: Naive, SDPA, Flex, or auto for the best.
         use_ln: normalise before each of those MLPs, as ESC-XL does.
     """
+
+    IGNORED: ClassVar[Mapping[str, str]] = {
+        "deployment": "it compiled the attention of the published network; attn_type: Flex asks for that here",
+    }
 
     def __init__(self, window_size: int) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import archs.esc.network
-from archs import build_network, identify
+from archs import build_network, identify, network_class
 from archs.esc import ESC, ConvolutionalAttention, ESCReal, fold, fold_state, initial_kernel, symmetric_kernel
 from archs.esc.blocks import FeedForward, WindowAttention
 from archs.esc.dysample import DySample
@@ -24,6 +24,7 @@ from models.weights.files import load_weights
 from tests.archs.esc_networks import LTE, SMALL, built, pixels, randomised
 from tests.golden import Case, assert_close, cases
 from utils.errors import InputError
+from utils.typed import Report, read_arguments
 
 
 def naive_bias(table: Tensor, window: int) -> Tensor:
@@ -380,6 +381,16 @@ def test_arguments_that_cannot_work_are_refused(changes: dict[str, Any], parts: 
         built(**changes)
     for part in parts:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["ESC", "ESCFP", "ESCReal", "ESCLTE"])
+def test_the_published_argument_deployment_is_accepted_without_effect(name: str) -> None:
+    report = Report()
+    found = read_arguments({"deployment": True}, network_class(name), report)
+    assert found == {}
+    [(path, note)] = report.notes
+    assert path == ("deployment",)
+    assert "attn_type: Flex" in note
 
 
 @pytest.mark.parametrize("case", cases("esc", "eval"))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from data.images.depth import white_level
 from data.images.files import read_bytes
 from data.images.head import MAX_PIXELS, check_pixels
 from data.images.integrity import DAMAGE_ERRORS, damage
@@ -154,8 +155,9 @@ def _animation(data: bytes, name: str) -> Frames | None:
             raise _unreadable(f"{name}, frame {len(durations) + 1}", error) from error
         return None
     lost = ["the picture that stands for the animation"] if first else []
-    if kind == "PNG" and read_metadata(data).depth == 16:
-        lost.append("the lower 8 of 16 bits")
+    bits = (white_level(data, kind) or 255).bit_length() if kind == "AVIF" else read_metadata(data).depth
+    if bits > 8:
+        lost.append(f"the lower {bits - 8} of {bits} bits")
     return Frames(
         name,
         "animation",

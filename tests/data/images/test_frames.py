@@ -19,6 +19,7 @@ from data.images.photo import Photo, read_photo
 from data.images.photo_writer import pictures_held, write_frames
 from data.images.png import write_animation
 from tests.data.pictures import BLOCKS, PROFILE, exif, levels
+from tests.models.inference.films import TEST, ffmpeg, needs_av1
 from utils.errors import InputError
 
 TOP, DURATIONS = 255, (40, 100, 250)
@@ -182,6 +183,14 @@ def test_animated_png_files_of_16_bits_are_read_with_8_and_that_is_named(tmp_pat
     found = open_frames(tmp_path / "a.png")
     assert write_frames(tmp_path / "b.png", found, found).lost == ("the lower 8 of 16 bits",)
     assert all(np.array_equal(photo.pixels, frame) for photo, frame in zip(found, PHOTOS, strict=True))
+
+
+@needs_av1
+def test_avif_animations_of_10_bits_are_read_with_8_and_that_is_named(tmp_path: Path) -> None:
+    ffmpeg(*TEST, "-c:v", "libaom-av1", "-cpu-used", "8", "-pix_fmt", "yuv420p10le", "-f", "avif", tmp_path / "a.avif")
+    found = open_frames(tmp_path / "a.avif")
+    assert found.count == 5
+    assert write_frames(tmp_path / "b.png", found, found).lost == ("the lower 2 of 10 bits",)
 
 
 def test_notes_of_an_animation_are_kept(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ needs_ffmpeg = pytest.mark.skipif(not HAS_FFMPEG, reason="ffmpeg is not installe
 needs_x265 = pytest.mark.skipif(
     not HAS_FFMPEG or "yuv420p10le" not in encoder_formats("libx265"), reason="ffmpeg has no x265"
 )
+needs_av1 = pytest.mark.skipif(
+    not HAS_FFMPEG or "yuv420p10le" not in encoder_formats("libaom-av1"), reason="ffmpeg has no AV1 of 10 bits"
+)
 
 TEST = ("-f", "lavfi", "-i", "testsrc=s=64x48:r=10:d=0.5")
 SOUND = ("-f", "lavfi", "-i", "sine=d=0.5")

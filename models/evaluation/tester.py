@@ -41,7 +41,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
 
     Raises:
         InputError: an option, the weights or the data cannot be used.
-        NoScoreError: images have no score; everything else was written.
+        NoScoreError: images have no score; everything else was written. Of several ranks, the first raises it.
         StopRequested: SIGINT or SIGTERM came.
     """
     with catch_signals() as stop:
@@ -83,7 +83,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
             write_scores(folder.root / "scores.json", options, reports, loaded)
             get_logger().info("scores and images are in %s", folder.root)
         faults = [report.faults for report in reports if report.faults]
-        if faults:
+        if faults and world.is_main:  # the images of all ranks; one of them says so and fails the run
             raise NoScoreError(
                 "\n  ".join([f"weights {options.path.pretrain_network_g}, network {options.network_g.type}:", *faults])
                 + "\n  NaN or infinity comes from damaged weights, a training that diverged, or too large a range of "

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from config import only_sets, read
 from config.command import parse_command
 from models.distributed import world
-from models.evaluation.check import check_testing
+from models.evaluation.check import check_testing, reading
 from models.evaluation.tester import test
 from utils.command import run_command
 
@@ -19,8 +19,9 @@ from utils.command import run_command
 def main(argv: Sequence[str]) -> None:
     """Read the options and evaluate."""
     command = parse_command(argv, "test")
-    options = read(command.option_file, command.overrides, mode="test", debug=command.debug, scale=command.scale)
-    options = only_sets(options, command.sets)
+    with reading(check=command.check):
+        options = read(command.option_file, command.overrides, mode="test", debug=command.debug, scale=command.scale)
+        options = only_sets(options, command.sets)
     with world(command.launcher, options.dist_params) as ranks:
         if command.check:
             check_testing(options, ranks, verbose=command.verbose)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from config import read
 from config.command import parse_command
 from models.distributed import world
+from models.evaluation.check import reading
 from models.training.check import check_training
 from models.training.loop import train
 from utils.command import run_command
@@ -19,7 +20,8 @@ from utils.command import run_command
 def main(argv: Sequence[str]) -> None:
     """Read the options and train."""
     command = parse_command(argv, "train")
-    options = read(command.option_file, command.overrides, mode="train", debug=command.debug)
+    with reading(check=command.check):
+        options = read(command.option_file, command.overrides, mode="train", debug=command.debug)
     with world(command.launcher, options.dist_params) as ranks:
         if command.check:
             check_training(options, ranks, largest_batch=command.largest_batch, verbose=command.verbose)

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 from config.command import Command
 from config.recipe import read_recipe
 from models.distributed import world
+from models.evaluation.check import reading
 from models.recipe import check_recipe, run_recipe
 from utils.command import run_command
 
@@ -28,9 +29,10 @@ def main(argv: Sequence[str]) -> None:
     typed = command_line.parse_args(argv)
     if typed.verbose and not typed.check:
         command_line.error("--verbose belongs to --check")
-    recipe = read_recipe(typed.recipe, typed.force_yml, debug=typed.debug)
-    if typed.only:
-        recipe = recipe.only(typed.only)
+    with reading(check=typed.check):
+        recipe = read_recipe(typed.recipe, typed.force_yml, debug=typed.debug)
+        if typed.only:
+            recipe = recipe.only(typed.only)
     command = Command(
         option_file=typed.recipe,
         overrides=tuple(typed.force_yml),

@@ -233,6 +233,21 @@ def test_check_says_first_and_last_that_it_failed_and_names_each_fault_once(
     assert len(lines) == 4
 
 
+@pytest.mark.parametrize("program", ["train.py", "test.py"])
+def test_check_gives_its_verdict_on_mistakes_in_the_option_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], program: str
+) -> None:
+    monkeypatch.chdir(workplace(tmp_path))
+    typed = (program, "-opt", f"{program.removesuffix('.py')}.yml", "--force_yml", "val:savee_img=1")
+    assert run_here(*typed, "--check") == 2
+    first, *between, last = capsys.readouterr().err.splitlines()
+    assert first == "error: the check has failed; nothing was written"
+    assert last == "the check has failed; nothing was written"
+    assert "savee_img" in "".join(between)
+    assert run_here(*typed) == 2
+    assert "the check has failed" not in capsys.readouterr().err
+
+
 def test_check_lists_the_images_that_training_would_leave_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -89,6 +89,21 @@ def verdict() -> Iterator[None]:
     get_logger().info(PASSED)
 
 
+@contextmanager
+def reading(*, check: bool) -> Iterator[None]:
+    """While option files are read: in a check, mistakes in them get its verdict above and below.
+
+    Raises:
+        InputError: there are mistakes.
+    """
+    try:
+        yield
+    except InputError as error:
+        if not check:
+            raise
+        raise InputError(f"{FAILED}\n{error}\n{FAILED}") from error
+
+
 def log_options(options: TrainOptions | TestOptions, *, verbose: bool) -> None:
     """Log what an option file is based on, what has no effect in it, and with ``verbose`` all of it as it was read."""
     for note in options.notes:

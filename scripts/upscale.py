@@ -40,6 +40,7 @@ from utils.command import run_command
 from utils.errors import InputError
 from utils.files import remove_unfinished
 from utils.log import configure_logging
+from utils.memory import memory_is_full
 from utils.progress import Progress, console_line
 from utils.scale import scaled_length
 from utils.signals import leave_at_once
@@ -272,7 +273,9 @@ def upscale_all(typed: argparse.Namespace) -> int:
                 else:
                     said = upscale_picture(job, upscaler, bar, typed.max_pixels, encoding, resize)
                 console_line(said, sys.stdout)
-            except (InputError, MemoryError) as error:
+            except Exception as error:
+                if not (isinstance(error, InputError) or memory_is_full(error)):
+                    raise
                 failed += 1
                 message = str(error) if isinstance(error, InputError) else "the memory does not suffice"
                 named = message if str(job.source) in message else f"{job.source}: {message}"

@@ -6,9 +6,10 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from utils.errors import InputError, StopRequested, StorageError, WorkerError
+from utils.errors import InputError, RunError, StopRequested, StorageError, WorkerError
 from utils.files import DISK_FULL
 from utils.log import get_logger
+from utils.memory import FullMemoryError, memory_is_full, reason_of
 from utils.progress import console_line
 
 
@@ -24,15 +25,19 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
         return _report(str(error), 2)
     except StopRequested as stop:
         return _report(str(stop), stop.exit_code)
-    except (StorageError, WorkerError, ArithmeticError, MemoryError) as error:
+    except (StorageError, WorkerError, RunError, ArithmeticError, FullMemoryError) as error:
         return _report(str(error) or type(error).__name__, 1)
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            return _fault()
-        return _report("the disk is full; free some space and resume", 1)
     except KeyboardInterrupt:
         return _report("interrupted", 130)
-    except Exception:  # noqa: BLE001  the last line of defence: logged with its traceback, never swallowed
+    except Exception as error:  # noqa: BLE001  the last line of defence: logged with its traceback, never swallowed
+        if memory_is_full(error):
+            return _report(
+                f"the memory is full ({reason_of(error)}). What helps: smaller work, fewer processes, or closing other "
+                "programs", 1,
+            )  # fmt: skip
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            where = f": {error.filename} could not be written" if error.filename else ""
+            return _report(f"the disk is full{where}; free some space and resume", 1)
         return _fault()
 
 

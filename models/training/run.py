@@ -21,6 +21,7 @@ from models.evaluation.check import together
 from models.experiment import RunFolder, open_run, training_folder
 from models.inputs import check_inputs
 from models.training.checkpoint import CheckpointFolder, Resume, apply_resume, find_resume, read_resume
+from models.training.demand import check_activations, check_demand
 from models.training.objectives import players_of
 from models.training.players import build_players
 from models.training.saver import Saver
@@ -29,6 +30,7 @@ from models.training.state import TrainState
 from models.weights.files import log_loaded
 from utils.errors import InputError
 from utils.log import configure_logging, get_logger
+from utils.memory import memory_for
 from utils.seed import seed_everything
 from utils.signals import StopFlag
 
@@ -55,7 +57,8 @@ def opened(
     """A run with its folder and logs, ready for its iterations; closes its files at the end.
 
     Raises:
-        InputError: an option, a file or the data cannot be used; an earlier run of that name is where it was.
+        InputError: an option, a file or the data cannot be used, or the memory cannot hold them; an earlier run of that
+            name is where it was.
     """
     folder = training_folder(options)
     resume = _resume_asked_for(options, command, folder, world)
@@ -70,6 +73,8 @@ def opened(
     if resume is not None:
         apply_resume(state, resume, options, world)
     dataset = training_set(options)
+    check_demand(options, state.device, dataset)
+    check_activations(state, options)
     validation = validation_sets(options)
     if world.is_main:  # only now: bad input must not rename an earlier run's folder
         open_run(folder, "train", options, command, fresh=resume is None)
@@ -104,7 +109,9 @@ def prepare_state(options: TrainOptions, device: torch.device, resumed: Collecti
             "train:amp=bf16 or train:amp=null"
         )
     set_precision(tf32=options.train.tf32)
-    return TrainState(build_players(players_of(options), options, device, resumed), device)
+    what = f"{options.network_g.type} with its gradients, optimiser and EMA weights on {device}"
+    with memory_for(what, "a smaller network_g, closing other programs, or a machine with more memory"):
+        return TrainState(build_players(players_of(options), options, device, resumed), device)
 
 
 def set_precision(*, tf32: bool) -> None:

@@ -50,6 +50,7 @@ from scripts.benchmarks.report import GPU, compare, earlier_ratios, markdown
 from utils.command import run_command
 from utils.errors import InputError
 from utils.progress import Progress, console_line
+from utils.trust import private_cache
 
 GROUPS = ("ops", "networks", "train", "data", "metrics", "startup")
 REPORTS = ("kernels", "profile")
@@ -186,8 +187,8 @@ def _common_folders() -> Iterator[None]:
     """Folders of this process and of the one that measures memory: made images, and what torch has compiled."""
     with tempfile.TemporaryDirectory() as folder:
         added = {data.SHARED: folder}
-        if hasattr(os, "getuid"):  # kept between runs, as torch does; it would follow the folder for temporary files
-            added[_COMPILED] = str(Path(tempfile.gettempdir()) / f"focalsr_torchinductor_{os.getuid()}")
+        with contextlib.suppress(InputError):  # kept between runs; torch's own follows the folder for temporary files
+            added[_COMPILED] = str(private_cache("torchinductor"))
         before = {name: os.environ[name] for name in added if name in os.environ}
         os.environ.update({**added, **before})
         try:

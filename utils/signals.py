@@ -33,6 +33,14 @@ class StopFlag:
         return 0 if self.signal is None else EXIT_CODES[self.signal]
 
 
+_open: list[StopFlag] = []  # of catch_signals, the innermost last
+
+
+def requested() -> signal.Signals | None:
+    """The signal that an open :func:`catch_signals` has caught, if any; for long work in threads that lack its flag."""
+    return next((flag.signal for flag in _open if flag), None)
+
+
 @contextmanager
 def leave_at_once() -> Iterator[None]:
     """SIGTERM, and SIGHUP of a terminal that was closed, raise StopRequested wherever the main thread is.
@@ -76,8 +84,10 @@ def catch_signals() -> Iterator[StopFlag]:
 
     for number in EXIT_CODES:
         signal.signal(number, handle)
+    _open.append(flag)
     try:
         yield flag
     finally:
+        _open.remove(flag)
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -111,7 +111,9 @@ def _start(command: list[str], notes: IO[bytes]) -> subprocess.Popen[bytes]:
 @contextmanager
 def _running(command: list[str], notes: IO[bytes], source: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The program that reads; ended when the block is left; its failure is raised as an InputError."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=notes, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=notes, start_new_session=True
+    )
     try:
         yield process
         if process.wait() != 0:

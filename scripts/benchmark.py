@@ -15,18 +15,24 @@ hold all that was measured, and ``--resume`` goes on from there.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
 import argparse
 import contextlib
 import functools
 import os
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
 import torch
 

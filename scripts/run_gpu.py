@@ -16,18 +16,24 @@ Exit codes: 0 all done, 1 something failed or ran out of time, 2 bad input, or n
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
 import argparse
 import dataclasses
 import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
 from scripts.benchmarks.gpu.stages import ROOT, Report, Stage, Step, limits, missing, run_stage
 from utils.command import run_command

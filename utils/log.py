@@ -92,7 +92,8 @@ class _ConsoleHandler(logging.Handler):
         if colour is not None:  # the level alone: messages of several lines stay readable
             mark = f" {record.levelname}: "
             line = line.replace(mark, f" {painted(mark.strip(), colour, sys.stderr)} ", 1)
-        console_line(line, sys.stderr)
+        if not console_line(line, sys.stderr):
+            get_logger().warning("the console is gone; the run goes on, and its log file has the rest")
 
 
 def _colour(level: int) -> Colour | None:

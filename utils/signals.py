@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 as a request that long work answers at its next safe point."""
+"""Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP as a request that long work answers at its next safe point."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from utils.errors import StopRequested
 
 EXIT_CODES = {
     getattr(signal, name): code
-    for name, code in {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}.items()
+    for name, code in {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138, "SIGHUP": 129}.items()
     if hasattr(signal, name)  # Windows has two of them
 }
-"""128 + the number of the signal, as shells report it; SIGUSR1 is how SLURM announces the end of a job's time."""
+"""128 + the number of the signal, as shells report it.
+
+SIGUSR1 is how SLURM announces the end of a job's time, SIGHUP how a terminal that is closed ends its programs.
+"""
 
 
 class StopFlag:
@@ -75,14 +78,15 @@ def catch_signals() -> Iterator[StopFlag]:
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
-    previous = {number: signal.getsignal(number) for number in EXIT_CODES}
+    handlers = {number: signal.getsignal(number) for number in EXIT_CODES}
+    previous = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}  # nohup
 
     def handle(number: int, frame: FrameType | None) -> None:
         flag.signal = signal.Signals(number)
         for known, handler in previous.items():
             signal.signal(known, handler)
 
-    for number in EXIT_CODES:
+    for number in previous:
         signal.signal(number, handle)
     _open.append(flag)
     try:

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -110,6 +111,32 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise storage_error(path, error) from error
     return path
+
+
+def check_writable(path: Path) -> None:
+    """Make sure, before the work, that a file can be written there later; nothing is left behind.
+
+    Raises:
+        InputError: it cannot, because of its name, a right or what lies in its way.
+        StorageError: the disk is full or broken.
+    """
+    if os.path.isdir(path):  # noqa: PTH112  of a name that is too long Path.is_dir raises
+        raise storage_error(path, IsADirectoryError(errno.EISDIR, ""))
+    check_folder(path.parent, path)
+
+
+def check_folder(folder: Path, file: Path | None = None) -> None:
+    """:func:`check_writable` for files in a folder, which need not be there yet; ``file`` is the one to name."""
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            (file or folder).lstat()  # raises where the name is too long
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists() or place.is_symlink())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "")
+        with tempfile.TemporaryFile(dir=there):  # has no name, or loses it at once
+            pass
+    except OSError as error:
+        raise storage_error(file or folder, error) from error
 
 
 def archive_existing(path: Path) -> Path | None:

@@ -23,7 +23,7 @@ from models.weights.files import load_pretrained, log_loaded
 from models.weights.fit import LoadReport
 from utils.env import hardware, peak_memory, reset_peak_memory, versions
 from utils.errors import InputError
-from utils.files import write_json
+from utils.files import check_folder, write_json
 from utils.log import configure_logging, get_logger
 from utils.seed import seed_everything
 from utils.signals import catch_signals
@@ -46,6 +46,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
     """
     with catch_signals() as stop:
         check_inputs(options)
+        check_folder(test_folder(options).root)
         datasets = [
             build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="test")
             for dataset in options.datasets.values()

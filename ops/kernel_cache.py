@@ -225,6 +225,8 @@ def _build(target: BuildTarget, folder: Path, cancelled: threading.Event) -> Non
         get_logger().info("the %s kernels are not compiled: %s", target.name, error)
         raise
     except Unusable as error:
+        if not work.exists():  # another process took it for abandoned: clocks jump
+            raise _Interrupted("the folder to compile in was removed") from error
         write_text(private_folder(folder) / _FAILURE, str(error))
         raise Unusable(
             f"compiling them failed: {str(error).partition(chr(10))[0]} (all of it in {folder / _FAILURE})"

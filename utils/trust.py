@@ -56,7 +56,10 @@ def refuse_distrusted(path: Path, cache: Path) -> None:
         return
     place, reason = found
     ours = place.is_relative_to(cache.resolve())
-    remedy = "remove it, and it is made again," if ours else "let nobody else write there (chmod go-w)"
+    if ours:
+        remedy = "remove it, and it is made again,"
+    else:
+        remedy = "take it over (chown)" if reason.startswith("belongs") else "let nobody else write there (chmod go-w)"
     raise InputError(
         f"{place} {reason}, and code that others could have put there is not run; {remedy} or set {CACHE} to a folder "
         "of your own"

@@ -99,6 +99,21 @@ def test_a_killed_compiler_is_not_remembered(tmp_path: Path, target: Callable[[s
     assert library(good).exists()
 
 
+@needs_compiler
+@pytest.mark.build
+def test_a_folder_that_vanishes_is_no_fault_of_the_sources(
+    tmp_path: Path, target: Callable[[str], BuildTarget], private_cache: Path
+) -> None:
+    good = target(GOOD)
+    script = tmp_path / "compiler"
+    text = script.read_text()
+    script.write_text(f"#!/bin/sh\nrm -r '{private_cache}'/building-*\necho error: no such folder >&2\nexit 1\n")
+    with pytest.raises(Unusable, match="the folder to compile in was removed"):
+        library(good)
+    script.write_text(text)
+    assert library(good).exists()
+
+
 BUILDER = """
 import sys
 from pathlib import Path

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from utils.errors import InputError
-from utils.trust import distrust, private_folder
+from utils.trust import distrust, private_folder, refuse_distrusted
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="rights of Unix")
 
@@ -75,6 +75,10 @@ def test_what_belongs_to_another(folder: Path) -> None:
             path.touch(0o600)
         os.chown(path, 54321, -1, follow_symlinks=False)
         assert distrust(path) == (path, "belongs to user 54321")
+    with pytest.raises(InputError, match=r"belongs to user 54321, .*; take it over \(chown\) or set FOCALSR"):
+        refuse_distrusted(folder / "folder" / "cache", folder / "folder" / "cache")
+    with pytest.raises(InputError, match="remove it, and it is made again, or set FOCALSR_CACHE"):
+        refuse_distrusted(folder / "folder", folder)
 
 
 def test_a_group_may_write_where_it_has_the_user_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ from utils.trust import cache_root, private_folder, refuse_distrusted
 SOURCES = Path(__file__).resolve().parent / "csrc"
 _LIBRARY = "kernels.so"
 _FAILURE = "failed.txt"
-_LEAST_LIMIT, _LIMIT_FACTOR = 120.0, 20.0  # seconds, and times what is expected: a compiler that takes longer hangs
+_LEAST_LIMIT, _LIMIT_FACTOR = 300.0, 20.0  # seconds, and times what is expected: a compiler that takes longer hangs
 _FIRST_NOTE = 15.0  # seconds after which a message says that it still compiles
 _GRACE, _HUNG_NOTE = 10.0, b"hung"  # seconds that whoever waits adds: who gives up first says so in the lock file
 _ABANDONED = 86400.0  # a working folder that old belongs to a process that was killed

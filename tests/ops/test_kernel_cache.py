@@ -275,7 +275,7 @@ def short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_compiler_that_hangs_is_ended_and_the_next_is_not_tried(
     hanging: BuildTarget, tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert hanging.limit == 120
+    assert hanging.limit == 300
     assert replace(hanging, seconds=60).limit == 1200
     short_limit(monkeypatch)
     with pytest.raises(Unusable, match="compiler did not end within 1 s and was stopped"):
@@ -303,7 +303,7 @@ def test_a_slow_compiler_is_reported(
     library(good)
     notes = [line for _, line in log if line.startswith("still compiling the CPU answer kernels after ")]
     assert notes
-    assert notes[0].endswith(" s (expected: 0 s, at most 120 s); FOCALSR_OPS=reference does without")
+    assert notes[0].endswith(" s (expected: 0 s, at most 300 s); FOCALSR_OPS=reference does without")
 
 
 HANGS = """

@@ -7,7 +7,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +18,7 @@ from data.images.kinds import is_picture_name
 from data.images.listing import list_singles
 from data.images.pack import INDEX, PackImage, open_pack
 from data.images.sources import FileImage, ImageSource, LmdbImage
+from utils import lock
 from utils.errors import InputError
 from utils.files import make_folder, storage_error, write_json
 from utils.log import get_logger
@@ -113,31 +114,18 @@ def write_picture(path: Path, image: Pixels, compression: int | None = None) -> 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Make ``folder``, and keep other processes from preparing it at the same time (where the system has locks).
+    """Make ``folder``, and keep other processes from preparing it at the same time.
 
     Raises:
         InputError: another process is preparing it, or it cannot be made.
     """
-    make_folder(folder)
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    with lock.exclusive(folder, "prepares data"):
+        make_folder(folder)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())  # not finished just now
-        except BlockingIOError:
-            free = False
-        except OSError:  # some network file systems have no locks for folders
-            free = True
-        if not free:
-            raise InputError(f"{folder} is being prepared by another process; wait until it has ended")
-        yield
-    finally:
-        os.close(handle)
+            yield
+        finally:
+            with suppress(OSError):  # it holds something, or has got its final name: else nothing came of it
+                folder.rmdir()
 
 
 @contextmanager

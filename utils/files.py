@@ -157,15 +157,29 @@ def archive_existing(path: Path) -> Path | None:
 
 
 def rename_whole(path: Path, target: Path) -> None:
-    """Give a file or folder another name in the same place, and wait until the disk knows it.
+    """Give a file or folder another name in the same folder, and wait until the disk knows it; replaces files.
 
     Raises:
         StorageError: the disk is broken.
         InputError: no permission to rename it.
     """
     try:
-        path.rename(target)
+        path.replace(target)
         sync_folder(target.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def sync_file(path: Path) -> None:
+    """Wait until what anybody has written to a file is on the disk, and its name; nothing where there is none.
+
+    Raises:
+        StorageError: the disk is full or broken.
+    """
+    try:
+        with suppress(FileNotFoundError), path.open("r+b") as file:
+            os.fsync(file.fileno())
+            sync_folder(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
 

@@ -26,6 +26,7 @@ from utils.log import get_logger
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 UNFINISHED = ".part"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 SETTINGS = ".settings.json"  # beside the files that were made with them
 
 
@@ -172,9 +173,9 @@ def _check_settings(folder: Path, settings: Mapping[str, object]) -> None:
 
 
 def is_up_to_date(targets: Sequence[Path], source: Path) -> bool:
-    """Whether all files that are made of ``source`` are there, none older than it, and none empty.
+    """Whether all files that are made of ``source`` are there, none older than it, and all whole.
 
-    After a power failure a file system may hold a name whose bytes were lost.
+    After a power failure a file system may hold a name whose bytes were lost, or the last of them.
 
     Raises:
         InputError: the source is gone, or the name of a target cannot be.
@@ -182,11 +183,24 @@ def is_up_to_date(targets: Sequence[Path], source: Path) -> bool:
     changed = stamp_of(source)[1]
     try:
         found = [target.stat() for target in targets]
+        if not all(file.st_size and file.st_mtime_ns >= changed for file in found):
+            return False
+        return all(has_png_end(target) for target in targets if target.suffix == ".png")
     except FileNotFoundError:
         return False
     except OSError as error:  # above all names that are too long, which is not the machine's fault
         raise InputError(f"{source}: its files cannot be written: {error.strerror or error}: {targets[0]}") from error
-    return all(file.st_size and file.st_mtime_ns >= changed for file in found)
+
+
+def has_png_end(path: Path) -> bool:
+    """Whether a PNG file ends as such files do, so that none of its bytes were lost at the end.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - len(_PNG_END)))
+        return file.read() == _PNG_END
 
 
 def stamp_of(path: Path) -> tuple[int, int]:

@@ -19,7 +19,14 @@ from models.distributed import World, restarts
 from models.evaluation.check import together
 from models.experiment import RunFolder, open_run, reserved, training_folder
 from models.inputs import check_inputs
-from models.training.checkpoint import CheckpointFolder, Resume, apply_resume, find_resume, read_resume
+from models.training.checkpoint import (
+    CheckpointFolder,
+    Resume,
+    apply_resume,
+    find_resume,
+    read_resume,
+    set_aside_later,
+)
 from models.training.objectives import players_of
 from models.training.players import build_players
 from models.training.saver import Saver
@@ -89,6 +96,8 @@ def opened(
     validation = validation_sets(options)
     if world.is_main:  # only now: bad input must not rename an earlier run's folder
         open_run(folder, "train", options, command, fresh=resume is None)
+        if resume is not None:
+            set_aside_later(CheckpointFolder(folder.root), resume.step)
     world.barrier()
     if resume is not None:
         get_logger().info("resumed from %s at iteration %s", resume.path, f"{state.step:,}")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from utils.errors import StopRequested
+from utils.log import get_logger
+
+GRACE = 20.0  # seconds to save and leave in, for a process whose parent is gone
+_LOOK = 1.0
 
 EXIT_CODES = {
     getattr(signal, name): code
@@ -95,3 +101,38 @@ def catch_signals() -> Iterator[StopFlag]:
         _open.remove(flag)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ending_with_parent(name: str) -> Iterator[None]:
+    """Ask this process to stop when the process that started it is gone, and end it some seconds later.
+
+    The request is a SIGTERM: whoever catches it saves first. Orphans of a launcher that was killed would go on beside
+    the run that takes their place. Nothing on Windows, where a process does not learn of its parent's end.
+
+    Args:
+        name: of the parent, for the log.
+    """
+    if os.name != "posix":
+        yield
+        return
+    parent, left = os.getppid(), threading.Event()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            if left.wait(_LOOK):
+                return
+        # From a thread of its own, since it may be the parent who read this process's messages.
+        text = f"{name} is gone (process {parent}): this process saves what it can and stops"
+        told = threading.Thread(target=get_logger().warning, args=("%s", text), daemon=True)
+        told.start()
+        told.join(_LOOK)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os._exit(EXIT_CODES[signal.SIGTERM])
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+    try:
+        yield
+    finally:
+        left.set()

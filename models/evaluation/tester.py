@@ -17,7 +17,7 @@ from models.distributed import World
 from models.evaluation.evaluate import EvalReport, evaluate, way_of
 from models.evaluation.pictures import PictureWriter
 from models.evaluation.summary import published_scores, summary
-from models.experiment import open_run, test_folder
+from models.experiment import open_run, reserved, test_folder
 from models.inputs import check_inputs
 from models.weights.files import load_pretrained, log_loaded
 from models.weights.fit import LoadReport
@@ -40,11 +40,12 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
         One report per data set, in the (string-sorted) order of their keys.
 
     Raises:
-        InputError: an option, the weights or the data cannot be used.
+        InputError: an option, the weights or the data cannot be used, or another process tests into that folder.
         NoScoreError: images have no score; everything else was written. Of several ranks, the first raises it.
         StopRequested: SIGINT or SIGTERM came.
     """
-    with catch_signals() as stop:
+    folder = test_folder(options)
+    with world.on_main(reserved(folder, "tests")), catch_signals() as stop:
         check_inputs(options)
         check_folder(test_folder(options).root)
         datasets = [
@@ -53,7 +54,6 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
         ]
         device = world.device(options.num_gpu)
         network, loaded = load_network(options, device)  # before an earlier run's folder is renamed
-        folder = test_folder(options)
         if world.is_main:
             open_run(folder, "test", options, command, fresh=True)
         else:

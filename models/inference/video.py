@@ -22,7 +22,7 @@ from models.inference.encoding import CONTAINERS, encoder_for, left_out, reading
 from models.inference.ffmpeg import reason
 from models.inference.film import Film
 from utils.errors import InputError
-from utils.files import lock, make_folder, remove_unfinished, storage_error, unfinished
+from utils.files import lock, make_folder, remove_unfinished, rename_whole, storage_error, sync_file, unfinished
 
 
 class Outcome(NamedTuple):
@@ -79,7 +79,8 @@ def upscale_film(source: Path, target: Path, film: Film, frame: Callable[[Levels
                 if writer is None:
                     raise InputError(f"{source}: the film has no frames")
                 _finish(writer, said, target)
-            temporary.replace(target)
+            sync_file(temporary)
+            rename_whole(temporary, target)
             return Outcome(count, _complaint(complaints))
         finally:
             if writer is not None:

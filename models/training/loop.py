@@ -15,7 +15,7 @@ from models.distributed import World
 from models.training.finite import FiniteGuard
 from models.training.meter import Meter
 from models.training.objectives import Objective, build_objective
-from models.training.run import Run, called_networks, opened
+from models.training.run import Run, alone, called_networks, opened
 from models.training.state import TrainState
 from models.training.step import StepResult
 from models.training.validation import report_lag, stop_request, validate, validates
@@ -30,13 +30,17 @@ def train(options: TrainOptions, command: Command, world: World) -> TrainState:
     """Train as the options say; saves checkpoints, validates, logs.
 
     Raises:
-        InputError: an option, a file or the data cannot be used.
+        InputError: an option, a file or the data cannot be used, or another process trains in the run's folder.
         StopRequested: SIGINT or SIGTERM came; the state was saved.
         NonFiniteLossError: see :func:`models.training.step.finish_step`.
         MemoryError: the device's memory is full; the state was saved.
         StorageError: writing failed; the previous checkpoint is whole.
     """
-    with catch_signals() as stop, opened(options, command, world, stop) as (run, state, dataset):
+    with (
+        alone(options, command, world),
+        catch_signals() as stop,
+        opened(options, command, world, stop) as (run, state, dataset),
+    ):
         train_until(options.train.total_iter, run, state, dataset)
         if options.val is None:
             report_lag(run, state)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.schema import WandbOptions
+from models.training.records import RecordFile
 from models.training.state import Best
 from utils.errors import InputError
 from utils.files import json_text, make_folder, write_text
@@ -133,8 +134,7 @@ class JsonLinesSink:
         if path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_past(line, step, validated)]
             write_text(path, "".join(line + "\n" for line in kept))
-        make_folder(path.parent)
-        self.file = path.open("a", encoding="utf-8", buffering=1)  # line by line: a killed run loses none
+        self.file = RecordFile(path)
 
     def training(self, record: TrainRecord) -> None:
         """Kind ``train``, with every figure of the record; null where it is not finite."""
@@ -153,7 +153,7 @@ class JsonLinesSink:
         self.file.close()
 
     def _write(self, value: Mapping[str, object]) -> None:
-        self.file.write(json_text(value) + "\n")
+        self.file.write((json_text(value) + "\n").encode())
 
 
 class TensorBoardSink:

@@ -11,14 +11,51 @@ from utils.files import DISK_FULL
 from utils.log import get_logger
 from utils.memory import FullMemoryError, memory_is_full, reason_of
 from utils.progress import console_line
+from utils.start import usual_signals
+from utils.terminal import abandon, nobody_reads
+
+_PIPE_CLOSED = 141  # as shells report a program that SIGPIPE has ended
 
 
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Run a command's ``main`` and return its exit code.
 
     What the user can fix is reported in one message without a traceback; anything else is a bug and is logged with its
-    traceback.
+    traceback. Where nobody reads the standard output any more (``| head -1``), it ends silently with 141.
     """
+
+    def piped(argv: Sequence[str]) -> int | None:
+        try:
+            return main(argv)
+        except BrokenPipeError:
+            if not nobody_reads(sys.stdout):  # another pipe
+                raise
+            return _PIPE_CLOSED
+
+    with usual_signals():
+        try:
+            code = _exit_code(piped, argv)
+        except SystemExit:  # argparse: --help, or a mistake
+            _flushed(0)
+            raise
+        return _flushed(code)
+
+
+def _flushed(code: int) -> int:
+    """Write what is left of the standard output; the exit code, another one where that fails."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _PIPE_CLOSED
+    except OSError as error:
+        code = _report(f"the standard output could not be written: {error.strerror}", 1)
+    else:
+        return code
+    abandon(sys.stdout)
+    return code
+
+
+def _exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None) -> int:
     try:
         return main(sys.argv[1:] if argv is None else argv) or 0
     except InputError as error:

@@ -19,13 +19,13 @@ from models.distributed import World
 from models.evaluation.evaluate import EvalReport, Keep, evaluate, way_of
 from models.evaluation.pictures import PictureWriter
 from models.evaluation.summary import published_scores, summary
-from models.experiment import open_run, test_folder
+from models.experiment import open_run, reserved, test_folder
 from models.inputs import check_inputs
 from models.weights.files import load_pretrained, log_loaded
 from models.weights.fit import LoadReport
 from utils.env import hardware, peak_memory, reset_peak_memory, versions
 from utils.errors import InputError
-from utils.files import write_json
+from utils.files import check_folder, write_json
 from utils.log import configure_logging, get_logger
 from utils.seed import seed_everything
 from utils.signals import catch_signals
@@ -42,20 +42,21 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
         One report per data set, in the (string-sorted) order of their keys.
 
     Raises:
-        InputError: an option, the weights or the data cannot be used.
+        InputError: an option, the weights or the data cannot be used, or another process tests into that folder.
         NoScoreError: images have no score, or cannot be read; everything else was written. Of several ranks, the first
             raises it.
         StopRequested: SIGINT or SIGTERM came.
     """
-    with catch_signals() as stop:
+    folder = test_folder(options)
+    with world.on_main(reserved(folder, "tests")), catch_signals() as stop:
         check_inputs(options)
+        check_folder(test_folder(options).root)
         datasets = [
             build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="test")
             for dataset in options.datasets.values()
         ]
         device = world.device(options.num_gpu)
         network, loaded = load_network(options, device)  # before an earlier run's folder is renamed
-        folder = test_folder(options)
         if world.is_main:
             open_run(folder, "test", options, command, fresh=True)
         else:

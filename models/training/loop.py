@@ -16,7 +16,7 @@ from models.training.finite import FiniteGuard
 from models.training.meter import Meter
 from models.training.objectives import Objective, build_objective
 from models.training.rescue import state_kept
-from models.training.run import Run, called_networks, opened
+from models.training.run import Run, alone, called_networks, opened
 from models.training.state import TrainState
 from models.training.step import StepResult
 from models.training.validation import report_lag, stop_request, validate, validates
@@ -34,7 +34,7 @@ def train(options: TrainOptions, command: Command, world: World) -> TrainState:
     """Train as the options say; saves checkpoints, validates, logs.
 
     Raises:
-        InputError: an option, a file or the data cannot be used.
+        InputError: an option, a file or the data cannot be used, or another process trains in the run's folder.
         StopRequested: SIGINT or SIGTERM came; the state was saved.
         NonFiniteLossError: see :func:`models.training.step.finish_step`.
         FullMemoryError: the memory is full; the state of the last whole iteration was saved.
@@ -42,7 +42,11 @@ def train(options: TrainOptions, command: Command, world: World) -> TrainState:
         RunError: an image or a folder can no longer be used; likewise.
         StorageError: writing failed; the previous checkpoint is whole.
     """
-    with catch_signals() as stop, opened(options, command, world, stop) as (run, state, dataset):
+    with (
+        alone(options, command, world),
+        catch_signals() as stop,
+        opened(options, command, world, stop) as (run, state, dataset),
+    ):
         train_until(options.train.total_iter, run, state, dataset)
         if options.val is None:
             report_lag(run, state)

@@ -109,7 +109,13 @@ def test_a_full_disk_loses_log_lines_and_nothing_else(
 
     monkeypatch.setattr(handler.stream, "write", full)
     logger.info("a line")
-    assert capsys.readouterr().err.endswith("INFO: a line\n")
+    logger.info("another")
+    logger.info("and one more")
+    first, *others = [line.split(": ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert (first, others[1:]) == ("a line", ["another", "and one more"])
+    assert others[0].startswith(f"the disk is full: {tmp_path / 'run.log'} could not be written")
+    configure_logging()  # which closes it
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_ranks_other_than_0_log_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:

@@ -271,7 +271,7 @@ def _from_workers(
     # Started here, not by the thread that may ask for the first batch: a process forked from a thread cannot end well.
     try:
         # As many as the loader makes: what has failed to make them leaves a traceback behind.
-        probes = [multiprocessing.Queue() for _ in range(workers + 1)]
+        probes: list[object] = [multiprocessing.Queue() for _ in range(workers + 1)]
         del probes
         results = iter(loader)
     except OSError as error:
@@ -332,7 +332,7 @@ def _too_small() -> str:
         size = f" ({facts.f_blocks * facts.f_frsize / 2**20:,.1f} MiB)"
     return (
         f"{_SHARED}{size}, through which worker processes hand over their batches, is too small for them; enlarge it "
-        f"(mount -o remount,size=4G {_SHARED}; docker run --shm-size 4g), or set {_FEWER}, or 0"
+        f"(mount -o remount,size=4G {_SHARED}; Docker: its option shm-size), or set {_FEWER}, or 0"
     )
 
 

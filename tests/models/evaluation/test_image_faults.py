@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from archs import build_network
+from data.images.files import write_image
 from models.evaluation import evaluate, pictures
 from models.inference.upscale import upscale
 from tests.runs import picture, run_here, workplace
@@ -116,12 +117,10 @@ def test_an_image_that_is_too_large_for_the_memory_is_named_with_what_helps(
 def test_what_ends_the_test_costs_no_score_of_the_sets_before(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sound = pictures.write_image
-
     def full_disk(path: Path, pixels: Any) -> None:
         if "Odd" in path.parts:
             raise storage_error(path, OSError(errno.ENOSPC, "No space left on device"))
-        sound(path, pixels)
+        write_image(path, pixels)
 
     monkeypatch.setattr(pictures, "write_image", full_disk)
     code, found = scored()

@@ -52,7 +52,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def once(number: int, fault: Callable[[], object]) -> Callable[[int], None]:
     """Lets the fault happen in one iteration."""
-    return lambda at: (fault() and None) if at == number else None
+
+    def happens(at: int) -> None:
+        if at == number:
+            fault()
+
+    return happens
 
 
 def full(*_: object, **__: object) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from utils.errors import InputError
+from utils.wording import shortened
 
 MOST_TEXT = 64 * 2**20
 """Bytes of a text (a list, a log, a JSON file) that is read as a whole; an entry for each of a million images fits."""
@@ -93,11 +94,18 @@ def read_text(path: str | Path, what: str = "file", most: int = MOST_TEXT) -> st
         raise InputError(f"{shown(path)}:{line}: not a text file in UTF-8") from None
 
 
+def is_regular(path: str | Path) -> bool:
+    """Whether there is such a regular file; False too where that cannot be told."""
+    try:
+        return stat.S_ISREG(Path(path).stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def shown(path: str | Path) -> str:
     """A path as messages name it: on one line, with what cannot be printed written out, and not without end."""
     text = str(path)
-    text = text if text.isprintable() else ascii(text)[1:-1]
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
+    return shortened(text if text.isprintable() else ascii(text)[1:-1], _LONGEST)
 
 
 def _check(found: os.stat_result, path: str | Path, most: int | None) -> None:

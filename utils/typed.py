@@ -22,7 +22,9 @@ from utils.docstrings import argument_help
 from utils.errors import InputError
 from utils.scalars import PlainText, is_null, plain_value, read_scalar
 from utils.suggest import near_miss
+from utils.wording import shortened
 
+_MOST_UNKNOWN = 30  # keys of a mapping that are reported: finding what each may have meant takes a moment
 Key = str | int
 KeyPath = tuple[Key, ...]
 
@@ -247,6 +249,7 @@ def read_arguments(
     ignored: Mapping[str, str] = getattr(target, "IGNORED", {})
     label = f" of {what}" if what else ""
     result: dict[str, Any] = {}
+    unknown = 0
     for key, item in value.items():
         here = (*path, key)
         if key in fields:
@@ -255,10 +258,12 @@ def read_arguments(
             result[key] = read_field(item, fields[key], report, here)
         elif key in ignored:
             report.note(here, f"has no effect here: {ignored[key]}")
-        else:
+        elif (unknown := unknown + 1) <= _MOST_UNKNOWN:
             known = ", ".join(fields)
             guess = near_miss(key, fields) or near_miss(key, ignored)
             report.problem(here, f"unknown key{label}{guess or f'; known: {known}'}")
+    if unknown > _MOST_UNKNOWN:
+        report.problem(path, f"{unknown - _MOST_UNKNOWN:,} more unknown keys{label}")
     for name, field in fields.items():
         if field.required and name not in value:
             report.problem(path, f'the key "{name}"{label} is missing; expected {type_name(field.annotation)}')
@@ -286,8 +291,8 @@ def _shown(value: object) -> str:
     if value is None or (isinstance(value, PlainText) and value == ""):
         return "nothing (null)"
     if isinstance(value, list | tuple):
-        return f"the list {plain_value(value)}"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+        return f"the list {shortened(str(plain_value(value)))}"
+    return f'"{shortened(value)}"' if isinstance(value, str) else shortened(repr(value))
 
 
 def _mismatch(value: object, annotation: Any, report: Report, path: KeyPath) -> Invalid:

@@ -375,3 +375,13 @@ def test_a_damaged_file_ends_in_options_or_one_message(tmp_path: Path, at: int, 
         config.read(path, mode="train")
     except InputError as error:
         assert str(error).startswith(str(path))
+
+
+def test_mistakes_without_end_are_counted(tmp_path: Path) -> None:
+    text = TRAIN + "".join(f"key_of_mine_{i}: 1\n" for i in range(5_000)) + "scale: 2\n" * 200
+    found = mistakes(write(tmp_path, text))
+    assert len(found) == 101
+    assert found[-1].startswith("and ")
+    assert sum("unknown key; known" in line for line in found) == 30
+    assert any(line.endswith("4,970 more unknown keys") for line in found)
+    assert len(mistakes(write(tmp_path, TRAIN.replace("SRModel", "S" * 50_000)))[0]) < 2_100

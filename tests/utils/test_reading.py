@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import InputError
-from utils.reading import open_regular, read_regular, read_text, shown
+from utils.reading import is_regular, open_regular, read_regular, read_text, shown
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices in folders are POSIX's")
 
@@ -97,3 +97,9 @@ def test_paths_in_messages_are_printable_and_bounded() -> None:
     assert shown("a b/c.yml") == "a b/c.yml"
     assert shown("a\0\nb\udcff") == r"a\x00\nb\udcff"
     assert shown("x" * 6000) == f"{'x' * 300}... (6,000 characters)"
+
+
+def test_whether_there_is_a_regular_file_is_always_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert is_regular(tmp_path / "file")
+    assert not any(map(is_regular, (tmp_path, "absent", "a\0b", "x" * 6000, tmp_path / "file" / "below")))

@@ -84,3 +84,8 @@ def test_suggestions_are_worded_for_messages() -> None:
     assert near_miss("up_scale", ["upscale"]) == ' (did you mean "upscale"?)'
     assert near_miss("zzz", ["upscale"]) == ""
     assert near_miss("x", []) == ""
+
+
+def test_a_text_without_end_is_compared_with_nothing() -> None:
+    """The distance of two texts takes time with the product of their lengths."""
+    assert near_miss("x" * 1_000_000, ["upscale", "x" * 1_000]) == ""

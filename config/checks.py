@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from config.document import Document
 from config.published import variants
-from config.schema import MODEL_TYPES, SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
+from config.schedulers import SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
+from config.schema import MODEL_TYPES
 from data import DegradationOptions
 from data.patches.options import gt_size_problem
 from utils.errors import InputError

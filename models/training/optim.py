@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from config.schema import OptimOptions
+from config.optimizers import OptimOptions
 
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 """Optimisers that update all parameters in one kernel, and leave out a step where a flag on the device says so."""

@@ -115,7 +115,12 @@ def test_a_file_that_is_named_again_and_again_is_read_once(tmp_path: Path, monke
     for level in range(1, 17):
         write(tmp_path, f"base: [level{level - 1}.yml, level{level - 1}.yml]", f"level{level}.yml")
     read: list[str] = []
-    monkeypatch.setattr("config.bases.file_text", lambda path: read.append(path.name) or path.read_text())
+
+    def counted(path: Path) -> str:
+        read.append(path.name)
+        return path.read_text()
+
+    monkeypatch.setattr("config.bases.file_text", counted)
     assert load(tmp_path / "level16.yml").value == load(tmp_path / "level0.yml").value
     assert sorted(read[:-1]) == sorted(f"level{level}.yml" for level in range(17))
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 import config
 from config.checks import Mode
-from config.schema import Adam, LoggerOptions, MultiStepLR
+from config.optimizers import Adam
+from config.schedulers import MultiStepLR
+from config.schema import LoggerOptions
 from losses import L1Loss
 from metrics import PSNR
 from tests.config.files import TEST, TRAIN, line_of, mistakes, write

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from archs.layers.size import SizeRule
-from config.schema import Adam, CosineAnnealingLR, MultiStepLR, TileOptions, ValOptions
+from config.optimizers import Adam
+from config.schedulers import CosineAnnealingLR, MultiStepLR
+from config.schema import TileOptions, ValOptions
 from data.datasets.single import SingleImageOptions
 from data.degradations.jpeg import jpeg
 from data.degradations.kernels import blur_kernel

@@ -102,4 +102,5 @@ def test_paths_in_messages_are_printable_and_bounded() -> None:
 def test_whether_there_is_a_regular_file_is_always_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     assert is_regular(tmp_path / "file")
-    assert not any(map(is_regular, (tmp_path, "absent", "a\0b", "x" * 6000, tmp_path / "file" / "below")))
+    others: list[str | Path] = [tmp_path, "absent", "a\0b", "x" * 6000, tmp_path / "file" / "below"]
+    assert not any(is_regular(path) for path in others)

@@ -7,7 +7,9 @@ import dataclasses
 import pytest
 
 from archs import NETWORKS
-from config.schema import MODEL_TYPES, OPTIMIZERS, SCHEDULERS, TrainingOptions
+from config.optimizers import OPTIMIZERS
+from config.schedulers import SCHEDULERS
+from config.schema import MODEL_TYPES, TrainingOptions
 from data import DATASETS, DatasetOptions
 from losses import LOSSES
 from metrics import METRICS

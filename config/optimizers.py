@@ -14,82 +14,75 @@ from utils.typed import option
 class OptimOptions(Checked):
     """An optimiser of torch.optim; defaults are torch's."""
 
-    lr: float = option("learning rate; the schedule starts from it", minimum=0)
-
-
-def _check_betas(betas: tuple[float, float]) -> None:
-    """Raise InputError where torch would raise when the optimiser is built, long after the options are read."""
-    if not all(0 <= beta < 1 for beta in betas):
-        raise InputError(f"betas: expected values from 0 on, below 1, got {list(betas)}")
+    lr: float = option("learning rate; the schedule starts from it", above=0, maximum=1000)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adam(OptimOptions):
     """Adam."""
 
-    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
-    betas: tuple[float, float] = option("decay of the running means of gradient and squared gradient", (0.9, 0.999))
-    eps: float = option("added to the denominator", 1e-8, minimum=0)
+    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0, maximum=1000)
+    betas: tuple[float, float] = option(
+        "decay of the running means of gradient and squared gradient", (0.9, 0.999), minimum=0, below=1
+    )
+    eps: float = option("added to the denominator", 1e-8, minimum=0, maximum=1)
     amsgrad: bool = option("divide by the largest squared gradient so far", False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_betas(self.betas)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW(Adam):
     """Adam with decoupled weight decay."""
 
-    weight_decay: float = option("the weights shrink by lr * weight_decay per iteration", 0.01, minimum=0)
+    weight_decay: float = option("the weights shrink by lr * weight_decay per iteration", 0.01, minimum=0, maximum=1000)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adamax(OptimOptions):
     """Adam with the infinity norm; its rate is usually 2e-3."""
 
-    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
-    betas: tuple[float, float] = option("decay of the running mean of the gradient and of its norm", (0.9, 0.999))
-    eps: float = option("added to the denominator", 1e-8, minimum=0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_betas(self.betas)
+    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0, maximum=1000)
+    betas: tuple[float, float] = option(
+        "decay of the running mean of the gradient and of its norm", (0.9, 0.999), minimum=0, below=1
+    )
+    eps: float = option("added to the denominator", 1e-8, minimum=0, maximum=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGD(OptimOptions):
     """Stochastic gradient descent."""
 
-    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
-    momentum: float = option("momentum", 0.0, minimum=0)
-    dampening: float = option("dampening of the momentum", 0.0)
+    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0, maximum=1000)
+    momentum: float = option("momentum", 0.0, minimum=0, below=1)
+    dampening: float = option("dampening of the momentum", 0.0, minimum=0, below=1)
     nesterov: bool = option("Nesterov's momentum", False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
-            raise InputError("nesterov: true needs a momentum above 0, and dampening 0")
+            raise InputError(
+                f"nesterov: true needs a momentum above 0, and dampening 0; got momentum {self.momentum:g} and "
+                f"dampening {self.dampening:g}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ASGD(OptimOptions):
     """Averaged stochastic gradient descent (ASGD)."""
 
-    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
-    lambd: float = option("decay term", 1e-4)
-    alpha: float = option("power of the rate's decay", 0.75)
-    t0: float = option("iteration at which averaging starts", 1e6)
+    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0, maximum=1000)
+    lambd: float = option("decay term", 1e-4, minimum=0, maximum=1)
+    alpha: float = option("power of the rate's decay", 0.75, minimum=0, maximum=1000)
+    t0: float = option("iteration at which averaging starts", 1e6, minimum=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RMSprop(OptimOptions):
     """RMSprop."""
 
-    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
-    alpha: float = option("decay of the running mean of the squared gradient", 0.99, minimum=0)
-    eps: float = option("added to the denominator", 1e-8, minimum=0)
-    momentum: float = option("momentum", 0.0, minimum=0)
+    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0, maximum=1000)
+    alpha: float = option("decay of the running mean of the squared gradient", 0.99, minimum=0, below=1)
+    eps: float = option("added to the denominator", 1e-8, minimum=0, maximum=1)
+    momentum: float = option("momentum", 0.0, minimum=0, below=1)
     centered: bool = option("divide by the variance instead of the mean square", False)
 
 
@@ -104,6 +97,8 @@ class Rprop(OptimOptions):
         super().__post_init__()
         if not 0 < self.etas[0] < 1 < self.etas[1]:
             raise InputError(f"etas: expected one between 0 and 1 and one above 1, got {list(self.etas)}")
+        if not 0 < self.step_sizes[0] <= self.step_sizes[1]:
+            raise InputError(f"step_sizes: expected the smaller one first, above 0, got {list(self.step_sizes)}")
 
 
 OPTIMIZERS: Mapping[str, type[OptimOptions]] = {

@@ -18,10 +18,14 @@ class SchedulerOptions(Checked):
 class MultiStepLR(SchedulerOptions):
     """Multiplied by gamma at each milestone; set to weight * lr at each restart."""
 
-    milestones: tuple[int, ...] = option("iterations after which the rate is multiplied; one given twice counts twice")
-    gamma: float = option("the factor", 0.1)
-    restarts: tuple[int, ...] = option("iterations at which the rate is set anew; as many as restart_weights", (0,))
-    restart_weights: tuple[float, ...] = option("lr is multiplied by this at each restart", (1.0,))
+    milestones: tuple[int, ...] = option(
+        "iterations after which the rate is multiplied; one given twice counts twice", minimum=0
+    )
+    gamma: float = option("the factor", 0.1, above=0, maximum=1000)
+    restarts: tuple[int, ...] = option(
+        "iterations at which the rate is set anew; as many as restart_weights", (0,), minimum=0
+    )
+    restart_weights: tuple[float, ...] = option("lr is multiplied by this at each restart", (1.0,), above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,7 @@ class CosineAnnealingRestartLR(SchedulerOptions):
     """Cosine cycles, each from weight * lr to eta_min."""
 
     periods: tuple[int, ...] = option("iterations of each cycle; together at least total_iter", minimum=1)
-    restart_weights: tuple[float, ...] = option("lr is multiplied by this in each cycle", (1.0,))
+    restart_weights: tuple[float, ...] = option("lr is multiplied by this in each cycle", (1.0,), above=0)
     eta_min: float = option("learning rate at the end of a cycle", 0.0, minimum=0)
 
 

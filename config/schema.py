@@ -37,6 +37,7 @@ MODEL_TYPES = (
 _DEGRADATIONS = "low-resolution images are only degraded on the fly in training"
 _DISCRIMINATOR = "no discriminator is trained here"
 _FROM_COMMAND = f"{SET_BY_BASICSR}, from the command line"
+_LARGEST_SCALE, _LARGEST_SIDE = 100, 1_000_000
 _UNREAD = "BasicSR does not read it here either"
 
 
@@ -58,7 +59,7 @@ class TrainingOptions(Checked):
         "net_d_init_iters": _DISCRIMINATOR,
     }
 
-    total_iter: int = option("iterations to train; counted over resumes", minimum=1)
+    total_iter: int = option("iterations to train; counted over resumes", minimum=1, maximum=10**9)
     optim_g: AnyOptimizer = option("the optimiser")
     scheduler: AnyScheduler = option("how the learning rate changes")
     pixel_opt: AnyLoss = option("loss between output and true image")
@@ -67,7 +68,7 @@ class TrainingOptions(Checked):
         "are validated. 0: no EMA",
         0.0,
         minimum=0,
-        maximum=1,
+        below=1,
     )
     ema_warmup: bool = option(
         "the decay of the EMA rises to ema_decay: min(ema_decay, (1 + n) / (10 + n)) after n iterations. false: "
@@ -82,7 +83,9 @@ class TrainingOptions(Checked):
         "and the published runs did",
         False,
     )
-    grad_clip: float | None = option("gradient clipping: largest norm; null: no clipping", None, minimum=0)
+    grad_clip: float | None = option(
+        "gradient clipping: largest norm; null: no clipping; .inf: none either", None, above=0, infinite=True
+    )
     nonfinite: Literal["stop", "skip"] = option(
         "when a loss or gradient is not finite: stop before the weights change, or skip the batch and count it", "stop"
     )
@@ -128,14 +131,19 @@ class ValOptions(Checked):
         "itself",
         1,
         minimum=1,
+        maximum=1_000_000,
     )
     save_img: bool = option("save the resulting images", False)
     suffix: str | None = option("end of the names of saved images; null: the name of the experiment", None)
     pbar: bool = option("progress bar", False)
     bicubic: bool = option("measure bicubic upsampling too, for comparison", False)
     use_chop: bool = option("RGT's tiles: as few equal ones as keep below chop_size, mirrored to be equal", False)
-    chop_size: int = option("use_chop: tiles are shorter than this, low-resolution pixels", 200, minimum=1)
-    chop_pad: int = option("use_chop: pixels read on each side of a tile, low-resolution pixels", 16, minimum=0)
+    chop_size: int = option(
+        "use_chop: tiles are shorter than this, low-resolution pixels", 200, minimum=1, maximum=_LARGEST_SIDE
+    )
+    chop_pad: int = option(
+        "use_chop: pixels read on each side of a tile, low-resolution pixels", 16, minimum=0, maximum=_LARGEST_SIDE
+    )
     pft_chop: bool | None = option(
         "PFT's tiles, as its published scores were measured: a side of 256 pixels or more is cut into side // 256 + 1 "
         "equal tiles, read with a tenth around them. null: where model_type is PFTModel and no other tiles are chosen",
@@ -244,8 +252,8 @@ class DistOptions(Checked):
 class TileOptions(Checked):
     """Compute large images in parts, to save memory."""
 
-    tile_size: int = option("side of a tile, low-resolution pixels", minimum=1)
-    tile_pad: int = option("overlap of neighbouring tiles, low-resolution pixels", 32, minimum=0)
+    tile_size: int = option("side of a tile, low-resolution pixels", minimum=1, maximum=_LARGEST_SIDE)
+    tile_pad: int = option("overlap of neighbouring tiles, low-resolution pixels", 32, minimum=0, maximum=_LARGEST_SIDE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,10 +291,13 @@ class Options(Checked):
         "validation cut large images as its authors do (val.pft_chop)"
     )
     scale: int | float = option(
-        "super-resolution factor; in a test file of a network for any scale, any number", 1, minimum=1
+        "super-resolution factor; in a test file of a network for any scale, any number",
+        1,
+        minimum=1,
+        maximum=_LARGEST_SCALE,
     )
-    num_gpu: int = option("GPUs of this machine to use; 0: the CPU; auto: all there are", minimum=0)
-    manual_seed: int = option("seed of all random numbers", minimum=0)
+    num_gpu: int = option("GPUs of this machine to use; 0: the CPU; auto: all there are", minimum=0, maximum=1024)
+    manual_seed: int = option("seed of all random numbers", minimum=0, maximum=2**32 - 1)
     network_g: NetworkOptions = option("the network: type and the arguments of its constructor")
     datasets: Mapping[str, AnyDataset] = option(
         "the data: train, val, val_2, ... in training files; any names in test files, run in string order"
@@ -316,7 +327,7 @@ class Options(Checked):
 class TrainOptions(DegradationOptions, Options):
     """A training file."""
 
-    scale: int = option("super-resolution factor", 1, minimum=1)
+    scale: int = option("super-resolution factor", 1, minimum=1, maximum=_LARGEST_SCALE)
     train: TrainingOptions = option("loss, optimiser, schedule")
     logger: LoggerOptions = option("what is logged and saved how often", default_factory=LoggerOptions)
 

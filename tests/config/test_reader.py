@@ -161,7 +161,7 @@ MISTAKES: list[tuple[tuple[str, str], str, str]] = [
     (("lr: 2e-4", "lr: fast"), "fast", 'train.optim_g.lr: expected a number, got "fast"'),
     (("lr: 2e-4", "lr: '2e-4'"), "lr", 'train.optim_g.lr: expected a number, got "2e-4"'),
     (("[0.9, 0.99]", "[0.9]"), "[0.9]", "train.optim_g.betas: expected a list of 2 values, each a number, got the l"),
-    (("[0.9, 0.99]", "[0.9, 1]"), "optim_g", "train.optim_g: betas: expected values from 0 on, below 1, got [0"),
+    (("[0.9, 0.99]", "[0.9, 1]"), "optim_g", "train.optim_g.betas: expected a number below 1, got 1"),
     (
         ("type: Adam, lr: 2e-4, betas: [0.9, 0.99]", "type: SGD, lr: 2e-4, nesterov: yes"),
         "optim_g",

@@ -66,7 +66,7 @@ WRONG: dict[str, Callable[..., Any]] = {
         test_y_channel=True,
         better="up",  # type: ignore[arg-type]
     ),
-    "lr: expected at least 0": lambda: Adam(lr=-1e-4),
+    "lr: expected a number above 0": lambda: Adam(lr=-1e-4),
     "T_max: expected at least 1": lambda: CosineAnnealingLR(T_max=0),
     "milestones: expected a list": lambda: MultiStepLR(milestones=5),  # type: ignore[arg-type]
     "batch_size: expected at least 1": lambda: ValOptions(batch_size=0),

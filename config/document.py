@@ -27,7 +27,7 @@ _MERGE_KEY = "<<"
 # An option file has some hundred entries; aliases of aliases can multiply a few lines into billions.
 MOST_ENTRIES = 20_000
 _DEEPEST = 50
-_MOST_BYTES = 2**20  # the parser takes seconds for each million
+MOST_BYTES = 2**20  # the parser takes seconds for each million
 
 _HINTS = {
     "'\\t'": "indent with spaces, not with tabs",
@@ -312,7 +312,7 @@ def file_text(path: Path) -> str:
         InputError: it is absent, cannot be read, is a pipe or a device, is too large, or holds no text.
     """
     try:
-        data = read_regular(path, _MOST_BYTES)
+        data = read_regular(path, MOST_BYTES)
     except FileNotFoundError:
         siblings = {file.stem: file.name for file in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
         found = nearest(path.stem, siblings)

@@ -13,9 +13,10 @@ from data.images.faults import fault_lines
 from data.loader import Batch, train_batches
 from data.patches.options import PatchOptions
 from models.distributed import World
-from models.evaluation.check import check_images, log_options, verdict
+from models.evaluation.check import check_borders, check_images, log_options, verdict
 from models.inputs import check_inputs
 from models.training.batch_limit import find_largest_batch
+from models.training.checkpoint import apply_resume, read_resume
 from models.training.objectives import Objective, build_objective
 from models.training.run import describe_run, prepare_state, training_set, validation_sets
 from models.training.state import TrainState
@@ -55,7 +56,9 @@ def inspect_training(
     """
     log = get_logger().info
     log_options(options, verbose=verbose)
-    check_inputs(options)
+    resume = None if options.path.resume_state is None else read_resume(options.path.resume_state, options.path)
+    resumed = () if resume is None else resume.networks.keys()
+    check_inputs(options, resumed)
     dataset = training_set(options)
     held_out = validation_sets(options)
     training = options.train_dataset
@@ -64,8 +67,11 @@ def inspect_training(
         check_images(held_out)
     else:
         check_images((dataset, *held_out))
+    check_borders(options.val, held_out)
     seed_everything(options.manual_seed)
-    state = prepare_state(options, world.device(options.num_gpu))
+    state = prepare_state(options, world.device(options.num_gpu), resumed)
+    if resume is not None:
+        apply_resume(state, resume, options, world)
     describe_run(options, state, dataset, held_out)
     batches = train_batches(
         dataset, options.train_dataset, stop=1, device=state.device, channels_last=options.channels_last

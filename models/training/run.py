@@ -17,7 +17,7 @@ from config.command import Command
 from config.schema import TrainOptions
 from data import EvalDataset, TrainDataset, build_dataset
 from models.distributed import World
-from models.evaluation.check import together
+from models.evaluation.check import check_borders, together
 from models.experiment import RunFolder, open_run, training_folder
 from models.inputs import check_inputs
 from models.training.checkpoint import CheckpointFolder, Resume, apply_resume, find_resume, read_resume
@@ -71,6 +71,7 @@ def opened(
         apply_resume(state, resume, options, world)
     dataset = training_set(options)
     validation = validation_sets(options)
+    check_borders(options.val, validation)
     if world.is_main:  # only now: bad input must not rename an earlier run's folder
         open_run(folder, "train", options, command, fresh=resume is None)
     world.barrier()

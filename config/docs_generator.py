@@ -40,6 +40,11 @@ with [options.schema.json](options.schema.json).
   [accepted](#accepted-without-effect), and reported once.
 - `~` at the start of a path is the home folder. Other relative paths start from the current folder.
 - Anchors (`&name`, `*name`) and merging (`<<: *name`) work. Nothing in a file or on the command line is evaluated.
+- An option file is a regular file of at most a megabyte, 20,000 entries with its bases, and 100 bases; a pipe, which
+  `-opt <(command)` would be, is refused, because a run reads its option file again: write it to a file first. Numbers
+  have to be finite, and sizes of networks have bounds far beyond those that are published.
+- What no training can be meant by (a learning rate of 0, `eta_min` above it, more micro-batches than samples) is a
+  mistake. What hardly is (milestones beyond `total_iter`, a validation without metrics) is reported once.
 
 `base: common/hat.yml`, or a list of files, names files that say what this one does not; their paths start from the
 folder of the file that names them, and they may have bases of their own. Mappings are merged key by key, lists and

@@ -19,7 +19,7 @@ from config.schema import RUN_FOLDERS, Options, TestOptions, TrainOptions
 from utils.errors import InputError
 from utils.scalars import is_null
 from utils.suggest import near_miss
-from utils.typed import INVALID, KeyPath, Report, key_text
+from utils.typed import KeyPath, Report, key_text
 from utils.typed import read as read_typed
 from utils.wording import shortened
 
@@ -93,7 +93,8 @@ def interpret(
     check_kind(document, mode)
     report = Report()
     options = _read_document(document, kind, report)
-    check(document, mode, report, debug=debug or (options is not INVALID and "debug" in options.name))
+    name = getattr(options, "name", "")  # after a problem there may be none
+    check(document, mode, report, debug=debug or "debug" in name)
     _raise_mistakes(document, report)
     options = _in_order(_debugged(options, debug))
     return dataclasses.replace(options, notes=_notes(document, report), files=document.files)

@@ -427,7 +427,7 @@ def _numbers(value: Any) -> Iterator[int | float]:
         yield value
 
 
-def _out_of_range(number: float, field: Field) -> str | None:
+def _out_of_range(number: int | float, field: Field) -> str | None:
     """What is wrong with the size of a number; None where nothing is."""
     shown = number_text(number)
     if isinstance(number, float) and not math.isfinite(number) and not field.infinite:
@@ -441,7 +441,7 @@ def _out_of_range(number: float, field: Field) -> str | None:
     return None
 
 
-def number_text(number: float) -> str:
+def number_text(number: int | float) -> str:
     """A number in a message: whole ones with all digits, as far as they can be read."""
     if isinstance(number, float) and number.is_integer() and abs(number) < _LARGEST:
         number = int(number)

@@ -43,8 +43,8 @@ with [options.schema.json](options.schema.json).
 - An option file is a regular file of at most a megabyte, 20,000 entries with its bases, and 100 bases; a pipe, which
   `-opt <(command)` would be, is refused, because a run reads its option file again: write it to a file first. Numbers
   have to be finite, and sizes of networks have bounds far beyond those that are published.
-- What no training can be meant by (a learning rate of 0, `eta_min` above it, more micro-batches than samples) is a
-  mistake. What hardly is (milestones beyond `total_iter`, a validation without metrics) is reported once.
+- What no training can be meant by (a learning rate of 0, `eta_min` above it, a loss weight below 0) is a mistake.
+  What hardly is (milestones beyond `total_iter`, a validation without metrics) is reported once.
 
 `base: common/hat.yml`, or a list of files, names files that say what this one does not; their paths start from the
 folder of the file that names them, and they may have bases of their own. Mappings are merged key by key, lists and

@@ -109,8 +109,8 @@ def _check_batch(document: Document, report: Report) -> None:
     parts = value_of(document, (*_TRAIN, "accumulate"), int, 1)
     batch = value_of(document, ("datasets", "train", "batch_size_per_gpu"), int)
     if batch is not None and parts > batch >= 1:
-        problem = f"expected at most datasets.train.batch_size_per_gpu {batch}, which is divided by it, got {parts}"
-        report.problem((*_TRAIN, "accumulate"), problem)
+        message = f"no more than {batch} micro-batches are made: datasets.train.batch_size_per_gpu is {batch}"
+        report.note((*_TRAIN, "accumulate"), message)
 
 
 def _check_kept(document: Document, report: Report) -> None:

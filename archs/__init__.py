@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from archs.limits import argument_problems, check_size
 from utils.errors import InputError
 from utils.suggest import near_miss, nearest
 from utils.typed import Report, read_arguments
@@ -76,8 +77,20 @@ def build_network(opt: Mapping[str, object]) -> nn.Module:
     target = network_class(name)
     report = Report()
     arguments = read_arguments({key: value for key, value in opt.items() if key != "type"}, target, report, what=name)
+    for key, problem in argument_problems(arguments):
+        report.problem((key,), problem)
     report.raise_problems(f"network_g ({name})")
-    network = target(**arguments)
+    try:
+        check_size(name, target, arguments)
+        network = target(**arguments)
+    except InputError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError, RuntimeError) as error:
+        if "memory" in str(error).lower():
+            raise
+        # What torch's layers and BasicSR's networks say about sizes that do not fit together.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"network_g ({name}): it cannot be built with these arguments: {reason}") from error
     if name.startswith(BASICSR):
         _bridge().describe(network, arguments)
     return network

@@ -9,18 +9,20 @@ that a mistake is reported with the file that holds it.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from config.document import Document, file_text, parse
+from config.document import MOST_ENTRIES, Document, file_text, parse
 from utils.errors import InputError
-from utils.scalars import PlainText
+from utils.scalars import PlainText, read_scalar
 from utils.typed import KeyPath
 
 KEY = "base"
+_MOST_BASES = 100  # each is merged, which takes a moment
 
 
 def load(path: str | Path) -> Document:
@@ -29,7 +31,7 @@ def load(path: str | Path) -> Document:
     Raises:
         InputError: a file is absent, no YAML or no mapping, or includes itself; the message names file and line.
     """
-    return _load(Path(path), ())
+    return _Loading().load(Path(path), ())
 
 
 def merge(base: Document, own: Document) -> Document:
@@ -58,43 +60,70 @@ def dump(document: Document) -> str:
     return yaml.dump(document.value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _load(path: Path, above: tuple[Path, ...]) -> Document:
-    document = parse(file_text(path), str(path))
-    document = dataclasses.replace(document, files=(str(path),))
-    merged: Document | None = None
-    for place_path, name in _names(document):
-        base = path.parent / Path(name).expanduser()
-        chain = (*above, path)
-        known = [file.resolve() for file in chain]
-        if base.resolve() in known:
-            circle = " -> ".join(str(file) for file in (*chain[known.index(base.resolve()) :], base))
-            raise InputError(str(document.mistake(place_path, f"a file cannot be its own base: {circle}")))
-        try:
-            found = _load(base, chain)
-        except InputError as error:
-            if base.is_file():
-                raise
-            raise InputError(str(document.mistake(place_path, str(error)))) from None
-        merged = found if merged is None else merge(merged, found)
-    own = dataclasses.replace(
-        document,
-        value={key: value for key, value in document.value.items() if key != KEY},
-        places={place: where for place, where in document.places.items() if place[0] != KEY},
-    )
-    return own if merged is None else merge(merged, own)
+class _Loading:
+    """A reading of a file with its bases; one that is named by several of them is read once."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[Path, Document] = {}
+        self._named = 0
+
+    def load(self, path: Path, above: tuple[Path, ...]) -> Document:
+        """A file with its bases; ``above`` are the files that lead to it. Errors as :func:`load`."""
+        return self._with_bases(path, above, file_text(path))
+
+    def _with_bases(self, path: Path, above: tuple[Path, ...], text: str) -> Document:
+        document = dataclasses.replace(parse(text, str(path)), files=(str(path),))
+        merged: Document | None = None
+        for place, name in _names(document):
+            found = self._base(document, place, path.parent / name, (*above, path))
+            merged = found if merged is None else merge(merged, found)
+        own = dataclasses.replace(
+            document,
+            value={key: value for key, value in document.value.items() if key != KEY},
+            places={place: where for place, where in document.places.items() if place[0] != KEY},
+        )
+        whole = own if merged is None else merge(merged, own)
+        if len(whole.places) > MOST_ENTRIES:
+            raise InputError(f"{path}: more than {MOST_ENTRIES} entries with those of its bases")
+        return whole
+
+    def _base(self, document: Document, place: KeyPath, base: Path, chain: tuple[Path, ...]) -> Document:
+        """A base that a document names at a place."""
+        self._named += 1
+        if self._named > _MOST_BASES:
+            raise InputError(str(document.mistake(place, f"more than {_MOST_BASES} bases, counting those of bases")))
+        same = _same(base)
+        known = [_same(file) for file in chain]
+        if same in known:
+            circle = " -> ".join(str(file) for file in (*chain[known.index(same) :], base))
+            raise InputError(str(document.mistake(place, f"a file cannot be its own base: {circle}")))
+        if same not in self._loaded:
+            try:
+                text = file_text(base)
+            except InputError as error:
+                raise InputError(str(document.mistake(place, str(error)))) from None
+            self._loaded[same] = self._with_bases(base, chain, text)
+        return self._loaded[same]
 
 
-def _names(document: Document) -> list[tuple[KeyPath, str]]:
-    """The files that a document names as bases, with the keys that name them."""
+def _same(path: Path) -> Path:
+    """The path without links: equal for one file. Of a link that leads to itself, the link."""
+    return Path(os.path.realpath(path))
+
+
+def _names(document: Document) -> list[tuple[KeyPath, Path]]:
+    """The files that a document names as bases, with the keys that name them; ``~`` is the home folder."""
     if KEY not in document.value:
         return []
     value = document.value[KEY]
     named = [((KEY, i), item) for i, item in enumerate(value)] if isinstance(value, list) else [((KEY,), value)]
-    result: list[tuple[KeyPath, str]] = []
+    result: list[tuple[KeyPath, Path]] = []
     for place, name in named:
-        if not isinstance(name, str) or name in ("", "~"):
-            raise InputError(str(document.mistake(place, "expected the path of an option file, or a list of them")))
-        result.append((place, str(name)))
+        try:
+            result.append((place, read_scalar(name, Path, ())))
+        except ValueError:
+            problem = "expected the path of an option file, or a list of them"
+            raise InputError(str(document.mistake(place, problem))) from None
     return result
 
 

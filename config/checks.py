@@ -7,18 +7,22 @@ does not hide them and every problem points at the line that causes it.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from config.document import Document
 from config.published import variants
-from config.schema import MODEL_TYPES, SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
+from config.schedulers import SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
+from config.schema import MODEL_TYPES
+from config.training_checks import check_training, value_of
 from data import DegradationOptions
 from data.patches.options import gt_size_problem
 from utils.errors import InputError
 from utils.scalars import is_null
 from utils.suggest import near_miss
-from utils.typed import INVALID, KeyPath, Report, key_text, read
+from utils.typed import KeyPath, Report, key_text, read
+from utils.wording import shortened
 
 Mode = Literal["train", "test"]
 
@@ -57,6 +61,9 @@ _NEEDED_IN_TRAINING = {
 }
 
 
+_LONGEST_NAME = 200  # bytes of a name of 255, to which runs add the time and the iteration
+
+
 def check_kind(document: Document, mode: Mode) -> None:
     """Refuse a recipe, a training file in testing, or the other way round, instead of listing all that does not fit."""
     if isinstance(document.get(("stages",)), Mapping) and not is_set(document.get(("network_g",))):
@@ -73,7 +80,7 @@ def check_kind(document: Document, mode: Mode) -> None:
         raise InputError(str(document.mistake(("datasets",), f"this is a test file; {advice}")))
 
 
-def check(document: Document, mode: Mode, report: Report) -> None:
+def check(document: Document, mode: Mode, report: Report, *, debug: bool = False) -> None:
     """Report everything in the document that contradicts something else in it."""
     _check_names(document, report)
     _check_model_type(document, report)
@@ -84,14 +91,15 @@ def check(document: Document, mode: Mode, report: Report) -> None:
         _check_training_data(document, report)
         _check_validation(document, report)
         _check_schedule(document, report)
+        check_training(document, report, debug=debug)
         if is_set(document.get(("published",))):
             report.note(("published",), "has no effect here: it is for test files")
-        if _value(document, ("train", "pixel_opt", "reduction"), str) == "none":
+        if value_of(document, ("train", "pixel_opt", "reduction"), str) == "none":
             report.problem(("train", "pixel_opt", "reduction"), "expected mean or sum to train with, got none")
     else:
         if isinstance(document.get(("datasets",)), Mapping) and not _datasets(document):
             report.problem(("datasets",), "expected at least one data set, as in 'test_1: ...'")
-        variant = _value(document, ("published",), str | None)
+        variant = value_of(document, ("published",), str | None)
         if variant is not None and variant not in variants():
             guess = near_miss(variant, variants()) or f"; known: {', '.join(variants())}"
             report.problem(("published",), f'no scores of "{variant}" are known{guess}')
@@ -103,24 +111,20 @@ def _datasets(document: Document) -> Mapping[str, Any]:
     return {name: item for name, item in datasets.items() if not is_null(item)} if isinstance(datasets, Mapping) else {}
 
 
-def _value(document: Document, path: KeyPath, annotation: Any, default: Any = None) -> Any:
-    """The value of a key, or ``default`` where it is absent or wrong (which is reported elsewhere)."""
-    raw = document.get(path)
-    value = INVALID if raw is None else read(raw, annotation, Report())
-    return default if value is INVALID else value
-
-
 def _check_names(document: Document, report: Report) -> None:
     """What becomes part of the names of folders and files; ``..`` would archive the folder above."""
     paths: list[KeyPath] = [("name",), ("val", "suffix"), *(("datasets", key, "name") for key in _datasets(document))]
     for path in paths:
-        name = _value(document, path, str | None)
+        name = value_of(document, path, str | None)
         if name is not None and (not name.isprintable() or name in ("", ".", "..") or set(name) & set("/\\")):
-            report.problem(path, f"expected a text that can be part of a file's name, got {name!r}")
+            report.problem(path, f"expected a text that can be part of a file's name, got {shortened(repr(name))}")
+        elif name is not None and len(os.fsencode(name)) > _LONGEST_NAME:
+            problem = f"expected at most {_LONGEST_NAME} bytes, for the names of files, got {len(os.fsencode(name)):,}"
+            report.problem(path, problem)
 
 
 def _check_model_type(document: Document, report: Report) -> None:
-    name = _value(document, ("model_type",), str)
+    name = value_of(document, ("model_type",), str)
     known = ", ".join(MODEL_TYPES)
     if name in UNSUPPORTED_MODEL_TYPES:
         report.problem(("model_type",), f"{name} is not supported: {UNSUPPORTED_MODEL_TYPES[name]}; known: {known}")
@@ -141,9 +145,9 @@ def is_set(value: Any) -> bool:
 
 
 def _check_patches(document: Document, report: Report) -> None:
-    scale = _value(document, ("scale",), int, 1)
+    scale = value_of(document, ("scale",), int, 1)
     for name in _datasets(document):
-        size = _value(document, ("datasets", name, "gt_size"), int)
+        size = value_of(document, ("datasets", name, "gt_size"), int)
         problem = None if size is None or scale <= 0 else gt_size_problem(size, scale)
         if problem is not None:
             report.problem(("datasets", name, "gt_size"), problem)
@@ -192,7 +196,7 @@ def _check_validation(document: Document, report: Report) -> None:
 
 def _check_schedule(document: Document, report: Report) -> None:
     path: KeyPath = ("train", "scheduler")
-    kind = SCHEDULERS.get(_value(document, (*path, "type"), str, ""))
+    kind = SCHEDULERS.get(value_of(document, (*path, "type"), str, ""))
     if kind is MultiStepLR:
         _check_lengths(document, report, path, "restarts", (0,))
     elif kind is CosineAnnealingRestartLR:
@@ -204,8 +208,8 @@ def _check_lengths(
     document: Document, report: Report, path: KeyPath, key: str, default: tuple[int, ...] | None
 ) -> None:
     """As many weights as restarts or periods."""
-    starts = _value(document, (*path, key), tuple[int, ...], default)
-    weights = _value(document, (*path, "restart_weights"), tuple[float, ...], (1.0,))
+    starts = value_of(document, (*path, key), tuple[int, ...], default)
+    weights = value_of(document, (*path, "restart_weights"), tuple[float, ...], (1.0,))
     if starts is not None and len(starts) != len(weights):
         blamed = "restart_weights" if document.get((*path, "restart_weights")) is not None else key
         count = f"got {len(weights)} weights for {len(starts)} {key}"
@@ -213,8 +217,8 @@ def _check_lengths(
 
 
 def _check_periods(document: Document, report: Report, path: KeyPath) -> None:
-    periods = _value(document, (*path, "periods"), tuple[int, ...])
-    total = _value(document, ("train", "total_iter"), int)
-    if periods is not None and total is not None and sum(periods) < total - 1:
+    periods = value_of(document, (*path, "periods"), tuple[int, ...])
+    total = value_of(document, ("train", "total_iter"), int)
+    if periods and total is not None and sum(periods) < total - 1:
         problem = f"expected cycles that last until total_iter {total}, got {sum(periods)} iterations in all"
         report.problem((*path, "periods"), problem)

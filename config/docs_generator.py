@@ -15,7 +15,7 @@ from config.bases import KEY as BASE
 from config.checks import UNSUPPORTED_KEYS, UNSUPPORTED_MODEL_TYPES
 from config.describe import markers, to_plain
 from config.schema import MODEL_TYPES, NetworkOptions, Options, TestOptions, TrainOptions
-from utils.typed import Field, fields_of, key_text, type_name
+from utils.typed import Field, fields_of, key_text, number_text, type_name
 
 _INTRODUCTION = """\
 # Options
@@ -40,6 +40,11 @@ with [options.schema.json](options.schema.json).
   [accepted](#accepted-without-effect), and reported once.
 - `~` at the start of a path is the home folder. Other relative paths start from the current folder.
 - Anchors (`&name`, `*name`) and merging (`<<: *name`) work. Nothing in a file or on the command line is evaluated.
+- An option file is a regular file of at most a megabyte, 20,000 entries with its bases, and 100 bases; a pipe, which
+  `-opt <(command)` would be, is refused, because a run reads its option file again: write it to a file first. Numbers
+  have to be finite, and sizes of networks have bounds far beyond those that are published.
+- What no training can be meant by (a learning rate of 0, `eta_min` above it, a loss weight below 0) is a mistake.
+  What hardly is (milestones beyond `total_iter`, a validation without metrics) is reported once.
 
 `base: common/hat.yml`, or a list of files, names files that say what this one does not; their paths start from the
 folder of the file that names them, and they may have bases of their own. Mappings are merged key by key, lists and
@@ -56,6 +61,9 @@ sets of these names. A name that holds `debug`, or the flag `--debug`, which put
 trial run: validation and checkpoints every 8 iterations, a log line for each, no TensorBoard.
 """
 
+_SCHEMA_BOUNDS = {
+    "at least": "minimum", "above": "exclusiveMinimum", "at most": "maximum", "below": "exclusiveMaximum",
+}  # fmt: skip
 _BASE_SCHEMA = {
     "description": "option files, as seen from this one, that say what this one does not; of several, the later wins",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
@@ -202,11 +210,7 @@ def _markdown_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) ->
 
 
 def _kind_text(field: Field) -> str:
-    limits = [
-        f"{word} {limit:g}"
-        for word, limit in (("at least", field.minimum), ("at most", field.maximum))
-        if limit is not None
-    ]
+    limits = [f"{words} {number_text(limit)}" for words, limit in field.bounds()]
     return ", ".join([type_name(field.annotation), *limits])
 
 
@@ -246,9 +250,8 @@ def _object_schema(target: Callable[..., Any], **fixed: Any) -> dict[str, Any]:
 def _field_schema(field: Field) -> dict[str, Any]:
     schema = _schema_of(field.annotation) if field.required else _or_null(_schema_of(field.annotation))
     numbers = schema["items"] if schema.get("type") == "array" and isinstance(schema["items"], dict) else schema
-    for key, limit in (("minimum", field.minimum), ("maximum", field.maximum)):
-        if limit is not None:
-            numbers[key] = limit
+    for words, limit in field.bounds():
+        numbers[_SCHEMA_BOUNDS[words]] = limit
     if field.help:
         schema["description"] = field.help
     if not field.required and not dataclasses.is_dataclass(field.default):

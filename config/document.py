@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from utils.errors import InputError
+from utils.reading import read_regular, shown
 from utils.scalars import PlainText, float_of
 from utils.suggest import nearest
 from utils.typed import KeyPath, key_text
@@ -24,8 +25,9 @@ _CORE = "tag:yaml.org,2002:"
 _PLAIN = "plain scalar without a tag"
 _MERGE_KEY = "<<"
 # An option file has some hundred entries; aliases of aliases can multiply a few lines into billions.
-_MOST_ENTRIES = 20_000
+MOST_ENTRIES = 20_000
 _DEEPEST = 50
+MOST_BYTES = 2**20  # the parser takes seconds for each million
 
 _HINTS = {
     "'\\t'": "indent with spaces, not with tabs",
@@ -132,6 +134,8 @@ def compose(text: str, where: Callable[[int], str]) -> yaml.Node | None:
         mark = error.problem_mark or error.context_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)
         raise InputError(f"{where(mark.line + 1 if mark else 1)}: not valid YAML: {what}{_hint(what)}") from None
+    except _TooManyError:
+        raise InputError(f"{where(loader.line + 1)}: more than {MOST_ENTRIES} entries") from None
     except (ValueError, OverflowError):
         raise InputError(f"{where(loader.line + 1)}: not valid YAML: this escape stands for no character") from None
     except RecursionError:
@@ -141,8 +145,22 @@ def compose(text: str, where: Callable[[int], str]) -> yaml.Node | None:
     return node
 
 
+class _TooManyError(Exception):
+    """A text with more nodes than an option file can have."""
+
+
 class _Loader(yaml.SafeLoader):
     """Composes nodes whose scalars are marked as plain, quoted or explicitly tagged, without guessing their type."""
+
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node; an entry has two at most, its key and its value."""
+        self.nodes += 1
+        if self.nodes > 2 * MOST_ENTRIES:
+            raise _TooManyError
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         if kind is yaml.ScalarNode:
@@ -236,11 +254,10 @@ class Builder:
         inner._open, inner._entries = self._open, self._entries
         values = inner.build(merged, path)
         self._entries = inner._entries
-        self.mistakes.extend(mistake for mistake in inner.mistakes if mistake not in self.mistakes)
-        for key in [key for key in values or () if key not in result]:
-            result[key] = values[key]
-            start = (*path, key)
-            self.places.update((at, place) for at, place in inner.places.items() if at[: len(start)] == start)
+        self.mistakes = list(dict.fromkeys((*self.mistakes, *inner.mistakes)))
+        added = {key: value for key, value in (values or {}).items() if key not in result}
+        result.update(added)
+        self.places.update((at, place) for at, place in inner.places.items() if at[len(path)] in added)
 
     def _check_tag(self, node: yaml.Node, path: KeyPath, kind: str) -> None:
         if node.tag != _CORE + kind:
@@ -248,8 +265,8 @@ class Builder:
 
     def _check_size(self, node: yaml.Node) -> None:
         self._entries += len(node.value) + 1
-        if self._entries > _MOST_ENTRIES:
-            raise InputError(f"{self._place_of(node)}: more than {_MOST_ENTRIES} entries, counting aliases")
+        if self._entries > MOST_ENTRIES:
+            raise InputError(f"{self._place_of(node)}: more than {MOST_ENTRIES} entries, counting aliases")
         if len(self._open) >= _DEEPEST:
             raise InputError(f"{self._place_of(node)}: nested too deeply")
 
@@ -292,21 +309,21 @@ def file_text(path: Path) -> str:
     """The text of an option file.
 
     Raises:
-        InputError: it is absent, cannot be read, or holds no text.
+        InputError: it is absent, cannot be read, is a pipe or a device, is too large, or holds no text.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MOST_BYTES)
     except FileNotFoundError:
         siblings = {file.stem: file.name for file in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
         found = nearest(path.stem, siblings)
         guess = "" if found is None else f' (did you mean "{siblings[found]}"?)'
-        raise InputError(f"{path}: no such option file{guess}") from None
+        raise InputError(f"{shown(path)}: no such option file{guess}") from None
     except IsADirectoryError:
-        raise InputError(f"{path}: expected an option file, this is a folder") from None
+        raise InputError(f"{shown(path)}: expected an option file, this is a folder") from None
     except OSError as error:
-        raise InputError(f"{path}: the option file cannot be read ({error.strerror})") from None
+        raise InputError(f"{shown(path)}: the option file cannot be read: {error.strerror}") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}:{line}: not a text file in UTF-8") from None
+        raise InputError(f"{shown(path)}:{line}: not a text file in UTF-8") from None

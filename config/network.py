@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from archs import NETWORKS, network_class
+from archs.limits import argument_problems
 from config.document import Document
 from config.schema import NetworkOptions
 from utils.errors import InputError
@@ -32,6 +33,8 @@ def read_network(document: Document, report: Report) -> Any:
         report.problem((*path, "type"), str(error))
         return NetworkOptions(name, arguments)
     values = read_arguments(arguments, network, report, path, name)
+    for key, problem in argument_problems(values):
+        report.problem((*path, key), problem)
     _check_scale(document, name, network, values, report)
     return NetworkOptions(name, values)
 

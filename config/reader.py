@@ -21,8 +21,10 @@ from utils.scalars import is_null
 from utils.suggest import near_miss
 from utils.typed import KeyPath, Report, key_text
 from utils.typed import read as read_typed
+from utils.wording import shortened
 
 DEBUG_FREQ = 8
+_MOST_LINES, _LONGEST_LINE = 100, 2000  # of a message
 # Beside optional mappings, for which null means absent everywhere.
 _NULL_MEANS_ABSENT: tuple[KeyPath, ...] = (
     ("num_gpu",),
@@ -91,7 +93,8 @@ def interpret(
     check_kind(document, mode)
     report = Report()
     options = _read_document(document, kind, report)
-    check(document, mode, report)
+    name = getattr(options, "name", "")  # after a problem there may be none
+    check(document, mode, report, debug=debug or "debug" in name)
     _raise_mistakes(document, report)
     options = _in_order(_debugged(options, debug))
     return dataclasses.replace(options, notes=_notes(document, report), files=document.files)
@@ -191,7 +194,9 @@ def _raise_mistakes(document: Document, report: Report) -> None:
     mistakes: list[Mistake] = list(dict.fromkeys([*document.mistakes, *found]))
     if mistakes:
         mistakes.sort(key=lambda mistake: _order(mistake, document.source))
-        raise InputError("\n".join(str(mistake) for mistake in mistakes))
+        lines = [shortened(str(mistake), _LONGEST_LINE) for mistake in mistakes[:_MOST_LINES]]
+        more = len(mistakes) - len(lines)
+        raise InputError("\n".join([*lines, *([f"and {more:,} more mistakes"] if more else [])]))
 
 
 def _order(mistake: Mistake, source: str) -> tuple[bool, bool, str, int]:

@@ -23,6 +23,7 @@ from config.reader import interpret
 from config.schema import TrainOptions
 from utils.checked import Checked
 from utils.errors import InputError
+from utils.reading import is_regular
 from utils.suggest import near_miss
 from utils.typed import INVALID, KeyPath, Report, fields_of, option, read
 
@@ -161,7 +162,7 @@ def _stage(
     try:
         document = load(option_file)
     except InputError as error:
-        if option_file.is_file():
+        if is_regular(option_file):
             raise
         raise InputError(str(recipe.mistake((*here, "opt"), str(error)))) from None
     document = merge(document, _part(recipe, (*here, "options"), option_file))

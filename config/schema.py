@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+from config.optimizers import OPTIMIZERS, OptimOptions
+from config.schedulers import SCHEDULERS, SchedulerOptions
 from data import DATASETS, DatasetOptions, DegradationOptions, RealESRGANOptions
 from data.dataset_options import SET_BY_BASICSR
 from losses import LOSSES, LossOptions
 from metrics import METRICS, Metric
 from utils.checked import Checked
-from utils.errors import InputError
 from utils.typed import OneOf, option, remark
 
 # All of them mean: pixel loss in training; pad, compute, crop in testing. What to pad to, the network knows. PFTModel
@@ -36,155 +37,9 @@ MODEL_TYPES = (
 _DEGRADATIONS = "low-resolution images are only degraded on the fly in training"
 _DISCRIMINATOR = "no discriminator is trained here"
 _FROM_COMMAND = f"{SET_BY_BASICSR}, from the command line"
+_LARGEST_SCALE, _LARGEST_SIDE = 100, 1_000_000
 _UNREAD = "BasicSR does not read it here either"
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimOptions(Checked):
-    """An optimiser of torch.optim; defaults are torch's."""
-
-    lr: float = option("learning rate; the schedule starts from it", minimum=0)
-
-
-def _check_betas(betas: tuple[float, float]) -> None:
-    """Raise InputError where torch would raise when the optimiser is built, long after the options are read."""
-    if not all(0 <= beta < 1 for beta in betas):
-        raise InputError(f"betas: expected values from 0 on, below 1, got {list(betas)}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Adam(OptimOptions):
-    """Adam."""
-
-    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
-    betas: tuple[float, float] = option("decay of the running means of gradient and squared gradient", (0.9, 0.999))
-    eps: float = option("added to the denominator", 1e-8, minimum=0)
-    amsgrad: bool = option("divide by the largest squared gradient so far", False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_betas(self.betas)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AdamW(Adam):
-    """Adam with decoupled weight decay."""
-
-    weight_decay: float = option("the weights shrink by lr * weight_decay per iteration", 0.01, minimum=0)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Adamax(OptimOptions):
-    """Adam with the infinity norm; its rate is usually 2e-3."""
-
-    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
-    betas: tuple[float, float] = option("decay of the running mean of the gradient and of its norm", (0.9, 0.999))
-    eps: float = option("added to the denominator", 1e-8, minimum=0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_betas(self.betas)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SGD(OptimOptions):
-    """Stochastic gradient descent."""
-
-    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
-    momentum: float = option("momentum", 0.0, minimum=0)
-    dampening: float = option("dampening of the momentum", 0.0)
-    nesterov: bool = option("Nesterov's momentum", False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
-            raise InputError("nesterov: true needs a momentum above 0, and dampening 0")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ASGD(OptimOptions):
-    """Averaged stochastic gradient descent (ASGD)."""
-
-    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
-    lambd: float = option("decay term", 1e-4)
-    alpha: float = option("power of the rate's decay", 0.75)
-    t0: float = option("iteration at which averaging starts", 1e6)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RMSprop(OptimOptions):
-    """RMSprop."""
-
-    weight_decay: float = option("factor of the L2 term in the gradient", 0.0, minimum=0)
-    alpha: float = option("decay of the running mean of the squared gradient", 0.99, minimum=0)
-    eps: float = option("added to the denominator", 1e-8, minimum=0)
-    momentum: float = option("momentum", 0.0, minimum=0)
-    centered: bool = option("divide by the variance instead of the mean square", False)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rprop(OptimOptions):
-    """Resilient propagation, for batches that hold everything."""
-
-    etas: tuple[float, float] = option("factors of the step for a changed and for an unchanged sign", (0.5, 1.2))
-    step_sizes: tuple[float, float] = option("smallest and largest step", (1e-6, 50.0))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.etas[0] < 1 < self.etas[1]:
-            raise InputError(f"etas: expected one between 0 and 1 and one above 1, got {list(self.etas)}")
-
-
-OPTIMIZERS: Mapping[str, type[OptimOptions]] = {
-    optimizer.__name__: optimizer for optimizer in (Adam, AdamW, Adamax, SGD, ASGD, RMSprop, Rprop)
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SchedulerOptions(Checked):
-    """How the learning rate changes; t counts iterations from 0."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MultiStepLR(SchedulerOptions):
-    """Multiplied by gamma at each milestone; set to weight * lr at each restart."""
-
-    milestones: tuple[int, ...] = option("iterations after which the rate is multiplied; one given twice counts twice")
-    gamma: float = option("the factor", 0.1)
-    restarts: tuple[int, ...] = option("iterations at which the rate is set anew; as many as restart_weights", (0,))
-    restart_weights: tuple[float, ...] = option("lr is multiplied by this at each restart", (1.0,))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CosineAnnealingRestartLR(SchedulerOptions):
-    """Cosine cycles, each from weight * lr to eta_min."""
-
-    periods: tuple[int, ...] = option("iterations of each cycle; together at least total_iter", minimum=1)
-    restart_weights: tuple[float, ...] = option("lr is multiplied by this in each cycle", (1.0,))
-    eta_min: float = option("learning rate at the end of a cycle", 0.0, minimum=0)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CosineAnnealingLR(SchedulerOptions):
-    """One cosine from lr to eta_min (torch's CosineAnnealingLR)."""
-
-    T_max: int = option("iterations until the minimum is reached; after it the rate rises again", minimum=1)
-    eta_min: float = option("learning rate at the minimum", 0.0, minimum=0)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LinearLR(SchedulerOptions):
-    """A straight line from lr to 0 at total_iter."""
-
-
-SCHEDULERS: Mapping[str, type[SchedulerOptions]] = {
-    "MultiStepLR": MultiStepLR,
-    "MultiStepRestartLR": MultiStepLR,
-    "CosineAnnealingRestartLR": CosineAnnealingRestartLR,
-    "CosineAnnealingLR": CosineAnnealingLR,
-    "TrueCosineAnnealingLR": CosineAnnealingLR,
-    "LinearLR": LinearLR,
-}
 
 # Mappings whose key "type" picks one of the dataclasses of a table.
 AnyDataset = Annotated[DatasetOptions, OneOf(lambda: DATASETS, "dataset")]
@@ -204,7 +59,7 @@ class TrainingOptions(Checked):
         "net_d_init_iters": _DISCRIMINATOR,
     }
 
-    total_iter: int = option("iterations to train; counted over resumes", minimum=1)
+    total_iter: int = option("iterations to train; counted over resumes", minimum=1, maximum=10**9)
     optim_g: AnyOptimizer = option("the optimiser")
     scheduler: AnyScheduler = option("how the learning rate changes")
     pixel_opt: AnyLoss = option("loss between output and true image")
@@ -213,7 +68,7 @@ class TrainingOptions(Checked):
         "are validated. 0: no EMA",
         0.0,
         minimum=0,
-        maximum=1,
+        below=1,
     )
     ema_warmup: bool = option(
         "the decay of the EMA rises to ema_decay: min(ema_decay, (1 + n) / (10 + n)) after n iterations. false: "
@@ -228,7 +83,9 @@ class TrainingOptions(Checked):
         "and the published runs did",
         False,
     )
-    grad_clip: float | None = option("gradient clipping: largest norm; null: no clipping", None, minimum=0)
+    grad_clip: float | None = option(
+        "gradient clipping: largest norm; null: no clipping; .inf: none either", None, above=0, infinite=True
+    )
     nonfinite: Literal["stop", "skip"] = option(
         "when a loss or gradient is not finite: stop before the weights change, or skip the batch and count it", "stop"
     )
@@ -274,14 +131,19 @@ class ValOptions(Checked):
         "itself",
         1,
         minimum=1,
+        maximum=1_000_000,
     )
     save_img: bool = option("save the resulting images", False)
     suffix: str | None = option("end of the names of saved images; null: the name of the experiment", None)
     pbar: bool = option("progress bar", False)
     bicubic: bool = option("measure bicubic upsampling too, for comparison", False)
     use_chop: bool = option("RGT's tiles: as few equal ones as keep below chop_size, mirrored to be equal", False)
-    chop_size: int = option("use_chop: tiles are shorter than this, low-resolution pixels", 200, minimum=1)
-    chop_pad: int = option("use_chop: pixels read on each side of a tile, low-resolution pixels", 16, minimum=0)
+    chop_size: int = option(
+        "use_chop: tiles are shorter than this, low-resolution pixels", 200, minimum=1, maximum=_LARGEST_SIDE
+    )
+    chop_pad: int = option(
+        "use_chop: pixels read on each side of a tile, low-resolution pixels", 16, minimum=0, maximum=_LARGEST_SIDE
+    )
     pft_chop: bool | None = option(
         "PFT's tiles, as its published scores were measured: a side of 256 pixels or more is cut into side // 256 + 1 "
         "equal tiles, read with a tenth around them. null: where model_type is PFTModel and no other tiles are chosen",
@@ -390,8 +252,8 @@ class DistOptions(Checked):
 class TileOptions(Checked):
     """Compute large images in parts, to save memory."""
 
-    tile_size: int = option("side of a tile, low-resolution pixels", minimum=1)
-    tile_pad: int = option("overlap of neighbouring tiles, low-resolution pixels", 32, minimum=0)
+    tile_size: int = option("side of a tile, low-resolution pixels", minimum=1, maximum=_LARGEST_SIDE)
+    tile_pad: int = option("overlap of neighbouring tiles, low-resolution pixels", 32, minimum=0, maximum=_LARGEST_SIDE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -429,10 +291,13 @@ class Options(Checked):
         "validation cut large images as its authors do (val.pft_chop)"
     )
     scale: int | float = option(
-        "super-resolution factor; in a test file of a network for any scale, any number", 1, minimum=1
+        "super-resolution factor; in a test file of a network for any scale, any number",
+        1,
+        minimum=1,
+        maximum=_LARGEST_SCALE,
     )
-    num_gpu: int = option("GPUs of this machine to use; 0: the CPU; auto: all there are", minimum=0)
-    manual_seed: int = option("seed of all random numbers", minimum=0)
+    num_gpu: int = option("GPUs of this machine to use; 0: the CPU; auto: all there are", minimum=0, maximum=1024)
+    manual_seed: int = option("seed of all random numbers", minimum=0, maximum=2**32 - 1)
     network_g: NetworkOptions = option("the network: type and the arguments of its constructor")
     datasets: Mapping[str, AnyDataset] = option(
         "the data: train, val, val_2, ... in training files; any names in test files, run in string order"
@@ -462,7 +327,7 @@ class Options(Checked):
 class TrainOptions(DegradationOptions, Options):
     """A training file."""
 
-    scale: int = option("super-resolution factor", 1, minimum=1)
+    scale: int = option("super-resolution factor", 1, minimum=1, maximum=_LARGEST_SCALE)
     train: TrainingOptions = option("loss, optimiser, schedule")
     logger: LoggerOptions = option("what is logged and saved how often", default_factory=LoggerOptions)
 

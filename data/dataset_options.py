@@ -13,6 +13,7 @@ from utils.checked import Checked
 from utils.errors import InputError
 from utils.typed import option
 
+_LARGEST = 1000  # of mean and std
 SET_BY_BASICSR = "BasicSR sets it itself"  # why a key has no effect
 
 
@@ -47,20 +48,21 @@ class DatasetOptions(Checked):
     color: Literal["y", "n"] | None = option("y: luminance (BT.601) instead of R G B; n or null: R G B", None)
     mean: tuple[float, ...] | None = option("subtracted from each channel of images in [0, 1]; null: 0", None)
     std: tuple[float, ...] | None = option("each channel is divided by it, after mean; null: 1", None)
-    batch_size_per_gpu: int = option("samples per batch, on each GPU or rank", 1, minimum=1)
+    batch_size_per_gpu: int = option("samples per batch, on each GPU or rank", 1, minimum=1, maximum=1_000_000)
     num_worker_per_gpu: int = option(
         "worker processes that prepare batches, for each GPU or rank; 0: prepared in the training process. The samples "
         "are the same for every number; more than there are cores are not started",
         0,
         minimum=0,
+        maximum=1024,
     )
-    dataset_enlarge_ratio: float = option("an epoch sees each image this many times", 1.0, minimum=1)
+    dataset_enlarge_ratio: float = option("an epoch sees each image this many times", 1.0, minimum=1, maximum=1e8)
     prefetch_mode: Literal["cpu", "cuda"] | None = option(
         "cpu: a thread prepares batches ahead; cuda: the next batch is copied to the GPU while this one is computed; "
         "null: neither",
         None,
     )
-    num_prefetch_queue: int = option("batches that prefetch_mode cpu prepares ahead", 1, minimum=1)
+    num_prefetch_queue: int = option("batches that prefetch_mode cpu prepares ahead", 1, minimum=1, maximum=10_000)
     pin_memory: bool = option("batches in page-locked memory, from which copies to a GPU are faster", False)
     persistent_workers: bool = option("accepted: worker processes always live as long as the training", False)
 
@@ -70,6 +72,10 @@ class DatasetOptions(Checked):
         for key, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) not in (1, channels):
                 raise InputError(f"{key}: expected {channels} numbers, one per channel, got {len(values)}")
+        for key in ("mean", "std"):
+            values = getattr(self, key)
+            if values is not None and max(map(abs, values)) > _LARGEST:
+                raise InputError(f"{key}: expected numbers up to {_LARGEST}, for images in [0, 1], got {list(values)}")
         if self.std is not None and min(self.std) <= 0:
             raise InputError(f"std: expected numbers above 0, got {min(self.std):g}")
 

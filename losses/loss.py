@@ -30,7 +30,7 @@ class Loss(Protocol):
 class LossOptions(Checked, ABC):
     """The keys that every loss of an option file has."""
 
-    loss_weight: float = option("factor of this loss in the total", 1.0)
+    loss_weight: float = option("factor of this loss in the total", 1.0, above=0, maximum=1e6)
 
     @abstractmethod
     def build(self, device: torch.device) -> Loss:

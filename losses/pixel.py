@@ -102,7 +102,7 @@ class CharbonnierLoss(PixelLossOptions):
     """Charbonnier loss: a mean absolute error that is smooth at 0 (Lai et al., CVPR 2017)."""
 
     eps: float = option(
-        "added to the square under the root; at 0, equal pixels would have no gradient", 1e-12, minimum=1e-30
+        "added to the square under the root; at 0, equal pixels would have no gradient", 1e-12, minimum=1e-30, maximum=1
     )
 
     def element(self, difference: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from metrics.color import Image, luma
 from metrics.metric import Metric, UndefinedScoreError
 from ops.pixels.imresize import imresize
 from utils.errors import InputError
+from utils.reading import MOST_TEXT, read_regular
 from utils.typed import option
 
 BLOCK = 96
@@ -214,7 +215,7 @@ def _alpha_table() -> tuple[Image, Image]:
 def _read_arrays(path: Path) -> dict[str, Image]:
     """The arrays of an ``.npz`` file; pickled objects are refused."""
     try:
-        loaded = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        loaded = np.load(io.BytesIO(read_regular(path, MOST_TEXT)), allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
             return dict(loaded)
         reason = "it holds a single array"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from config.bases import load
+from config.document import MOST_BYTES
 from config.schema import Options, TestOptions, TrainOptions
 from data import DatasetOptions
 from models.weights.published import where_to_get
 from utils.errors import InputError
+from utils.reading import read_text
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,41 @@ def check_inputs(options: TrainOptions | TestOptions, resumed: Collection[str] =
 
     Raises:
         InputError: something is missing; the message lists all of it. A single path of the user's own is left to
-            whoever reads it.
+            whoever reads it. Or the folder of the outputs cannot be made.
     """
+    training = isinstance(options, TrainOptions)
+    check_place("experiments_root" if training else "results_root", options)
     found = list(missing_inputs(options, weights="g" not in resumed))
     if len(found) > 1 or any(item.moves for item in found):
         raise_missing(found)
+
+
+def check_place(key: str, options: TrainOptions | TestOptions) -> None:
+    """Look whether the folder of the outputs is there or could be made; nothing is made.
+
+    Args:
+        key: of the section ``path`` that names it.
+        options: of the run.
+
+    Raises:
+        InputError: it is not, and could not be made.
+    """
+    folder: Path = getattr(options.path, key)
+    start = f"path.{key}: {folder} cannot be written"
+    for place in (folder, *folder.parents):
+        try:
+            found = place.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            if place.is_symlink():
+                raise InputError(f"{start}: the link {place} leads nowhere; choose another folder") from None
+            continue
+        except OSError as error:
+            raise InputError(f"{start}: {place}: {error.strerror}; choose another folder") from error
+        if not stat.S_ISDIR(found.st_mode):
+            raise InputError(f"{start}: {place} is a file, not a folder; choose another")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise InputError(f"{start}: no permission to write in {place}; choose another folder or change its rights")
+        return
 
 
 def raise_missing(found: Iterable[Missing]) -> None:
@@ -104,7 +138,7 @@ def missing_inputs(options: TrainOptions | TestOptions, *, weights: bool = True)
         weights: look at ``path.pretrain_network_g`` too.
     """
     start = options.path.pretrain_network_g
-    if weights and start is not None and not start.exists():
+    if weights and start is not None and _is_missing(start, None):
         yield Missing(f"weights {start}: there is no such file", tuple(_ways_to_weights(options, start)))
     training = isinstance(options, TrainOptions)
     groups: dict[tuple[str, Guide | None], tuple[list[str], list[Path]]] = {}
@@ -221,10 +255,10 @@ def _trained_by(run: str, folder: Path) -> Path | None:
     """The option file of a folder that trains a run: the one with its name and a section "train"."""
     for path in sorted(folder.glob("*.yml")):
         try:
-            if run not in path.read_text(encoding="utf-8", errors="ignore"):
+            if run not in read_text(path, "option file", MOST_BYTES):
                 continue
             document = load(path)
-        except (InputError, OSError):  # a file of something else, or one with mistakes of its own
+        except InputError:  # a file of something else, or one with mistakes of its own
             continue
         if document.value.get("name") == run and "train" in document.value:
             return path

@@ -26,6 +26,7 @@ from typing import Any
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import atomic_write, check_writable
+from utils.reading import is_regular, read_regular
 
 Curve = list[tuple[int, float]]
 
@@ -83,10 +84,10 @@ def read_curves(path: Path, smooth: int = 1) -> RunCurves:
         InputError: there is no such file, nothing in it, or no records of a training run.
     """
     file = path / "metrics.jsonl" if path.is_dir() else path
-    if not file.is_file():
+    if not is_regular(file):
         raise InputError(f"{file}: there is no such file; name the folder of a training run")
     run = RunCurves(file.resolve().parent.name)
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_regular(file).decode("utf-8", "replace").splitlines(), 1):
         try:
             record = json.loads(line)
         except json.JSONDecodeError:  # the last line of a run that was killed while it wrote

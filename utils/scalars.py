@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import os
 import re
 import types
 from pathlib import Path
@@ -12,6 +13,7 @@ _TRUE = {"true", "yes", "on"}
 _FALSE = {"false", "no", "off"}
 _NULL = {"", "~", "null", "none"}
 _ODD = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
+_LONGEST_PATH, _LONGEST_NAME = 4095, 255  # bytes, on Linux; calls with longer ones fail in many ways
 _INTEGER = re.compile(r"[-+]?[0-9][0-9_]*")
 
 
@@ -79,11 +81,22 @@ def read_scalar(value: object, kind: Any, choices: tuple[Any, ...]) -> Any:
         if isinstance(value, Path):
             return value
         if isinstance(value, str) and str(value) not in ("", "~"):
-            try:
-                return Path(str(value)).expanduser()
-            except RuntimeError:  # ~name of a user whom this machine does not know
-                raise ValueError from None
+            return _to_path(str(value))
     raise ValueError
+
+
+def _to_path(text: str) -> Path:
+    """A path that a file can have; ``~`` is the home folder."""
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:  # ~name of a user whom this machine does not know
+        raise ValueError from None
+    encoded = os.fsencode(path)  # half of a character is a ValueError
+    if b"\0" in encoded or len(encoded) > _LONGEST_PATH:
+        raise ValueError
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
+        raise ValueError
+    return path
 
 
 def _read_choice(value: object, choices: tuple[Any, ...]) -> Any:

@@ -42,7 +42,9 @@ def nearest(name: object, candidates: Iterable[str]) -> str | None:
 
 
 def _is_near(a: str, b: str) -> bool:
-    return _distance(a, b) <= _limit(max(len(a), len(b)))
+    limit = _limit(max(len(a), len(b)))
+    # A letter too many costs at least _SWAP: long texts, whose distance takes long, are told apart by their lengths.
+    return abs(len(a) - len(b)) * _SWAP <= limit and _distance(a, b) <= limit
 
 
 def _shared(names: list[str]) -> tuple[str, str]:

@@ -12,9 +12,11 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import inspect
+import math
+import operator
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -22,7 +24,11 @@ from utils.docstrings import argument_help
 from utils.errors import InputError
 from utils.scalars import PlainText, is_null, plain_value, read_scalar
 from utils.suggest import near_miss
+from utils.wording import shortened
 
+_MOST_UNKNOWN = 30  # keys of a mapping that are reported: finding what each may have meant takes a moment
+_LARGEST = 10**15  # whole numbers of options that say no other bound: far beyond sense, and exact as a float
+_FITS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 Key = str | int
 KeyPath = tuple[Key, ...]
 
@@ -92,6 +98,14 @@ class Field:
     help: str = ""
     minimum: float | None = None
     maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    infinite: bool = False
+
+    def bounds(self) -> list[tuple[str, float]]:
+        """The bounds in words, each with its number: ("at least", 0)."""
+        found = {"at least": self.minimum, "above": self.above, "at most": self.maximum, "below": self.below}
+        return [(words, limit) for words, limit in found.items() if limit is not None]
 
 
 def option(
@@ -101,6 +115,9 @@ def option(
     default_factory: Any = dataclasses.MISSING,
     minimum: float | None = None,
     maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    infinite: bool = False,
 ) -> Any:
     """A dataclass field that explains itself; without a default the key is required.
 
@@ -110,8 +127,13 @@ def option(
         default_factory: as in ``dataclasses.field``.
         minimum: smallest value accepted.
         maximum: largest value accepted.
+        above: values have to be larger than this.
+        below: values have to be smaller than this.
+        infinite: infinity is accepted.
     """
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum}
+    metadata = {
+        "help": help, "minimum": minimum, "maximum": maximum, "above": above, "below": below, "infinite": infinite,
+    }  # fmt: skip
     return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
 
 
@@ -155,7 +177,8 @@ def _dataclass_fields(target: Any) -> dict[str, Field]:
         meta = field.metadata
         result[field.name] = Field(
             field.name, hints[field.name], default, required,
-            meta.get("help", ""), meta.get("minimum"), meta.get("maximum"),
+            meta.get("help", ""), meta.get("minimum"), meta.get("maximum"), meta.get("above"), meta.get("below"),
+            bool(meta.get("infinite")),
         )  # fmt: skip
     return result
 
@@ -247,6 +270,7 @@ def read_arguments(
     ignored: Mapping[str, str] = getattr(target, "IGNORED", {})
     label = f" of {what}" if what else ""
     result: dict[str, Any] = {}
+    unknown = 0
     for key, item in value.items():
         here = (*path, key)
         if key in fields:
@@ -255,10 +279,12 @@ def read_arguments(
             result[key] = read_field(item, fields[key], report, here)
         elif key in ignored:
             report.note(here, f"has no effect here: {ignored[key]}")
-        else:
+        elif (unknown := unknown + 1) <= _MOST_UNKNOWN:
             known = ", ".join(fields)
             guess = near_miss(key, fields) or near_miss(key, ignored)
             report.problem(here, f"unknown key{label}{guess or f'; known: {known}'}")
+    if unknown > _MOST_UNKNOWN:
+        report.problem(path, f"{unknown - _MOST_UNKNOWN:,} more unknown keys{label}")
     for name, field in fields.items():
         if field.required and name not in value:
             report.problem(path, f'the key "{name}"{label} is missing; expected {type_name(field.annotation)}')
@@ -286,8 +312,8 @@ def _shown(value: object) -> str:
     if value is None or (isinstance(value, PlainText) and value == ""):
         return "nothing (null)"
     if isinstance(value, list | tuple):
-        return f"the list {plain_value(value)}"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+        return f"the list {shortened(str(plain_value(value)))}"
+    return f'"{shortened(value)}"' if isinstance(value, str) else shortened(repr(value))
 
 
 def _mismatch(value: object, annotation: Any, report: Report, path: KeyPath) -> Invalid:
@@ -384,15 +410,39 @@ def _read_dataclass(value: object, target: Any, report: Report, path: KeyPath, w
 
 def _checked(value: Any, field: Field, report: Report, path: KeyPath) -> Any:
     """``value``, after the range of its field was checked."""
-    items = value if isinstance(value, tuple | list) else (value,)
-    for item in items:
-        if isinstance(item, bool) or not isinstance(item, int | float):
-            continue
-        shown = f"{item:g}" if isinstance(item, float) else str(item)  # a whole number may be larger than any float
-        if field.minimum is not None and not item >= field.minimum:
-            report.problem(path, f"expected at least {field.minimum:g}, got {shown}")
-            return INVALID
-        if field.maximum is not None and not item <= field.maximum:
-            report.problem(path, f"expected at most {field.maximum:g}, got {shown}")
+    for number in _numbers(value):
+        problem = _out_of_range(number, field)
+        if problem is not None:
+            report.problem(path, problem)
             return INVALID
     return value
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """The numbers of a value, also those in lists in lists."""
+    if isinstance(value, tuple | list):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def _out_of_range(number: int | float, field: Field) -> str | None:
+    """What is wrong with the size of a number; None where nothing is."""
+    shown = number_text(number)
+    if isinstance(number, float) and not math.isfinite(number) and not field.infinite:
+        return f"expected a finite number, got {shown}"
+    for words, limit in field.bounds():
+        if not _FITS[words](number, limit):
+            expected = f"{words} {number_text(limit)}"
+            return f"expected {expected if words.startswith('at') else f'a number {expected}'}, got {shown}"
+    if isinstance(number, int) and abs(number) > _LARGEST and field.maximum is None:
+        return f"expected at most {number_text(_LARGEST)}, got {shown}"
+    return None
+
+
+def number_text(number: int | float) -> str:
+    """A number in a message: whole ones with all digits, as far as they can be read."""
+    if isinstance(number, float) and number.is_integer() and abs(number) < _LARGEST:
+        number = int(number)
+    return shortened(f"{number:g}" if isinstance(number, float) else str(number), 30)

@@ -25,6 +25,9 @@ from data.resizing.matlab import MARGIN, downscale, mod_crop
 from data.whole import WholeImages, read_any_scale
 from utils.errors import InputError
 from utils.typed import option
+from utils.wording import shortened
+
+_LONGEST_TEMPLATE = 200  # characters; with the name itself, file systems take 255 bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,8 +45,9 @@ class PairedImageOptions(DownsampledOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if "{}" not in self.filename_tmpl:
-            raise InputError(f'filename_tmpl: expected "{{}}" in it, as in "{{}}x4", got "{self.filename_tmpl}"')
+        problem = template_problem(self.filename_tmpl)
+        if problem is not None:
+            raise InputError(f"filename_tmpl: {problem}")
         count = len(folders(self.dataroot_gt))
         if self.dataroot_lq is not None and len(folders(self.dataroot_lq)) != count:
             raise InputError(f"dataroot_lq: expected one for each folder of dataroot_gt ({count})")
@@ -80,6 +84,20 @@ class PairedImageOptions(DownsampledOptions):
         smallest = SmallestImage(scale, f"one pixel at x{scale}")
         read = partial(read_pair, scale=scale, smallest=smallest, surplus="cut", make_lq=self._makes_images)
         return WholeImages(self, scale, self.pairs(read, self.dataroot_lq, self.filename_tmpl), downscale)
+
+
+def template_problem(template: str) -> str | None:
+    """What is wrong with the name of low-resolution images; None where nothing is."""
+    rest, shown = template.replace("{}", ""), shortened(template)
+    if "{}" not in template:
+        return f'expected "{{}}" in it, as in "{{}}x4", got "{shown}"'
+    if "{" in rest or "}" in rest:
+        return f'expected no other braces than "{{}}", which stands for the name, got "{shown}"'
+    if not template.isprintable() or "\\" in template or len(template) > _LONGEST_TEMPLATE:
+        return f"expected a short name of a file, got {shown!a}"
+    if template.startswith("/") or any(part in ("", ".", "..") for part in template.split("/")):
+        return f'expected a name within the folder of low-resolution images, got "{shown}"'
+    return None
 
 
 def read_pair(

@@ -18,13 +18,14 @@ from data.degradations.kernels import KERNEL_TYPES, Blur, KernelType
 from data.images.pairs import SmallestImage, read_gt
 from data.patches.cutter import MirroringCutter
 from data.patches.dataset import PatchDataset
-from data.patches.options import WITHOUT_PARTNERS, PatchOptions
+from data.patches.options import LARGEST_PATCH, WITHOUT_PARTNERS, PatchOptions
 from data.patches.rules import Degraded
 from data.samples import EvalDataset
 from utils.errors import InputError
 from utils.typed import option
 
 Range = tuple[float, float]
+_LARGEST = 1000  # width or exponent of a kernel of 21 pixels
 _SHARES = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
 
 
@@ -43,7 +44,9 @@ class RealESRGANOptions(PatchOptions):
     meta_info: Path | tuple[Path, ...] | None = option(
         "another name of meta_info_file, which Real-ESRGAN's files use", None
     )
-    crop_size: int = option("side of what is degraded; a patch of gt_size is cut out of the result", 400, minimum=1)
+    crop_size: int = option(
+        "side of what is degraded; a patch of gt_size is cut out of the result", 400, minimum=1, maximum=LARGEST_PATCH
+    )
     kernel_list: tuple[KernelType, ...] = option("first blur: kinds of kernels", KERNEL_TYPES)
     kernel_prob: tuple[float, ...] = option("first blur: their shares", _SHARES)
     sinc_prob: float = option("first blur: probability of a sinc kernel instead", 0.1, minimum=0, maximum=1)
@@ -71,9 +74,11 @@ class RealESRGANOptions(PatchOptions):
                     f"kernel_prob{end}: expected a share for each kind of kernel_list{end} ({len(kinds)}), "
                     f"got {len(shares)}"
                 )
-            low, high = getattr(self, f"blur_sigma{end}")
-            if not 0 < low <= high:
-                raise InputError(f"blur_sigma{end}: expected the smaller number first, above 0, got {low:g}, {high:g}")
+            for key in (f"blur_sigma{end}", f"betag_range{end}", f"betap_range{end}"):
+                low, high = getattr(self, key)
+                if not 0 < low <= high <= _LARGEST:
+                    expected = f"the smaller number first, above 0 and up to {_LARGEST}"
+                    raise InputError(f"{key}: expected {expected}, got {low:g}, {high:g}")
 
     @property
     def blurs(self) -> tuple[Blur, Blur]:

@@ -38,6 +38,8 @@ class SingleImageOptions(DatasetOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         count = len(folders(self.dataroot_lq))
+        if count == 0:
+            raise InputError("dataroot_lq: expected a folder, or a list of them, got an empty list")
         if self.meta_info_file is not None and len(folders(self.meta_info_file)) != count:
             raise InputError(f"meta_info_file: expected one for each folder of dataroot_lq ({count})")
 

@@ -10,6 +10,7 @@ from utils.errors import InputError
 from utils.typed import option
 
 Range = tuple[float, float]
+_LARGEST_FACTOR, _LARGEST_NOISE = 16, 1000  # an image of 400 pixels has 6,400 then; grey levels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class DegradationOptions(Checked):
         "pairs that each process keeps and mixes into later batches, a multiple of batch_size_per_gpu; 0: none",
         180,
         minimum=0,
+        maximum=1_000_000,
     )
     high_order_degradation: bool = option("false is not supported: the two stages are what there is", True)
 
@@ -57,13 +59,15 @@ class DegradationOptions(Checked):
                 raise InputError(f"{name}: expected probabilities of up, down and keep, got {list(shares)}")
         for name in ("resize_range", "resize_range2"):
             low, high = getattr(self, name)
-            if not 0 < low <= 1 <= high:
-                raise InputError(f"{name}: expected two factors around 1, as in [0.15, 1.5], got [{low:g}, {high:g}]")
+            if not 0 < low <= 1 <= high <= _LARGEST_FACTOR:
+                expected = f"two factors around 1, up to {_LARGEST_FACTOR}, as in [0.15, 1.5]"
+                raise InputError(f"{name}: expected {expected}, got [{low:g}, {high:g}]")
         for name in ("noise_range", "poisson_scale_range", "jpeg_range"):
             for key in (name, f"{name}2"):
                 low, high = getattr(self, key)
-                if not 0 <= low <= high:
-                    raise InputError(f"{key}: expected the smaller number first, none below 0, got [{low:g}, {high:g}]")
+                if not 0 <= low <= high <= _LARGEST_NOISE:
+                    expected = f"the smaller number first, none below 0 or above {_LARGEST_NOISE}"
+                    raise InputError(f"{key}: expected {expected}, got [{low:g}, {high:g}]")
         for key in ("jpeg_range", "jpeg_range2"):
             low, high = getattr(self, key)
             if not 0 < low <= high <= 100:

@@ -25,6 +25,9 @@ from utils.seed import random_stream
 
 _ATTEMPTS = 100  # bad images in a row, after which something else is wrong
 
+LONGEST_EPOCH = 200_000_000
+"""Samples; their order takes 8 bytes for each."""
+
 
 class PatchDataset:
     """Random patches that only depend on their keys.
@@ -44,6 +47,12 @@ class PatchDataset:
         self.options, self.seed, self.name, self.pool_size = options, seed, options.name, pool_size
         self.pairs, self.cutter, self.rule = pairs, cutter, rule
         self._bad: dict[int, str] = {}
+        if self.epoch_length > LONGEST_EPOCH:
+            keys = "dataset_enlarge_ratio" if options.dataroot_weights is None else "dataroot_weights"
+            raise InputError(
+                f"{self.name}: {keys}: an epoch of {self.epoch_length:,} samples ({len(pairs):,} images) is too long; "
+                f"at most {LONGEST_EPOCH:,} are put in order"
+            )
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -14,6 +14,9 @@ from data.patches.augment import Augmentation
 from utils.errors import InputError
 from utils.typed import option
 
+LARGEST_PATCH = 65_536
+"""Pixels of a side of what is cut out of images."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PatchOptions(DatasetOptions):
@@ -26,13 +29,17 @@ class PatchOptions(DatasetOptions):
         "how often an epoch sees each image of each folder of dataroot_gt, beside dataset_enlarge_ratio; of a folder "
         "below 1, every epoch sees another part; null: all alike",
         None,
-        minimum=0,
+        above=0,
+        maximum=1e8,
     )
     meta_info_file: Path | tuple[Path, ...] | None = option(
         "text file that lists the images to use, one name per line; null: all images of the folder", None
     )
     gt_size: int | None = option(
-        "side of the high-resolution patches, a multiple of scale; required in training", None, minimum=1
+        "side of the high-resolution patches, a multiple of scale; required in training",
+        None,
+        minimum=1,
+        maximum=LARGEST_PATCH,
     )
     use_hflip: bool = option("flip patches left-right at random", True)
     use_rot: bool = option("flip patches top-bottom, and transpose them, at random", True)
@@ -45,12 +52,12 @@ class PatchOptions(DatasetOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         count = len(folders(self.dataroot_gt))
+        if count == 0:
+            raise InputError("dataroot_gt: expected a folder, or a list of them, got an empty list")
         if self.meta_info_file is not None and len(folders(self.meta_info_file)) != count:
             raise InputError(f"meta_info_file: expected one for each folder of dataroot_gt ({count})")
         if self.dataroot_weights is not None and len(self.dataroot_weights) != count:
             raise InputError(f"dataroot_weights: expected one number for each folder of dataroot_gt ({count})")
-        if self.dataroot_weights is not None and min(self.dataroot_weights) <= 0:
-            raise InputError("dataroot_weights: expected numbers above 0; leave a folder out instead")
 
     @property
     def augmentation(self) -> Augmentation:

@@ -21,6 +21,7 @@ from utils.errors import InputError, WorkerError
 from utils.log import configure_logging, get_logger, held_back, write_records
 from utils.memory import FullMemoryError
 
+_USUAL_BORDER = 16  # pixels; the scale, for any that is trained
 PASSED = "the check is passed; nothing was written"
 FAILED = "the check has failed; nothing was written"
 
@@ -50,6 +51,7 @@ def _inspect(options: TestOptions, world: World, *, verbose: bool) -> None:
         for dataset in options.datasets.values()
     ]
     check_images(datasets)
+    check_borders(options.val, datasets)
     network, loaded = load_network(options, world.device(options.num_gpu))
     log_loaded(loaded)
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -124,6 +126,29 @@ def check_images(datasets: Iterable[TrainDataset | EvalDataset]) -> None:
     problems = [problem for dataset in datasets for problem in dataset.scan()]
     if problems:
         raise InputError("\n  ".join([f"{len(problems):,} images cannot be used:", *fault_lines(problems)]))
+
+
+def check_borders(val: ValOptions | None, datasets: Iterable[EvalDataset]) -> None:
+    """Look whether ``crop_border`` leaves something of the images; read are only the images of an unusual one.
+
+    Raises:
+        InputError: it is as large as an image.
+    """
+    metrics = {} if val is None else val.metrics
+    borders = {name: int(getattr(metric, "crop_border", 0)) for name, metric in metrics.items()}
+    name = max(borders, key=lambda name: borders[name], default="")
+    border = borders.get(name, 0)
+    if border <= _USUAL_BORDER:
+        return
+    for dataset in datasets:
+        for index in range(len(dataset)):
+            sample = dataset.read(index)
+            if sample.gt is not None and min(sample.gt.shape[-2:]) <= 2 * border:
+                height, width = sample.gt.shape[-2:]
+                raise InputError(
+                    f"val.metrics.{name}.crop_border: {border} pixels on each side leave nothing of {sample.gt_path}, "
+                    f"which is {width} x {height} (width x height); it is usually the scale"
+                )
 
 
 def together(options: TrainOptions | TestOptions) -> str:

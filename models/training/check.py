@@ -13,9 +13,10 @@ from data.images.faults import fault_lines
 from data.loader import Batch, train_batches
 from data.patches.options import PatchOptions
 from models.distributed import World
-from models.evaluation.check import check_images, log_options, verdict
+from models.evaluation.check import check_borders, check_images, log_options, verdict
 from models.inputs import check_inputs
 from models.training.batch_limit import find_largest_batch
+from models.training.checkpoint import apply_resume, read_resume
 from models.training.demand import batch_advice, check_activations, check_demand, data_advice, of_batch
 from models.training.objectives import Objective, build_objective
 from models.training.run import describe_run, prepare_state, training_set, validation_sets
@@ -60,7 +61,9 @@ def inspect_training(
     """
     log = get_logger().info
     log_options(options, verbose=verbose)
-    check_inputs(options)
+    resume = None if options.path.resume_state is None else read_resume(options.path.resume_state, options.path)
+    resumed = () if resume is None else resume.networks.keys()
+    check_inputs(options, resumed)
     dataset = training_set(options)
     device = world.device(options.num_gpu)
     check_demand(options, device, dataset)
@@ -72,8 +75,11 @@ def inspect_training(
             check_images(held_out)
         else:
             check_images((dataset, *held_out))
+    check_borders(options.val, held_out)
     seed_everything(options.manual_seed)
-    state = prepare_state(options, device)
+    state = prepare_state(options, device, resumed)
+    if resume is not None:
+        apply_resume(state, resume, options, world)
     describe_run(options, state, dataset, held_out)
     check_activations(state, options)
     with memory_for(f"a batch of {dataset.name}", data_advice(options)):

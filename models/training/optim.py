@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from config.schema import OptimOptions
+from config.optimizers import OptimOptions
+from utils.errors import InputError
 
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 """Optimisers that update all parameters in one kernel, and leave out a step where a flag on the device says so."""
@@ -28,6 +29,9 @@ def build_optimizer(options: OptimOptions, network: nn.Module, *, decay_all: boo
 
     Adam, AdamW and SGD update all parameters in one fused kernel, on the CPU too: for small networks, the update
     otherwise costs as much as a convolution.
+
+    Raises:
+        InputError: torch refuses the arguments.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     name = type(options).__name__
@@ -41,7 +45,10 @@ def build_optimizer(options: OptimOptions, network: nn.Module, *, decay_all: boo
     kind: type[torch.optim.Optimizer] = getattr(torch.optim, name)
     if kind in FUSED:
         arguments["fused"] = True
-    optimizer = kind(groups, **arguments)
+    try:
+        optimizer = kind(groups, **arguments)
+    except ValueError as error:  # what torch knows about its arguments, and the option file's bounds do not say
+        raise InputError(f"train.optim_g ({name}): {error}") from error
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import archs
-from config.schema import OptimOptions, Pretrained, TrainOptions
+from config.optimizers import OptimOptions
+from config.schema import Pretrained, TrainOptions
 from models.training.ema import make_ema
 from models.training.optim import build_optimizer
 from models.training.state import Player

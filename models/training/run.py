@@ -16,7 +16,7 @@ from config.command import Command
 from config.schema import TrainOptions
 from data import EvalDataset, TrainDataset, build_dataset
 from models.distributed import World, restarts
-from models.evaluation.check import together
+from models.evaluation.check import check_borders, together
 from models.experiment import RunFolder, open_run, reserved, training_folder
 from models.inputs import check_inputs
 from models.training.checkpoint import (
@@ -99,6 +99,7 @@ def opened(
     check_demand(options, state.device, dataset)
     check_activations(state, options)
     validation = validation_sets(options)
+    check_borders(options.val, validation)
     if world.is_main:  # only now: bad input must not rename an earlier run's folder
         open_run(folder, "train", options, command, fresh=resume is None)
         if resume is not None:

@@ -12,7 +12,8 @@ from collections import Counter
 from functools import singledispatch
 from typing import Any
 
-from config.schema import CosineAnnealingLR, CosineAnnealingRestartLR, LinearLR, MultiStepLR, TrainingOptions
+from config.schedulers import CosineAnnealingLR, CosineAnnealingRestartLR, LinearLR, MultiStepLR
+from config.schema import TrainingOptions
 
 
 def learning_rate(options: TrainingOptions, base: float, iteration: int) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,69 @@ def test_bases_that_are_absent_or_circular_are_refused(tmp_path: Path, text: str
     write(tmp_path, "base: options.yml", "circle.yml")
     with pytest.raises(InputError, match=message):
         load(write(tmp_path, text))
+
+
+def test_a_file_that_is_named_again_and_again_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 levels, each of which names the one below twice: 65,536 ways lead to the file at the end."""
+    write(tmp_path, TRAIN, "level0.yml")
+    for level in range(1, 17):
+        write(tmp_path, f"base: [level{level - 1}.yml, level{level - 1}.yml]", f"level{level}.yml")
+    read: list[str] = []
+
+    def counted(path: Path) -> str:
+        read.append(path.name)
+        return path.read_text()
+
+    monkeypatch.setattr("config.bases.file_text", counted)
+    assert load(tmp_path / "level16.yml").value == load(tmp_path / "level0.yml").value
+    assert sorted(read[:-1]) == sorted(f"level{level}.yml" for level in range(17))
+
+
+def test_bases_without_end_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a: 1", "level0.yml")
+    for level in range(1, 150):
+        write(tmp_path, f"base: level{level - 1}.yml", f"level{level}.yml")
+    with pytest.raises(InputError, match=r"level49\.yml:1: base: more than 100 bases, counting those of bases"):
+        load(tmp_path / "level149.yml")
+    with pytest.raises(InputError, match=r"options\.yml:1: base\[100\]: more than 100 bases"):
+        load(write(tmp_path, f"base: [{', '.join(['level0.yml'] * 101)}]"))
+
+
+def test_bases_are_bounded_together(tmp_path: Path) -> None:
+    for name in "abc":
+        write(tmp_path, "".join(f"{name}{i}: 1\n" for i in range(9_000)), f"{name}.yml")
+    with pytest.raises(InputError, match="more than 20000 entries with those of its bases"):
+        load(write(tmp_path, "base: [a.yml, b.yml, c.yml]"))
+
+
+@pytest.mark.parametrize(
+    "base", ['"a\\0b.yml"', "x" * 6_000, "x" * 256, f'"{"d/" * 3_000}"', "~nobody-of-that-name/x.yml"]
+)
+def test_bases_that_no_file_can_be_called_are_refused(tmp_path: Path, base: str) -> None:
+    with pytest.raises(InputError, match=r"options\.yml:1: base: expected the path of an option file"):
+        load(write(tmp_path, f"base: {base}"))
+
+
+def test_a_base_that_leads_to_itself_or_far_down_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop.yml").symlink_to(tmp_path / "loop.yml")
+    with pytest.raises(InputError, match=r"options\.yml:1: base: .*loop\.yml: the option file cannot be read"):
+        load(write(tmp_path, "base: loop.yml"))
+    below = "/".join(["d" * 253] * 16)  # a path for itself, but not from this folder
+    with pytest.raises(InputError, match=r"options\.yml:1: base: .*\(4,\d+ characters\): the option file cannot"):
+        load(write(tmp_path, f"base: {below}"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes in folders")
+def test_pipes_and_devices_are_no_option_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yml")
+    with pytest.raises(
+        InputError, match=r"pipe\.yml: the option file cannot be read: it is a pipe, not a regular file"
+    ):
+        load(tmp_path / "pipe.yml")
+    with pytest.raises(InputError, match=r"options\.yml:1: base: .*pipe\.yml: the option file cannot be read: it is a"):
+        load(write(tmp_path, "base: pipe.yml"))
+    with pytest.raises(InputError, match="/dev/zero: the option file cannot be read: it is a device"):
+        load("/dev/zero")
 
 
 def test_the_text_of_a_merged_file_stands_alone(tmp_path: Path) -> None:

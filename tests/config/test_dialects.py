@@ -43,6 +43,8 @@ NOTED = {
         *("datasets.train.phase", "datasets.train.scale", "datasets.val.phase", "datasets.val.scale"),
         *("datasets.val.io_backend.db_paths", "datasets.val.io_backend.client_keys"),
         *("path.models", "path.training_states", "path.log", "path.visualization", "datasets.train.meta_info"),
+        # Of a trial of 100 iterations.
+        *("val.val_freq", "logger.save_checkpoint_freq", "val"),
     ],
     "people_test.yml": [
         *("suffix", "save_img", "print_network", "datasets.test_1.dataroot_gt", "datasets.test_1.filename_tmpl"),

@@ -101,7 +101,8 @@ def test_json_schema_accepts_a_file_with_a_base() -> None:
 
 WORDS = {
     *("$schema", "title", "description", "default"),
-    *("type", "enum", "const", "minimum", "maximum", "items", "minItems", "maxItems"),
+    *("type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    *("items", "minItems", "maxItems"),
     *("properties", "required", "additionalProperties", "anyOf", "allOf", "if", "then", "else"),
 }
 
@@ -127,6 +128,10 @@ def violations(value: Any, schema: dict[str, Any] | None = None, path: str = "")
     if "anyOf" in schema and all(violations(value, option) for option in schema["anyOf"]):
         found.append(path)
     if isinstance(value, int | float) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+        found.append(path)
+    if isinstance(value, int | float) and (
+        not schema.get("exclusiveMinimum", value - 1) < value < schema.get("exclusiveMaximum", value + 1)
+    ):
         found.append(path)
     if isinstance(value, list):
         if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):

@@ -141,6 +141,24 @@ def test_aliases_of_aliases_do_not_fill_the_memory() -> None:
     assert "more than 20000 entries, counting aliases" in failure("\n".join(lines))
 
 
+def test_a_large_file_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    (tmp_path / "large.yml").write_text("a: 1\n" * 300_000)
+    with pytest.raises(InputError, match="the option file cannot be read: it has 1,500,000 bytes; at most 1,048,576"):
+        load(tmp_path / "large.yml")
+
+
+@pytest.mark.parametrize("text", ["".join(f"k{i}: 1\n" for i in range(40_000)), f"a: [{'1, ' * 50_000}]"])
+def test_a_text_of_many_entries_is_refused_before_it_is_read_to_its_end(text: str) -> None:
+    assert "more than 20000 entries" in failure(text)
+
+
+def test_what_is_merged_again_and_again_takes_no_longer() -> None:
+    """Each key of a merged mapping once cost a look at all of its keys."""
+    document = parsed("x: &x\n" + "".join(f"  k{i}: 1\n" for i in range(4_000)) + "y: {<<: *x}\nz: {<<: [*x, *x]}\n")
+    assert document.value["z"] == document.value["x"]
+    assert document.place(("z", "k3999")).line == 4001
+
+
 def test_files_are_read_as_utf_8_and_misspelt_names_are_suggested(tmp_path: Path) -> None:
     (tmp_path / "train_x4.yml").write_bytes("\ufeffa: größe\n".encode())
     assert load(tmp_path / "train_x4.yml").value == {"a": "größe"}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import config
 from config.document import parse
 from config.overrides import apply_overrides
+from config.schedulers import CosineAnnealingRestartLR
 from tests.config.files import TEST, TRAIN, line_of, mistakes, write
 from utils.scalars import PlainText
 from utils.typed import INVALID, Report, read
@@ -128,7 +129,7 @@ def test_edits_take_effect_in_their_order(tmp_path: Path) -> None:
     )
     assert read_options.manual_seed == 42
     assert read_options.train.optim_g.lr == 5e-4
-    assert read_options.train.scheduler == config.schema.CosineAnnealingRestartLR(periods=(5000,), eta_min=1e-7)
+    assert read_options.train.scheduler == CosineAnnealingRestartLR(periods=(5000,), eta_min=1e-7)
     assert read_options.val is not None
     assert read_options.val.suffix == "a=b"
     assert read_options.path.pretrain_network_g is None

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 import config
 from config.checks import Mode
-from config.schema import Adam, LoggerOptions, MultiStepLR
+from config.optimizers import Adam
+from config.schedulers import MultiStepLR
+from config.schema import LoggerOptions
 from losses import L1Loss
 from metrics import PSNR
 from tests.config.files import TEST, TRAIN, line_of, mistakes, write
@@ -159,7 +161,7 @@ MISTAKES: list[tuple[tuple[str, str], str, str]] = [
     (("lr: 2e-4", "lr: fast"), "fast", 'train.optim_g.lr: expected a number, got "fast"'),
     (("lr: 2e-4", "lr: '2e-4'"), "lr", 'train.optim_g.lr: expected a number, got "2e-4"'),
     (("[0.9, 0.99]", "[0.9]"), "[0.9]", "train.optim_g.betas: expected a list of 2 values, each a number, got the l"),
-    (("[0.9, 0.99]", "[0.9, 1]"), "optim_g", "train.optim_g: betas: expected values from 0 on, below 1, got [0"),
+    (("[0.9, 0.99]", "[0.9, 1]"), "optim_g", "train.optim_g.betas: expected a number below 1, got 1"),
     (
         ("type: Adam, lr: 2e-4, betas: [0.9, 0.99]", "type: SGD, lr: 2e-4, nesterov: yes"),
         "optim_g",
@@ -375,3 +377,13 @@ def test_a_damaged_file_ends_in_options_or_one_message(tmp_path: Path, at: int, 
         config.read(path, mode="train")
     except InputError as error:
         assert str(error).startswith(str(path))
+
+
+def test_mistakes_without_end_are_counted(tmp_path: Path) -> None:
+    text = TRAIN + "".join(f"key_of_mine_{i}: 1\n" for i in range(5_000)) + "scale: 2\n" * 200
+    found = mistakes(write(tmp_path, text))
+    assert len(found) == 101
+    assert found[-1].startswith("and ")
+    assert sum("unknown key; known" in line for line in found) == 30
+    assert any(line.endswith("4,970 more unknown keys") for line in found)
+    assert len(mistakes(write(tmp_path, TRAIN.replace("SRModel", "S" * 50_000)))[0]) < 2_100

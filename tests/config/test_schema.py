@@ -16,13 +16,12 @@ import config
 from archs import NETWORKS
 from config.checks import UNSUPPORTED_KEYS
 from config.docs_generator import sections
+from config.optimizers import OPTIMIZERS, OptimOptions
+from config.schedulers import SCHEDULERS
 from config.schema import (
     MODEL_TYPES,
-    OPTIMIZERS,
-    SCHEDULERS,
     DistOptions,
     LoggerOptions,
-    OptimOptions,
     Options,
     PathOptions,
     TestOptions,

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from config import describe, read
-from models.inputs import GUIDES, missing_inputs
+from models.inputs import GUIDES, check_place, missing_inputs
 from models.weights.published import PAGE, SOURCES, markdown, missing_weights, source_of
 from tests.runs import ROOT, run_here, workplace
+from utils.errors import InputError
 
 FILES = sorted(path for path in (ROOT / "options").rglob("*.yml") if path.name.startswith(("train_", "test_")))
 RUNS = [path for path in FILES if path.parent.name != "common"]
@@ -172,3 +173,40 @@ def test_the_pages_that_messages_name_have_these_parts() -> None:
     assert all(source.address in text for source in SOURCES)
     assert "docs/reproducing.md" in missing_weights(Path("downloads/003_PFT_SRx4_finetune.pth"))
     assert missing_weights(Path("/own/net.pth")) == "/own/net.pth: there is no such file"
+
+
+@pytest.mark.parametrize("check", [(), ("--check",)], ids=["run", "check"])
+def test_what_a_training_cannot_begin_with_is_found_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], check: tuple[str, ...]
+) -> None:
+    """An absent state, a folder that cannot be made, borders as large as the images, an epoch without end."""
+    monkeypatch.chdir(workplace(tmp_path))
+    (tmp_path / "a file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    given = ("train.py", "-opt", "train.yml", *check, "--force_yml")
+    absent = refused(capsys, *given, f"path:resume_state={tmp_path / '9.state'}")
+    assert "9.state" in absent
+    for root, message in (
+        (
+            "a file/below/it",
+            f"path.experiments_root: {tmp_path}/a file/below/it cannot be written: {tmp_path}/a file is a",
+        ),
+        ("link", f"the link {tmp_path}/link leads nowhere; choose another folder"),
+    ):
+        assert message in refused(capsys, *given, f"path:experiments_root={tmp_path / root}")
+    border = refused(capsys, *given, "val:metrics={psnr: {type: calculate_psnr, crop_border: 500, test_y_channel: no}}")
+    assert "val.metrics.psnr.crop_border: 500 pixels on each side leave nothing of " in border
+    endless = refused(capsys, *given, "datasets:train:dataset_enlarge_ratio=1e8")
+    assert "dataset_enlarge_ratio: an epoch of " in endless
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_that_may_not_be_written_is_found_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = read(workplace(tmp_path) / "train.yml", [f"path:experiments_root={tmp_path}/a/b"], mode="train")
+    check_place("experiments_root", options)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match=r"no permission to write in .*; choose another folder or change its rights"):
+        check_place("experiments_root", options)
+    assert not (tmp_path / "a").exists()

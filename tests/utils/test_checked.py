@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from archs.layers.size import SizeRule
-from config.schema import Adam, CosineAnnealingLR, MultiStepLR, TileOptions, ValOptions
+from config.optimizers import Adam
+from config.schedulers import CosineAnnealingLR, MultiStepLR
+from config.schema import TileOptions, ValOptions
 from data.datasets.single import SingleImageOptions
 from data.degradations.jpeg import jpeg
 from data.degradations.kernels import blur_kernel
@@ -64,7 +66,7 @@ WRONG: dict[str, Callable[..., Any]] = {
         test_y_channel=True,
         better="up",  # type: ignore[arg-type]
     ),
-    "lr: expected at least 0": lambda: Adam(lr=-1e-4),
+    "lr: expected a number above 0": lambda: Adam(lr=-1e-4),
     "T_max: expected at least 1": lambda: CosineAnnealingLR(T_max=0),
     "milestones: expected a list": lambda: MultiStepLR(milestones=5),  # type: ignore[arg-type]
     "batch_size: expected at least 1": lambda: ValOptions(batch_size=0),

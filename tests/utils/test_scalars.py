@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +27,15 @@ def test_numbers_of_yaml_are_read_with_infinity_and_without_nan() -> None:
     for value in (PlainText(".nan"), math.nan, PlainText("nan"), PlainText("inf")):
         with pytest.raises(ValueError, match=r"^$"):
             read_scalar(value, float, ())
+
+
+@pytest.mark.parametrize("text", ["", "~", "a\0b", "a\ud800b", "x" * 256, "x/" * 2_049, "~nobody-of-that-name/x"])
+def test_what_no_file_can_be_called_is_no_path(text: str) -> None:
+    with pytest.raises(ValueError):
+        read_scalar(text, Path, ())
+
+
+def test_paths_are_long_where_a_file_can_be() -> None:
+    for text in ("x" * 255, "ü" * 127, "x/" * 2_000):
+        assert read_scalar(text, Path, ()) == Path(text)
+    assert read_scalar("~/x", Path, ()) == Path.home() / "x"

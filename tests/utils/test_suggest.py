@@ -7,7 +7,9 @@ import dataclasses
 import pytest
 
 from archs import NETWORKS
-from config.schema import MODEL_TYPES, OPTIMIZERS, SCHEDULERS, TrainingOptions
+from config.optimizers import OPTIMIZERS
+from config.schedulers import SCHEDULERS
+from config.schema import MODEL_TYPES, TrainingOptions
 from data import DATASETS, DatasetOptions
 from losses import LOSSES
 from metrics import METRICS
@@ -84,3 +86,8 @@ def test_suggestions_are_worded_for_messages() -> None:
     assert near_miss("up_scale", ["upscale"]) == ' (did you mean "upscale"?)'
     assert near_miss("zzz", ["upscale"]) == ""
     assert near_miss("x", []) == ""
+
+
+def test_a_text_without_end_is_compared_with_nothing() -> None:
+    """The distance of two texts takes time with the product of their lengths."""
+    assert near_miss("x" * 1_000_000, ["upscale", "x" * 1_000]) == ""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from config.schema import OPTIMIZERS, Adam, AdamW
+from config.optimizers import OPTIMIZERS, Adam, AdamW
 from models.training.optim import build_optimizer
 
 

@@ -10,15 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from config.schema import (
-    SCHEDULERS,
-    Adam,
-    CosineAnnealingLR,
-    CosineAnnealingRestartLR,
-    LinearLR,
-    MultiStepLR,
-    TrainingOptions,
-)
+from config.optimizers import Adam
+from config.schedulers import SCHEDULERS, CosineAnnealingLR, CosineAnnealingRestartLR, LinearLR, MultiStepLR
+from config.schema import TrainingOptions
 from losses import L1Loss
 from models.training.schedule import learning_rate, scheduler_state
 from utils.typed import Report, read

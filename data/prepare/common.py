@@ -21,6 +21,7 @@ from data.images.sources import FileImage, ImageSource, LmdbImage
 from utils.errors import InputError
 from utils.files import make_folder, storage_error, write_json
 from utils.log import get_logger
+from utils.reading import read_regular
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -170,7 +171,7 @@ def finish_writing(folder: Path) -> None:
 def _check_settings(folder: Path, settings: Mapping[str, object]) -> None:
     path = folder / SETTINGS
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = json.loads(read_regular(path))
     except (FileNotFoundError, ValueError):
         earlier = None
     if earlier == settings:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError
+from utils.reading import open_regular
 
 _SPEAKER = re.compile(r"^\[[^\]]* @ 0x[0-9a-f]+\] ")  # "[mp4 @ 0x55d0c8a0] "
 # Lines that tell that something failed, after the one that tells what.
@@ -47,6 +48,10 @@ def probe(path: Path, arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: ffprobe is not installed, or cannot read the file.
     """
+    try:
+        open_regular(path).close()  # of a pipe or a device, ffprobe would wait for the end
+    except OSError as error:
+        raise InputError(f"{path}: the film cannot be read: {error.strerror or error}") from error
     command = [program("ffprobe"), "-v", "error", "-of", "json", *arguments, local(path)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode != 0:

@@ -29,6 +29,7 @@ from utils.errors import InputError, StorageError
 from utils.files import make_folder, storage_error, write_text
 from utils.log import get_logger
 from utils.progress import Progress
+from utils.reading import read_regular
 
 if TYPE_CHECKING:
     import lmdb
@@ -138,10 +139,17 @@ def _check_keys(listed: Sequence[Picture]) -> None:
 def begin(part: Path, plan: dict[str, object]) -> None:
     """Make the unfinished folder, or go on with one that was begun in the same way."""
     path = part / _PLAN
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != plan:
+    if path.is_file() and _read_plan(path) != plan:
         raise InputError(f"{part} was begun from another source or with other settings; remove it to begin anew")
     make_folder(part)
     write_text(path, json.dumps(plan))
+
+
+def _read_plan(path: Path) -> object:
+    try:
+        return json.loads(read_regular(path))
+    except (OSError, ValueError, RecursionError):  # damaged: not known to be this one
+        return None
 
 
 def value_of(picture: Picture, compression: int, copy: bool) -> bytes:

@@ -199,9 +199,7 @@ def _read_unpacked(place: Path, size: int, label: str) -> bytes:
 
 def _check_length(size: int, label: str) -> None:
     if size > _LARGEST:
-        raise InputError(
-            f"{label}: it unpacks to {size:,} bytes, and at most {_LARGEST:,} are read"
-        )
+        raise InputError(f"{label}: it unpacks to {size:,} bytes, and at most {_LARGEST:,} are read")
 
 
 def _check_apart(source: Path, target: Path) -> None:

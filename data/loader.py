@@ -33,6 +33,7 @@ from utils.log import get_logger
 
 Item = TypeVar("Item")
 _NOTE = 1024  # bytes of what a worker tells about itself
+_LATE = 1  # seconds without a batch, after which the caller may lose its patience
 _PATIENCE = 2.0  # seconds until a process whose connection is gone has ended
 
 
@@ -100,6 +101,7 @@ def train_batches(
     world_size: int = 1,
     device: torch.device | str = "cpu",
     channels_last: bool = False,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Generator[Batch, None, None]:
     """The batches of iterations ``start + 1`` .. ``stop``, on ``device``.
 
@@ -118,6 +120,8 @@ def train_batches(
         world_size: number of these processes.
         device: where the batches are needed.
         channels_last: their memory layout.
+        waiting: called about every second while a batch of workers is late, as from a network file system that does
+            not answer; what it raises ends the waiting and dismisses the workers.
 
     Raises:
         InputError: an image cannot be used, now or while iterating; the message names it, wherever it was read.
@@ -144,7 +148,7 @@ def train_batches(
         )
     workers = min(options.num_worker_per_gpu, available_cores())
     if workers:
-        pixels = _from_workers(dataset, batches, workers, pin=on_gpu and options.pin_memory)
+        pixels = _from_workers(dataset, batches, workers, on_gpu and options.pin_memory, waiting)
     else:
         pixels = (dataset.collect(batch, step) for step, batch in batches)
     if options.prefetch_mode == "cpu":
@@ -223,12 +227,16 @@ class _Collector(Dataset[PixelBatch | _Failure]):
 
 
 def _from_workers(
-    dataset: TrainDataset, batches: Iterable[tuple[int, Sequence[SampleKey]]], workers: int, *, pin: bool
+    dataset: TrainDataset,
+    batches: Iterable[tuple[int, Sequence[SampleKey]]],
+    workers: int,
+    pin: bool,
+    waiting: Callable[[], None],
 ) -> Iterator[PixelBatch]:
     collector = _Collector(dataset, workers)
     loader: DataLoader[PixelBatch | _Failure] = DataLoader(
         collector, batch_size=None, sampler=batches, num_workers=workers, pin_memory=pin,
-        collate_fn=_as_it_is, worker_init_fn=_start_worker,
+        timeout=_LATE, collate_fn=_as_it_is, worker_init_fn=_start_worker,
         generator=torch.Generator(),  # without one, a number is drawn from the global generator
     )  # fmt: skip
     # PyTorch raises the death of a worker out of a signal handler, anywhere in the training step. Without the handler
@@ -239,7 +247,27 @@ def _from_workers(
     results = iter(loader)
     if in_main:
         signal.signal(signal.SIGCHLD, handler)
-    return _checked(results, collector)
+    return _checked(_patient(results, waiting), collector)
+
+
+def _patient(results: Iterator[PixelBatch | _Failure], waiting: Callable[[], None]) -> Iterator[PixelBatch | _Failure]:
+    """The same results; between two attempts to get one, ``waiting`` is called."""
+    while True:
+        try:
+            result = next(results)
+        except StopIteration:
+            return
+        except RuntimeError as error:  # PyTorch's loader has no other; it can be asked again
+            if "DataLoader timed out" not in str(error):
+                raise
+            try:
+                waiting()
+            except BaseException:
+                for worker in getattr(results, "_workers", ()):  # else each is waited for in turn, five seconds long
+                    worker.terminate()
+                raise
+            continue
+        yield result
 
 
 def _checked(results: Iterator[PixelBatch | _Failure], collector: _Collector) -> Iterator[PixelBatch]:

@@ -19,7 +19,7 @@ from models.training.run import Run, called_networks, opened
 from models.training.state import TrainState
 from models.training.step import StepResult
 from models.training.validation import report_lag, stop_request, validate, validates
-from utils.errors import WorkerError
+from utils.errors import StopRequested, WorkerError
 from utils.log import get_logger
 from utils.signals import catch_signals
 
@@ -60,10 +60,11 @@ def train_until(last: int, run: Run, state: TrainState, dataset: TrainDataset) -
     batches = train_batches(
         dataset, options.train_dataset, start=state.step, stop=options.train.total_iter,
         rank=world.rank, world_size=world.size, device=state.device, channels_last=options.channels_last,
+        waiting=lambda: _leave_if_asked(run),
     )  # fmt: skip
     with contextlib.closing(batches), Meter(options, state.step, world) as meter:
         while state.step < last:
-            batch = _next_batch(run, meter, batches)
+            batch = _next_batch(run, state, guard, meter, batches)
             result = _iterate(run, state, objective, batch)
             meter.advance()
             if result.skipped:
@@ -86,12 +87,28 @@ def train_until(last: int, run: Run, state: TrainState, dataset: TrainDataset) -
     _count_skipped(guard, state)
 
 
-def _next_batch(run: Run, meter: Meter, batches: Iterator[Batch]) -> Batch:
-    """The next batch; where a worker process has died, the user learns how the run goes on."""
+def _next_batch(run: Run, state: TrainState, guard: FiniteGuard, meter: Meter, batches: Iterator[Batch]) -> Batch:
+    """The next batch; where a worker process has died, the user learns how the run goes on.
+
+    Raises:
+        StopRequested: a signal came while the batch was late; the state was saved.
+    """
     try:
         return meter.next_of(batches)
     except WorkerError as error:
         raise WorkerError(f"{error}. Continue with {run.goes_on}") from error
+    except StopRequested as stop:
+        if run.world.size > 1:  # other ranks are in the middle of the iteration and would not join
+            raise StopRequested(f"{stop}: continue with {run.goes_on}", stop.exit_code) from None
+        _count_skipped(guard, state)
+        run.saver.save(state)
+        raise stop_request(run, state) from None
+
+
+def _leave_if_asked(run: Run) -> None:
+    """Raise StopRequested where a signal came; for moments in which no iteration will end, since its data are late."""
+    if run.stop:
+        raise StopRequested("stopped while the images of a batch were waited for", run.stop.exit_code)
 
 
 def _iterate(run: Run, state: TrainState, objective: Objective, batch: Batch) -> StepResult:

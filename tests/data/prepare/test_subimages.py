@@ -85,9 +85,7 @@ def test_a_second_folder_adds_to_the_first_unless_names_are_the_same(tmp_path: P
     grid, out = Grid(16, 16), tmp_path / "out"
     assert cut_subimages(tmp_path / "one", out, grid)[0] + cut_subimages(tmp_path / "two", out, grid)[0] == 12
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(
-        InputError, match=r"three/b\.png: .*out holds files of the same name that were made of .*/one;"
-    ):
+    with pytest.raises(InputError, match=r"three/b\.png: .*out holds files of the same name that were made of .*/one;"):
         cut_subimages(tmp_path / "three", out, grid)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     (tmp_path / "one").rename(tmp_path / "moved")

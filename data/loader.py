@@ -212,7 +212,7 @@ class _Collector(Dataset[PixelBatch | _Failure]):
     def _reading(self, file: str) -> None:
         worker = get_worker_info()
         if worker is not None:
-            self.notes[worker.id].value = f"{os.getpid()} {file}".encode()[: _NOTE - 1]
+            self.notes[worker.id].value = f"{os.getpid()} {file}".encode(errors="backslashreplace")[: _NOTE - 1]
 
     def read_by_the_dead(self) -> list[str]:
         """The files that processes were reading which have ended; waits a little for one that is about to end."""

@@ -87,5 +87,58 @@ def test_pipes_are_refused_by_every_reader_of_pictures_and_films(tmp_path: Path)
         (lambda: plan_jobs([str(tmp_path / "a.png")], tmp_path / "out"), "it is a pipe or a device; expected a file"),
     ):
         with pytest.raises(InputError, match=said):
-            read()  # type: ignore[no-untyped-call]
+            read()
     assert len(plan_jobs([str(tmp_path), str(tmp_path / "*.png")], tmp_path / "out")) == 1
+
+
+@pytest.fixture
+def unspeakable(tmp_path: Path) -> Path:
+    """A folder whose name is not UTF-8."""
+    folder = tmp_path / os.fsdecode("Größe ".encode() + b"\xff")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux alone")
+def test_folders_whose_names_are_not_utf8_serve_every_command(unspeakable: Path) -> None:
+    workplace(unspeakable)
+    roots = [f"path:experiments_root={unspeakable}/experiments", f"datasets:train:dataroot_gt={unspeakable}/photos/HR"]
+    more = ["train:total_iter=2", "logger:use_tb_logger=true", "datasets:train:io_backend:type=disk", WORKER]
+    done = run(unspeakable, "train.py", "-opt", str(unspeakable / "train.yml"), "--force_yml", *roots, *more)
+    assert done.returncode == 0, done.stderr
+    assert "TensorBoard cannot write there, since the path is not UTF-8" in done.stderr
+    [log] = (unspeakable / "experiments/tiny").glob("train_*.log")
+    assert r"Größe \udcff" in log.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux alone")
+def test_data_sets_are_made_in_folders_whose_names_are_not_utf8(
+    unspeakable: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(unspeakable / "hr", ["ü 😀.png", "-dash.png"])
+    script, hr = "scripts/prepare_dataset.py", str(unspeakable / "hr")
+    assert run_here(script, "subimages", "-i", hr, "-o", f"{unspeakable}/sub", "--crop_size", "16") == 0
+    assert run_here(script, "lr", "-i", hr, "-o", f"{unspeakable}/lr", "--scale", "2") == 0
+    assert run_here(script, "subimages", "-i", hr, "-o", f"{unspeakable}/sub", "--crop_size", "16") == 0
+    for kind in ("pack", "lmdb"):
+        assert run_here(script, kind, "-i", hr, "-o", f"{unspeakable}/hr.{kind}") == 0
+        assert run_here(script, "check", "-i", f"{unspeakable}/hr.{kind}", "--report", f"{unspeakable}/r.txt") == 0
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@posix
+def test_a_python_that_knows_ascii_alone_says_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LC_ALL", "POSIX"), ("PYTHONUTF8", "0"), ("PYTHONIOENCODING", "ascii")):
+        monkeypatch.setenv(name, value)
+    write_folder(tmp_path / "hr", ["ü.png"])
+    done = run(tmp_path, "scripts/prepare_dataset.py", "pack", "-i", "hr", "-o", "hr.pack")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    if "takes the names of files for ASCII" not in done.stderr:
+        pytest.skip("this system's locales are all UTF-8")
+    assert "what helps: PYTHONUTF8=1 in the environment" in done.stderr
+    monkeypatch.setenv("PYTHONUTF8", "1")
+    assert run(tmp_path, "scripts/prepare_dataset.py", "pack", "-i", "hr", "-o", "hr.pack").returncode == 0

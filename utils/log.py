@@ -35,7 +35,7 @@ def configure_logging(file: Path | None = None, *, rank: int = 0) -> logging.Log
     handlers: list[logging.Handler] = [_ConsoleHandler()]
     if file is not None and rank == 0:
         make_folder(file.parent)
-        handlers.append(_LogFile(file, encoding="utf-8"))
+        handlers.append(_LogFile(file, encoding="utf-8", errors="backslashreplace"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT))
         logger.addHandler(handler)

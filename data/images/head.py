@@ -158,7 +158,7 @@ def _can_hold(data: bytes, height: int, width: int) -> bool:
     if siz >= 0 and data[:4] in (b"\0\0\0\x0c", b"\xff\x4f\xff\x51") and len(data) >= siz + 40:  # JPEG 2000
         x1, y1, _, _, across, down, x0, y0 = struct.unpack_from(">8I", data, siz + 8)
         tiles = -(-(x1 - x0) // max(across, 1)) * -(-(y1 - y0) // max(down, 1))
-        return tiles * _TILE <= len(data)
+        return bool(tiles * _TILE <= len(data))
     densest = next((most for start, most in _DENSEST if data.startswith(start)), None)
     return densest is None or height * width <= densest * len(data)
 

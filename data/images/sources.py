@@ -145,7 +145,7 @@ def _opened(folder: Path, place: Path) -> lmdb.Environment:
         raise InputError(f"{folder}: LMDB data sets need the package lmdb: pip install lmdb") from error
     try:
         with open_regular(place / "data.mdb") as file:
-            opened = lmdb.open(str(place), readonly=True, lock=False, readahead=False, meminit=False)
+            opened = lmdb.open(os.fsencode(place), readonly=True, lock=False, readahead=False, meminit=False)
             _check_whole(folder, file, opened)
     except (lmdb.Error, OSError) as error:
         raise InputError(f"{folder}: the LMDB data set cannot be opened: {error}") from error

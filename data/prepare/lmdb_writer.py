@@ -109,7 +109,7 @@ def _fill(
 
     data = part / "data.mdb"
     committed = stamp_of(data)[1] if data.is_file() else 0
-    environment = lmdb.open(str(part), map_size=_FIRST_MAP, readahead=False)
+    environment = lmdb.open(os.fsencode(part), map_size=_FIRST_MAP, readahead=False)
     try:
         with environment.begin() as transaction:
             have = {bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)}
@@ -199,7 +199,7 @@ def meta_lines(part: Path, listed: Sequence[Picture], compression: int) -> list[
     import lmdb
 
     lines = []
-    with lmdb.open(str(part), readonly=True, lock=False) as environment, environment.begin() as transaction:
+    with lmdb.open(os.fsencode(part), readonly=True, lock=False) as environment, environment.begin() as transaction:
         for picture in listed:
             value = transaction.get(picture.key.encode())
             if value is not None:  # else it was left out

@@ -137,7 +137,7 @@ def test_no_flip_in_the_pixels_of_a_deflated_tiff_goes_unseen(name: str) -> None
         page = file.pages[0]
         places = [
             place
-            for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)  # type: ignore[union-attr]
+            for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)
             for place in range(start, start + count)
         ]
     rng = np.random.default_rng(0)
@@ -236,7 +236,7 @@ def test_the_checks_of_tiff_files_know_parts_of_all_forms() -> None:
         (grey.astype(np.float32), {"photometric": "minisblack"}),
     ):
         file = io.BytesIO()
-        tifffile.imwrite(file, pixels, compression="zlib", **how)  # type: ignore[call-overload]
+        tifffile.imwrite(file, pixels, compression="zlib", **how)
         files.append(file.getvalue())
     for mode in ("L", "1", "P", "RGBA", "CMYK", "YCbCr", "LAB", "I;16"):
         file = io.BytesIO()

@@ -68,7 +68,7 @@ def test_one_is_made_of_the_other(writer: Writer, suffix: str, first: str, folde
 
 
 @pytest.mark.parametrize(("writer", "suffix"), WRITERS)
-@pytest.mark.parametrize("key", ["../../x", "/tmp/x", "a/../../x", "C:/x", "..\\x", "a//x", "a/./x"])
+@pytest.mark.parametrize("key", ["../../x", "/x/y", "a/../../x", "C:/x", "..\\x", "a//x", "a/./x"])
 def test_names_that_lead_out_of_the_folder_are_not_copied(
     writer: Writer, suffix: str, key: str, folder: Path, tmp_path: Path
 ) -> None:

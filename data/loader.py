@@ -45,6 +45,7 @@ _SHARED = Path("/dev/shm")
 _SHARED_FULL = re.compile(r"shared memory\(shm\).*No space left|file </?torch_.*No space left|Bus error", re.DOTALL)
 _DIED = re.compile(r"DataLoader worker \(pid")
 _FEWER = "fewer num_worker_per_gpu"
+_LATE = 1  # seconds without a batch, after which the caller may lose its patience
 _PATIENCE = 2.0  # seconds until a process whose connection is gone has ended
 
 
@@ -112,6 +113,7 @@ def train_batches(
     world_size: int = 1,
     device: torch.device | str = "cpu",
     channels_last: bool = False,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Generator[Batch, None, None]:
     """The batches of iterations ``start + 1`` .. ``stop``, on ``device``.
 
@@ -130,6 +132,8 @@ def train_batches(
         world_size: number of these processes.
         device: where the batches are needed.
         channels_last: their memory layout.
+        waiting: called about every second while a batch of workers is late, as from a network file system that does
+            not answer; what it raises ends the waiting and dismisses the workers.
 
     Raises:
         InputError: an image cannot be used, now or while iterating; the message names it, wherever it was read.
@@ -158,7 +162,7 @@ def train_batches(
         )
     workers = _workers(options)
     if workers:
-        pixels = _from_workers(dataset, batches, workers, pin=on_gpu and options.pin_memory)
+        pixels = _from_workers(dataset, batches, workers, on_gpu and options.pin_memory, waiting)
     else:
         pixels = (dataset.collect(batch, step) for step, batch in batches)
     if options.prefetch_mode == "cpu":
@@ -241,7 +245,7 @@ class _Collector(Dataset[PixelBatch | _Failure]):
     def _reading(self, file: str) -> None:
         worker = get_worker_info()
         if worker is not None:
-            self.notes[worker.id].value = f"{os.getpid()} {file}".encode()[: _NOTE - 1]
+            self.notes[worker.id].value = f"{os.getpid()} {file}".encode(errors="backslashreplace")[: _NOTE - 1]
 
     def read_by_the_dead(self) -> list[str]:
         """The files that processes were reading which have ended; waits a little for one that is about to end."""
@@ -256,12 +260,16 @@ class _Collector(Dataset[PixelBatch | _Failure]):
 
 
 def _from_workers(
-    dataset: TrainDataset, batches: Iterable[tuple[int, Sequence[SampleKey]]], workers: int, *, pin: bool
+    dataset: TrainDataset,
+    batches: Iterable[tuple[int, Sequence[SampleKey]]],
+    workers: int,
+    pin: bool,
+    waiting: Callable[[], None],
 ) -> Iterator[PixelBatch]:
     collector = _Collector(dataset, workers)
     loader: DataLoader[PixelBatch | _Failure] = DataLoader(
         collector, batch_size=None, sampler=batches, num_workers=workers, pin_memory=pin,
-        prefetch_factor=_OF_WORKER, collate_fn=_as_it_is, worker_init_fn=_start_worker,
+        timeout=_LATE, prefetch_factor=_OF_WORKER, collate_fn=_as_it_is, worker_init_fn=_start_worker,
         generator=torch.Generator(),  # without one, a number is drawn from the global generator
     )  # fmt: skip
     # PyTorch raises the death of a worker out of a signal handler, anywhere in the training step. Without the handler
@@ -281,7 +289,27 @@ def _from_workers(
         raise WorkerError(f"{dataset.name}: {lacking}") from error
     if in_main:
         signal.signal(signal.SIGCHLD, handler)
-    return _checked(results, collector)
+    return _checked(_patient(results, waiting), collector)
+
+
+def _patient(results: Iterator[PixelBatch | _Failure], waiting: Callable[[], None]) -> Iterator[PixelBatch | _Failure]:
+    """The same results; between two attempts to get one, ``waiting`` is called."""
+    while True:
+        try:
+            result = next(results)
+        except StopIteration:
+            return
+        except RuntimeError as error:  # PyTorch's loader has no other; it can be asked again
+            if "DataLoader timed out" not in str(error):
+                raise
+            try:
+                waiting()
+            except BaseException:
+                for worker in getattr(results, "_workers", ()):  # else each is waited for in turn, five seconds long
+                    worker.terminate()
+                raise
+            continue
+        yield result
 
 
 def _checked(results: Iterator[PixelBatch | _Failure], collector: _Collector) -> Iterator[PixelBatch]:

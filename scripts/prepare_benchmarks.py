@@ -69,13 +69,15 @@ def main(argv: Sequence[str]) -> int:
     typed = parse(argv)
     check_folder(typed.output)
     configure_logging()
-    outcomes = arrange_benchmarks(typed.input, typed.output, typed.sets, typed.scale, make_lr=typed.make_lr)
+    outcomes, unreadable = arrange_benchmarks(typed.input, typed.output, typed.sets, typed.scale, make_lr=typed.make_lr)
     for outcome in outcomes:
         print(summary(outcome))
     absent = [name for name in typed.sets if name not in {outcome.name for outcome in outcomes}]
     if absent:
         print(f"not in these sources: {', '.join(absent)}")
-    problems = sum(len(outcome.problems) for outcome in outcomes)
+    for problem in unreadable:
+        print(problem)
+    problems = sum(len(outcome.problems) for outcome in outcomes) + len(unreadable)
     print(f"{typed.output}: {problems} problems" if problems else f"{typed.output}: complete")
     return 2 if problems else 0
 

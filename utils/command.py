@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 
 from utils.errors import InputError, RunError, StopRequested, StorageError, WorkerError
 from utils.files import DISK_FULL
@@ -16,13 +17,19 @@ from utils.terminal import abandon, nobody_reads
 
 _PIPE_CLOSED = 141  # as shells report a program that SIGPIPE has ended
 
+_ASCII = ("ascii", "us-ascii", "ansi_x3.4-1968")
+
 
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
-    """Run a command's ``main`` and return its exit code.
+    r"""Run a command's ``main`` and return its exit code.
 
     What the user can fix is reported in one message without a traceback; anything else is a bug and is logged with its
-    traceback. Where nobody reads the standard output any more (``| head -1``), it ends silently with 141.
+    traceback. Where nobody reads the standard output any more (``| head -1``), it ends silently with 141. What the
+    console cannot show, of names of files above all, is written as ``\xfc``.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
     def piped(argv: Sequence[str]) -> int | None:
         try:
@@ -64,6 +71,10 @@ def _exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] 
         return _report(str(stop), stop.exit_code)
     except (StorageError, WorkerError, RunError, ArithmeticError, FullMemoryError) as error:
         return _report(str(error) or type(error).__name__, 1)
+    except UnicodeEncodeError as error:
+        if error.encoding not in _ASCII:
+            return _fault()
+        return _report(f"the name {error.object!r} cannot be a path", 2)
     except KeyboardInterrupt:
         return _report("interrupted", 130)
     except Exception as error:  # noqa: BLE001  the last line of defence: logged with its traceback, never swallowed
@@ -85,6 +96,8 @@ def _fault() -> int:
 
 def _report(message: str, code: int) -> int:
     """Log a message (the console shows it too), or print it to the standard error where no log is configured."""
+    if ("\\udc" in message or not message.isascii()) and sys.getfilesystemencoding() in _ASCII:
+        message += " (this Python takes the names of files for ASCII; what helps: PYTHONUTF8=1 in the environment)"
     logger = get_logger()
     if any(isinstance(handler, logging.Handler) for handler in logger.handlers):
         logger.error("%s", message)

@@ -106,9 +106,12 @@ def lock(file: IO[bytes] | int) -> bool | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text by :func:`atomic_write`."""
+    r"""Write UTF-8 text by :func:`atomic_write`.
+
+    Of a path that is no UTF-8, Python has half characters; they become ``\udcff`` and the like, which JSON reads back.
+    """
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -36,7 +36,7 @@ def configure_logging(file: Path | None = None, *, rank: int = 0) -> logging.Log
     if file is not None and rank == 0:
         make_folder(file.parent)
         try:
-            handlers.append(_LogFile(file, encoding="utf-8"))
+            handlers.append(_LogFile(file, encoding="utf-8", errors="backslashreplace"))
         except OSError as error:
             raise storage_error(file, error) from error
     for handler in handlers:

@@ -27,6 +27,7 @@ from utils.errors import InputError
 from utils.files import atomic_write
 from utils.log import get_logger
 from utils.memory import memory_is_full
+from utils.reading import read_regular
 from utils.wording import first_few
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -165,10 +166,10 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file.
 
     Raises:
-        InputError: it is missing or may not be read.
+        InputError: it is missing, may not be read, or is no regular file but a pipe, a device or a folder.
     """
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except FileNotFoundError as error:
         problem = "the link leads nowhere" if path.is_symlink() else "there is no such file"
         raise InputError(f"{path}: {problem}") from error

@@ -22,6 +22,7 @@ from data.images.photo import Photo, decode_photo, photo_of
 from data.images.pillow import levels_of, mode_of, patient_pillow
 from data.images.tiff import as_first, find_pages, is_tiff
 from utils.errors import InputError
+from utils.reading import open_regular
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
@@ -118,7 +119,7 @@ def look_at(path: Path) -> tuple[Sort, int]:
     from PIL import Image
 
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if is_tiff(file.read(4)):
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                     pages = len(find_pages(data).places)

@@ -1,16 +1,18 @@
-"""The size of an image from the head of its file, and the limit that is held against it before anything is decoded.
+"""The size of an image from the head of its file, and the limits that are held against it before anything is decoded.
 
-A file of a few kilobytes can unpack to gigabytes, by mistake or on purpose.
+A file of a few kilobytes can unpack to gigabytes, by mistake or on purpose; a damaged head can claim as much.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 
 from data.images.integrity import DAMAGE_ERRORS, png_size
 from data.images.pillow import patient_pillow
+from data.images.tiff import first_place, is_tiff, read_tags
 from utils.errors import InputError
 
 MAX_PIXELS = 1 << 28
@@ -18,6 +20,22 @@ MAX_PIXELS = 1 << 28
 
 _VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
 _WIDTH, _HEIGHT = 256, 257  # tags of TIFF files
+
+# The most pixels that a byte can stand for, by the first bytes of a file. Of others there is no such number (a picture
+# of one colour costs WebP, JPEG 2000 and AVIF next to nothing), or it is told with more: PNG, TIFF, PNM.
+_DENSEST = (
+    (b"\xff\xd8", 512),  # a bit for 8 x 8 pixels
+    (b"BM", 1024),  # run lengths; of others the size is known to the byte
+    (b"GIF8", 4096),  # a code of LZW
+    (b"\x59\xa6\x6a\x95", 1024),  # Sun raster: 256 bytes of 8 pixels in three bytes
+    (b"qoif", 62),
+)
+_TILE = 14  # bytes of a tile of JPEG 2000, at least
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the kind of colour
+_DEFLATE = 1032  # the most bytes that a byte can be unpacked to
+_PNM = re.compile(rb"P([1-6])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)")
+_PAM = re.compile(rb"P7\n(?:[^\n]*\n){0,99}?ENDHDR\n")
+_PAM_FIELD = re.compile(rb"^(WIDTH|HEIGHT|DEPTH|MAXVAL)\s+(\d+)\s*$", re.MULTILINE)
 
 
 def check_pixels(data: bytes, name: str, most: int | None = None) -> None:
@@ -30,7 +48,7 @@ def check_pixels(data: bytes, name: str, most: int | None = None) -> None:
             OPENCV_IO_MAX_IMAGE_PIXELS says, which is OpenCV's own, or else :data:`MAX_PIXELS`.
 
     Raises:
-        InputError: it has more pixels.
+        InputError: it has more pixels, or claims more than a file of its kind and length can hold.
     """
     size = head_size(data)
     limit = max_pixels() if most is None else most
@@ -39,6 +57,11 @@ def check_pixels(data: bytes, name: str, most: int | None = None) -> None:
         raise InputError(
             f"{name}: it has {size[1]:,} x {size[0]:,} pixels, and no more than {limit:,} are decoded; if it is an "
             f"image to be trusted, {option} raises the limit"
+        )
+    if size is not None and not _can_hold(data, *size):
+        raise InputError(
+            f"{name}: the image cannot be read: its head claims {size[1]:,} x {size[0]:,} pixels, more than a file of "
+            f"{len(data):,} bytes can hold; copy it again or remove it"
         )
 
 
@@ -66,8 +89,10 @@ def head_size(data: bytes) -> tuple[int, int] | None:
             return height, width
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             return _webp_size(data)
-        if data[:4] in (b"II*\0", b"MM\0*"):
+        if is_tiff(data):
             return _tiff_size(data)
+        if data[:1] == b"P" and data[1:2].isdigit():
+            return _pnm_size(data)
     except struct.error:
         return None
     return _size_by_pillow(data)
@@ -101,15 +126,41 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 def _tiff_size(data: bytes) -> tuple[int, int] | None:
     """Of the first picture."""
-    order = "<" if data[:2] == b"II" else ">"
-    (directory,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, directory)
-    sides: dict[int, int] = {}
-    for entry in range(directory + 2, directory + 2 + 12 * count, 12):
-        tag, kind = struct.unpack_from(order + "HH", data, entry)
-        if tag in (_WIDTH, _HEIGHT):
-            (sides[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + 8)
-    return (sides[_HEIGHT], sides[_WIDTH]) if len(sides) == 2 else None
+    tags = read_tags(data, first_place(data), (_WIDTH, _HEIGHT))
+    return (tags[_HEIGHT][0], tags[_WIDTH][0]) if len(tags) == 2 and all(tags.values()) else None
+
+
+def _pnm_size(data: bytes) -> tuple[int, int] | None:
+    if found := _PNM.match(data):
+        return int(found[3]), int(found[2])
+    fields = _pam_fields(data)
+    return (fields["HEIGHT"], fields["WIDTH"]) if {"HEIGHT", "WIDTH"} <= fields.keys() else None
+
+
+def _pam_fields(data: bytes) -> dict[str, int]:
+    head = _PAM.match(data)
+    return {} if head is None else {name.decode(): int(value) for name, value in _PAM_FIELD.findall(head[0])}
+
+
+def _can_hold(data: bytes, height: int, width: int) -> bool:
+    """Whether the bytes of a file may stand for so many pixels; TIFF files are looked at part by part elsewhere."""
+    if data.startswith(b"\x89PNG") and len(data) > 25:
+        bits = data[24] * _PNG_SAMPLES.get(data[25], 1)
+        return height * (1 + width * bits // 8) <= _DEFLATE * len(data)
+    if found := _PNM.match(data):
+        # In P1 .. P3 a digit and mostly a space, in P4 a bit, in P5 and P6 a byte or two for each sample.
+        samples = height * width * (3 if found[1] in b"36" else 1)
+        return samples <= 8 * len(data) if found[1] == b"4" else samples <= len(data)
+    if data.startswith(b"P7"):
+        fields = _pam_fields(data)
+        return height * width * fields.get("DEPTH", 1) * (1 + (fields.get("MAXVAL", 1) > 255)) <= len(data)
+    siz = data.find(b"\xff\x4f\xff\x51")
+    if siz >= 0 and data[:4] in (b"\0\0\0\x0c", b"\xff\x4f\xff\x51") and len(data) >= siz + 40:  # JPEG 2000
+        x1, y1, _, _, across, down, x0, y0 = struct.unpack_from(">8I", data, siz + 8)
+        tiles = -(-(x1 - x0) // max(across, 1)) * -(-(y1 - y0) // max(down, 1))
+        return bool(tiles * _TILE <= len(data))
+    densest = next((most for start, most in _DENSEST if data.startswith(start)), None)
+    return densest is None or height * width <= densest * len(data)
 
 
 def _size_by_pillow(data: bytes) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Is the file of an image whole? Answered from its structure, without decoding it."""
+"""Is the file of an image whole? Answered from its structure and its checksums, without decoding it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import struct
 import zlib
 
 from data.images.png_stream import SIGNATURE
+from data.images.tiff import is_tiff
+from data.images.tiff_parts import tiff_damage
 
 DAMAGE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError,
@@ -16,7 +18,6 @@ DAMAGE_ERRORS = (
 
 # In the compressed part of a JPEG: a marker that is neither a stuffed byte, nor a restart, nor padding.
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-_TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 
 
 def damage(data: bytes) -> str | None:
@@ -36,8 +37,8 @@ def damage(data: bytes) -> str | None:
             return _short(data, struct.unpack_from("<I", data, 2)[0]) or _bmp_damage(data)
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             return _short(data, 8 + struct.unpack_from("<I", data, 4)[0])
-        if data[:4] in (b"II*\0", b"MM\0*"):
-            return _tiff_damage(data)
+        if is_tiff(data):
+            return tiff_damage(data)
     except struct.error:
         return f"it is cut short (only {len(data):,} bytes)"
     return None
@@ -91,29 +92,13 @@ def _jpeg_damage(data: bytes) -> str | None:
 
 def _bmp_damage(data: bytes) -> str | None:
     start, header = struct.unpack_from("<II", data, 10)
-    if header < 40:
+    compression = 0
+    if header == 12:  # of OS/2
+        width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
+    elif header >= 40:
+        width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
+    else:
         return None
-    width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
     if compression not in (0, 3):  # run lengths: the size is not known beforehand
         return None
     return _short(data, start + (width * bits + 31) // 32 * 4 * abs(height))
-
-
-def _tiff_damage(data: bytes) -> str | None:
-    """The first directory must be there, and the strips or tiles that it points at."""
-    order = "<" if data[:2] == b"II" else ">"
-    (directory,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, directory)
-    values: dict[int, tuple[int, ...]] = {}
-    for entry in range(directory + 2, directory + 2 + 12 * count, 12):
-        tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
-        if tag in (273, 279, 324, 325) and kind in (3, 4):  # where strips and tiles start, and their lengths
-            place = entry + 8
-            if _TIFF_SIZES[kind] * number > 4:
-                (place,) = struct.unpack_from(order + "I", data, place)
-            values[tag] = struct.unpack_from(f"{order}{number}{'H' if kind == 3 else 'I'}", data, place)
-    for starts, lengths in ((273, 279), (324, 325)):
-        ends = [a + b for a, b in zip(values.get(starts, ()), values.get(lengths, ()), strict=False)]
-        if ends and len(data) < max(ends):
-            return _short(data, max(ends))
-    return None

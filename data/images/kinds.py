@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from utils.reading import open_regular
+
 Role = Literal["picture", "film", "foreign"]
 
 _HEAD = 512  # bytes that tell every kind below
@@ -144,7 +146,7 @@ def kind_of(path: Path) -> Kind | None:
     named = _BY_SUFFIX.get(suffix)
     if (named is not None and named.role != "foreign") or suffix in _OTHER_SUFFIXES:
         return named
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return kind_of_bytes(file.read(_HEAD), path.name) or named
 
 

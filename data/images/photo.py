@@ -27,6 +27,7 @@ from data.images.png import Chunk
 from data.images.tiff import is_tiff
 from data.images.tiff_pixels import odd_pixels
 from utils.errors import InputError
+from utils.reading import open_regular
 
 Levels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -133,7 +134,7 @@ def picture_size(path: Path) -> tuple[int, int] | None:
     from PIL import Image
 
     try:
-        with patient_pillow(), Image.open(path) as image:
+        with patient_pillow(), open_regular(path) as file, Image.open(file) as image:
             return image.height, image.width
     except DAMAGE_ERRORS:
         return None

@@ -15,6 +15,7 @@ from data.images.png_stream import SIGNATURE, packed_chunk
 _HEAD = 33  # bytes of a file before its second chunk
 _XMP = b"XML:com.adobe.xmp"
 _INCH = 0.0254  # metres
+_LONGEST_TEXT = 1 << 24  # bytes of an unpacked text; a file of some kilobytes can unpack to gigabytes
 _MOST_DENSE = 2_500_000  # pixels of a metre; JPEG files hold 65535 of an inch
 # What the levels mean, and the names of that for people. sRGB is what files without a word are taken for.
 COLOUR = {
@@ -129,10 +130,17 @@ def _international(content: bytes) -> bytes | None:
     if len(rest) < 2:
         return None
     text = rest[2:].split(b"\0", 2)[-1]
+    return _unpacked(text) if rest[0] else text
+
+
+def _unpacked(packed: bytes) -> bytes | None:
+    """What a packed text holds; None where it is damaged, cut short, or unpacks to more than a text would have."""
+    unpack = zlib.decompressobj()
     try:
-        return zlib.decompress(text) if rest[0] else text
+        text = unpack.decompress(packed, _LONGEST_TEXT)
     except zlib.error:
         return None
+    return text if unpack.eof else None
 
 
 def text_chunk(keyword: str, text: str) -> Chunk:
@@ -145,10 +153,7 @@ def text_of(chunk: Chunk) -> bytes | None:
     if chunk.kind == b"iTXt":
         return _international(chunk.content)
     text = chunk.content.partition(b"\0")[2]
-    try:
-        return zlib.decompress(text[1:]) if chunk.kind == b"zTXt" else text
-    except zlib.error:
-        return None
+    return _unpacked(text[1:]) if chunk.kind == b"zTXt" else text
 
 
 def comment_of(texts: Iterable[Chunk]) -> bytes | None:

@@ -7,10 +7,12 @@ import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from data.images.files import Pixels, decode_image, is_file, read_bytes, read_image
+from data.images.lmdb_pages import needed_bytes
 from utils.errors import InputError
+from utils.reading import open_regular
 
 if TYPE_CHECKING:
     import lmdb
@@ -142,21 +144,23 @@ def _opened(folder: Path, place: Path) -> lmdb.Environment:
     except ImportError as error:
         raise InputError(f"{folder}: LMDB data sets need the package lmdb: pip install lmdb") from error
     try:
-        opened = lmdb.open(str(place), readonly=True, lock=False, readahead=False, meminit=False)
-        _check_whole(folder, place, opened)
-    except lmdb.Error as error:
+        with open_regular(place / "data.mdb") as file:
+            opened = lmdb.open(os.fsencode(place), readonly=True, lock=False, readahead=False, meminit=False)
+            _check_whole(folder, file, opened)
+    except (lmdb.Error, OSError) as error:
         raise InputError(f"{folder}: the LMDB data set cannot be opened: {error}") from error
     _environments[place] = (os.getpid(), opened)
     return opened
 
 
-def _check_whole(folder: Path, place: Path, environment: lmdb.Environment) -> None:
+def _check_whole(folder: Path, file: BinaryIO, environment: lmdb.Environment) -> None:
     """Refuse a file that was cut short: LMDB would touch memory that is not there, which ends the process (SIGBUS)."""
-    facts = environment.stat()
-    # The pages in use and the two at the start. Not up to the last page that was ever used: where entries were
-    # removed, LMDB may never have written that one.
-    pages = 2 + facts["branch_pages"] + facts["leaf_pages"] + facts["overflow_pages"]
-    needed, found = pages * facts["psize"], (place / "data.mdb").stat().st_size
-    if found < needed:
+    facts, last = environment.stat(), environment.info()["last_pgno"]
+    found = os.fstat(file.fileno()).st_size
+    if found >= (last + 1) * facts["psize"]:
+        return
+    needed = needed_bytes(file, facts["psize"])
+    if needed is None or found < needed:
         environment.close()
-        raise InputError(f"{folder / 'data.mdb'} is cut short ({found:,} of {needed:,} bytes or more); copy it again")
+        told = f" ({found:,} of {needed:,} bytes)" if needed else f" ({found:,} bytes)"
+        raise InputError(f"{folder / 'data.mdb'} is cut short{told}; copy it again")

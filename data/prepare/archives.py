@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import lzma
 import shutil
 import tarfile
 import tempfile
 import threading
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 
 from data.images.files import Pixels, decode_image, read_bytes
-from data.images.integrity import png_size
+from data.images.integrity import DAMAGE_ERRORS, png_size
 from data.images.kinds import is_picture_name
 from utils.errors import InputError
-from utils.files import make_folder
+from utils.files import DISK_FULL, make_folder, storage_error
+from utils.reading import open_regular
 
+_LARGEST = 1 << 28  # bytes of an image file; an archive of some kilobytes can unpack to gigabytes
+_ERRORS = (*DAMAGE_ERRORS, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError)  # of damaged archives
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 
 
@@ -54,9 +57,22 @@ class Entry:
         return height, width
 
 
+@dataclasses.dataclass
+class Sources:
+    """What folders and archives hold.
+
+    Attributes:
+        entries: the images, sorted by path.
+        unreadable: why archives cannot be read, a line for each.
+    """
+
+    entries: list[Entry] = dataclasses.field(default_factory=list)
+    unreadable: list[str] = dataclasses.field(default_factory=list)
+
+
 @contextmanager
-def open_sources(sources: Sequence[Path], target: Path, *, apart: bool = False) -> Iterator[list[Entry]]:
-    """The images of folders (with their sub-folders and the archives in them) and archives, sorted by path.
+def open_sources(sources: Sequence[Path], target: Path, *, apart: bool = False) -> Iterator[Sources]:
+    """The images of folders (with their sub-folders and the archives in them) and archives.
 
     Args:
         sources: folders and archives; they are only read.
@@ -65,15 +81,21 @@ def open_sources(sources: Sequence[Path], target: Path, *, apart: bool = False) 
         apart: refuse sources that hold ``target``, or lie in it.
 
     Raises:
-        InputError: a source does not exist or cannot be read.
+        InputError: a source does not exist, or is neither a folder nor an archive.
+        StorageError: there is no room to unpack an archive.
     """
     with ExitStack() as stack:
-        found: list[Entry] = []
+        found = Sources()
         for source in sources:
             if apart:
                 _check_apart(source, target)
-            found += _entries(source, target, stack)
-        yield sorted(found, key=lambda entry: entry.path)
+            for path, name in _files(source):
+                try:
+                    found.entries += _entries(path, name, target, stack)
+                except InputError as error:
+                    found.unreadable.append(str(error))
+        found.entries.sort(key=lambda entry: entry.path)
+        yield found
 
 
 def is_archive(path: Path) -> bool:
@@ -81,23 +103,20 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVES)
 
 
-def _entries(source: Path, target: Path, stack: ExitStack) -> list[Entry]:
+def _files(source: Path) -> list[tuple[Path, PurePosixPath]]:
+    """The files of a source, and the names that lead to them."""
     if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.is_file())
         name = source.resolve().name
-        return [
-            entry
-            for path in files
-            for entry in _entries_of_file(path, PurePosixPath(name, *path.relative_to(source).parts), target, stack)
-        ]
+        files = sorted(path for path in source.rglob("*") if path.is_file())
+        return [(path, PurePosixPath(name, *path.relative_to(source).parts)) for path in files]
     if not source.is_file():
         raise InputError(f"{source}: there is no such file or folder (relative paths start at {Path.cwd()})")
     if not is_archive(source):
         raise InputError(f"{source}: neither a folder nor an archive ({', '.join(ARCHIVES)})")
-    return _entries_of_file(source, PurePosixPath(source.name), target, stack)
+    return [(source, PurePosixPath(source.name))]
 
 
-def _entries_of_file(path: Path, name: PurePosixPath, target: Path, stack: ExitStack) -> list[Entry]:
+def _entries(path: Path, name: PurePosixPath, target: Path, stack: ExitStack) -> list[Entry]:
     if is_picture_name(path.name):
         return [Entry(name, str(path), path.stat().st_mtime_ns, functools.partial(read_bytes, path))]
     if not is_archive(path):
@@ -105,20 +124,25 @@ def _entries_of_file(path: Path, name: PurePosixPath, target: Path, stack: ExitS
     stamp = path.stat().st_mtime_ns
     try:
         if path.suffix.lower() == ".zip":
-            return _zip_entries(stack.enter_context(zipfile.ZipFile(path)), path, name, stamp)
+            file = stack.enter_context(open_regular(path))
+            return _zip_entries(stack.enter_context(zipfile.ZipFile(file)), path, name, stamp)
         if path.name.lower().endswith(".tar"):
-            return _tar_entries(stack.enter_context(tarfile.open(path, "r:")), path, name, stamp)
+            file = stack.enter_context(open_regular(path))
+            return _tar_entries(stack.enter_context(tarfile.open(fileobj=file, mode="r:")), path, name, stamp)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".unpacked-", dir=make_folder(target))))
         return _unpacked(path, name, stamp, folder)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except _ERRORS as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise storage_error(target, error) from error
         raise InputError(f"{path}: the archive cannot be read ({error}); download it again") from error
 
 
 def _zip_entries(archive: zipfile.ZipFile, path: Path, name: PurePosixPath, stamp: int) -> list[Entry]:
     def read(member: zipfile.ZipInfo) -> bytes:
+        _check_length(member.file_size, f"{path}: {member.filename}")
         try:
             return archive.read(member)
-        except (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error, NotImplementedError) as error:
+        except _ERRORS as error:
             raise InputError(f"{path}: {member.filename} cannot be read: {error}") from error
 
     return [
@@ -132,11 +156,12 @@ def _tar_entries(archive: tarfile.TarFile, path: Path, name: PurePosixPath, stam
     lock = threading.Lock()  # one file position for all readers
 
     def read(member: tarfile.TarInfo) -> bytes:
+        _check_length(member.size, f"{path}: {member.name}")
         try:
             with lock:
                 file = archive.extractfile(member)
                 content = b"" if file is None else file.read()
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except _ERRORS as error:
             raise InputError(f"{path}: {member.name} cannot be read: {error}") from error
         if len(content) < member.size:
             raise InputError(f"{path}: {member.name} is cut short; download the archive again")
@@ -152,17 +177,29 @@ def _tar_entries(archive: tarfile.TarFile, path: Path, name: PurePosixPath, stam
 def _unpacked(path: Path, name: PurePosixPath, stamp: int, folder: Path) -> list[Entry]:
     """The images of a compressed tar file, in files named by numbers: names inside of archives are not trusted."""
     found: list[Entry] = []
-    with tarfile.open(path) as archive:
+    with open_regular(path) as packed, tarfile.open(fileobj=packed) as archive:
         for member in archive:
             file = archive.extractfile(member) if member.isfile() else None
             if file is None or not is_picture_name(member.name):
                 continue
+            label = f"{path}: {member.name}"
             place = folder / str(len(found))
-            with place.open("wb") as copy:
-                shutil.copyfileobj(file, copy)
-            read = functools.partial(read_bytes, place)
-            found.append(Entry(name / member.name, f"{path}: {member.name}", stamp, read))
+            if member.size <= _LARGEST:
+                with place.open("wb") as copy:
+                    shutil.copyfileobj(file, copy)
+            read = functools.partial(_read_unpacked, place, member.size, label)
+            found.append(Entry(name / member.name, label, stamp, read))
     return found
+
+
+def _read_unpacked(place: Path, size: int, label: str) -> bytes:
+    _check_length(size, label)
+    return read_bytes(place)
+
+
+def _check_length(size: int, label: str) -> None:
+    if size > _LARGEST:
+        raise InputError(f"{label}: it unpacks to {size:,} bytes, and at most {_LARGEST:,} are read")
 
 
 def _check_apart(source: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ from data.images.files import Pixels, decode_image, encode_image
 from data.images.integrity import damage, png_size
 from data.images.scan import in_threads
 from data.prepare.archives import Entry, open_sources
-from data.prepare.common import exclusive, finish_writing, has_png_end, write_whole
+from data.prepare.common import exclusive, finish_writing, has_png_end, is_inner, write_whole
 from data.prepare.layouts import SETS, Guess, guess
 from data.resizing.matlab import downscale, mod_crop
 from utils.errors import InputError
@@ -67,7 +67,7 @@ def arrange_benchmarks(
     scales: Sequence[int] = (2, 3, 4),
     *,
     make_lr: bool = False,
-) -> list[Outcome]:
+) -> tuple[list[Outcome], list[str]]:
     """Find the benchmarks in folders and archives, and write the tree. Files that are there and up to date stay.
 
     Args:
@@ -79,20 +79,23 @@ def arrange_benchmarks(
         make_lr: compute low-resolution images that the sources lack, by MATLAB's bicubic as published files were made.
 
     Returns:
-        One outcome for each set and factor, of sets of which the sources hold something; in order.
+        One outcome for each set and factor, of sets of which the sources hold something, in order; and why archives
+        cannot be read, a line for each.
 
     Raises:
-        InputError: a source cannot be read, or holds none of the sets.
+        InputError: a source does not exist, or none of the sets is in those that can be read.
+        StorageError: the disk is full.
     """
-    with open_sources(sources, target, apart=True) as entries:
-        found = _sorted_out(entries)
+    with open_sources(sources, target, apart=True) as opened:
+        found = _sorted_out(opened.entries)
         wanted = [name for name in names if name in found]
         if not wanted:
             raise InputError(
                 f"{', '.join(map(str, sources))}: no images of {', '.join(names)} were found; a folder or an archive "
                 "must have the name of a set, such as Set5/, BSD100/ or Urban100.zip"
+                + "".join(f"\n  {problem}" for problem in opened.unreadable)
             )
-        return [
+        outcomes = [
             outcome
             for name in wanted
             for outcome in (
@@ -100,6 +103,7 @@ def arrange_benchmarks(
                 _arrange_whole(name, found[name], target / name),
             )
         ]
+        return outcomes, opened.unreadable
 
 
 def _sorted_out(entries: Sequence[Entry]) -> dict[str, dict[str, _Image]]:
@@ -107,7 +111,7 @@ def _sorted_out(entries: Sequence[Entry]) -> dict[str, dict[str, _Image]]:
     found: dict[str, dict[str, _Image]] = {}
     for entry in entries:
         meaning = guess(entry.path)
-        if meaning is None:
+        if meaning is None or not is_inner(meaning.image):  # which becomes the name of a file
             continue
         image = found.setdefault(meaning.dataset, {}).setdefault(meaning.image, _Image())
         if not meaning.low:

@@ -22,6 +22,7 @@ from utils import lock
 from utils.errors import InputError
 from utils.files import make_folder, storage_error, write_json
 from utils.log import get_logger
+from utils.reading import read_regular
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -70,21 +71,31 @@ def pictures(folder: Path, meta_file: Path | None = None) -> list[Picture]:
     """The images of a folder, an LMDB data set or a pack, in its order, each with a name of its own.
 
     Raises:
-        InputError: the folder cannot be read, or two of its images have the same name without extension.
+        InputError: the folder cannot be read, two of its images have the same name without extension, or a name leads
+            out of the folder, as a list or a foreign data set may have it.
     """
     found: dict[str, Picture] = {}
     for source in list_singles([folder], [] if meta_file is None else [meta_file]):
         if isinstance(source, FileImage):
-            key = source.path.relative_to(folder).with_suffix("").as_posix()
+            inside = source.path.is_relative_to(folder)  # a list may hold whole paths
+            key = (source.path.relative_to(folder) if inside else source.path).with_suffix("").as_posix()
         else:
             assert isinstance(source, LmdbImage | PackImage)
             key = source.key
+        if not is_inner(key):
+            raise InputError(f"{source.label}: the name {key!r} leads out of the folder; rename the image")
         if key in found:
             raise InputError(
                 f"{source.label} and {found[key].source.label} have the same name without extension; rename one"
             )
         found[key] = Picture(source, key)
     return list(found.values())
+
+
+def is_inner(name: str) -> bool:
+    """Whether a name with ``/`` stays below the folder that it is joined to, on every system."""
+    parts = name.replace("\\", "/").split("/")
+    return all(part not in ("", ".", "..") for part in parts) and ":" not in parts[0][1:2] and "\0" not in name
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -159,12 +170,12 @@ def finish_writing(folder: Path) -> None:
 def _check_settings(folder: Path, settings: Mapping[str, object]) -> None:
     path = folder / SETTINGS
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        earlier = json.loads(read_regular(path))
+    except (FileNotFoundError, ValueError, RecursionError):
         earlier = None
     if earlier == settings:
         return
-    if earlier and any(not item.name.startswith(".") for item in folder.iterdir()):
+    if isinstance(earlier, dict) and earlier and any(not item.name.startswith(".") for item in folder.iterdir()):
         was, now = (", ".join(f"{key} {value}" for key, value in some.items()) for some in (earlier, settings))
         raise InputError(
             f"{folder} holds files that were made with {was}, not with {now}; remove it or choose another folder"

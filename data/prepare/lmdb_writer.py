@@ -29,6 +29,7 @@ from utils.errors import InputError, StorageError
 from utils.files import DISK_FULL, make_folder, rename_whole, storage_error, write_text
 from utils.log import get_logger
 from utils.progress import Progress
+from utils.reading import read_regular
 
 if TYPE_CHECKING:
     import lmdb
@@ -108,7 +109,7 @@ def _fill(
 
     data = part / "data.mdb"
     committed = stamp_of(data)[1] if data.is_file() else 0
-    environment = lmdb.open(str(part), map_size=_FIRST_MAP, readahead=False)
+    environment = lmdb.open(os.fsencode(part), map_size=_FIRST_MAP, readahead=False)
     try:
         with environment.begin() as transaction:
             have = {bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)}
@@ -138,10 +139,17 @@ def _check_keys(listed: Sequence[Picture]) -> None:
 def begin(part: Path, plan: dict[str, object]) -> None:
     """Make the unfinished folder, or go on with one that was begun in the same way."""
     path = part / _PLAN
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != plan:
+    if path.is_file() and _read_plan(path) != plan:
         raise InputError(f"{part} was begun from another source or with other settings; remove it to begin anew")
     make_folder(part)
     write_text(path, json.dumps(plan))
+
+
+def _read_plan(path: Path) -> object:
+    try:
+        return json.loads(read_regular(path))
+    except (OSError, ValueError, RecursionError):  # damaged: not known to be this one
+        return None
 
 
 def value_of(picture: Picture, compression: int, copy: bool) -> bytes:
@@ -191,7 +199,7 @@ def meta_lines(part: Path, listed: Sequence[Picture], compression: int) -> list[
     import lmdb
 
     lines = []
-    with lmdb.open(str(part), readonly=True, lock=False) as environment, environment.begin() as transaction:
+    with lmdb.open(os.fsencode(part), readonly=True, lock=False) as environment, environment.begin() as transaction:
         for picture in listed:
             value = transaction.get(picture.key.encode())
             if value is not None:  # else it was left out

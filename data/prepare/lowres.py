@@ -12,6 +12,7 @@ import numpy as np
 from data.images.files import decode_image, list_images, read_bytes
 from data.images.scan import in_threads, size_text
 from data.prepare.common import Skipper, is_up_to_date, write_picture, writing_to
+from data.prepare.origins import note_origins
 from data.resizing.matlab import Rule, downscale, mod_crop
 from utils.errors import InputError
 from utils.log import get_logger
@@ -46,11 +47,12 @@ def make_low_resolution(
 
     Raises:
         InputError: an image cannot be read or is smaller than a low-resolution pixel; files of two images would have
-            the same name; folders are the same; or the files there were made by the other rule.
+            the same name, be it one of another folder whose files are there; folders are the same; or the files there
+            were made by the other rule.
         StorageError: the disk is full.
     """
     files = list_images(source)
-    _check_names(files)
+    images = _by_stem(files)
     parents = [target] if cropped is None else [target, cropped]
     _check_folders(source, parents, scales)
     skipper = Skipper(skip_bad)
@@ -61,6 +63,8 @@ def make_low_resolution(
             stack.enter_context(writing_to(_folder(target, scale), {"rule": rule}))
             if cropped is not None:
                 stack.enter_context(writing_to(_folder(cropped, scale)))
+        made = {_folder(target, s): lambda stem, s=s: work.small(stem, s).exists() for s in scales}
+        note_origins(images, made)
         counts = in_threads(lambda i: guarded(files[i]), range(len(files)), "downscaling")
     if work.uneven:
         get_logger().warning(
@@ -87,7 +91,7 @@ class _Downscaling:
 
     def make(self, path: Path) -> int:
         """Write the files of one image, unless they are there and newer; returns how many low-resolution ones."""
-        smalls = [self._small(path.stem, scale) for scale in self.scales]
+        smalls = [self.small(path.stem, scale) for scale in self.scales]
         larges = [] if self.cropped is None else [_folder(self.cropped, s) / f"{path.stem}.png" for s in self.scales]
         if not is_up_to_date([*smalls, *larges], path):
             image = decode_image(read_bytes(path), str(path), keep_grey=True)
@@ -102,7 +106,8 @@ class _Downscaling:
                     write_picture(larges[i], np.ascontiguousarray(large))
         return len(smalls)
 
-    def _small(self, name: str, scale: int) -> Path:
+    def small(self, name: str, scale: int) -> Path:
+        """The low-resolution file of an image."""
         return _folder(self.target, scale) / f"{self.template.replace('{s}', str(scale)).replace('{}', name)}.png"
 
 
@@ -111,12 +116,13 @@ def _folder(parent: Path, scale: int) -> Path:
     return Path(text.replace("{s}", str(scale))) if "{s}" in text else parent / f"X{scale}"
 
 
-def _check_names(files: Sequence[Path]) -> None:
+def _by_stem(files: Sequence[Path]) -> dict[str, Path]:
     seen: dict[str, Path] = {}
     for path in files:
         if path.stem in seen:
             raise InputError(f"{path} and {seen[path.stem]}: their files would have the same name; rename one")
         seen[path.stem] = path
+    return seen
 
 
 def _check_folders(source: Path, parents: Sequence[Path], scales: Sequence[int]) -> None:

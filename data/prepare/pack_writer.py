@@ -24,6 +24,7 @@ from utils.errors import InputError
 from utils.files import atomic_write, rename_whole, storage_error, sync_folder, write_json
 from utils.log import get_logger
 from utils.progress import Progress
+from utils.reading import read_regular
 
 
 def write_pack(
@@ -132,7 +133,10 @@ def _finished(part: Path, listed: Sequence[Picture]) -> list[_Shard]:
     shards: list[_Shard] = []
     done = 0
     while _sidecar(part, len(shards)).is_file():
-        facts = json.loads(_sidecar(part, len(shards)).read_text(encoding="utf-8"))
+        try:
+            facts = json.loads(read_regular(_sidecar(part, len(shards))))
+        except (OSError, ValueError, RecursionError):  # damaged: the shard is written again
+            break
         path = part / shard_name(len(shards))
         pending = listed[done : done + facts["seen"]]
         kept = set(facts["keys"])
@@ -197,7 +201,7 @@ def write_index(part: Path, shards: Sequence[_Shard]) -> int:
         np.save(file, entries, allow_pickle=False)
     with atomic_write(part / KEYS) as file:
         file.write(keys)
-    checksums = {ENTRIES: zlib.crc32((part / ENTRIES).read_bytes()), KEYS: zlib.crc32(keys)}
+    checksums = {ENTRIES: zlib.crc32(read_regular(part / ENTRIES)), KEYS: zlib.crc32(keys)}
     header = {
         "format": FORMAT, "version": VERSION, "images": len(entries),
         "shards": [shard.size for shard in shards], "crc32": checksums,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from data.images.files import decode_image, image_size, list_images, read_bytes
 from data.images.scan import in_threads
 from data.prepare.common import Skipper, is_up_to_date, write_picture, writing_to
+from data.prepare.origins import note_origins
 from utils.errors import InputError
 
 _SCALES = re.compile("x[2348]")  # removed from names: crops of 0001x4.png are called like those of 0001.png
@@ -65,11 +67,12 @@ def cut_subimages(
         Number of squares, and what was left out.
 
     Raises:
-        InputError: an image cannot be used, or squares of two images would have the same name.
+        InputError: an image cannot be used, or squares of two images would have the same name, be it one of another
+            folder whose squares are there.
         StorageError: the disk is full.
     """
     files = list_images(source)
-    _check_names(files)
+    images = _by_base(files)
     skipper = Skipper(skip_bad)
 
     def cut(path: Path) -> int:
@@ -89,11 +92,13 @@ def cut_subimages(
 
     guarded = skipper.usable(cut)
     with writing_to(target, {"crop_size": grid.size, "step": grid.step, "thresh_size": grid.threshold}):
+        note_origins(images, {target: lambda base: any(target.glob(f"{glob.escape(base)}_s001.*"))})
         counts = in_threads(lambda i: guarded(files[i]), range(len(files)), "cutting sub-images")
     return sum(count or 0 for count in counts), skipper.messages
 
 
-def _check_names(files: Sequence[Path]) -> None:
+def _by_base(files: Sequence[Path]) -> dict[str, Path]:
+    """The images by what the names of their squares begin with."""
     seen: dict[str, Path] = {}
     for path in files:
         base = _SCALES.sub("", path.stem)
@@ -103,3 +108,4 @@ def _check_names(files: Sequence[Path]) -> None:
                 "put them into different folders"
             )
         seen[base] = path
+    return seen

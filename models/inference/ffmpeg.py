@@ -12,6 +12,7 @@ from typing import Any
 
 from utils.errors import InputError
 from utils.programs import Finished, run_program
+from utils.reading import open_regular
 
 _SPEAKER = re.compile(r"^\[[^\]]* @ 0x[0-9a-f]+\] ")  # "[mp4 @ 0x55d0c8a0] "
 _LIMIT = 300.0  # seconds that it may take to look at a film, or to write a frame of it
@@ -49,6 +50,10 @@ def probe(path: Path, arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: ffprobe is not installed, or cannot read the file.
     """
+    try:
+        open_regular(path).close()  # of a pipe or a device, ffprobe would wait for the end
+    except OSError as error:
+        raise InputError(f"{path}: the film cannot be read: {error.strerror or error}") from error
     done = _run([program("ffprobe"), "-v", "error", "-of", "json", *arguments, local(path)])
     if done.code != 0:
         raise InputError(f"{path}: the film cannot be read: {reason(done.err).removeprefix(f'{local(path)}: ')}")

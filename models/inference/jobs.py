@@ -108,6 +108,8 @@ def _found(text: str) -> list[_Found]:
             return [_Found(item, item.relative_to(root)) for item in files]
         unread = "".join(f"; {line}" for line in foreign_lines(foreign))
         raise InputError(f"{text}: no picture fits this pattern (relative paths start at {Path.cwd()}){unread}")
+    if path.exists():
+        raise InputError(f"{path}: it is a pipe or a device; expected a file or a folder, so write it to a file first")
     raise InputError(f"{path}: there is no such file or folder (relative paths start at {Path.cwd()})")
 
 

@@ -20,7 +20,7 @@ from models.training.run import Run, alone, called_networks, opened
 from models.training.state import TrainState
 from models.training.step import StepResult
 from models.training.validation import report_lag, stop_request, validate, validates
-from utils.errors import InputError
+from utils.errors import InputError, StopRequested
 from utils.log import get_logger
 from utils.memory import FullMemoryError, memory_for
 from utils.seed import random_state_before
@@ -72,11 +72,11 @@ def train_until(last: int, run: Run, state: TrainState, dataset: TrainDataset) -
             batches = train_batches(
                 dataset, run.options.train_dataset, start=state.step, stop=run.options.train.total_iter,
                 rank=run.world.rank, world_size=run.world.size, device=state.device,
-                channels_last=run.options.channels_last,
+                channels_last=run.options.channels_last, waiting=lambda: _leave_if_asked(run),
             )  # fmt: skip
         with contextlib.closing(batches), Meter(run.options, state.step, run.world) as meter:
             while state.step < last:
-                batch = _next_batch(run, state, meter, batches)
+                batch = _next_batch(run, state, guard, meter, batches)
                 result = _iterate(run, state, objective, batch)
                 meter.advance()
                 _after_iteration(run, state, guard, meter, result, batch)
@@ -120,8 +120,12 @@ def _after_iteration(
         validate(run, state)
 
 
-def _next_batch(run: Run, state: TrainState, meter: Meter, batches: Iterator[Batch]) -> Batch:
-    """The next batch."""
+def _next_batch(run: Run, state: TrainState, guard: FiniteGuard, meter: Meter, batches: Iterator[Batch]) -> Batch:
+    """The next batch.
+
+    Raises:
+        StopRequested: a signal came while the batch was late; the state was saved.
+    """
     training = run.options.train_dataset
     try:
         with memory_for(f"the batch of iteration {state.step + 1}", data_advice(run.options)):
@@ -130,6 +134,18 @@ def _next_batch(run: Run, state: TrainState, meter: Meter, batches: Iterator[Bat
         if not isinstance(training, PatchOptions) or training.on_error == "skip":
             raise
         raise InputError(f"{error}. To go on without such images: datasets.train.on_error: skip") from error
+    except StopRequested as stop:
+        if run.world.size > 1:  # other ranks are in the middle of the iteration and would not join
+            raise StopRequested(f"{stop}: continue with {run.goes_on}", stop.exit_code) from None
+        _count_skipped(guard, state)
+        run.saver.save(state)
+        raise stop_request(run, state) from None
+
+
+def _leave_if_asked(run: Run) -> None:
+    """Raise StopRequested where a signal came; for moments in which no iteration will end, since its data are late."""
+    if run.stop:
+        raise StopRequested("stopped while the images of a batch were waited for", run.stop.exit_code)
 
 
 def _iterate(run: Run, state: TrainState, objective: Objective, batch: Batch) -> StepResult:

@@ -219,9 +219,17 @@ def _open_sinks(options: TrainOptions, folder: RunFolder, state: TrainState) -> 
         LogSink(options.name),
         JsonLinesSink(folder.root / "metrics.jsonl", state.step, state.validated),
     ]
-    if folder.tensorboard is not None:
-        sinks.append(TensorBoardSink(folder.tensorboard, state.step, describe(options)))
+    if folder.tensorboard is not None and not _is_utf8(str(folder.tensorboard)):
+        get_logger().warning("%s: TensorBoard cannot write there, since the path is not UTF-8", folder.tensorboard)
+    elif folder.tensorboard is not None:
+        text = describe(options).encode(errors="backslashreplace").decode()  # the paths of data may be none either
+        sinks.append(TensorBoardSink(folder.tensorboard, state.step, text))
     wandb = options.logger.wandb
     if wandb is not None and wandb.project is not None:
         sinks.append(WandbSink(folder.root, options.name, wandb, to_dict(options)))
     return tuple(sinks)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a path was UTF-8: of others, Python has half characters."""
+    return text.encode(errors="ignore").decode() == text

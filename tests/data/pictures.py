@@ -34,15 +34,19 @@ def write_folder(folder: Path, names: list[str], height: int = 24, width: int = 
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch, method: str, *paths: Path) -> None:
-    """A method of these paths fails for want of permission, even for an administrator, whom the system lets through."""
-    original = getattr(Path, method)
+    """A method of these paths fails for want of permission, even for an administrator, whom the system lets through.
 
-    def refused(path: Path, *arguments: Any, **options: Any) -> Any:
-        if path in paths:
+    With "open", the files themselves cannot be opened.
+    """
+    owner = os if method == "open" else Path
+    original = getattr(owner, method)
+
+    def refused(path: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(path, str | Path) and Path(path) in paths:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return original(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, method, refused)
+    monkeypatch.setattr(owner, method, refused)
 
 
 BLOCKS = noise(8, 6).repeat(8, axis=0).repeat(8, axis=1)  # JPEG keeps them

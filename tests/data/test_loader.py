@@ -32,7 +32,7 @@ from data.prepare.pack_writer import write_pack
 from data.resizing.pillow import pil_bicubic
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from tests.runs import ROOT
-from utils.errors import InputError, WorkerError
+from utils.errors import InputError, StopRequested, WorkerError
 from utils.memory import FullMemoryError
 
 # More workers than cores are asked for on purpose; from Python 3.12 on, forking beside threads is frowned upon.
@@ -469,3 +469,36 @@ def test_micro_batches_are_the_samples_of_the_batch_in_their_order() -> None:
     assert halved.lq.equal(lq / 2)
     assert halved.gt.equal(gt / 2)
     assert halved.names == batch.names
+
+
+class Hanging(PatchDataset):
+    """A data set whose third batch comes from a file system that does not answer."""
+
+    def collect(self, keys: Any, step: int = 0, reading: Any = None) -> Any:
+        if step == 2:
+            time.sleep(1000)
+        return super().collect(keys, step, reading)
+
+
+@pytest.mark.parametrize("mode", [None, "cpu"])
+def test_waiting_for_a_batch_that_does_not_come_can_be_ended(folder: Path, mode: str | None) -> None:
+    whole = dataset_of(folder, num_worker_per_gpu=3, prefetch_mode=mode)
+    dataset = Hanging(whole.options, 0, whole.pairs, whole.cutter, whole.rule)
+    asked = []
+
+    def waiting() -> None:
+        asked.append(time.monotonic())
+        if len(asked) == 2:
+            raise StopRequested("asked to leave", 143)
+
+    children = set(multiprocessing.active_children())
+    batches = train_batches(dataset, whole.options, stop=9, waiting=waiting)
+    assert [next(batches).epoch, next(batches).epoch] == [0, 0]
+    started = time.monotonic()
+    with pytest.raises(StopRequested, match="asked to leave"):
+        next(batches)
+    del batches
+    for worker in set(multiprocessing.active_children()) - children:
+        worker.join(10)
+    assert set(multiprocessing.active_children()) <= children
+    assert time.monotonic() - started < 30  # a hang takes 1,000 seconds

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from data.images.files import Pixels, image_size, read_image, write_image
+from data.prepare import archives
 from data.resizing.matlab import downscale, mod_crop
 from scripts.prepare_benchmarks import main
 from tests.data.pictures import noise
 from utils.command import run_command
+from utils.errors import InputError
 
 SIZES = {"baby": (512, 512), "bird": (288, 288), "butterfly": (256, 256), "head": (280, 280), "woman": (344, 228)}
 IMAGES = {name: np.asarray(cv2.GaussianBlur(noise(*size), (0, 0), 2), np.uint8) for name, size in SIZES.items()}
@@ -231,3 +233,73 @@ def test_low_resolution_files_are_those_of_the_benchmarks(
         assert np.array_equal(read_image(path), read_image(shared / "data" / path.relative_to(tmp_path / "tree")))
         compared += 1
     assert compared == 19
+
+
+def test_an_unreadable_archive_is_reported_and_the_rest_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rcan(tmp_path / "in/good", (4,))
+    for name in ("Set14.zip", "Urban100.tar", "Manga109.tar.gz", "B100.tar.xz"):
+        (tmp_path / "in" / name).write_bytes(b"no archive at all " * 100)
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "tree", "--scale", 4) == 2
+    said = capsys.readouterr().out
+    assert "Set5 x4: 5 of 5 images" in said
+    for name in ("Set14.zip", "Urban100.tar", "Manga109.tar.gz", "B100.tar.xz"):
+        assert f"{name}: the archive cannot be read (" in said
+    assert len(list((tmp_path / "tree/Set5/x4/LR").iterdir())) == 5
+    assert not list((tmp_path / "tree").glob(".unpacked-*"))
+
+
+def test_members_that_unpack_to_gigabytes_or_lead_out_of_the_tree_are_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "_LARGEST", 1 << 20)
+    png = cv2.imencode(".png", IMAGES["bird"])[1].tobytes()
+    with zipfile.ZipFile(tmp_path / "Set5.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("Set5/baby.png", bytes(1 << 21))
+        archive.writestr("Set5/../../../bird.png", png)
+        archive.writestr("Set5/..\\..\\head.png", png)
+        archive.writestr("/Set5/woman.png", png)
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big/butterfly.png").write_bytes(bytes(1 << 21))
+    for kind in ("", ".gz"):
+        with tarfile.open(tmp_path / f"Set5.tar{kind}", f"w:{kind[1:]}") as tar:  # type: ignore[call-overload]
+            tar.add(tmp_path / "big", f"Set5/x{kind}")
+    sources = [tmp_path / name for name in ("Set5.zip", "Set5.tar", "Set5.tar.gz")]
+    assert run("-i", *sources, "-o", tmp_path / "out/tree", "--scale", 4, "--make_lr", "--sets", "Set5") == 2
+    said = capsys.readouterr().out
+    assert said.count("it unpacks to 2,097,152 bytes, and at most 1,048,576 are read") >= 2
+    made = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")} - {"big/butterfly.png"}
+    assert all(name.startswith("out/tree/Set5/") and ".." not in name for name in made)
+
+
+def test_damaged_archives_raise_input_errors_alone(tmp_path: Path) -> None:
+    for name in ("bird", "head"):
+        write_image(tmp_path / f"Set5/{name}.png", np.ascontiguousarray(IMAGES[name][:40, :40]))
+    with zipfile.ZipFile(tmp_path / "Set5.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in (tmp_path / "Set5").iterdir():
+            archive.write(path, path.name)
+    for kind in ("", ".gz", ".xz", ".bz2"):
+        with tarfile.open(tmp_path / f"Set5.tar{kind}", f"w:{kind[1:]}") as tar:  # type: ignore[call-overload]
+            tar.add(tmp_path / "Set5", "Set5")
+    rng = np.random.default_rng(0)
+    refused = 0
+    for path in sorted(tmp_path.glob("Set5.*")):
+        whole = path.read_bytes()
+        for number in range(30):
+            broken = bytearray(whole)
+            if number % 2:
+                del broken[rng.integers(len(broken)) :]
+            else:
+                for place in rng.integers(0, len(broken), 4):
+                    broken[place] = rng.integers(256)
+            path.write_bytes(broken)
+            with archives.open_sources([path], tmp_path / "out") as sources:
+                refused += len(sources.unreadable)
+                for entry in sources.entries:
+                    try:
+                        entry.pixels()
+                    except InputError:
+                        refused += 1
+        path.write_bytes(whole)
+    assert refused > 100

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import zlib
 from pathlib import Path
 
 import cv2
@@ -64,7 +65,7 @@ def test_pixels_are_read_only_views(folder: Path) -> None:
     assert image.base is not None
 
 
-def test_crops_touch_no_other_shard(folder: Path) -> None:
+def test_a_damaged_image_is_found_when_it_is_first_read(folder: Path) -> None:
     """What is not looked at is not read: a shard damaged elsewhere serves its good images."""
     target = packed(folder)
     with (target / "shard-00000.bin").open("r+b") as file:
@@ -72,6 +73,79 @@ def test_crops_touch_no_other_shard(folder: Path) -> None:
         file.write(b"\1\2\3\4")
     pack = Pack(target)
     assert [pack.damaged(i) for i in range(4)] == [True, False, False, False]
+    assert pack.pixels(1).shape == (24, 32, 3)
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match=r"hr\.pack: a b: the pixels are damaged \(checksum\); pack the images again"
+        ):
+            pack.pixels(0)
+
+
+def test_any_flipped_byte_of_a_pack_is_found_or_harmless(folder: Path, tmp_path: Path) -> None:
+    good = packed(folder)
+    pixels = [Pack(good).pixels(i).copy() for i in range(4)]
+    rng = np.random.default_rng(0)
+    found = 0
+    for path in sorted(good.iterdir()):
+        content = path.read_bytes()
+        for place in rng.integers(0, len(content), 60):
+            broken = bytearray(content)
+            broken[place] ^= 1 << int(rng.integers(8))
+            path.write_bytes(broken)
+            try:
+                pack = Pack(good)
+                assert all(np.array_equal(pack.pixels(i), pixels[i]) for i in range(4)), (path, place)
+            except InputError as error:
+                assert "hr.pack" in str(error)
+                found += 1
+        path.write_bytes(content)
+    assert found > 250
+
+
+def with_entries(folder: Path, entries: np.ndarray, keys: str = "a\nb\nc\nd\n") -> Path:
+    """A pack whose index, with matching checksums, is another."""
+    target = packed(folder)
+    np.save(target / "entries.npy", entries)
+    (target / "keys.txt").write_text(keys, encoding="utf-8")
+    index = target / "index.json"
+    sums = {name: zlib.crc32((target / name).read_bytes()) for name in ("entries.npy", "keys.txt")}
+    index.write_text(json.dumps({**json.loads(index.read_text()), "crc32": sums}))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("offset", 2**64 - 64), ("offset", 7488), ("shard", 9), ("height", 0), ("width", 0), ("height", 2**32 - 1),
+        ("width", 320), ("channels", 2), ("channels", 0), ("channels", 2**32 - 1),
+    ],
+)  # fmt: skip
+def test_entries_that_lie_outside_of_their_shard_are_named(folder: Path, column: str, value: int) -> None:
+    entries = np.array(Pack(packed(folder, "first.pack")).entries)
+    entries[column][3] = value
+    with pytest.raises(InputError, match=r"hr\.pack: the index does not fit together; pack the images again"):
+        Pack(with_entries(folder, entries))
+
+
+def test_entries_of_another_form_are_named(folder: Path) -> None:
+    entries = np.array(Pack(packed(folder, "first.pack")).entries)
+    for other in (entries[None], entries["offset"], entries[:3], np.float64(3)):
+        with pytest.raises(InputError, match="the index does not fit together"):
+            Pack(with_entries(folder, np.asarray(other)))
+        shutil.rmtree(folder.parent / "hr.pack")
+    objects = np.array([{"a": 1}] * 4, object)
+    with pytest.raises(InputError, match=r"entries\.npy: these are no entries of a pack \(.*object"):
+        Pack(with_entries(folder, objects))
+    shutil.rmtree(folder.parent / "hr.pack")
+    with pytest.raises(InputError, match=r"keys\.txt: a name comes twice"):
+        Pack(with_entries(folder, entries, "a\nb\na\nd\n"))
+
+
+def test_an_index_without_end_is_named(folder: Path) -> None:
+    index = packed(folder) / "index.json"
+    index.write_text("[" * 200_000)
+    with pytest.raises(InputError, match=r"index\.json: the index is damaged"):
+        Pack(index.parent)
 
 
 def read_in_child(folder: Path, connection: multiprocessing.connection.Connection) -> None:
@@ -206,7 +280,7 @@ def test_shards_that_are_too_long_are_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "name"), [("stat", "index.json"), ("read_bytes", "index.json"), ("stat", "shard-00000.bin")]
+    ("method", "name"), [("stat", "index.json"), ("open", "index.json"), ("stat", "shard-00000.bin")]
 )
 def test_packs_without_permission(folder: Path, method: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target = packed(folder)

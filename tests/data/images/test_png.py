@@ -102,3 +102,17 @@ def test_an_animation_is_left_out_of_a_file(tmp_path: Path) -> None:
     assert [chunk.kind for chunk in chunks(still(data))] == [b"IHDR", b"IDAT", b"IEND"]
     assert np.array_equal(decode_image(still(data), "a.png"), BLOCKS)
     assert still(PNG) is PNG
+
+
+def test_a_text_that_unpacks_to_far_more_than_a_text_has_is_not_unpacked() -> None:
+    pack = zlib.compressobj(9)
+    bomb = b"".join(pack.compress(bytes(1 << 20)) for _ in range(64)) + pack.flush()
+    assert len(bomb) < 1 << 21
+    for chunk in (
+        Chunk(b"zTXt", b"Comment\0\0" + bomb),
+        Chunk(b"iTXt", b"Comment\0\1\0\0\0" + bomb),
+        Chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"cut short")[:-4]),
+    ):
+        assert text_of(chunk) is None
+    notes = read_notes(written(Chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb)))
+    assert notes.xmp is None

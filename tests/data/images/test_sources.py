@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +22,7 @@ from utils.errors import InputError
 
 def write_lmdb(folder: Path, keys: list[str], lines: list[str] | None = None, height: int = 8, width: int = 10) -> Path:
     """An LMDB folder in BasicSR's form."""
-    with lmdb.open(str(folder), map_size=2**20) as environment, environment.begin(write=True) as transaction:
+    with lmdb.open(str(folder), map_size=2**22) as environment, environment.begin(write=True) as transaction:
         for seed, key in enumerate(keys):
             png = cv2.imencode(".png", noise(height, width, seed)[..., ::-1])[1]
             transaction.put(key.encode(), png.tobytes())
@@ -135,11 +137,56 @@ def test_lmdb_that_is_cut_short_is_named(tmp_path: Path) -> None:
     whole = data.read_bytes()
     with data.open("r+b") as file:
         file.truncate(len(whole) // 2)
-    with pytest.raises(InputError, match=r"data\.mdb is cut short \([\d,]+ of [\d,]+ bytes or more\); copy it again"):
+    with pytest.raises(InputError, match=r"data\.mdb is cut short \([\d,]+ of [\d,]+ bytes\); copy it again"):
         lmdb_images(folder)[0].read()
     assert len(check_images(folder).unreadable) == 1  # not once for each image
     data.write_bytes(whole)
     assert lmdb_images(folder)[1].read().shape == (100, 100, 3)
+
+
+def read_all(folder: Path, connection: multiprocessing.connection.Connection) -> None:
+    try:
+        connection.send(sum(int(image.read().sum()) for image in lmdb_images(folder)))
+    except InputError as error:
+        connection.send(str(error))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_not_a_page_can_be_cut_off_without_a_word(tmp_path: Path) -> None:
+    """Reading what is missing would end the process, so another one reads it."""
+    folder = write_lmdb(tmp_path / "a.lmdb", [f"{i:0200}" for i in range(60)], height=40, width=40)
+    with lmdb.open(str(folder), readonly=True, lock=False) as environment:
+        assert environment.stat()["depth"] > 1
+    data = folder / "data.mdb"
+    whole = data.read_bytes()
+    context = multiprocessing.get_context("fork")
+    said = []
+    for cut in (0, 1, 4096, 8192, 40_000, len(whole) - 12_000):
+        data.write_bytes(whole[: len(whole) - cut])
+        here, there = context.Pipe()
+        process = context.Process(target=read_all, args=(folder, there))
+        process.start()
+        assert here.poll(60)
+        said.append(here.recv())
+        process.join()
+        assert process.exitcode == 0
+    assert said[1] == said[0] or "cut short" in str(said[1])  # the rest of the last page is empty, or not
+    assert all("data.mdb is cut short" in str(text) for text in said[2:])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes in folders are POSIX's")
+def test_a_pipe_in_the_place_of_a_data_set_is_not_waited_for(tmp_path: Path) -> None:
+    folder = write_lmdb(tmp_path / "a.lmdb", ["a"])
+    images = lmdb_images(folder)
+    (folder / "data.mdb").unlink()
+    os.mkfifo(folder / "data.mdb")
+    with pytest.raises(InputError, match=r"cannot be opened: .*a pipe, not a regular file"):
+        images[0].read()
+    (folder / "meta_info.txt").unlink()
+    os.mkfifo(folder / "meta_info.txt")
+    with pytest.raises(InputError, match="is no LMDB data set"):
+        lmdb_images(folder)
 
 
 def test_lmdb_whose_last_pages_were_never_written_is_whole(tmp_path: Path) -> None:
@@ -177,6 +224,6 @@ def test_lmdb_without_permission(tmp_path: Path, name: str, monkeypatch: pytest.
 
 def test_list_of_lmdb_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_lmdb(tmp_path / "a.lmdb", ["a"])
-    forbid(monkeypatch, "read_bytes", folder / "meta_info.txt")
+    forbid(monkeypatch, "open", folder / "meta_info.txt")
     with pytest.raises(InputError, match=r"meta_info\.txt: the file cannot be read: Permission denied"):
         lmdb_images(folder)

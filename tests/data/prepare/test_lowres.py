@@ -87,3 +87,15 @@ def test_published_files_are_made_value_for_value(shared: Path, name: str, scale
         image = mod_crop(read_image(large), scale)
         assert np.array_equal(downscale(image, scale, rule="published"), read_image(small)), large
         assert (downscale(image, scale) == read_image(small)).mean() < 0.95
+
+
+def test_low_resolution_files_of_two_folders_are_not_mixed_up(tmp_path: Path) -> None:
+    write_folder(tmp_path / "one", ["a.png"])
+    write_image(tmp_path / "two/a.png", noise(24, 32, seed=9))
+    write_image(tmp_path / "two/b.png", noise(24, 32, seed=9))
+    make_low_resolution(tmp_path / "one", tmp_path / "out", [2])
+    before = (tmp_path / "out/X2/ax2.png").read_bytes()
+    with pytest.raises(InputError, match=r"two/a\.png: .*X2 holds files of the same name that were made of .*/one; "):
+        make_low_resolution(tmp_path / "two", tmp_path / "out", [3, 2])
+    assert (tmp_path / "out/X2/ax2.png").read_bytes() == before
+    assert make_low_resolution(tmp_path / "one", tmp_path / "out", [2, 3])[0] == 2

@@ -75,3 +75,25 @@ def test_images_that_cannot_be_cut(tmp_path: Path) -> None:
     write_image(tmp_path / "hr/ax2.png", noise(26, 26))
     with pytest.raises(InputError, match="their sub-images would have the same names"):
         cut_subimages(tmp_path / "hr", tmp_path / "sub", SMALL)
+
+
+def test_a_second_folder_adds_to_the_first_unless_names_are_the_same(tmp_path: Path) -> None:
+    """Squares of one image would be taken for those of another, or take their places."""
+    write_folder(tmp_path / "one", ["a.png", "b.png"])
+    write_folder(tmp_path / "two", ["c.png"])
+    write_image(tmp_path / "three/b.png", noise(24, 32, seed=9))
+    grid, out = Grid(16, 16), tmp_path / "out"
+    assert cut_subimages(tmp_path / "one", out, grid)[0] + cut_subimages(tmp_path / "two", out, grid)[0] == 12
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(InputError, match=r"three/b\.png: .*out holds files of the same name that were made of .*/one;"):
+        cut_subimages(tmp_path / "three", out, grid)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (tmp_path / "one").rename(tmp_path / "moved")
+    assert cut_subimages(tmp_path / "moved", out, grid)[0] == 8
+    for square in out.glob("b_s*"):
+        square.unlink()
+    (tmp_path / "three/b.png").touch()
+    assert cut_subimages(tmp_path / "three", out, grid)[0] == 4
+    assert json.loads((out / ".origins.json").read_text(encoding="utf-8")).keys() == {
+        str(tmp_path / name) for name in ("one", "moved", "two", "three")
+    }

@@ -67,6 +67,31 @@ def test_one_is_made_of_the_other(writer: Writer, suffix: str, first: str, folde
     assert np.array_equal(images["a b"], read_image(folder / "a b.png"))
 
 
+@pytest.mark.parametrize(("writer", "suffix"), WRITERS)
+@pytest.mark.parametrize("key", ["../../x", "/x/y", "a/../../x", "C:/x", "..\\x", "a//x", "a/./x"])
+def test_names_that_lead_out_of_the_folder_are_not_copied(
+    writer: Writer, suffix: str, key: str, folder: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "foreign.lmdb"
+    with lmdb.open(str(source)) as environment, environment.begin(write=True) as transaction:
+        transaction.put(key.encode(), (folder / NAMES[0]).read_bytes())
+    (source / "meta_info.txt").write_text(f"{key}.png (24,32,3) 1\n")
+    with pytest.raises(InputError, match=r"foreign\.lmdb: .*leads out of the folder; rename the image"):
+        writer(source, tmp_path / f"copy{suffix}")
+    assert not (tmp_path / f"copy{suffix}").exists()
+
+
+@pytest.mark.parametrize(("writer", "suffix"), WRITERS)
+def test_lists_that_lead_out_of_the_folder_are_not_copied(
+    writer: Writer, suffix: str, folder: Path, tmp_path: Path
+) -> None:
+    write_folder(tmp_path / "other", ["x.png"])
+    for name in ("../other/x.png", str(tmp_path / "other/x.png")):
+        (tmp_path / "list.txt").write_text(f"{name} (24,32,3)\n")
+        with pytest.raises(InputError, match="leads out of the folder"):
+            writer(folder, tmp_path / f"copy{suffix}", meta_file=tmp_path / "list.txt")
+
+
 @pytest.mark.shared
 def test_lmdb_is_byte_for_byte_the_recorded_one(shared: Path, tmp_path: Path) -> None:
     """Written out of the pixels with the settings of the original, in the same order."""

@@ -13,18 +13,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
 import archs
 from archs.layers.constants import published_state
-from models.weights.files import load_weights
+from models.weights.files import load_weights, write_checkpoint, write_safetensors
 from models.weights.layout import for_inference
 from models.weights.recognise import configuration
 from utils.command import run_command
 from utils.errors import InputError
-from utils.files import atomic_write
 from utils.log import configure_logging
 
 
@@ -67,13 +64,10 @@ def main(argv: Sequence[str]) -> None:
     state = published_state(exported) if typed.published else exported.state_dict()
     tensors = {name: value.contiguous() for name, value in state.items()}
     written = described if exported is network else archs.identify(tensors) or described
-    with atomic_write(typed.output) as file:
-        if typed.output.suffix == ".safetensors":
-            from safetensors.torch import save
-
-            file.write(save(tensors, metadata={"network_g": json.dumps(written)}))
-        else:
-            torch.save(tensors, file)
+    if typed.output.suffix == ".safetensors":
+        write_safetensors(typed.output, tensors, {"network_g": json.dumps(written)})
+    else:
+        write_checkpoint(typed.output, tensors)
     print(f"{typed.output}: {written}")
 
 

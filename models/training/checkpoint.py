@@ -23,12 +23,11 @@ from models.training.schedule import scheduler_state
 from models.training.state import Best, TrainState
 from models.weights.entries import entry_for
 from models.weights.files import (
-    check_sums,
     first_line,
     read_checkpoint,
     refuse_nonfinite,
     write_checkpoint,
-    write_safetensors,
+    write_network,
 )
 from utils.env import versions
 from utils.errors import InputError
@@ -139,7 +138,7 @@ def write(folder: CheckpointFolder, taken: Snapshot, *, safetensors: bool = Fals
         path = folder.network(taken.step, player)
         write_checkpoint(path, content)
         if safetensors:
-            write_safetensors(path.with_suffix(".safetensors"), content)
+            write_network(path.with_suffix(".safetensors"), content)
     write_checkpoint(folder.state(taken.step), taken.state)
 
 
@@ -197,7 +196,6 @@ def read_resume(path: Path, options: PathOptions) -> Resume:
         InputError: one of them is absent, damaged, or not what its name says.
     """
     content = read_checkpoint(path)
-    check_sums(path)
     if not {"iter", "optimizers"} <= content.keys():
         raise InputError(f"{path}: not a training state; expected the entries iter and optimizers")
     ours = content.get("focalsr", {})
@@ -213,7 +211,6 @@ def read_resume(path: Path, options: PathOptions) -> Resume:
         if f"network_{player}" not in options.ignore_resume_networks:
             weights = folder.network(int(content["iter"]), player)
             networks[player] = read_checkpoint(weights)
-            check_sums(weights)
     return Resume(path, content, networks)
 
 

@@ -8,7 +8,6 @@ A run has one colour in all of them. The suffix of the output names its format: 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.records import read_records
+from utils.wording import first_few
 
 Curve = list[tuple[int, float]]
 
@@ -79,13 +80,13 @@ def read_curves(path: Path, smooth: int = 1) -> RunCurves:
     if not file.is_file():
         raise InputError(f"{file}: there is no such file; name the folder of a training run")
     run = RunCurves(file.resolve().parent.name)
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a run that was killed while it wrote
-            continue
-        if not isinstance(record, dict) or not {"kind", "step"} <= record.keys():
-            raise InputError(f"{file}, line {number}: no record of a training run; name metrics.jsonl of one")
+    records = read_records(file)
+    if records.dropped and not records.lines:
+        raise InputError(f"{file}, line {records.dropped[0]}: no record of a training run; name metrics.jsonl of one")
+    if records.dropped:
+        lines = first_few([str(number) for number in records.dropped], 4)
+        print(f"{file}: {len(records.dropped)} damaged lines are left out: line {lines}", file=sys.stderr)
+    for _, record in records.lines:
         for title, value in _values(record):
             run.curves.setdefault(title, []).append((record["step"], value))
     if not run.curves:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from utils.errors import InputError
 from utils.files import json_text, make_folder, write_text
 from utils.log import get_logger
 from utils.progress import clock
+from utils.records import read_records
+from utils.wording import first_few
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -126,13 +127,23 @@ class JsonLinesSink:
     """``metrics.jsonl``: one JSON object per record, for programs.
 
     On resuming, records of iterations after the resumed one are taken out, so that the file reads as if the run had
-    never stopped.
+    never stopped; lines that are no records are too, with a warning.
+
+    Attributes:
+        resumed: the record of the resumed iteration, if there is one.
     """
 
     def __init__(self, path: Path, step: int, validated: int) -> None:
+        self.resumed: TrainRecord | None = None
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_past(line, step, validated)]
-            write_text(path, "".join(line + "\n" for line in kept))
+            records = read_records(path)
+            kept = [(line, record) for line, record in records.lines if _is_past(record, step, validated)]
+            if records.dropped:
+                lines = first_few([str(number) for number in records.dropped], 4)
+                get_logger().warning("%s: %d damaged lines were dropped: line %s", path, len(records.dropped), lines)
+            write_text(path, "".join(line + "\n" for line, _ in kept))
+            last = next((record for _, record in reversed(kept) if record["kind"] == "train"), None)
+            self.resumed = _as_written(last) if last is not None and last["step"] == step else None
         make_folder(path.parent)
         self.file = path.open("a", encoding="utf-8", buffering=1)  # line by line: a killed run loses none
 
@@ -157,18 +168,37 @@ class JsonLinesSink:
 
 
 class TensorBoardSink:
-    """Scalars ``losses/l_X``, ``metrics/SET/NAME``, ``lr``, ``grad_norm``, ``speed/...``; validation pictures."""
+    """Scalars ``losses/l_X``, ``metrics/SET/NAME``, ``lr``, ``grad_norm``, ``speed/...``; validation pictures.
 
-    def __init__(self, folder: Path, step: int, options_text: str) -> None:
+    Args:
+        folder: of the event files.
+        step: iterations done; what an earlier process has written of later ones is taken back.
+        options_text: shown beside the curves.
+        repeated: the record of iteration ``step``, where the validation after it is not complete: what is there of
+            that iteration is taken back too, and this is written again.
+        validated: whether the validation after ``step`` is complete.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        options_text: str,
+        *,
+        repeated: TrainRecord | None = None,
+        validated: bool = True,
+    ) -> None:
         self.folder = folder
         self.options_text = options_text
-        self.writer = self._open(step)
+        self.writer = self._open(step, step + 1 if validated else step)
+        if repeated is not None and not validated:
+            self._write(repeated)
 
-    def _open(self, step: int) -> SummaryWriter:
+    def _open(self, step: int, purged: int) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
 
         make_folder(self.folder)
-        writer: SummaryWriter = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+        writer: SummaryWriter = SummaryWriter(str(self.folder), purge_step=purged if step else None)
         if not step:
             writer.add_text("options", f"```yaml\n{self.options_text}\n```")
         return writer
@@ -180,11 +210,14 @@ class TensorBoardSink:
             make_folder(self.folder)  # the old writer's thread may still have events to put somewhere
             with contextlib.suppress(OSError):
                 self.writer.close()
-            self.writer = self._open(step)
+            self.writer = self._open(step, step + 1)
 
     def training(self, record: TrainRecord) -> None:
         """Losses, rate, gradient norm, speed."""
         self._reopen_if_lost(record.step)
+        self._write(record)
+
+    def _write(self, record: TrainRecord) -> None:
         for name, value in record.losses.items():
             self.writer.add_scalar(f"losses/{name}" if name.startswith("l_") else name, value, record.step)
         self.writer.add_scalar("lr", record.lr[0], record.step)
@@ -275,9 +308,23 @@ def _known(scores: Mapping[str, float]) -> dict[str, float]:
     return {metric: value for metric, value in scores.items() if not math.isnan(value)}
 
 
-def _is_past(line: str, step: int, validated: int) -> bool:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:  # the last line of a killed run
-        return False
+def _is_past(record: Mapping[str, Any], step: int, validated: int) -> bool:
     return bool(record["step"] <= (validated if record["kind"] == "val" else step))
+
+
+_NO_LOSS = {"kind", "step", "epoch", "lr", "grad_norm", "images_per_second", "data_share", "memory"}
+
+
+def _as_written(record: Mapping[str, Any]) -> TrainRecord:
+    """A record as :class:`JsonLinesSink` has written it, but for times, which it leaves out."""
+    share = record.get("data_share") or 0.0
+    return TrainRecord(
+        step=record["step"], epoch=record.get("epoch") or 0, lr=tuple(_number(rate) for rate in record["lr"]),
+        losses={key: _number(value) for key, value in record.items() if key not in _NO_LOSS},
+        grad_norm=record.get("grad_norm"), images_per_second=record.get("images_per_second") or 0.0, seconds=1.0,
+        data_seconds=share, eta_seconds=0.0, memory=record.get("memory") or 0,
+    )  # fmt: skip
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -166,15 +166,14 @@ def _read_torch(file: BinaryIO, path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_ALLOWED):
             warnings.simplefilter("ignore", UserWarning)  # about pickle protocols of files that are refused anyway
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = numpy_values.unwrapped(torch.load(file, map_location="cpu", weights_only=True))
     except pickle.UnpicklingError as error:
         raise InputError(_refusal(path, error)) from error
     except Exception as error:  # of any kind: a damaged pickle calls the loader's functions with anything
         raise InputError(f"{path}: not a readable checkpoint (damaged or cut off?): {first_line(error)}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
-    plain: dict[str, Any] = numpy_values.unwrapped(content)
-    return plain
+    return dict(content)
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:

@@ -28,6 +28,7 @@ class Command:
         per_image: print the scores of each image; for tests.
         sets: the names of the data sets to test on; none: all of the file.
         verbose: with ``check``, print the options as read.
+        restart: begin anew in spite of ``auto_resume``; what is there is kept under another name.
         goes_on: how a run that was stopped is continued, for messages: "continue with ...".
     """
 
@@ -44,6 +45,7 @@ class Command:
     sets: tuple[str, ...] = ()
     verbose: bool = False
     goes_on: str = "--auto_resume"
+    restart: bool = False
 
 
 def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Command:
@@ -70,6 +72,7 @@ def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Comman
         largest_batch=largest_batch,
         sets=tuple(getattr(typed, "sets", ())),
         verbose=typed.verbose,
+        restart=getattr(typed, "restart", False),
     )
 
 
@@ -82,6 +85,12 @@ def _train_parser() -> argparse.ArgumentParser:
         "--force_yml", nargs="+", default=(), metavar="A:B=VALUE", help="change options, e.g. train:optim_g:lr=1e-4"
     )
     parser.add_argument("--auto_resume", action="store_true", help="continue from the newest state of this experiment")
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="begin anew in spite of --auto_resume, as where no state can be read; the earlier run is kept under "
+        "another name",
+    )
     parser.add_argument(
         "--check", action="store_true", help="build everything, read all images, iterate a little, write nothing"
     )

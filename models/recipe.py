@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import archs
@@ -18,7 +19,7 @@ from models.evaluation.evaluate import format_table
 from models.experiment import reserved, training_folder
 from models.inputs import Missing, missing_inputs, raise_missing
 from models.training.check import inspect_training
-from models.training.checkpoint import CheckpointFolder, find_resume
+from models.training.checkpoint import CheckpointFolder, find_resume, value_at
 from models.training.loop import train
 from models.weights.files import read_checkpoint
 from models.weights.fit import fit
@@ -173,34 +174,37 @@ def _state_of(stage: Stage) -> StageProgress:
     total, folder = stage.options.train.total_iter, _folder(stage)
     latest = folder.network("latest")
     if latest.is_file():
-        metadata = read_checkpoint(latest).get("focalsr", {})
-        _check_identity(stage, metadata.get("options", {}))
-        done = int(metadata.get("step", 0))
+        done = _finished_at(stage, latest)
         if done >= total:
             return StageProgress(done, total, finished=True)
     resume = find_resume(folder, stage.options.path)
     if resume is None:
         return StageProgress(0, total, finished=False)
-    _check_identity(stage, resume.content.get("focalsr", {}).get("options", {}))
+    _check_identity(stage, value_at(resume.metadata, "options"))
     return StageProgress(resume.step, total, finished=False)
 
 
-def _check_identity(stage: Stage, recorded: dict[str, Any]) -> None:
+def _finished_at(stage: Stage, latest: Path) -> int:
+    """The iteration of a stage's last weights; 0 where they are damaged: its states are looked at then."""
+    try:
+        content = read_checkpoint(latest)
+    except InputError as error:
+        get_logger().warning("skipped: %s", error)
+        return 0
+    _check_identity(stage, value_at(content, "focalsr.options"))
+    step = value_at(content, "focalsr.step")
+    return step if isinstance(step, int) else 0
+
+
+def _check_identity(stage: Stage, recorded: Any) -> None:
     wanted = to_dict(stage.options)
     for key in _IDENTITY:
-        had, want = _at(recorded, key), _at(wanted, key)
+        had, want = value_at(recorded, key), value_at(wanted, key)
         if recorded and had != want:
             raise InputError(
                 f"stage {stage.name}: {_folder(stage).root} holds another training, whose {key} is {had}, not {want}; "
                 f"give the stage another name, move the folder away, or begin it anew with --restart {stage.name}"
             )
-
-
-def _at(mapping: dict[str, Any], key: str) -> Any:
-    value: Any = mapping
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
 
 
 def _set_aside(stages: Sequence[Stage], world: World) -> None:

@@ -21,16 +21,14 @@ import argparse
 import json
 from collections.abc import Sequence
 
-import torch
-
 import archs
 from archs.layers.constants import published_state
-from models.weights.files import load_weights
+from models.weights.files import load_weights, write_checkpoint, write_safetensors
 from models.weights.layout import for_inference
 from models.weights.recognise import configuration
 from utils.command import run_command
 from utils.errors import InputError
-from utils.files import atomic_write, check_writable
+from utils.files import check_writable
 from utils.log import configure_logging
 
 
@@ -74,13 +72,10 @@ def main(argv: Sequence[str]) -> None:
     state = published_state(exported) if typed.published else exported.state_dict()
     tensors = {name: value.contiguous() for name, value in state.items()}
     written = described if exported is network else archs.identify(tensors) or described
-    with atomic_write(typed.output) as file:
-        if typed.output.suffix == ".safetensors":
-            from safetensors.torch import save
-
-            file.write(save(tensors, metadata={"network_g": json.dumps(written)}))
-        else:
-            torch.save(tensors, file)
+    if typed.output.suffix == ".safetensors":
+        write_safetensors(typed.output, tensors, {"network_g": json.dumps(written)})
+    else:
+        write_checkpoint(typed.output, tensors)
     print(f"{typed.output}: {written}")
 
 

@@ -18,7 +18,6 @@ if __name__ == "__main__":
     start()  # what follows takes seconds
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +25,9 @@ from typing import Any
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import atomic_write, check_writable
-from utils.reading import is_regular, read_regular
+from utils.reading import is_regular
+from utils.records import read_records
+from utils.wording import first_few
 
 Curve = list[tuple[int, float]]
 
@@ -87,13 +88,13 @@ def read_curves(path: Path, smooth: int = 1) -> RunCurves:
     if not is_regular(file):
         raise InputError(f"{file}: there is no such file; name the folder of a training run")
     run = RunCurves(file.resolve().parent.name)
-    for number, line in enumerate(read_regular(file).decode("utf-8", "replace").splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a run that was killed while it wrote
-            continue
-        if not isinstance(record, dict) or not {"kind", "step"} <= record.keys():
-            raise InputError(f"{file}, line {number}: no record of a training run; name metrics.jsonl of one")
+    records = read_records(file)
+    if records.dropped and not records.lines:
+        raise InputError(f"{file}, line {records.dropped[0]}: no record of a training run; name metrics.jsonl of one")
+    if records.dropped:
+        lines = first_few([str(number) for number in records.dropped], 4)
+        print(f"{file}: {len(records.dropped)} damaged lines are left out: line {lines}", file=sys.stderr)
+    for _, record in records.lines:
         for title, value in _values(record):
             run.curves.setdefault(title, []).append((record["step"], value))
     if not run.curves:

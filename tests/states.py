@@ -62,3 +62,14 @@ def save(folder: CheckpointFolder, state: TrainState, options: TrainOptions) -> 
     saver = Saver(folder, options, World())
     saver.save(state)
     saver.close()
+
+
+def moved_state(options: TrainOptions, step: int, network: nn.Module | None = None) -> TrainState:
+    """A state of some iteration whose optimiser has moments; of the two convolutions where no network is given."""
+    torch.manual_seed(step)
+    state = state_of(options, Tiny() if network is None else network)
+    for parameter in state.generator.network.parameters():
+        parameter.grad = torch.rand_like(parameter)
+    state.generator.optimizer.step()
+    state.step = state.validated = step
+    return state

@@ -63,6 +63,33 @@ def write_records(records: Iterable[logging.LogRecord]) -> None:
         get_logger().handle(record)
 
 
+class LogCopy(logging.Handler):
+    """A copy of what is logged before a run has its log file; nothing but the console has it until then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self.records.append(record)
+
+    def to_file(self) -> None:
+        """Write the records to the log file that there is now, and keep no more."""
+        get_logger().removeHandler(self)
+        for handler in get_logger().handlers:
+            if isinstance(handler, _LogFile):
+                for record in self.records:
+                    handler.handle(record)
+
+
+def copied_log() -> LogCopy:
+    """Begin to keep a copy of what is logged, until the next :func:`configure_logging`."""
+    copy = LogCopy()
+    get_logger().addHandler(copy)
+    return copy
+
+
 class _Keeper(logging.Handler):
     """Keeps records; those about progress go on to the handlers in whose place it is."""
 

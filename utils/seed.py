@@ -32,10 +32,11 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Continue the global PyTorch generators from :func:`random_state`."""
+    """Continue the global PyTorch generators from :func:`random_state`; of the GPUs, those that are here too."""
     torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.cuda.is_available():
+        for device, saved in zip(range(torch.cuda.device_count()), state.get("cuda", []), strict=False):
+            torch.cuda.set_rng_state(saved, device)
 
 
 @contextlib.contextmanager

@@ -15,36 +15,43 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from archs.layers.constants import constant_keys
 from config import to_dict
 from config.schema import PathOptions, TrainOptions
 from models.distributed import World
-from models.training.optim import resume_optimizer
+from models.training.optim import check_optimizer, resume_optimizer
 from models.training.schedule import scheduler_state
-from models.training.state import Best, TrainState
+from models.training.state import Best, Player, TrainState
+from models.training.state_form import check_form
 from models.weights.entries import entry_for
 from models.weights.files import (
-    check_sums,
     first_line,
     read_checkpoint,
     refuse_nonfinite,
     write_checkpoint,
-    write_safetensors,
+    write_network,
 )
 from utils.env import versions
 from utils.errors import InputError
 from utils.files import archive_existing, storage_error, sync_file, sync_folder
 from utils.log import get_logger
 from utils.seed import set_random_state
+from utils.wording import first_few
 
 FORMAT = 2
 """Of what is written under ``focalsr``; 1 had no number, one network, and one ``scaler`` in place of ``scalers``."""
 
 _PLAYERS = ("g", "d")  # in the order in which BasicSR lists their optimisers
+_LISTED = 6  # names in a message
 _DECISIVE = ("scale", "network_g", "datasets", "train")  # sections of options whose changes are logged
 
 
 class NewerFormatError(InputError):
     """A checkpoint of a later version: nothing is wrong with it, but it cannot be understood here."""
+
+
+class DamagedStateError(InputError):
+    """A training state contradicts itself; the one before it may be whole."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ def write(folder: CheckpointFolder, taken: Snapshot, *, safetensors: bool = Fals
         path = folder.network(taken.step, player)
         write_checkpoint(path, content)
         if safetensors:
-            write_safetensors(path.with_suffix(".safetensors"), content)
+            write_network(path.with_suffix(".safetensors"), content)
     write_checkpoint(folder.state(taken.step), taken.state)
 
 
@@ -204,7 +211,8 @@ class Resume:
     @property
     def step(self) -> int:
         """Iterations done."""
-        return int(self.content["iter"])
+        step: int = self.content["iter"]
+        return step
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -218,6 +226,11 @@ class Resume:
         seed: int | None = self.metadata.get("options", {}).get("manual_seed")
         return seed
 
+    def was_saved_with(self, options: TrainOptions, key: str) -> bool:
+        """Whether the options of the saved run have this value under a dotted key too; False where they are unknown."""
+        saved = value_at(self.metadata, f"options.{key}")
+        return saved is not None and saved == value_at(to_dict(options), key)
+
 
 def read_resume(path: Path, options: PathOptions) -> Resume:
     """Read a state and the network files that belong to it (``../models/net_g_ITER.pth``).
@@ -227,49 +240,98 @@ def read_resume(path: Path, options: PathOptions) -> Resume:
         InputError: one of them is absent, damaged, or not what its name says.
     """
     content = read_checkpoint(path)
-    check_sums(path)
-    if not {"iter", "optimizers"} <= content.keys():
-        raise InputError(f"{path}: not a training state; expected the entries iter and optimizers")
-    ours = content.get("focalsr", {})
-    if ours.get("format_version", 1) > FORMAT:
-        raise NewerFormatError(
-            f"{path}: has checkpoint format {ours['format_version']}, this version reads up to {FORMAT}; update "
-            "FocalSR, or begin a new run from its weights (path.pretrain_network_g)"
-        )
+    _check_version(path, content)
+    check_form(path, content)
     folder = CheckpointFolder(path.parent.parent)
-    players = ours.get("players") or _PLAYERS[: len(content["optimizers"])]
-    networks = {}
-    for player in players:
-        if f"network_{player}" not in options.ignore_resume_networks:
-            weights = folder.network(int(content["iter"]), player)
-            networks[player] = read_checkpoint(weights)
-            check_sums(weights)
+    players = content.get("focalsr", {}).get("players") or _PLAYERS[: len(content["optimizers"])]
+    networks = {
+        player: read_checkpoint(folder.network(content["iter"], player))
+        for player in players
+        if f"network_{player}" not in options.ignore_resume_networks
+    }
     return Resume(path, content, networks)
 
 
-def find_resume(folder: CheckpointFolder, options: PathOptions) -> Resume | None:
+def _check_version(path: Path, content: Mapping[str, Any]) -> None:
+    ours = content.get("focalsr", {})
+    version = ours.get("format_version", 1) if isinstance(ours, Mapping) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise InputError(f"{path}: not a sound training state: its entry focalsr says no format_version")
+    if version > FORMAT:
+        raise NewerFormatError(
+            f"{path}: has checkpoint format {version}, this version reads up to {FORMAT}; update FocalSR, or begin a "
+            "new run from its weights (path.pretrain_network_g)"
+        )
+
+
+def find_resume(folder: CheckpointFolder, options: PathOptions, before: int | None = None) -> Resume | None:
     """The newest readable state of a run; a damaged one is logged and the one before it taken.
+
+    Args:
+        folder: of the run.
+        options: say which networks are not taken from it.
+        before: only states of earlier iterations than this one.
+
+    Returns:
+        None where the run has no state.
 
     Raises:
         NewerFormatError: a later version has written the newest.
+        InputError: there are states, and none of them can be used.
     """
+    skipped = []
     for step in folder.steps():
+        if before is not None and step >= before:
+            skipped.append(step)  # the caller has tried it
+            continue
         try:
             return read_resume(folder.state(step), options)
         except NewerFormatError:
             raise
         except InputError as error:
             get_logger().warning("skipped: %s", error)
+            skipped.append(step)
+    if skipped:
+        names = first_few([f"{step}.state" for step in skipped], _LISTED)
+        raise InputError(
+            f"{folder.states}: no training state there can be used ({names}; the lines above say why). Put whole ones "
+            "in their place, or begin anew with --restart, which keeps what is there under another name"
+        )
     return None
+
+
+def take_over(state: TrainState, resume: Resume, options: TrainOptions, world: World) -> Resume:
+    """:func:`apply_resume`, or where that state turns out to be damaged, of the newest one before it that is not.
+
+    Returns:
+        The state that was taken.
+
+    Raises:
+        InputError: the state belongs to other networks or optimisers, or there is no other one.
+    """
+    while True:
+        try:
+            apply_resume(state, resume, options, world)
+        except DamagedStateError as error:
+            if options.path.resume_state is not None:
+                raise
+            get_logger().warning("skipped: %s", error)
+            earlier = find_resume(CheckpointFolder(resume.path.parent.parent), options.path, before=resume.step)
+            if earlier is None:  # somebody has emptied the folder
+                raise
+            resume = earlier
+        else:
+            return resume
 
 
 def apply_resume(state: TrainState, resume: Resume, options: TrainOptions, world: World) -> None:
     """Put a read state into ``state``: weights, EMA weights, optimisers, position, random generators.
 
     The option file rules: arguments of optimisers and everything else that it says are followed; what differs from
-    the options of the saved run is logged.
+    the options of the saved run is logged. Nothing is changed before everything has been looked at.
 
     Raises:
+        DamagedStateError: something in it cannot have been saved so.
         InputError: the state belongs to other networks or optimisers.
     """
     ours = resume.metadata
@@ -279,23 +341,17 @@ def apply_resume(state: TrainState, resume: Resume, options: TrainOptions, world
             f"{resume.path}: holds the training of {', '.join(saved)}, and this option file trains "
             f"{', '.join(state.players)}; begin a new run from its weights (path.pretrain_network_g) instead"
         )
+    fitted = {name: _fitting_weights(player, name, resume, options) for name, player in state.players.items()}
     for name, player in state.players.items():
-        if name in resume.networks:
-            path = CheckpointFolder(resume.path.parent.parent).network(resume.step, name)
-            _restore(player.network, resume.networks[name], "params", path)
-            if player.ema is not None:
-                _restore(player.ema, resume.networks[name], "params_ema", path)
-        try:
-            resume_optimizer(player.optimizer, saved[name], _saved_kind(ours, name))
-        except (ValueError, KeyError) as error:
-            raise InputError(
-                f"{resume.path}: its optimiser does not fit train.optim_{name}: {first_line(error)}. Give the option "
-                "file the optimiser of the saved run, or begin a new run from its weights (path.pretrain_network_g)"
-            ) from error
+        _check_optimizer(player, name, saved[name], resume, options)
+    for name, player in state.players.items():
+        for network, tensors in fitted[name]:
+            _load(network, tensors, resume.path)
+        resume_optimizer(player.optimizer, saved[name])
         scalers = ours.get("scalers") or {"g": ours.get("scaler")}
         if player.scaler is not None and scalers.get(name):
             player.scaler.load_state_dict(scalers[name])
-    state.step, state.epoch = resume.step, int(resume.content.get("epoch", 0))
+    state.step, state.epoch = resume.step, resume.content.get("epoch", 0)
     state.validated, state.skipped = ours.get("validated", state.step), ours.get("skipped", 0)
     for dataset, metrics in ours.get("best", {}).items():
         state.best[dataset] = {metric: Best(value, step) for metric, (value, step) in metrics.items()}
@@ -316,10 +372,68 @@ def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], prefix: s
             yield f"{name}: {new} (was {old})"
 
 
+def _fitting_weights(
+    player: Player, name: str, resume: Resume, options: TrainOptions
+) -> list[tuple[nn.Module, Mapping[str, Tensor]]]:
+    """The networks of a player, each with the tensors for it; none where its weights are not to be taken."""
+    if name not in resume.networks:
+        return []
+    path = CheckpointFolder(resume.path.parent.parent).network(resume.step, name)
+    wanted = [(player.network, "params"), *([] if player.ema is None else [(player.ema, "params_ema")])]
+    try:
+        return [(network, _fitting(network, resume.networks[name], key, path)) for network, key in wanted]
+    except InputError as error:
+        if resume.was_saved_with(options, f"network_{name}"):  # with this network it was saved, and it does not fit
+            raise DamagedStateError(str(error)) from error
+        raise
+
+
+def _fitting(network: nn.Module, content: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Tensor]:
+    entry = entry_for(network, content, key, path)
+    own = network.state_dict()
+    misfit = [
+        name for name, value in own.items() if name not in entry.tensors or entry.tensors[name].shape != value.shape
+    ]
+    surplus = [name for name in entry.tensors if name not in own and name not in constant_keys(network)]
+    if misfit or surplus:
+        named = first_few([*misfit, *surplus], _LISTED)
+        raise InputError(f"{path}: belongs to another network than network_g; these tensors do not fit: {named}")
+    refuse_nonfinite(network, entry.tensors, entry.name, path)
+    return entry.tensors
+
+
+def _load(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:  # a stored table that does not follow from the network's arguments
+        raise InputError(f"{path}: belongs to another network than network_g: {first_line(error)}") from error
+
+
+def _check_optimizer(player: Player, name: str, saved: Any, resume: Resume, options: TrainOptions) -> None:
+    try:
+        check_optimizer(player.optimizer, saved, _saved_kind(resume.metadata, name))
+    except ValueError as error:
+        keys = (f"network_{name}", f"train.optim_{name}", "train.decay_norms_and_biases")
+        if all(resume.was_saved_with(options, key) for key in keys):
+            raise DamagedStateError(f"{resume.path}: its optimiser is not as it was saved: {error}") from error
+        raise InputError(
+            f"{resume.path}: its optimiser does not fit train.optim_{name}: {error}. Give the option "
+            "file the optimiser of the saved run, or begin a new run from its weights (path.pretrain_network_g)"
+        ) from error
+
+
 def _saved_kind(ours: Mapping[str, Any], player: str) -> str | None:
     """The class of a saved optimiser; states of format 1 tell by their options, those of BasicSR not at all."""
-    kind: str | None = ours.get("players", {}).get(player)
-    return kind or ours.get("options", {}).get("train", {}).get(f"optim_{player}", {}).get("type")
+    kind = ours.get("players", {}).get(player) or value_at(ours, f"options.train.optim_{player}.type")
+    return kind if isinstance(kind, str) else None
+
+
+def value_at(mapping: Any, key: str) -> Any:
+    """The value under a dotted key of nested mappings; None where there is none."""
+    value = mapping
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _copied(value: Any) -> Any:
@@ -329,15 +443,6 @@ def _copied(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list) else value
-
-
-def _restore(network: nn.Module, content: Mapping[str, Any], key: str, path: Path) -> None:
-    entry = entry_for(network, content, key, path)
-    refuse_nonfinite(network, entry.tensors, entry.name, path)
-    try:
-        network.load_state_dict(entry.tensors)
-    except RuntimeError as error:
-        raise InputError(f"{path}: belongs to another network than network_g: {first_line(error)}") from error
 
 
 def _metadata(state: TrainState, options: TrainOptions) -> dict[str, Any]:

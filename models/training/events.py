@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.training.records import RecordFile
+from models.training.record_file import RecordFile
 
 
 class EventFile:

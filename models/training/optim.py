@@ -54,16 +54,17 @@ def build_optimizer(options: OptimOptions, network: nn.Module, *, decay_all: boo
     return optimizer
 
 
-def resume_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], kind: str | None) -> None:
-    """Take over what a saved optimiser remembers of the gradients; its arguments stay those of the option file.
+def check_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], kind: str | None) -> None:
+    """Whether a saved optimiser can go on as this one.
 
     Args:
-        optimizer: as built from the option file; mutated.
-        saved: the ``state_dict`` of the saved one.
+        optimizer: as built from the option file.
+        saved: the ``state_dict`` of the saved one, of sound form (:mod:`models.training.state_form`).
         kind: its class, where that is known.
 
     Raises:
-        ValueError: the saved one is of another kind, or remembers too little for these arguments; one sentence.
+        ValueError: it is of another kind, remembers too little for these arguments, or not of these parameters; one
+            sentence.
     """
     wanted = type(optimizer).__name__
     if kind is not None and kind != wanted:
@@ -72,26 +73,60 @@ def resume_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any],
     if len(groups) != len(optimizer.param_groups):
         counts = f"{len(groups)} parameter groups, not {len(optimizer.param_groups)}"
         raise ValueError(f"it has {counts}; train.decay_norms_and_biases decides how many there are")
-    arguments = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    known = set(arguments[0]) - _OF_TORCH - _SCHEDULED
-    if kind is None and set(groups[0]) - _OF_TORCH - _SCHEDULED != known:
-        theirs = ", ".join(sorted(set(groups[0]) - _OF_TORCH - _SCHEDULED))
-        raise ValueError(f"its arguments ({theirs}) are not those of {wanted}")
-    remembered = set(next(iter(saved["state"].values()), ()))
-    lacking = sorted(_remembered_by(optimizer) - remembered) if remembered else []
-    if lacking:
-        raise ValueError(f"it has no {', '.join(lacking)}, which {wanted} needs with these arguments")
-    optimizer.load_state_dict(dict(saved))
-    for group, own in zip(optimizer.param_groups, arguments, strict=True):
-        group.update(own)
+    own = set(optimizer.param_groups[0]) - _OF_TORCH - _SCHEDULED
+    theirs = set(groups[0]) - _OF_TORCH - _SCHEDULED
+    if kind is None and theirs != own:
+        raise ValueError(f"its arguments ({', '.join(sorted(theirs))}) are not those of {wanted}")
+    wanted_memory = _remembered_by(optimizer)
+    for values in saved["state"].values():
+        lacking = sorted(set(wanted_memory) - set(values))
+        if lacking:
+            raise ValueError(f"it has no {', '.join(lacking)}, which {wanted} needs with these arguments")
+    for theirs_of_group, own_of_group in zip(groups, optimizer.param_groups, strict=True):
+        numbers, parameters = theirs_of_group["params"], own_of_group["params"]
+        if len(numbers) != len(parameters):
+            raise ValueError(f"a group has {len(numbers)} parameters, not {len(parameters)}")
+        for number, parameter in zip(numbers, parameters, strict=True):
+            _check_memory(saved["state"].get(number, {}), number, parameter, wanted_memory)
 
 
-def _remembered_by(optimizer: torch.optim.Optimizer) -> set[str]:
-    """Names of what an optimiser with these arguments keeps for each parameter."""
+def _check_memory(values: Mapping[str, Any], number: int, parameter: torch.Tensor, wanted: Mapping[str, bool]) -> None:
+    """Raise ValueError where something is not as this optimiser keeps it for a parameter."""
+    for name, value in values.items():
+        if isinstance(value, torch.Tensor):
+            right = value.numel() == 1 or value.shape == parameter.shape
+            if wanted.get(name, False):
+                right = value.shape == parameter.shape and value.is_floating_point()
+            if not right or value.is_complex():
+                raise ValueError(
+                    f"{name} of parameter {number} is {list(value.shape)}, {value.dtype}, where the parameter is "
+                    f"{list(parameter.shape)}"
+                )
+        elif name in wanted and (wanted[name] or not isinstance(value, int | float) or value != value):
+            raise ValueError(f"{name} of parameter {number} is {value}")
+
+
+def resume_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Take over what a saved optimiser remembers of the gradients; its arguments stay those of the option file.
+
+    Args:
+        optimizer: as built from the option file; mutated.
+        saved: the ``state_dict`` of the saved one, looked at by :func:`check_optimizer`.
+    """
+    groups = [
+        {**own, "params": theirs["params"]}
+        for own, theirs in zip(optimizer.param_groups, saved["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+
+
+def _remembered_by(optimizer: torch.optim.Optimizer) -> dict[str, bool]:
+    """Names of what an optimiser with these arguments keeps for each parameter; True: a tensor of its shape."""
     group = optimizer.param_groups[0]
     arguments = {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    parameter.grad = torch.zeros(1)
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.zeros(2)
     probe = type(optimizer)([{"params": [parameter], **arguments}], lr=group["lr"])  # type: ignore[call-arg]
     probe.step()
-    return {name for name, value in probe.state[parameter].items() if value is not None}
+    kept = {name: value for name, value in probe.state[parameter].items() if value is not None}
+    return {name: isinstance(value, torch.Tensor) and value.shape == parameter.shape for name, value in kept.items()}

@@ -22,10 +22,10 @@ from models.inputs import check_inputs
 from models.training.checkpoint import (
     CheckpointFolder,
     Resume,
-    apply_resume,
     find_resume,
     read_resume,
     set_aside_later,
+    take_over,
 )
 from models.training.demand import check_activations, check_demand
 from models.training.objectives import players_of
@@ -35,7 +35,7 @@ from models.training.sinks import JsonLinesSink, LogSink, Sink, TensorBoardSink,
 from models.training.state import TrainState
 from models.weights.files import log_loaded
 from utils.errors import InputError
-from utils.log import configure_logging, get_logger
+from utils.log import configure_logging, copied_log, get_logger
 from utils.memory import memory_for
 from utils.seed import seed_everything
 from utils.signals import StopFlag
@@ -84,17 +84,17 @@ def opened(
             name is where it was.
     """
     folder = training_folder(options)
-    resume = _resume_asked_for(options, command, folder, world)
+    configure_logging(rank=world.rank)
+    before_the_file = copied_log()
+    resume = _resume_asked_for(options, command, folder)
     options = _with_common_seed(options, resume, world)
-    if not world.is_main:
-        configure_logging(rank=world.rank)
     check_inputs(options, () if resume is None else resume.networks)
     seed_everything(options.manual_seed)  # the same initial weights, EMA included, on every rank
     resumed = () if resume is None else resume.networks.keys()
     state = prepare_state(options, world.device(options.num_gpu), resumed)
     seed_everything(options.manual_seed + world.rank)
     if resume is not None:
-        apply_resume(state, resume, options, world)
+        resume = take_over(state, resume, options, world)
     dataset = training_set(options)
     check_demand(options, state.device, dataset)
     check_activations(state, options)
@@ -102,6 +102,7 @@ def opened(
     check_borders(options.val, validation)
     if world.is_main:  # only now: bad input must not rename an earlier run's folder
         open_run(folder, "train", options, command, fresh=resume is None)
+        before_the_file.to_file()
         if resume is not None:
             set_aside_later(CheckpointFolder(folder.root), resume.step)
     world.barrier()
@@ -195,14 +196,16 @@ def validation_sets(options: TrainOptions) -> tuple[EvalDataset, ...]:
     )
 
 
-def _resume_asked_for(options: TrainOptions, command: Command, folder: RunFolder, world: World) -> Resume | None:
+def _resume_asked_for(options: TrainOptions, command: Command, folder: RunFolder) -> Resume | None:
     """The state to continue from: ``path.resume_state``, or the newest one with ``--auto_resume``."""
-    configure_logging(rank=world.rank)
     if options.path.resume_state is not None:
+        if command.restart:
+            raise InputError("--restart begins anew, and path.resume_state says to go on: leave one of them out")
         return read_resume(options.path.resume_state, options.path)
     # torchrun starts all ranks again when one has died: the run goes on by itself.
-    again = command.auto_resume or restarts() > 0
-    return find_resume(CheckpointFolder(folder.root), options.path) if again else None
+    if restarts() > 0 or (command.auto_resume and not command.restart):
+        return find_resume(CheckpointFolder(folder.root), options.path)
+    return None
 
 
 def _with_common_seed(options: TrainOptions, resume: Resume | None, world: World) -> TrainOptions:
@@ -215,15 +218,17 @@ def _with_common_seed(options: TrainOptions, resume: Resume | None, world: World
 
 
 def _open_sinks(options: TrainOptions, folder: RunFolder, state: TrainState) -> tuple[Sink, ...]:
-    sinks: list[Sink] = [
-        LogSink(options.name),
-        JsonLinesSink(folder.root / "metrics.jsonl", state.step, state.validated),
-    ]
+    lines = JsonLinesSink(folder.root / "metrics.jsonl", state.step, state.validated)
+    sinks: list[Sink] = [LogSink(options.name), lines]
     if folder.tensorboard is not None and not _is_utf8(str(folder.tensorboard)):
         get_logger().warning("%s: TensorBoard cannot write there, since the path is not UTF-8", folder.tensorboard)
     elif folder.tensorboard is not None:
         text = describe(options).encode(errors="backslashreplace").decode()  # the paths of data may be none either
-        sinks.append(TensorBoardSink(folder.tensorboard, state.step, text))
+        sinks.append(
+            TensorBoardSink(
+                folder.tensorboard, state.step, text, repeated=lines.resumed, validated=state.validated >= state.step
+            )
+        )
     wandb = options.logger.wandb
     if wandb is not None and wandb.project is not None:
         sinks.append(WandbSink(folder.root, options.name, wandb, to_dict(options)))

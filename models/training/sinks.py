@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +15,14 @@ from numpy.typing import NDArray
 
 from config.schema import WandbOptions
 from models.training.events import EventFile
-from models.training.records import RecordFile
+from models.training.record_file import RecordFile
 from models.training.state import Best
 from utils.errors import InputError
 from utils.files import json_text, write_text
 from utils.log import get_logger
 from utils.progress import clock
+from utils.records import read_records
+from utils.wording import first_few
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,23 @@ class JsonLinesSink:
     """``metrics.jsonl``: one JSON object per record, for programs.
 
     On resuming, records of iterations after the resumed one are taken out, so that the file reads as if the run had
-    never stopped.
+    never stopped; lines that are no records are too, with a warning.
+
+    Attributes:
+        resumed: the record of the resumed iteration, if there is one.
     """
 
     def __init__(self, path: Path, step: int, validated: int) -> None:
+        self.resumed: TrainRecord | None = None
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_past(line, step, validated)]
-            write_text(path, "".join(line + "\n" for line in kept))
+            records = read_records(path)
+            kept = [(line, record) for line, record in records.lines if _is_past(record, step, validated)]
+            if records.dropped:
+                lines = first_few([str(number) for number in records.dropped], 4)
+                get_logger().warning("%s: %d damaged lines were dropped: line %s", path, len(records.dropped), lines)
+            write_text(path, "".join(line + "\n" for line, _ in kept))
+            last = next((record for _, record in reversed(kept) if record["kind"] == "train"), None)
+            self.resumed = _as_written(last) if last is not None and last["step"] == step else None
         self.file = RecordFile(path)
 
     def training(self, record: TrainRecord) -> None:
@@ -155,15 +166,34 @@ class JsonLinesSink:
 
 
 class TensorBoardSink:
-    """Scalars ``losses/l_X``, ``metrics/SET/NAME``, ``lr``, ``grad_norm``, ``speed/...``; validation pictures."""
+    """Scalars ``losses/l_X``, ``metrics/SET/NAME``, ``lr``, ``grad_norm``, ``speed/...``; validation pictures.
 
-    def __init__(self, folder: Path, step: int, options_text: str) -> None:
+    Args:
+        folder: of the event files.
+        step: iterations done; what an earlier process has written of later ones is taken back.
+        options_text: shown beside the curves.
+        repeated: the record of iteration ``step``, where the validation after it is not complete: what is there of
+            that iteration is taken back too, and this is written again.
+        validated: whether the validation after ``step`` is complete.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        options_text: str,
+        *,
+        repeated: TrainRecord | None = None,
+        validated: bool = True,
+    ) -> None:
         self.folder = folder
         self.options_text = options_text
-        self.events = self._open(step)
+        self.events = self._open(step, step + 1 if validated else step)
+        if repeated is not None and not validated:
+            self._write(repeated)
 
-    def _open(self, step: int) -> EventFile:
-        events = EventFile(self.folder, step + 1 if step else None)
+    def _open(self, step: int, purged: int) -> EventFile:
+        events = EventFile(self.folder, purged if step else None)
         if not step:
             events.text("options", f"```yaml\n{self.options_text}\n```")
         return events
@@ -174,11 +204,14 @@ class TensorBoardSink:
             get_logger().warning("%s is gone; TensorBoard's curves begin again there", self.folder)
             with contextlib.suppress(OSError):
                 self.events.close()
-            self.events = self._open(step)
+            self.events = self._open(step, step + 1)
 
     def training(self, record: TrainRecord) -> None:
         """Losses, rate, gradient norm, speed."""
         self._reopen_if_lost(record.step)
+        self._write(record)
+
+    def _write(self, record: TrainRecord) -> None:
         values = {f"losses/{name}" if name.startswith("l_") else name: loss for name, loss in record.losses.items()}
         values["lr"] = record.lr[0]
         if record.grad_norm is not None:
@@ -270,9 +303,23 @@ def _known(scores: Mapping[str, float]) -> dict[str, float]:
     return {metric: value for metric, value in scores.items() if not math.isnan(value)}
 
 
-def _is_past(line: str, step: int, validated: int) -> bool:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:  # the last line of a killed run
-        return False
+def _is_past(record: Mapping[str, Any], step: int, validated: int) -> bool:
     return bool(record["step"] <= (validated if record["kind"] == "val" else step))
+
+
+_NO_LOSS = {"kind", "step", "epoch", "lr", "grad_norm", "images_per_second", "data_share", "memory"}
+
+
+def _as_written(record: Mapping[str, Any]) -> TrainRecord:
+    """A record as :class:`JsonLinesSink` has written it, but for times, which it leaves out."""
+    share = record.get("data_share") or 0.0
+    return TrainRecord(
+        step=record["step"], epoch=record.get("epoch") or 0, lr=tuple(_number(rate) for rate in record["lr"]),
+        losses={key: _number(value) for key, value in record.items() if key not in _NO_LOSS},
+        grad_norm=record.get("grad_norm"), images_per_second=record.get("images_per_second") or 0.0, seconds=1.0,
+        data_seconds=share, eta_seconds=0.0, memory=record.get("memory") or 0,
+    )  # fmt: skip
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -13,10 +13,11 @@ import json
 import pickle
 import re
 import warnings
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from models.weights.entries import HOW_TO_CHOOSE, Entry, entry_for
 from models.weights.fit import LISTED, LoadReport, fit
 from models.weights.kinds import foreign_kind, holds_module, is_safetensors
 from models.weights.published import missing_weights
+from models.weights.sums import SEAL_KEY, UNSEALED, compared, explained, sealed_archive, sealed_tensors
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.log import get_logger
@@ -61,7 +63,7 @@ def load_weights(
     Raises:
         InputError: the file cannot be read, does not fit (the message says what would), or holds NaN or inf.
     """
-    report = fill(network, read_checkpoint(Path(path)), key, Path(path), strict=strict, resize_tables=resize_tables)
+    report = load_pretrained(network, Pretrained(Path(path), key, strict, resize_tables))
     log_loaded(report)
     return report
 
@@ -75,31 +77,34 @@ def log_loaded(report: LoadReport) -> None:
         get_logger().info("%s: %s", report.path, report.summary())
 
 
-def fill(
-    network: nn.Module,
-    content: Mapping[str, Any],
-    key: str | None,
-    path: Path,
-    *,
-    strict: bool = True,
-    resize_tables: bool = False,
-) -> LoadReport:
-    """The same for a content that is read already; nothing is logged. ``path`` is for messages."""
-    return _fill_from(network, entry_for(network, content, key, path), key, path, strict, resize_tables)
+@dataclass(frozen=True)
+class _Fitted:
+    """Tensors of a file that a network can take.
+
+    Attributes:
+        tensors: to be loaded.
+        report: of what becomes of the file.
+    """
+
+    tensors: Mapping[str, Tensor]
+    report: LoadReport
+
+    def put_into(self, network: nn.Module) -> LoadReport:
+        """Fill the network."""
+        try:
+            network.load_state_dict(self.tensors, strict=False)
+        except RuntimeError as error:  # a stored table that does not follow from the network's arguments
+            raise InputError(f"{self.report.path}: {str(error).strip().splitlines()[-1].strip()}") from error
+        return self.report
 
 
-def _fill_from(
-    network: nn.Module, entry: Entry, key: str | None, path: Path, strict: bool, resize_tables: bool
-) -> LoadReport:
-    taken, report = fit(network, entry.tensors, resize_tables=resize_tables)
-    if report and strict:
-        raise InputError(_misfit(path, network, entry, report))
-    refuse_nonfinite(network, taken, entry.name, path)
-    try:
-        network.load_state_dict(taken, strict=False)
-    except RuntimeError as error:  # a stored table that does not follow from the network's arguments
-        raise InputError(f"{path}: {str(error).strip().splitlines()[-1].strip()}") from error
-    return dataclasses.replace(report, entry=entry.name, others=entry.others, asked=key, path=path)
+def _fitted(network: nn.Module, entry: Entry, key: str | None, start: Pretrained) -> _Fitted:
+    taken, report = fit(network, entry.tensors, resize_tables=start.resize_tables)
+    if report and start.strict:
+        raise InputError(_misfit(start.path, network, entry, report))
+    refuse_nonfinite(network, taken, entry.name, start.path)
+    named = dataclasses.replace(report, entry=entry.name, others=entry.others, asked=key, path=start.path)
+    return _Fitted(taken, named)
 
 
 def refuse_nonfinite(network: nn.Module, tensors: Mapping[str, Tensor], entry: str, path: Path) -> None:
@@ -109,6 +114,8 @@ def refuse_nonfinite(network: nn.Module, tensors: Mapping[str, Tensor], entry: s
     for name, value in tensors.items():
         if value.is_floating_point() and not value.is_meta:
             numbers = value.float()
+            if numbers.sum().isfinite():  # then all of them are; ten times as fast as to look at each
+                continue
             wrong = ~numbers.isfinite() if name in parameters else numbers.isnan()
             if wrong.any():
                 bad.append(f"{name} ({int(wrong.sum()):,} of {wrong.numel():,} values)")
@@ -127,29 +134,46 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: absent, damaged, of another kind, or wanting to run code.
     """
+    with checkpoint_content(path) as content:
+        return content
+
+
+@contextmanager
+def checkpoint_content(path: Path) -> Iterator[dict[str, Any]]:
+    """The same, while the file is still being compared with its checksums: before the block ends, change nothing by it.
+
+    Raises:
+        InputError: as :func:`read_checkpoint`; at the end of the block too, in place of what went wrong inside.
+    """
     if not path.is_file():
         raise InputError(missing_weights(path))
-    try:
+    with explained(path):
         kind = foreign_kind(path)
-        if kind is None and is_safetensors(path):
-            return _read_safetensors(path)
-    except OSError as error:
-        raise InputError(f"{path}: the file cannot be read: {error.strerror or error}") from error
+        safetensors = kind is None and is_safetensors(path)
     if kind is not None:
         raise InputError(f"{path}: not a readable checkpoint: {kind}")
+    # Opened here: given a name, torch goes by its suffix.
+    with _opened(path) as file, compared(file, path, safetensors=safetensors):
+        yield _read_safetensors(path) if safetensors else _read_torch(file, path)
+
+
+def _opened(path: Path) -> BinaryIO:
+    with explained(path):
+        return path.open("rb")
+
+
+def _read_torch(file: BinaryIO, path: Path) -> dict[str, Any]:
     try:
-        # Opened here: given a name, torch goes by its suffix.
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_ALLOWED), path.open("rb") as file:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_ALLOWED):
             warnings.simplefilter("ignore", UserWarning)  # about pickle protocols of files that are refused anyway
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = numpy_values.unwrapped(torch.load(file, map_location="cpu", weights_only=True))
     except pickle.UnpicklingError as error:
         raise InputError(_refusal(path, error)) from error
     except Exception as error:  # of any kind: a damaged pickle calls the loader's functions with anything
         raise InputError(f"{path}: not a readable checkpoint (damaged or cut off?): {first_line(error)}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
-    plain: dict[str, Any] = numpy_values.unwrapped(content)
-    return plain
+    return dict(content)
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
@@ -175,8 +199,9 @@ def load_pretrained(network: nn.Module, start: Pretrained) -> LoadReport:
     Raises:
         InputError: the file cannot be read, or does not fit.
     """
-    content = read_checkpoint(start.path)
-    return fill(network, content, start.key, start.path, strict=start.strict, resize_tables=start.resize_tables)
+    with checkpoint_content(start.path) as content:
+        fitted = _fitted(network, entry_for(network, content, start.key, start.path), start.key, start)
+    return fitted.put_into(network)
 
 
 def load_pretrained_ema(ema: nn.Module, start: Pretrained) -> None:
@@ -184,13 +209,15 @@ def load_pretrained_ema(ema: nn.Module, start: Pretrained) -> None:
 
     What the file lacks or holds in another shape stays a copy of the network, for which that was logged already.
     """
-    entry = entry_for(ema, read_checkpoint(start.path), "params_ema", start.path)
-    if entry.is_ema:
-        _fill_from(ema, entry, "params_ema", start.path, start.strict, start.resize_tables)
+    with checkpoint_content(start.path) as content:
+        entry = entry_for(ema, content, "params_ema", start.path)
+        fitted = _fitted(ema, entry, "params_ema", start) if entry.is_ema else None
+    if fitted is not None:
+        fitted.put_into(ema)
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Save atomically.
+    """Save atomically, sealed (:mod:`models.weights.sums`).
 
     Raises:
         StorageError: the disk is full or broken; what was there before is whole.
@@ -198,38 +225,36 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     # In memory first, because torch hides a full disk behind an error of its own.
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
-    with atomic_write(path) as file:
-        file.write(buffer.getbuffer())
+    _write(path, sealed_archive(buffer.getbuffer()))
 
 
-def write_safetensors(path: Path, content: Mapping[str, Any]) -> None:
-    """Save the EMA weights, or the trained ones where there are none, with the options as metadata; atomic.
+def write_network(path: Path, content: Mapping[str, Any]) -> None:
+    """The EMA weights of a network file, or the trained ones where there are none, as safetensors with the options.
+
+    Raises:
+        StorageError: the disk is full or broken; what was there before is whole.
+    """
+    about = content["focalsr"]
+    metadata = {key: json.dumps(value) for key, value in about.items()}
+    metadata["network_g"] = json.dumps(about["options"]["network_g"])
+    write_safetensors(path, content.get("params_ema", content["params"]), metadata)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Save tensors atomically, sealed (:mod:`models.weights.sums`), with texts beside them.
 
     Raises:
         StorageError: the disk is full or broken; what was there before is whole.
     """
     from safetensors.torch import save
 
-    about = content["focalsr"]
-    metadata = {key: json.dumps(value) for key, value in about.items()}
-    metadata["network_g"] = json.dumps(about["options"]["network_g"])
-    weights = content.get("params_ema", content["params"])
+    _write(path, sealed_tensors(save(dict(tensors), {"format": "pt", **metadata, SEAL_KEY: UNSEALED})))
+
+
+def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     with atomic_write(path) as file:
-        file.write(save(weights, {"format": "pt", **metadata}))
-
-
-def check_sums(path: Path) -> None:
-    """Compare a file with the checksums inside it; torch itself does not look at them.
-
-    Raises:
-        InputError: they differ.
-    """
-    if not zipfile.is_zipfile(path):
-        return  # a form older than the checksums
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise InputError(f"{path}: damaged: the checksum of its part {damaged} is wrong")
+        for part in parts:
+            file.write(part)
 
 
 def first_line(error: BaseException) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import html
 import json
 import re
-import struct
 import tarfile
-import zipfile
 from pathlib import Path
 
 import torch
 
 from data.images.kinds import kind_of_content
+from models.weights.archive import CutOffError, DamagedError, read_directory, reader
 
 _HEAD = 4096  # bytes that are looked at
 _ARCHIVES = {
@@ -89,11 +88,11 @@ def holds_module(path: Path) -> bool:
 def _zip_kind(path: Path, size: int) -> str | None:
     """A torch file is a zip archive with ``data.pkl``; TorchScript's has code beside it."""
     try:
-        if not zipfile.is_zipfile(path):
-            return f"the file is cut off: only its first {size:,} bytes are there; {_AGAIN}"
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+        with path.open("rb") as file:
+            names = read_directory(reader(file), size).names
+    except CutOffError:
+        return f"the file is cut off: only its first {size:,} bytes are there; {_AGAIN}"
+    except DamagedError as error:
         return f"the file is damaged ({error}); {_AGAIN}"
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         return (

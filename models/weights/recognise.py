@@ -116,6 +116,6 @@ def _metadata(weights: Path) -> Mapping[str, Any] | None:
         text = (file.metadata() or {}).get("network_g")
     try:
         found = None if text is None else json.loads(text)
-    except json.JSONDecodeError:  # another program's
+    except (ValueError, RecursionError):  # another program's
         return None
     return found if isinstance(found, Mapping) else None

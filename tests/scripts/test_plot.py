@@ -98,3 +98,10 @@ def test_runs_without_records_and_bad_smoothing_are_refused(tmp_path: Path) -> N
         main([str(tmp_path)])
     with pytest.raises(InputError, match="--smooth 0"):
         main([str(tmp_path), "--smooth", "0"])
+
+
+def test_damaged_lines_are_left_out_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"kind": "train", "step": 1, "lr": [0.1], "l_pix": 0.5}\n\xff\n{"kind": "val", "step": 1}\n')
+    assert read_curves(path).curves["l_pix"] == [(1, 0.5)]
+    assert "2 damaged lines are left out: line 2, 3" in capsys.readouterr().err

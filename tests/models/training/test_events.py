@@ -9,7 +9,7 @@ import pytest
 
 from models.training import events
 from models.training.events import EventFile
-from models.training.records import RecordFile
+from models.training.record_file import RecordFile
 from utils.errors import StorageError
 
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -15,7 +15,7 @@ from data.patches.dataset import PatchDataset
 from models.evaluation import evaluate
 from models.training import step
 from models.training.objectives import PixelObjective
-from models.training.records import RecordFile
+from models.training.record_file import RecordFile
 from tests.runs import run_here, workplace
 from tests.test_straight_line import assert_same_run, weights
 from utils.files import storage_error

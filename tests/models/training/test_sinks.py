@@ -66,6 +66,44 @@ def test_json_lines_read_as_if_the_run_had_never_stopped(tmp_path: Path) -> None
     assert records[1]["scores"] == {"psnr": 30.5}
 
 
+def test_damaged_json_lines_are_dropped_with_a_warning(tmp_path: Path, log: list[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonLinesSink(path, 0, -1)
+    sink.training(dataclasses.replace(RECORD, step=10))
+    sink.close()
+    whole = path.read_bytes()
+    path.write_bytes(b'\xff\xfe\x00\n{"kind": "train"}\n[1]\n' + whole + b'{"kind": "tr')
+    JsonLinesSink(path, 20, 10).close()
+    assert path.read_bytes() == whole
+    assert any("3 damaged lines were dropped: line 1, 2, 3" in line for line in log)
+
+
+def test_a_validation_that_is_made_up_for_is_in_tensorboard_once(tmp_path: Path) -> None:
+    """A run that was killed between validating and saving validates again when it is resumed."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, validated in ((0, -1), (20, 10)):
+        lines = JsonLinesSink(tmp_path / "metrics.jsonl", start, validated)
+        board = TensorBoardSink(
+            tmp_path / "board", start, "", repeated=lines.resumed, validated=validated >= start
+        )  # fmt: skip
+        if start:
+            for sink in (lines, board):
+                sink.validation(dataclasses.replace(VALIDATION, step=20))
+        for step in range(start + 10, start + 30, 10):
+            for sink in (lines, board):
+                sink.training(dataclasses.replace(RECORD, step=step))
+                sink.validation(dataclasses.replace(VALIDATION, step=step))
+        lines.close()
+        board.close()
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    for tag in events.Tags()["scalars"]:
+        assert [event.step for event in events.Scalars(tag)] == [10, 20, 30, 40], tag
+    assert [event.step for event in events.Images("Set5/baby")] == [10, 20, 30, 40]
+    assert [event.value for event in events.Scalars("losses/l_pix")] == pytest.approx([0.0312] * 4)
+
+
 def test_tensorboard_gets_scalars_and_pictures(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -55,3 +55,14 @@ def test_known_names_with_other_shapes_are_no_fault_of_the_program(tmp_path: Pat
     torch.save({name: torch.zeros(shape) for name in state}, tmp_path / "net.pth")
     with pytest.raises(InputError):
         network_from_weights(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("value", [3, None, "text", [1], {"options": 3}, {"options": {"network_g": 3}}])
+def test_metadata_of_any_kind_are_passed_over(tmp_path: Path, value: object) -> None:
+    state = archs.build_network(NETWORK).state_dict()
+    torch.save({"params": state, "focalsr": value}, tmp_path / "net.pth")
+    expected = configuration(tmp_path / "net.pth")
+    assert expected["type"] == NETWORK["type"]
+    for text in ("{", "3", "[" * 100_000, "\ud7ff"):
+        save_file(state, tmp_path / "net.safetensors", {"network_g": text})
+        assert configuration(tmp_path / "net.safetensors") == expected

@@ -45,7 +45,7 @@ def read_all_the_time(root: Path, report: Path, damaged: frozenset[Identity]) ->
     reads: Counter[str] = Counter()
     problems: list[str] = []
     while not left and len(problems) < 20:
-        for path in [*(path for pattern in _STATES for path in root.glob(pattern)), *root.glob("*.*")]:
+        for path in [*(path for pattern in _STATES for path in root.glob(pattern)), *root.glob("[!.]*.*")]:
             try:
                 before = identity(path)
                 if before not in damaged and path.is_file():

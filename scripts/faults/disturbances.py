@@ -33,7 +33,8 @@ EXIT_CODES: dict[str, tuple[int, ...]] = {
     "a second run in the folder": (-signal.SIGKILL,),  # of the first one, which is killed after the second has left
     "a rank killed": (1,),
     "a rank killed, restarted": (-signal.SIGKILL,),  # killed again after that
-    "the agent of the ranks killed": (-signal.SIGKILL,),
+    "the launcher of the ranks killed": (-signal.SIGKILL,),
+    "SIGTERM to the launcher of the ranks": (1, -signal.SIGTERM),
     "none": (),
 }
 """Of a run that a disturbance ends; 0 where the training ended before. -15 is how a process ends that has no handler
@@ -49,13 +50,15 @@ _CALLS: dict[str, tuple[Call, int]] = {
 SIGNALS = {
     "SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGTERM twice": signal.SIGTERM, "SIGINT": signal.SIGINT,
     "SIGUSR1": signal.SIGUSR1, "a second run in the folder": signal.SIGKILL,
+    "the launcher of the ranks killed": signal.SIGKILL, "SIGTERM to the launcher of the ranks": signal.SIGTERM,
 }  # fmt: skip
 _OF_ONE = {
     "SIGKILL": 6.0, "SIGTERM": 2.0, "SIGTERM twice": 0.5, "SIGINT": 1.0, "SIGUSR1": 1.0, **dict.fromkeys(_CALLS, 0.7),
     "a second run in the folder": 1.0,
 }  # fmt: skip
 _OF_RANKS = {
-    "a rank killed": 2.0, "a rank killed, restarted": 2.0, "the agent of the ranks killed": 2.0,
+    "a rank killed": 2.0, "a rank killed, restarted": 2.0, "the launcher of the ranks killed": 2.0,
+    "SIGTERM to the launcher of the ranks": 1.0, "a second run in the folder": 1.0,
 }  # fmt: skip
 
 
@@ -192,8 +195,6 @@ def happen(disturbance: Disturbance, child: Child, victims: Sequence[int]) -> No
     """
     if disturbance.kind in SIGNALS:
         child.send(SIGNALS[disturbance.kind])
-    elif disturbance.kind == "the agent of the ranks killed":
-        child.send(signal.SIGKILL)
     elif victims:
         with suppress(ProcessLookupError):
             os.kill(sorted(victims)[disturbance.which % len(victims)], signal.SIGKILL)

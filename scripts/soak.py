@@ -44,6 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60.0, metavar="M",
                         help="60; the round that is on is then finished without disturbances")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all that is drawn: 0")
+    parser.add_argument("--rounds", type=int, metavar="N", help="stop after so many, though there may be time left")
     parser.add_argument("--round", type=int, metavar="N", help="only this round, as a record names it")
     parser.add_argument("--setting", nargs="+", action="extend", default=[], metavar="NAME",
                         choices=[setting.name for setting in SETTINGS],
@@ -67,8 +68,8 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("soak.py needs Linux: it forks, and looks for processes in /proc")
     if not 0 < typed.minutes < 10**6:
         raise InputError(f"--minutes: expected a number above 0, got {typed.minutes:g}")
-    if typed.seed < 0:
-        raise InputError(f"--seed: expected a whole number from 0 on, got {typed.seed}")
+    if min(typed.seed, typed.round or 0, (typed.rounds or 1) - 1) < 0:
+        raise InputError("--seed, --round: expected a whole number from 0 on; --rounds: from 1 on")
     with leave_at_once():
         record = soak(typed)
     print(record.summary())
@@ -85,7 +86,7 @@ def soak(typed: argparse.Namespace) -> Record:
     record = Record(typed.output, decisive, typed.minutes)
     settings = chosen(typed.setting)
     seconds, started = 60 * typed.minutes, time.monotonic()
-    number = typed.round or 0
+    number, last = typed.round or 0, 1 if typed.round is not None else typed.rounds
     with Progress(round(seconds), "soak", unit="s", plain=lambda line: print(line, flush=True)) as progress:
 
         def tick(note: str) -> None:
@@ -96,7 +97,7 @@ def soak(typed: argparse.Namespace) -> Record:
             done = place.round(number, settings[number % len(settings)], small_disk=number % 2 == 0, keep=typed.keep)
             record.add(done, time.monotonic() - started)
             number += 1
-            if typed.round is not None or time.monotonic() - started > seconds:
+            if len(record.rounds) == last or time.monotonic() - started > seconds:
                 break
     if not typed.keep and not record.deviations():
         shutil.rmtree(work)

@@ -80,7 +80,8 @@ def test_the_page_has_a_place_for_the_record() -> None:
     ("arguments", "message"),
     [
         (["--minutes", "0"], "--minutes: expected a number above 0"),
-        (["--seed", "-1"], "--seed: expected a whole number"),
+        (["--seed", "-1"], "--seed, --round: expected a whole number"),
+        (["--rounds", "0"], "--rounds: from 1 on"),
         (["--page", "none.md"], "no record of a soak"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",

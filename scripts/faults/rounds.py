@@ -29,7 +29,7 @@ from utils.seed import random_stream
 DISK_MIB = 24
 """Of the small file system; twice what a run needs."""
 _GRACE = 20.0  # seconds for workers and ranks to see that their parent is gone
-_ENOUGH = 20  # deviations of a round
+_ENOUGH = 30  # deviations of a round
 _DAMAGED = 0.4  # part of the runs after which something is damaged
 _RESUMED = re.compile(r"resumed from .* at iteration ([\d,]+)")
 _OF_TORCHRUN = re.compile(r"torch\.distributed\.elastic\..*\.(ChildFailedError|SignalException)")  # how it ends always
@@ -209,7 +209,7 @@ class Training:
         found: dict[str, Any] = json.loads(report.read_text())
         for kind, count in found["reads"].items():
             self.record.reads[kind] = self.record.reads.get(kind, 0) + count
-        for problem in found["problems"][:3]:
+        for problem in found["problems"][:1]:
             self._deviation(problem)
         report.unlink()
         reader.log.unlink()

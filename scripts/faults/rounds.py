@@ -153,7 +153,7 @@ class Training:
         random = random_stream(*self.key, self.number)
         disturbance = draw(random, self.setting, small_disk=self.small_disk) if disturbed else _NONE
         sound = self._sound()
-        archived = len(list(self.place.rglob("*archived*")))
+        archived = self._archived()
         child, reader = self._start(disturbance)
         try:
             self._disturb(disturbance, child)
@@ -185,6 +185,10 @@ class Training:
             step for step, paths in files.items()
             if all(path.exists() and identity(path) not in self.damaged for path in paths)
         ]  # fmt: skip
+
+    def _archived(self) -> int:
+        """Folders of earlier runs: a run that begins anew renames what it finds."""
+        return len(list(self.place.glob(f"*/{NAME}_archived_*")))
 
     def _start(self, disturbance: Disturbance) -> tuple[Child, Child]:
         # TensorBoard orders files by the second in which they were begun.
@@ -272,7 +276,7 @@ class Training:
             self._deviation(f"resumed at iteration {resumed[0]}; the newest whole state was of {sound[0]}")
         if sound and not resumed and "iter: " in text:
             self._deviation(f"began anew; there was a whole state of iteration {sound[0]}")
-        if sound and len(list(self.place.rglob("*archived*"))) != archived:
+        if sound and self._archived() != archived:
             self._deviation(f"the folder was archived; there was a whole state of iteration {sound[0]}")
 
     def _hopeless(self) -> bool:

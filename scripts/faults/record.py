@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shlex
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -38,7 +39,7 @@ class Record:
             "command": f"python scripts/soak.py --minutes {minutes:g} {chosen}",
             "again": f"python scripts/soak.py {chosen} --round",
             "date": f"{datetime.now(timezone.utc):%Y-%m-%d}", "seconds": 0.0,
-            "versions": versions(), "hardware": hardware(),
+            "versions": versions(), "hardware": {**hardware(), "threads": "1 a process"},
         }  # fmt: skip
         self.rounds: list[Round] = []
 
@@ -110,11 +111,12 @@ def markdown(content: Mapping[str, Any]) -> str:
     reads = sum((Counter(done["reads"]) for done in rounds), Counter[str]())
     facts = {**content["hardware"], **content["versions"]}
     text = (
-        f"`{content['command']}`, {content['date']}: {clock(content['seconds'])} (h:mm:ss), {len(rounds)} rounds, "
-        f"{len(runs)} runs, {len(deviations)} deviations. Meanwhile a second process read "
-        f"{reads['.pth'] + reads['.state']:,} checkpoint files and {reads['.jsonl']:,} times `metrics.jsonl`. "
-        f"Machine: {', '.join(f'{name} {value}' for name, value in facts.items())}.\n\n"
+        f"{clock(content['seconds'])} (h:mm:ss), {len(rounds)} rounds, {len(runs)} runs, {len(deviations)} deviations. "
+        f"Meanwhile a second process read {reads['.pth'] + reads['.state']:,} checkpoint files and {reads['.jsonl']:,} "
+        f"times `metrics.jsonl`. {content['date']}; {', '.join(f'{name} {value}' for name, value in facts.items())}."
     )
+    lines = textwrap.fill(text, 118, break_on_hyphens=False, break_long_words=False)
+    text = f"`{content['command']}`:\n{lines}\n\n"
     return text + _happened(runs) + "\n" + _settings(rounds) + _deviations(content, deviations)
 
 

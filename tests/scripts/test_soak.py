@@ -45,6 +45,7 @@ def written_in_place(path):
         with sound(path) as file:
             yield file
     else:
+        path.parent.mkdir(exist_ok=True)
         with path.open("wb") as file:
             yield InPlace(file)
 

@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("soak.py needs Linux: it forks, and looks for processes in /proc")
     if not 0 < typed.minutes < 10**6:
         raise InputError(f"--minutes: expected a number above 0, got {typed.minutes:g}")
-    if min(typed.seed, typed.round or 0, (typed.rounds or 1) - 1) < 0:
+    if min(typed.seed, typed.round or 0) < 0 or (typed.rounds is not None and typed.rounds < 1):
         raise InputError("--seed, --round: expected a whole number from 0 on; --rounds: from 1 on")
     with leave_at_once():
         record = soak(typed)

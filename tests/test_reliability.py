@@ -17,7 +17,8 @@ from utils.command import run_command
 from utils.signals import EXIT_CODES
 
 PAGE = DOCS / "reliability.md"
-CODES = {0, 1, 2, *EXIT_CODES.values()}
+OF_SIGNALS = {**{number.name: code for number, code in EXIT_CODES.items()}, "SIGHUP": 129}
+CODES = {0, 1, 2, *OF_SIGNALS.values()}
 
 
 def rows(heading: str) -> Iterator[list[str]]:
@@ -57,7 +58,7 @@ def test_exit_codes_are_those_of_the_program() -> None:
     shown = list(rows("| exit code | meaning |"))
     assert {int(code) for code, _ in shown} == CODES
     of_signals = {re.search(r"SIG\w+", text)[0]: int(code) for code, text in shown if "SIG" in text}  # type: ignore[index]
-    assert of_signals == {number.name: code for number, code in EXIT_CODES.items()}
+    assert of_signals == OF_SIGNALS
     for row in FAULTS:
         assert {int(code) for code in re.findall(r"\d+", re.sub(r"`[^`]*`", "", row[2]))} <= CODES, row
     assert {code for codes in OF_DISTURBANCES.values() for code in codes if code >= 0} <= CODES

@@ -24,7 +24,7 @@ _LOGGER = (
 _CHANGES = {  # of TRAIN_FILE, for all settings
     "{print_freq: 1, save_checkpoint_freq: 4, use_tb_logger: false}": _LOGGER,
     "val_freq: 4": f"val_freq: {VALIDATE_EVERY}",
-    "milestones: [8]": "milestones: [20, 40]",
+    "milestones: [8]": "milestones: [40, 80]",
 }
 _WORKERS = {"num_worker_per_gpu: 0": "num_worker_per_gpu: 2", "{type: memory}": "{type: disk}"}
 _DEGRADATIONS = {
@@ -56,7 +56,7 @@ class Setting:
     changes: Mapping[str, str] = field(default_factory=dict)
     ranks: int = 1
     workers: bool = False
-    steps: int = 60
+    steps: int = 160
 
     def option_file(self) -> str:
         """The text of the option file."""
@@ -70,16 +70,16 @@ class Setting:
 
 SETTINGS = (
     Setting("one process"),
-    Setting("2 workers", _WORKERS, workers=True),
-    Setting("HAT with dropout, EMA", {_PLAIN: _HAT}),
+    Setting("2 workers", _WORKERS, workers=True, steps=100),
+    Setting("HAT with dropout, EMA", {_PLAIN: _HAT}, steps=60),
     Setting("2 ranks", ranks=2, steps=100),
-    Setting("degradation pool", _DEGRADATIONS),
+    Setting("degradation pool", _DEGRADATIONS, steps=80),
     Setting("AMP bf16", {"ema_decay: 0.9": "ema_decay: 0.9\n  amp: bf16"}),
     Setting("LMDB, 2 workers", {**_WORKERS, **_data("lmdb")}, workers=True),
     Setting("2 micro-batches, no EMA", {"ema_decay: 0.9": "accumulate: 2"}),
     Setting("pack", _data("pack")),
     Setting("2 ranks with 2 workers each", _WORKERS, ranks=2, workers=True, steps=100),
-    Setting("degradation pool, 2 workers", {**_WORKERS, **_DEGRADATIONS}, workers=True),
+    Setting("degradation pool, 2 workers", {**_WORKERS, **_DEGRADATIONS}, workers=True, steps=80),
 )  # fmt: skip
 """In the order of the rounds."""
 

@@ -37,7 +37,7 @@ class InPlace:
         for part in (content[:middle], content[middle:]):
             self.file.write(part)
             self.file.flush()
-            time.sleep(0.03)
+            time.sleep(0.2)
 
 @contextlib.contextmanager
 def written_in_place(path):

@@ -6,6 +6,12 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM.
 from __future__ import annotations
 
 import sys
+
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
 from collections.abc import Sequence
 
 from config import only_sets, read

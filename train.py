@@ -6,6 +6,12 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 Ctrl-C and 143 SIGTERM (a resumab
 from __future__ import annotations
 
 import sys
+
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
 from collections.abc import Sequence
 
 from config import read

@@ -5,10 +5,13 @@ Shapes: B batch size, C channels, h w low-resolution and H W high-resolution pix
 
 from __future__ import annotations
 
+import errno
 import gc
 import multiprocessing
 import os
+import re
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -16,6 +19,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 import cv2
@@ -30,9 +35,16 @@ from data.samples import PixelBatch, SampleKey, TrainDataset
 from utils.env import available_cores
 from utils.errors import InputError, WorkerError
 from utils.log import get_logger
+from utils.memory import FullMemoryError, memory_is_full, reason_of
 
 Item = TypeVar("Item")
+_OF_WORKER = 2  # batches that each worker prepares ahead
 _NOTE = 1024  # bytes of what a worker tells about itself
+_SHARED = Path("/dev/shm")
+# PyTorch's words: at its own attempts, and of a process that the system ended at the first touch of such memory.
+_SHARED_FULL = re.compile(r"shared memory\(shm\).*No space left|file </?torch_.*No space left|Bus error", re.DOTALL)
+_DIED = re.compile(r"DataLoader worker \(pid")
+_FEWER = "fewer num_worker_per_gpu"
 _PATIENCE = 2.0  # seconds until a process whose connection is gone has ended
 
 
@@ -121,7 +133,9 @@ def train_batches(
 
     Raises:
         InputError: an image cannot be used, now or while iterating; the message names it, wherever it was read.
-        WorkerError: a worker process died; the message names the file that it was reading.
+        WorkerError: a worker process died, and the message names the file that it was reading; or the system has too
+            little shared memory, or too few open files, for what workers hand over.
+        FullMemoryError: the memory of a worker process is full.
     """
     device = torch.device(device)
     dataset.preload()
@@ -142,17 +156,27 @@ def train_batches(
         get_logger().warning(
             "%s: prefetch_mode cuda needs a GPU, but the device is %s; batches are not prefetched", dataset.name, device
         )
-    workers = min(options.num_worker_per_gpu, available_cores())
+    workers = _workers(options)
     if workers:
         pixels = _from_workers(dataset, batches, workers, pin=on_gpu and options.pin_memory)
     else:
         pixels = (dataset.collect(batch, step) for step, batch in batches)
     if options.prefetch_mode == "cpu":
-        pixels = _ahead(pixels, options.num_prefetch_queue)
+        pixels = _ahead(pixels, min(options.num_prefetch_queue, max(stop - start, 1)))
     place = _Placement(dataset, device, channels_last, pool, start)
     if options.prefetch_mode == "cuda" and on_gpu:
         return _copied_ahead(pixels, place)
     return (batch for batch in map(place, pixels) if batch is not None)
+
+
+def batches_ahead(options: DatasetOptions) -> int:
+    """How many batches these options let be prepared at a time, beside the one that is used."""
+    queue = options.num_prefetch_queue if options.prefetch_mode == "cpu" else 0
+    return _workers(options) * _OF_WORKER + queue
+
+
+def _workers(options: DatasetOptions) -> int:
+    return min(options.num_worker_per_gpu, available_cores())
 
 
 class _Placement:
@@ -185,8 +209,9 @@ class _Placement:
 
 @dataclass(frozen=True)
 class _Failure:
-    """An InputError on its way out of a worker; as an exception it would arrive with a traceback in its message."""
+    """An error on its way out of a worker; as an exception it would arrive with a traceback in its message."""
 
+    kind: type[InputError | WorkerError | FullMemoryError]
     message: str
 
 
@@ -203,7 +228,15 @@ class _Collector(Dataset[PixelBatch | _Failure]):
         try:
             return self.dataset.collect(keys, step, self._reading)
         except InputError as error:
-            return _Failure(str(error))
+            return _Failure(InputError, str(error))
+        except Exception as error:
+            lacking = _lacking(error)
+            if lacking is not None:
+                return _Failure(WorkerError, f"{self.dataset.name}: {lacking}")
+            if memory_is_full(error):
+                what = f"the memory is full: a worker process of {self.dataset.name} ({reason_of(error)})"
+                return _Failure(FullMemoryError, f"{what}. What helps: {_FEWER}, a smaller batch_size_per_gpu")
+            raise
 
     def _reading(self, file: str) -> None:
         worker = get_worker_info()
@@ -228,7 +261,7 @@ def _from_workers(
     collector = _Collector(dataset, workers)
     loader: DataLoader[PixelBatch | _Failure] = DataLoader(
         collector, batch_size=None, sampler=batches, num_workers=workers, pin_memory=pin,
-        collate_fn=_as_it_is, worker_init_fn=_start_worker,
+        prefetch_factor=_OF_WORKER, collate_fn=_as_it_is, worker_init_fn=_start_worker,
         generator=torch.Generator(),  # without one, a number is drawn from the global generator
     )  # fmt: skip
     # PyTorch raises the death of a worker out of a signal handler, anywhere in the training step. Without the handler
@@ -236,7 +269,16 @@ def _from_workers(
     in_main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
     handler = signal.getsignal(signal.SIGCHLD) if in_main else None
     # Started here, not by the thread that may ask for the first batch: a process forked from a thread cannot end well.
-    results = iter(loader)
+    try:
+        # As many as the loader makes: what has failed to make them leaves a traceback behind.
+        probes: list[object] = [multiprocessing.Queue() for _ in range(workers + 1)]
+        del probes
+        results = iter(loader)
+    except OSError as error:
+        lacking = _too_small() if error.errno == errno.ENOSPC else _lacking(error)  # the disk has no part in it
+        if lacking is None:
+            raise
+        raise WorkerError(f"{dataset.name}: {lacking}") from error
     if in_main:
         signal.signal(signal.SIGCHLD, handler)
     return _checked(results, collector)
@@ -246,22 +288,52 @@ def _checked(results: Iterator[PixelBatch | _Failure], collector: _Collector) ->
     try:
         for result in results:
             if isinstance(result, _Failure):
-                raise InputError(result.message)
+                raise result.kind(result.message)
             yield result
+    except WorkerError:
+        raise
     except (RuntimeError, OSError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        said = " ".join(str(error).split())
+        lacking = _lacking(error)
+        if lacking is not None:
+            raise WorkerError(f"{collector.dataset.name}: {lacking}") from error
+        # What PyTorch says of the exceptions of workers, not of their deaths, are faults of the program.
+        died = isinstance(error, RuntimeError) and _DIED.match(said) is not None
+        if isinstance(error, RuntimeError) and not died:
             raise
         files = collector.read_by_the_dead()
         # Without PyTorch's message: perhaps a batch could not be fetched from the process that had announced it.
-        if not isinstance(error, RuntimeError) and not files:
+        if not died and not files:
             raise
         raise WorkerError(
             f"{collector.dataset.name}: a process that prepares batches ended unexpectedly"
-            f"{' while it read ' + ', '.join(files) if files else ''} ({' '.join(str(error).split())}). Out of memory: "
+            f"{' while it read ' + ', '.join(files) if files else ''} ({said}). Out of memory: "
             "fewer num_worker_per_gpu; the same file again: remove it"
         ) from error
     finally:
         del results  # which dismisses the workers; an exception's traceback would keep them waiting
+
+
+def _lacking(error: Exception) -> str | None:
+    """What the system has too little of, beside memory, where that is what an exception of a batch comes from."""
+    text = str(error)
+    if _SHARED_FULL.search(text):
+        return _too_small()
+    if "Too many open files" in text:
+        return f"the system allows this process too few open files; raise the limit (ulimit -n 65536), or set {_FEWER}"
+    return None
+
+
+def _too_small() -> str:
+    """What to do about shared memory that is full."""
+    size = ""
+    if _SHARED.is_dir():
+        facts = os.statvfs(_SHARED)
+        size = f" ({facts.f_blocks * facts.f_frsize / 2**20:,.1f} MiB)"
+    return (
+        f"{_SHARED}{size}, through which worker processes hand over their batches, is too small for them; enlarge it "
+        f"(mount -o remount,size=4G {_SHARED}; Docker: its option shm-size), or set {_FEWER}, or 0"
+    )
 
 
 def _as_it_is(item: Item) -> Item:
@@ -276,8 +348,18 @@ def _start_worker(_: int) -> None:
     if parent is not None and hasattr(signal, "sigwaitinfo"):  # elsewhere a SIGTERM from anybody ends a worker
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_leave_when_dismissed, args=(parent.pid,), daemon=True).start()
+    sys.excepthook = _report_unless_left_alone
     gc.freeze()  # what the main process made is not looked through again and again, and so stays shared memory
     cv2.setNumThreads(0)  # its thread pool does not survive a fork, and the cores are taken
+
+
+def _report_unless_left_alone(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an exception of a worker's thread, but not that the main process is gone in the middle of fetching a batch.
+
+    It was killed then, and the worker is about to leave.
+    """
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _leave_when_dismissed(parent: int | None) -> None:

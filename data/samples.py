@@ -108,6 +108,9 @@ class EvalDataset(Protocol):
     def __len__(self) -> int:
         """Number of images."""
 
+    def name_of(self, index: int) -> str:
+        """Base name of an image, which need not be readable for that."""
+
     def read(self, index: int) -> Sample:
         """One whole image; raises InputError when it cannot be used."""
 
@@ -135,6 +138,10 @@ class TrainDataset(Protocol):
     @property
     def pool_size(self) -> int:
         """Pairs that are kept and mixed into later batches, for each process; 0: none."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that images kept in memory will take, at least; 0 where none are kept."""
 
     def sample(self, key: SampleKey) -> Sample:
         """One patch; raises InputError when its image cannot be used."""

@@ -47,6 +47,11 @@ class WholeImages:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def name_of(self, index: int) -> str:
+        """Base name of the low-resolution file, or of the high-resolution one where that is made from it."""
+        pair = self.pairs.sources[index]
+        return (pair.lq or pair.gt).name
+
     def read(self, index: int) -> Sample:
         """The pair ``index``: lq [C, h, w], gt [C, s h, s w], rounded; raises InputError if it cannot be used."""
         gt, lq = self.pairs[index]

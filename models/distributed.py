@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,7 +20,8 @@ import torch.distributed as dist
 from torch import nn
 
 from config.schema import DistOptions
-from utils.errors import InputError, WorkerError
+from utils.errors import InputError, StorageError, WorkerError
+from utils.signals import ending_with_parent
 
 Launcher = Literal["none", "pytorch", "slurm"]
 T = TypeVar("T")
@@ -57,6 +58,21 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    @contextmanager
+    def on_main(self, entered: AbstractContextManager[object]) -> Iterator[None]:
+        """A context that rank 0 alone enters; what keeps it from entering is raised on every rank."""
+        with ExitStack() as stack:
+            refusal: Exception | None = None
+            if self.is_main:
+                try:
+                    stack.enter_context(entered)
+                except (InputError, StorageError) as error:
+                    refusal = error
+            refusal = self.from_main(refusal)
+            if refusal is not None:
+                raise refusal
+            yield
 
     def gather(self, value: T) -> list[T]:
         """The values of all ranks, on every rank, in the order of ranks."""
@@ -113,6 +129,8 @@ def _program() -> str:
 def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[World]:
     """The ranks of this run: connects them on entry and disconnects them on exit.
 
+    A rank whose launcher is gone is asked to stop, as by SIGTERM, and ended after some seconds.
+
     Args:
         launcher: what started them and set their environment variables.
         options: backend and port, where they differ from the defaults.
@@ -134,11 +152,12 @@ def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[Wo
         ) from error
     backend = (options.backend if options else None) or ("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        dist.init_process_group(backend, store=_restarted_store(), rank=rank, world_size=size)
-        try:
-            yield World(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
-        finally:
-            dist.destroy_process_group()
+        with ending_with_parent("the launcher"):
+            dist.init_process_group(backend, store=_restarted_store(), rank=rank, world_size=size)
+            try:
+                yield World(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
+            finally:
+                dist.destroy_process_group()
     except RuntimeError as error:
         if not _LOST.search(str(error)):
             raise
@@ -152,12 +171,17 @@ _LOST = re.compile(r"gloo.*(Connection|connect|Read error|Timed out)|NCCL.*(remo
 """What torch says when another process is gone."""
 
 
+def restarts() -> int:
+    """How often torchrun has started all ranks again, because one had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 def _restarted_store() -> Any:
     """Where ranks that torchrun has started again find each other; None for the way that torch takes by itself.
 
     Their store still holds the addresses of the ranks before, and gloo would connect to those.
     """
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    attempt = restarts()
     if attempt == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     server = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)  # type: ignore[attr-defined]

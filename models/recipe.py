@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from config.recipe import Recipe, Stage
 from models.distributed import World
 from models.evaluation.check import verdict
 from models.evaluation.evaluate import format_table
-from models.experiment import training_folder
+from models.experiment import reserved, training_folder
 from models.inputs import Missing, missing_inputs, raise_missing
 from models.training.check import inspect_training
 from models.training.checkpoint import CheckpointFolder, find_resume
@@ -203,8 +204,10 @@ def _at(mapping: dict[str, Any], key: str) -> Any:
 
 
 def _set_aside(stages: Sequence[Stage], world: World) -> None:
-    if world.is_main:
-        for stage in stages:
+    with contextlib.ExitStack() as locks:
+        for stage in stages:  # all of them first: where one is being trained, none is renamed
+            locks.enter_context(world.on_main(reserved(training_folder(stage.options), "trains")))
+        for stage in stages if world.is_main else ():
             kept = archive_existing(_folder(stage).root)
             if kept is not None:
                 get_logger().info("stage %s begins anew; what it had done is kept as %s", stage.name, kept)

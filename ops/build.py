@@ -1,16 +1,10 @@
-"""Compiles the kernels in ops/csrc on first use and loads them; nothing happens on import.
+"""Which kernels in ops/csrc can be used here: compiles them on first use and loads them; nothing happens on import.
 
-A build lives in a folder of the cache (``FOCALSR_CACHE``, or ``focalsr`` in the user's cache folder) named by a hash of
-everything that decides about it: sources, commands, versions of torch and CUDA, compiler, processor. It is made in a
-folder of its own and renamed when complete, so a build is there or not, whatever is killed in between. A file lock
-makes other processes wait instead of compiling the same; the system drops it with the process that holds it. A failed
-build leaves its messages in the cache and is not tried again until something in the hash changes, or
-``FOCALSR_OPS=native`` asks for it.
+:mod:`ops.kernel_cache` keeps what is compiled. Here is how each library is made: compilers, flags, CUDA's toolkit.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -19,63 +13,21 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from ops.kernel_cache import SOURCES, BuildTarget, Stopped, Unusable, forget_hanging, libraries
 from ops.registry import ENVIRONMENT, NATIVE, environment_choice
-from utils.env import available_cores
-from utils.errors import InputError, StorageError
-from utils.files import make_folder, write_text
+from utils.errors import InputError, StopRequested, StorageError
 from utils.log import get_logger
+from utils.programs import run_program
+from utils.signals import requested
 
-CACHE = "FOCALSR_CACHE"
-SOURCES = Path(__file__).resolve().parent / "csrc"
-_LIBRARY = "kernels.so"
-_FAILURE = "failed.txt"
-_TIME_LIMIT = 1800.0  # of a compiler, and of waiting for another process: something hangs
-_ABANDONED = 86400.0  # a working folder that old belongs to a process that was killed
-
-
-@dataclass(frozen=True)
-class BuildTarget:
-    """How one library is made.
-
-    Attributes:
-        name: of the kernels, for people: "CPU smm", "CUDA smm".
-        seconds: what compiling takes, roughly.
-        steps: one command per source file, run in the folder of the sources; its object file is appended after ``-o``.
-        link: the command that joins them; ``-o``, the library and the objects are inserted after its first word.
-        facts: what else decides about the result: versions, processor, contents of the sources.
-    """
-
-    name: str
-    seconds: int
-    steps: tuple[tuple[str, ...], ...]
-    link: tuple[str, ...]
-    facts: tuple[str, ...]
-
-    def key(self) -> str:
-        """The hash in the name of the folder."""
-        digest = hashlib.sha256()
-        for words in (*self.steps, self.link, self.facts):
-            digest.update("\0".join(words).encode() + b"\1")
-        return digest.hexdigest()[:20]
-
-
-class Unusable(Exception):  # noqa: N818  an answer to "why not", no failure of the program
-    """One sentence why there are no compiled kernels."""
-
-
-class _Interrupted(Unusable):
-    """The build ended for a reason that need not come again: the compiler was killed, the disk is full."""
+_PROBE_LIMIT = 60.0  # seconds, for a compiler to say its version
 
 
 def cpu_extension(part: str | None = None) -> str | None:
@@ -112,6 +64,7 @@ def ask_again() -> None:
     with _guard:
         for answers in (_outcomes, _retried, _warned):
             answers.clear()
+        forget_hanging()
 
 
 def _outcome(kind: str, targets: Callable[[str | None], Sequence[BuildTarget]], part: str | None) -> str | None:
@@ -125,6 +78,10 @@ def _outcome(kind: str, targets: Callable[[str | None], Sequence[BuildTarget]], 
             for path in libraries(targets(part), retry=insists):
                 torch.ops.load_library(str(path))
             _outcomes[name] = None
+        except Stopped as stop:  # no answer for later: whoever catches the signal leaves at the next safe point
+            if insists:
+                raise StopRequested(str(stop), 128 + (requested() or 0)) from None
+            return str(stop)
         except (Unusable, InputError, StorageError, OSError) as error:
             _outcomes[name] = str(error)
             if not insists and str(error) not in _warned:
@@ -139,147 +96,6 @@ def _outcome(kind: str, targets: Callable[[str | None], Sequence[BuildTarget]], 
         if insists:
             _retried.add(name)
         return _outcomes[name]
-
-
-def cache_folder() -> Path:
-    """Where builds are kept."""
-    chosen = os.environ.get(CACHE)
-    if chosen:
-        return Path(chosen).expanduser() / "ops"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "focalsr" / "ops"
-
-
-def libraries(targets: Sequence[BuildTarget], *, retry: bool = False) -> list[Path]:
-    """:func:`library` of each, compiled side by side."""
-    with ThreadPoolExecutor(max(1, min(len(targets), available_cores()))) as pool:
-        return list(pool.map(functools.partial(library, retry=retry), targets))
-
-
-def library(target: BuildTarget, *, retry: bool = False) -> Path:
-    """The compiled library of a target, built if it is not in the cache.
-
-    Args:
-        target: what to build.
-        retry: build again where an earlier build failed.
-
-    Raises:
-        Unusable: it cannot be built, now or in an earlier try.
-        InputError, StorageError: the cache cannot be written.
-    """
-    cache = cache_folder()
-    folder = cache / f"{target.name.lower().replace(' ', '-')}-{target.key()}"
-    if not (folder / _LIBRARY).exists():
-        make_folder(cache)
-        if not retry:
-            _recall_failure(folder)
-        with _exclusive(cache / f"{folder.name}.lock"):
-            if not (folder / _LIBRARY).exists():  # another process may have made it meanwhile
-                if retry:
-                    (folder / _FAILURE).unlink(missing_ok=True)
-                else:
-                    _recall_failure(folder)
-                _build(target, folder)
-    return folder / _LIBRARY
-
-
-def _recall_failure(folder: Path) -> None:
-    failure = folder / _FAILURE
-    if failure.exists():
-        reason = failure.read_text(encoding="utf-8").partition("\n")[0]
-        raise Unusable(
-            f"compiling them failed before: {reason} (all of it in {failure}; {ENVIRONMENT}={NATIVE} retries)"
-        )
-
-
-def _build(target: BuildTarget, folder: Path) -> None:
-    """Compile in a folder of its own, then give it its name; a failure leaves its messages there instead."""
-    _sweep(folder.parent)
-    get_logger().info("compiling the %s kernels, once, about %d s, into %s", target.name, target.seconds, folder)
-    started = time.monotonic()
-    work = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
-    try:
-        objects = [work / f"{number}.o" for number in range(len(target.steps))]
-        commands = [[*step, "-o", str(path)] for step, path in zip(target.steps, objects, strict=True)]
-        with ThreadPoolExecutor(max(1, min(len(commands), available_cores()))) as pool:
-            list(pool.map(_command, commands))
-        compiler, *options = target.link
-        _command([compiler, "-o", str(work / _LIBRARY), *map(str, objects), *options])
-        for path in objects:
-            path.unlink()
-        if not (folder / _LIBRARY).exists():  # else a process that got no lock was faster
-            shutil.rmtree(folder, ignore_errors=True)  # what a failure left
-            work.rename(folder)
-    except _Interrupted:
-        raise
-    except Unusable as error:
-        make_folder(folder)
-        write_text(folder / _FAILURE, str(error))
-        raise Unusable(
-            f"compiling them failed: {str(error).partition(chr(10))[0]} (all of it in {folder / _FAILURE})"
-        ) from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    get_logger().info("compiled the %s kernels in %.0f s", target.name, time.monotonic() - started)
-
-
-def _command(command: list[str]) -> None:
-    """Run a compiler; its messages become the exception, the first error in front."""
-    environment = {**os.environ, "LC_ALL": "C"}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=SOURCES,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIME_LIMIT,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise _Interrupted(f"{command[0]} did not end within {_TIME_LIMIT:.0f} s") from None
-    except OSError as error:
-        raise _Interrupted(f"{command[0]} could not be run: {error.strerror}") from None
-    if done.returncode == 0:
-        return
-    messages = (done.stderr + done.stdout).strip()
-    first = next((line for line in messages.splitlines() if "error" in line.lower()), messages.partition("\n")[0])
-    if done.returncode < 0 or "No space left on device" in messages or "Killed" in messages:
-        raise _Interrupted(f"{command[0]} was stopped: {first or f'signal {-done.returncode}'}")
-    raise Unusable(f"{first}\n\n{' '.join(command)}\n\n{messages}\n")
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of a file. It only saves work: where it cannot be had, both processes build and one build stays."""
-    import fcntl  # not on Windows, where no target comes this far
-
-    with path.open("wb") as file:  # not inherited by compilers: they may outlive this process
-        waits_until = time.monotonic() + _TIME_LIMIT
-        logged = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not logged:
-                    get_logger().info("another process compiles; waiting for it (%s)", path)
-                    logged = True
-                if time.monotonic() > waits_until:
-                    break
-                time.sleep(0.2)
-            except OSError:  # a file system without locks
-                break
-        yield
-
-
-def _sweep(cache: Path) -> None:
-    """Remove what processes left that were killed while they compiled."""
-    for folder in cache.glob("building-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(folder)
 
 
 CPU_SECONDS = 10
@@ -420,7 +236,10 @@ def _pip_toolkits() -> list[Path]:
 
 
 def _nvcc_version(nvcc: Path) -> str:
-    version = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=False).stdout
+    try:
+        version = run_program([str(nvcc), "--version"], limit=_PROBE_LIMIT).out
+    except subprocess.TimeoutExpired:
+        return ""
     return version.partition("release ")[2].partition(",")[0]
 
 

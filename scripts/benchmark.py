@@ -15,18 +15,24 @@ hold all that was measured, and ``--resume`` goes on from there.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
 import argparse
 import contextlib
 import functools
 import os
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
 import torch
 
@@ -50,6 +56,7 @@ from scripts.benchmarks.report import GPU, compare, earlier_ratios, markdown
 from utils.command import run_command
 from utils.errors import InputError
 from utils.progress import Progress, console_line
+from utils.trust import private_cache
 
 GROUPS = ("ops", "networks", "train", "data", "metrics", "startup")
 REPORTS = ("kernels", "profile")
@@ -186,8 +193,8 @@ def _common_folders() -> Iterator[None]:
     """Folders of this process and of the one that measures memory: made images, and what torch has compiled."""
     with tempfile.TemporaryDirectory() as folder:
         added = {data.SHARED: folder}
-        if hasattr(os, "getuid"):  # kept between runs, as torch does; it would follow the folder for temporary files
-            added[_COMPILED] = str(Path(tempfile.gettempdir()) / f"focalsr_torchinductor_{os.getuid()}")
+        with contextlib.suppress(InputError):  # kept between runs; torch's own follows the folder for temporary files
+            added[_COMPILED] = str(private_cache("torchinductor"))
         before = {name: os.environ[name] for name in added if name in os.environ}
         os.environ.update({**added, **before})
         try:

@@ -7,15 +7,21 @@ that the authors' code keeps among the weights: spandrel, chaiNNer and that code
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
+import argparse
+import json
+from collections.abc import Sequence
+
+import torch
 
 import archs
 from archs.layers.constants import published_state
@@ -24,7 +30,7 @@ from models.weights.layout import for_inference
 from models.weights.recognise import configuration
 from utils.command import run_command
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, check_writable
 from utils.log import configure_logging
 
 
@@ -59,6 +65,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"{typed.output}: expected a name that ends in .pth or .safetensors")
     if typed.output.exists() and not typed.overwrite:
         raise InputError(f"{typed.output} exists; choose another name or add --overwrite")
+    check_writable(typed.output)
     configure_logging()
     described = configuration(typed.weights, typed.option_file, typed.key)
     network = archs.build_network(described)

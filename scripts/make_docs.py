@@ -6,19 +6,26 @@ python scripts/make_docs.py --check    change nothing; leave with 1 if a file is
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from config import published
+from config.docs_generator import json_schema, markdown
+from models.weights import published as published_weights
+from utils.command import run_command
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from config import published  # noqa: E402  the root has to be on the path first
-from config.docs_generator import json_schema, markdown  # noqa: E402
-from models.weights import published as published_weights  # noqa: E402
-
 REPRODUCING = Path("docs/reproducing.md")
 # What is generated in that page: the marks before and after, and the text between them.
 PARTS = (
@@ -72,4 +79,4 @@ def _is_current(path: Path, text: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -7,19 +7,25 @@ A run has one colour in all of them. The suffix of the output names its format: 
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
 from utils.command import run_command
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, check_writable
 
 Curve = list[tuple[int, float]]
 
@@ -61,6 +67,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"--smooth {arguments.smooth}: expected 1 or more")
     if arguments.output.suffix.lower() not in FORMATS:
         raise InputError(f"{arguments.output}: name a file that ends in one of {', '.join(FORMATS)}")
+    check_writable(arguments.output)
     draw([read_curves(path, arguments.smooth) for path in arguments.runs], arguments.output)
     print(f"wrote {arguments.output}")
 

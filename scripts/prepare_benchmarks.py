@@ -11,16 +11,23 @@ Exit codes: 0 everything is there, 2 something is missing or wrong (and reported
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
+import argparse
+from collections.abc import Sequence
+
 from data.prepare.benchmarks import Outcome, arrange_benchmarks
 from data.prepare.layouts import SETS
 from utils.command import run_command
+from utils.files import check_folder
 from utils.log import configure_logging
 
 _SHOWN = 10  # problems of a set and factor on the console
@@ -60,6 +67,7 @@ def summary(outcome: Outcome) -> str:
 def main(argv: Sequence[str]) -> int:
     """Arrange and report; 2 if anything is missing or wrong."""
     typed = parse(argv)
+    check_folder(typed.output)
     configure_logging()
     outcomes = arrange_benchmarks(typed.input, typed.output, typed.sets, typed.scale, make_lr=typed.make_lr)
     for outcome in outcomes:

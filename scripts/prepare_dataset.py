@@ -12,12 +12,18 @@ Sources are never changed. A command that was interrupted goes on where it stopp
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 
 from data.images.faults import SHOWN, by_fault, fault_lines
 from data.prepare.check import check_images
@@ -29,7 +35,7 @@ from data.prepare.pack_writer import write_pack
 from data.prepare.subimages import Grid, cut_subimages
 from utils.command import run_command
 from utils.errors import InputError
-from utils.files import write_text
+from utils.files import check_folder, check_writable, write_text
 from utils.log import configure_logging
 
 
@@ -139,6 +145,7 @@ def check(typed: argparse.Namespace) -> None:
     """See the module's docstring; raises InputError when anything is wrong."""
     if typed.report:
         check_text_target(typed.report)
+        check_writable(typed.report)
     source = typed.input or typed.folder
     findings = check_images(
         source, meta_file=typed.meta_info_file, least=typed.least, lq_folder=typed.lq, scale=typed.scale,
@@ -228,6 +235,8 @@ def main(argv: Sequence[str]) -> None:
     """Run one command."""
     typed = parse(argv)
     configure_logging()
+    if "output" in typed:
+        (check_writable if typed.function is meta else check_folder)(typed.output)
     typed.function(typed)
 
 

@@ -7,20 +7,27 @@ are left alone.
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+
+import numpy as np
 
 from data.images.files import Pixels, list_images, read_image, write_image
 from data.resizing.matlab import mod_crop
 from utils.command import run_command
 from utils.errors import InputError
+from utils.files import check_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -102,6 +109,7 @@ def main(argv: Sequence[str]) -> None:
         "-o", "--output", type=Path, default=ROOT / "datasets" / "demo", help="folder (default: datasets/demo)"
     )
     target = parser.parse_args(argv).output
+    check_folder(target)
     written = prepare(package_folder(), target)
     print(
         f"{target}: {len(TRAINING)} photographs to train on, {len(HELD_OUT)} held out"

@@ -16,24 +16,30 @@ Exit codes: 0 all done, 1 something failed or ran out of time, 2 bad input, or n
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
 import argparse
 import dataclasses
 import json
 import os
 import shutil
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
 from scripts.benchmarks.gpu.stages import ROOT, Report, Stage, Step, limits, missing, run_stage
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import make_folder, write_json
+from utils.trust import private_cache
 
 MODULES = {  # module -> what installs it
     "torch": "torch", "numpy": "numpy", "yaml": "pyyaml", "cv2": "opencv-python-headless", "lmdb": "lmdb",
@@ -120,7 +126,7 @@ def with_wheels(wheels: Path | None) -> tuple[dict[str, str], dict[str, object]]
     if not wheels.is_dir():
         raise InputError(f"--wheels {wheels}: there is no such folder, and {names} has to be installed")
     files = [file for package in packages for file in sorted(wheels.glob(f"{package.replace('-', '_')}-*.whl"))[-1:]]
-    site = Path(tempfile.gettempdir()) / f"focalsr_site_{os.getuid()}_{sys.version_info[0]}{sys.version_info[1]}"
+    site = private_cache(f"site_{sys.version_info[0]}{sys.version_info[1]}")  # where nobody else can put modules
     command = [
         sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile",
         "--disable-pip-version-check", "--upgrade", "--target", str(site), *(str(file.resolve()) for file in files),

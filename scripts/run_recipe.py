@@ -8,12 +8,18 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 Ctrl-C and 143 SIGTERM (a resumab
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
+import argparse
+from collections.abc import Sequence
 
 from config.command import Command
 from config.recipe import read_recipe

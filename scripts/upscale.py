@@ -11,16 +11,22 @@ Exit codes: 0 done, 1 a file failed or is a picture of a kind that cannot be rea
 
 from __future__ import annotations
 
-import argparse
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
+import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
 from archs.contract import contract_of
 from config.command import number
@@ -38,8 +44,9 @@ from models.inference.video import film_notes, upscale_film
 from models.weights.recognise import network_from_weights
 from utils.command import run_command
 from utils.errors import InputError
-from utils.files import remove_unfinished
+from utils.files import check_folder, remove_unfinished
 from utils.log import configure_logging
+from utils.memory import memory_is_full
 from utils.progress import Progress, console_line
 from utils.scale import scaled_length
 from utils.signals import leave_at_once
@@ -250,11 +257,13 @@ def upscale_all(typed: argparse.Namespace) -> int:
     resize = None if typed.resize is None else parse_resize(typed.resize)
     encoding = Encoding(typed.quality, typed.lossless, typed.compression)
     planned = plan_jobs(typed.input, typed.output, typed.suffix, typed.format)
+    jobs = [job for job in planned if typed.overwrite or not job.target.exists()]
+    for folder in {job.target.parent for job in jobs}:
+        check_folder(folder)
     check_encoding([job.target for job in planned if not job.is_video], encoding)
     network = network_from_weights(typed.weights, typed.opt, typed.key, typed.scale)
     network = network.to(device=device, dtype=torch.float16 if typed.half else None)
     upscaler = Upscaler(network, tile, typed.overlap, typed.self_ensemble)
-    jobs = [job for job in planned if typed.overwrite or not job.target.exists()]
     for job in planned:
         if job not in jobs:
             console_line(f"{job.target} exists and is left as it is (--overwrite replaces it)", sys.stdout)
@@ -272,7 +281,9 @@ def upscale_all(typed: argparse.Namespace) -> int:
                 else:
                     said = upscale_picture(job, upscaler, bar, typed.max_pixels, encoding, resize)
                 console_line(said, sys.stdout)
-            except (InputError, MemoryError) as error:
+            except Exception as error:
+                if not (isinstance(error, InputError) or memory_is_full(error)):
+                    raise
                 failed += 1
                 message = str(error) if isinstance(error, InputError) else "the memory does not suffice"
                 named = message if str(job.source) in message else f"{job.source}: {message}"

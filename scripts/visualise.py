@@ -8,16 +8,22 @@ name (``baby.png`` and ``baby_SUFFIX.png``).
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
+import argparse
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
 
 from data.images.files import SUFFIXES, image_size, list_images, read_image, write_image
 from data.resizing.matlab import downscale, mod_crop
@@ -25,6 +31,7 @@ from metrics import calculate_psnr
 from models.evaluation.pictures import bicubic_picture, comparison_picture, cut_out, most_improved_part
 from utils.command import run_command
 from utils.errors import InputError
+from utils.files import check_writable
 
 Pixels = NDArray[np.uint8]
 
@@ -119,7 +126,10 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"--width {typed.width}: expected 1 or more")
     if not typed.gt.is_dir() and typed.output.suffix.lower() not in SUFFIXES:
         raise InputError(f"{typed.output}: name a file that ends in one of {', '.join(SUFFIXES)}")
-    for sr_file, gt_file, lq_file, target in pairs(typed):
+    chosen = pairs(typed)
+    for *_, target in chosen:
+        check_writable(target)
+    for sr_file, gt_file, lq_file, target in chosen:
         write_image(target, draw(sr_file, gt_file, lq_file, typed))
         print(f"wrote {target}")
 

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,6 +49,19 @@ def workplace(folder: Path) -> Path:
     (folder / "train.yml").write_text(TRAIN_FILE)
     (folder / "test.yml").write_text(TEST_FILE)
     return folder
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process has ended, or does so within seconds (Linux)."""
+    state = Path(f"/proc/{process}/stat")
+    for _ in range(100):
+        try:
+            if state.read_text().rpartition(")")[2].split()[0] == "Z":  # nobody has asked yet how it ended
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def command(script: str, *arguments: str) -> list[str]:

@@ -51,10 +51,8 @@ def test_full_memory_is_explained_and_the_state_kept(
         at_step(7, full, patched)
         assert run_here("train.py", "-opt", "train.yml") == 1
     printed = capsys.readouterr().err
-    assert (
-        "the memory of cpu is full in iteration 7: batch 2, patches of 12 x 12 low-resolution pixels, float32"
-        in printed
-    )
+    work = "iteration 7 on cpu, batch 2, patches of 12 x 12 low-resolution pixels, float32 (CUDA out of memory)"
+    assert f"the memory is full: {work}. What helps: " in printed
     assert "train.accumulate: 2 (now 1); train.amp: bf16" in printed
     assert "Traceback" not in printed
     assert (tmp_path / "experiments/tiny/training_states/6.state").exists()

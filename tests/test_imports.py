@@ -12,6 +12,7 @@ import pytest
 from importlinter.api import read_configuration
 
 ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = [ROOT / "train.py", ROOT / "test.py", *sorted(ROOT.glob("scripts/*.py"))]
 FORBIDDEN = {"train", "test", "tests"}
 CONTRACT = "from importlinter.cli import lint_imports_command as check; check()"
 IMPORT_ALL = """
@@ -37,7 +38,11 @@ def modules() -> list[Path]:
 
 def imported_by(path: Path) -> set[str]:
     """The top-level names that a module imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return imported(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """The top-level names of the modules that are imported in a piece of code."""
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     return {name.split(".")[0] for name in names}
@@ -94,6 +99,17 @@ def test_every_package_has_its_layer() -> None:
 def test_packages_do_not_import_the_programs() -> None:
     wrong = [(str(path.relative_to(ROOT)), name) for path in modules() for name in imported_by(path) & FORBIDDEN]
     assert not wrong
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.name)
+def test_programs_are_ready_for_signals_before_they_import_what_takes_time(program: Path) -> None:
+    """``utils.start.start`` comes first; only sys and pathlib, to find it, are imported before."""
+    body = ast.parse(program.read_text(encoding="utf-8")).body
+    first = next(place for place, node in enumerate(body) if isinstance(node, ast.If))
+    guard = 'if __name__ == "__main__":\n    from utils.start import start\n    start()'
+    assert ast.dump(body[first]) == ast.dump(ast.parse(guard).body[0])
+    before = ast.Module([node for node in body[:first] if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    assert imported(before) <= {"__future__", "sys", "pathlib"}
 
 
 def test_importing_does_nothing() -> None:

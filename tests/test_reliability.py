@@ -17,8 +17,8 @@ from utils.command import run_command
 from utils.signals import EXIT_CODES
 
 PAGE = DOCS / "reliability.md"
-OF_SIGNALS = {**{number.name: code for number, code in EXIT_CODES.items()}, "SIGHUP": 129}
-CODES = {0, 1, 2, *OF_SIGNALS.values()}
+OF_SIGNALS = {number.name: code for number, code in EXIT_CODES.items()}
+CODES = {0, 1, 2, 141, *OF_SIGNALS.values()}  # 141: of a closed pipe
 
 
 def rows(heading: str) -> Iterator[list[str]]:

@@ -6,33 +6,75 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from utils.errors import InputError, StopRequested, StorageError, WorkerError
+from utils.errors import InputError, RunError, StopRequested, StorageError, WorkerError
 from utils.files import DISK_FULL
 from utils.log import get_logger
+from utils.memory import FullMemoryError, memory_is_full, reason_of
 from utils.progress import console_line
+from utils.start import usual_signals
+from utils.terminal import abandon, nobody_reads
+
+_PIPE_CLOSED = 141  # as shells report a program that SIGPIPE has ended
 
 
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Run a command's ``main`` and return its exit code.
 
     What the user can fix is reported in one message without a traceback; anything else is a bug and is logged with its
-    traceback.
+    traceback. Where nobody reads the standard output any more (``| head -1``), it ends silently with 141.
     """
+
+    def piped(argv: Sequence[str]) -> int | None:
+        try:
+            return main(argv)
+        except BrokenPipeError:
+            if not nobody_reads(sys.stdout):  # another pipe
+                raise
+            return _PIPE_CLOSED
+
+    with usual_signals():
+        try:
+            code = _exit_code(piped, argv)
+        except SystemExit:  # argparse: --help, or a mistake
+            _flushed(0)
+            raise
+        return _flushed(code)
+
+
+def _flushed(code: int) -> int:
+    """Write what is left of the standard output; the exit code, another one where that fails."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _PIPE_CLOSED
+    except OSError as error:
+        code = _report(f"the standard output could not be written: {error.strerror}", 1)
+    else:
+        return code
+    abandon(sys.stdout)
+    return code
+
+
+def _exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None) -> int:
     try:
         return main(sys.argv[1:] if argv is None else argv) or 0
     except InputError as error:
         return _report(str(error), 2)
     except StopRequested as stop:
         return _report(str(stop), stop.exit_code)
-    except (StorageError, WorkerError, ArithmeticError, MemoryError) as error:
+    except (StorageError, WorkerError, RunError, ArithmeticError, FullMemoryError) as error:
         return _report(str(error) or type(error).__name__, 1)
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            return _fault()
-        return _report("the disk is full; free some space and resume", 1)
     except KeyboardInterrupt:
         return _report("interrupted", 130)
-    except Exception:  # noqa: BLE001  the last line of defence: logged with its traceback, never swallowed
+    except Exception as error:  # noqa: BLE001  the last line of defence: logged with its traceback, never swallowed
+        if memory_is_full(error):
+            return _report(
+                f"the memory is full ({reason_of(error)}). What helps: smaller work, fewer processes, or closing other "
+                "programs", 1,
+            )  # fmt: skip
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            where = f": {error.filename} could not be written" if error.filename else ""
+            return _report(f"the disk is full{where}; free some space and resume", 1)
         return _fault()
 
 

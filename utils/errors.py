@@ -19,7 +19,14 @@ class StorageError(OSError):
 
 
 class WorkerError(RuntimeError):
-    """A worker process of the data loader died, for instance because memory ran out.
+    """A worker process of the data loader died, for instance because memory ran out, or cannot hand over its batches.
+
+    The commands print the message without a traceback and leave with exit code 1.
+    """
+
+
+class RunError(RuntimeError):
+    """What a run depends on could be used when it began and no longer can: an image was damaged, a folder is gone.
 
     The commands print the message without a traceback and leave with exit code 1.
     """

@@ -8,10 +8,12 @@ import math
 import os
 import re
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -21,6 +23,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _UNFINISHED = re.compile(r"\.(.+)\.\d+\.part")
 _NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
+_NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 
 
 @contextmanager
@@ -43,7 +46,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
@@ -64,22 +67,41 @@ def remove_unfinished(paths: Iterable[Path]) -> None:
     for folder, wanted in names.items():
         with suppress(OSError), os.scandir(folder) as entries:
             found = [(Path(entry), _UNFINISHED.fullmatch(entry.name)) for entry in entries]
-            for leftover in [path for path, match in found if match and match[1] in wanted]:
-                with suppress(OSError), leftover.open("rb") as begun:
-                    if lock(begun):
-                        leftover.unlink()
+            _remove_unlocked([path for path, match in found if match and match[1] in wanted])
 
 
-def lock(file: IO[bytes]) -> bool:
-    """Lock an open file until it is closed; whether that succeeded: no other process has it, and there are locks."""
+def remove_all_unfinished(folder: Path) -> int:
+    """Remove what killed processes left half-written in a folder and those below it; returns how many files."""
+    return _remove_unlocked(
+        Path(place, name)
+        for place, _, names in os.walk(folder)  # which passes over what it cannot list
+        for name in names
+        if _UNFINISHED.fullmatch(name)
+    )
+
+
+def _remove_unlocked(files: Iterable[Path]) -> int:
+    removed = 0
+    for leftover in files:
+        with suppress(OSError), leftover.open("rb") as begun:
+            if lock(begun):
+                leftover.unlink()
+                removed += 1
+    return removed
+
+
+def lock(file: IO[bytes] | int) -> bool | None:
+    """Lock an open file until it is closed: True; False: another process has it; None: there are no locks here."""
     if sys.platform == "win32":
-        return False
+        return None
     import fcntl
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # another process has it, or this file system has no locks
+    except BlockingIOError:
         return False
+    except OSError:  # some network file systems have none
+        return None
     return True
 
 
@@ -106,10 +128,39 @@ def make_folder(path: Path) -> Path:
         InputError: it cannot be made there.
     """
     try:
+        missing = list(takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
         path.mkdir(parents=True, exist_ok=True)
+        for folder in reversed(missing):
+            sync_folder(folder.parent)  # else a power failure could take it away with all that is in it
     except OSError as error:
         raise storage_error(path, error) from error
     return path
+
+
+def check_writable(path: Path) -> None:
+    """Make sure, before the work, that a file can be written there later; nothing is left behind.
+
+    Raises:
+        InputError: it cannot, because of its name, a right or what lies in its way.
+        StorageError: the disk is full or broken.
+    """
+    if os.path.isdir(path):  # noqa: PTH112  of a name that is too long Path.is_dir raises
+        raise storage_error(path, IsADirectoryError(errno.EISDIR, ""))
+    check_folder(path.parent, path)
+
+
+def check_folder(folder: Path, file: Path | None = None) -> None:
+    """:func:`check_writable` for files in a folder, which need not be there yet; ``file`` is the one to name."""
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            (file or folder).lstat()  # raises where the name is too long
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists() or place.is_symlink())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "")
+        with tempfile.TemporaryFile(dir=there):  # has no name, or loses it at once
+            pass
+    except OSError as error:
+        raise storage_error(file or folder, error) from error
 
 
 def archive_existing(path: Path) -> Path | None:
@@ -128,11 +179,59 @@ def archive_existing(path: Path) -> Path | None:
     while target.exists():
         number += 1
         target = path.with_name(f"{path.name}_archived_{stamp}_{number}")
+    rename_whole(path, target)
+    return target
+
+
+def rename_whole(path: Path, target: Path) -> None:
+    """Give a file or folder another name in the same folder, and wait until the disk knows it; replaces files.
+
+    Raises:
+        StorageError: the disk is broken.
+        InputError: no permission to rename it.
+    """
     try:
-        path.rename(target)
+        path.replace(target)
+        sync_folder(target.parent)
     except OSError as error:
         raise storage_error(path, error) from error
-    return target
+
+
+def sync_file(path: Path) -> None:
+    """Wait until what anybody has written to a file is on the disk, and its name; nothing where there is none.
+
+    Raises:
+        StorageError: the disk is full or broken.
+    """
+    try:
+        with suppress(FileNotFoundError), path.open("r+b") as file:
+            os.fsync(file.fileno())
+            sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk: of files that were made, renamed or removed.
+
+    Nothing where that cannot be asked for: on Windows, and on some network file systems.
+
+    Raises:
+        OSError: the disk is broken.
+    """
+    if os.name != "posix":
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # one may write into it, but not list it
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+    finally:
+        os.close(handle)
 
 
 def storage_error(path: Path, error: OSError) -> InputError | StorageError:
@@ -148,17 +247,6 @@ def storage_error(path: Path, error: OSError) -> InputError | StorageError:
     if error.errno == errno.ENAMETOOLONG:
         return InputError(f"{path} cannot be written: the name is too long; choose a shorter one")
     return StorageError(f"{path} could not be written: {error.strerror or error}")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush a rename to the disk, where folders can be synchronised (not on Windows)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _without_nan(value: object) -> object:

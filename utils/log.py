@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.files import make_folder
+from utils.files import make_folder, storage_error
 from utils.progress import console_line
 from utils.terminal import Colour, painted
 
@@ -35,7 +35,10 @@ def configure_logging(file: Path | None = None, *, rank: int = 0) -> logging.Log
     handlers: list[logging.Handler] = [_ConsoleHandler()]
     if file is not None and rank == 0:
         make_folder(file.parent)
-        handlers.append(_LogFile(file, encoding="utf-8"))
+        try:
+            handlers.append(_LogFile(file, encoding="utf-8"))
+        except OSError as error:
+            raise storage_error(file, error) from error
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT))
         logger.addHandler(handler)
@@ -76,11 +79,28 @@ class _Keeper(logging.Handler):
 
 
 class _LogFile(logging.FileHandler):
-    """Loses lines where the disk is full: the console has them, and what must not be lost says so itself."""
+    """Loses lines where the disk is full, and says so once: the console has them, and other files see to themselves."""
+
+    _silent = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's own name
-        if not isinstance(sys.exc_info()[1], OSError):
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
             super().handleError(record)
+        elif not self._silent:
+            self._silent = True
+            get_logger().warning("%s; until that works again its lines are on the console alone", self._fault(error))
+
+    def close(self) -> None:
+        """Close the file; lines that cannot be written even now are lost."""
+        try:
+            super().close()
+        except OSError as error:
+            if not self._silent:
+                console_line(f"warning: {self._fault(error)}; its last lines were on the console alone", sys.stderr)
+
+    def _fault(self, error: OSError) -> object:
+        return storage_error(Path(self.baseFilename), error)
 
 
 class _ConsoleHandler(logging.Handler):
@@ -92,7 +112,8 @@ class _ConsoleHandler(logging.Handler):
         if colour is not None:  # the level alone: messages of several lines stay readable
             mark = f" {record.levelname}: "
             line = line.replace(mark, f" {painted(mark.strip(), colour, sys.stderr)} ", 1)
-        console_line(line, sys.stderr)
+        if not console_line(line, sys.stderr):
+            get_logger().warning("the console is gone; the run goes on, and its log file has the rest")
 
 
 def _colour(level: int) -> Colour | None:

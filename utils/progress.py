@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
-from utils.terminal import Colour, can_redraw, columns_of, cut_to, one_line, painted, terminal_columns
+from utils.terminal import Colour, can_redraw, columns_of, cut_to, one_line, painted, put, terminal_columns
 
 _shown: list[Progress] = []  # bars on a terminal that are open, the innermost last
 _GAP = "  "  # between the parts of a line
@@ -76,8 +76,7 @@ class Progress:
         _shown.remove(self)
         if self.terminal and keep:
             self._draw()
-            self.stream.write("\n")
-            self.stream.flush()
+            put(self.stream, "\n")
         else:
             self.clear()
 
@@ -136,26 +135,27 @@ class Progress:
 
     def _draw(self) -> None:
         # One column less than there are: some terminals wrap when the last one is filled.
-        self.stream.write(f"{_CLEAR}{self.line(terminal_columns(self.stream) - 1)}")
-        self.stream.flush()
+        put(self.stream, f"{_CLEAR}{self.line(terminal_columns(self.stream) - 1)}")
 
     def clear(self) -> None:
         """Take the bar off its line, for a line of log above it; the next advance draws it again."""
         if self.terminal:
-            self.stream.write(_CLEAR)
-            self.stream.flush()
+            put(self.stream, _CLEAR)
             self.drawn = 0.0
 
 
-def console_line(text: str, stream: TextIO) -> None:
-    """Write one line, above the progress bar if one is drawn; ``error:`` and the like at its start are coloured."""
+def console_line(text: str, stream: TextIO) -> bool:
+    """Write one line, above the progress bar if one is drawn; ``error:`` and the like at its start are coloured.
+
+    Returns:
+        Whether it was written: the standard error may have lost its other end.
+    """
     if _shown:
         _shown[-1].clear()
     first = text.partition(" ")[0]
     if first in _MARKS:
         text = painted(first, _MARKS[first], stream) + text[len(first) :]
-    stream.write(text + "\n")
-    stream.flush()
+    return put(stream, text + "\n")
 
 
 def clock(seconds: float) -> str:

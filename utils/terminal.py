@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
+import sys
 import unicodedata
+from contextlib import suppress
 from typing import Literal, TextIO
 
 Colour = Literal["red", "yellow"]
@@ -47,6 +50,43 @@ def terminal_columns(stream: TextIO) -> int:
         return os.get_terminal_size(stream.fileno()).columns or _FALLBACK
     except (OSError, ValueError):  # no terminal, or a stream without a file
         return _FALLBACK
+
+
+def put(stream: TextIO, text: str) -> bool:
+    """Write to a stream at once; whether that succeeded.
+
+    The standard error may lose its other end (a closed terminal, ``2>&1 | head``) without an end to the work: from then
+    on it leads nowhere. Of other streams, the failure is raised.
+    """
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        if stream is not sys.stderr:
+            raise
+        abandon(stream)
+        return False
+    return True
+
+
+def nobody_reads(stream: TextIO) -> bool:
+    """Whether the other end of a pipe is closed."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)  # errors are always reported
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (OSError, ValueError):  # it is none of a file
+        return False
+
+
+def abandon(stream: TextIO) -> None:
+    """Let a stream lead nowhere from now on, with what is left in its buffer: Python would complain when it ends."""
+    with suppress(OSError, ValueError):  # it is none of a file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def columns_of(text: str) -> int:

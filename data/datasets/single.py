@@ -73,6 +73,10 @@ class SingleImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    def name_of(self, index: int) -> str:
+        """Base name of the file."""
+        return self.images[index].name
+
     def read(self, index: int) -> Sample:
         """The image ``index``, lq [C, h, w]; raises InputError when it cannot be read."""
         source = self.images[index]

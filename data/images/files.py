@@ -26,6 +26,7 @@ from data.images.png import still
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.log import get_logger
+from utils.memory import memory_is_full
 from utils.wording import first_few
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -86,6 +87,8 @@ def opencv_pixels(data: bytes, name: str, mode: int) -> NDArray[Any]:
             deep = cv2.IMREAD_ANYDEPTH if top is not None and known == "PNM" else 0
             decoded = cv2.imdecode(np.frombuffer(data, np.uint8), mode | deep)
     except cv2.error as error:
+        if memory_is_full(error):  # which is no damage of the file
+            raise MemoryError(f"{name}: {error.err}") from error
         limit = re.search(r"CV_(IO_MAX_IMAGE_\w+)", error.err or "")  # OpenCV's own names for its limits
         reason = error.err or error
         if limit:

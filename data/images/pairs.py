@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from data.dataset_options import DatasetOptions, check_backend
 from data.images.listing import Pair, list_pairs
+from data.images.photo import picture_size
 from data.images.scan import about, scan, size_text
-from data.images.sources import ImageSource
+from data.images.sources import FileImage, ImageSource
 from utils.errors import InputError
+
+_HEADS = 256  # files that are looked at to learn how large the images are
 
 
 class PairPixels(NamedTuple):
@@ -79,6 +82,16 @@ class ImagePairs:
     def waiting(self) -> list[int]:
         """The pairs that are to be kept, but have not been read."""
         return [index for index in range(len(self)) if index not in self._kept] if self._keeps else []
+
+    @property
+    def kept_bytes(self) -> int:
+        """What images that are kept in memory will take at least, from the heads of some of their files; else 0."""
+        if not self._keeps:
+            return 0
+        chosen = range(0, len(self), -(-len(self) // _HEADS))
+        sizes = [picture_size(source.path) for i in chosen if isinstance(source := self.sources[i].gt, FileImage)]
+        pixels = sum(height * width for height, width in filter(None, sizes))
+        return 3 * pixels * len(self) // max(len(chosen), 1)
 
     def scan(self) -> tuple[str, ...]:
         """Read all images; returns what is wrong, an entry for each pair that cannot be used."""

@@ -9,6 +9,8 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
+import torch.distributed as dist
+
 from utils.env import available_cores
 from utils.errors import InputError
 from utils.log import PASSING, get_logger
@@ -42,11 +44,16 @@ def in_threads(function: Callable[[int], Result], indices: Sequence[int], descri
         return []
     results = []
     plain = partial(get_logger().info, extra={PASSING: True})
-    with Progress(len(indices), description, plain=plain) as progress:
+    with Progress(len(indices), description, plain=plain, shown=_is_first_rank()) as progress:
         for result in in_order(function, indices):
             results.append(result)
             progress.advance()
     return results
+
+
+def _is_first_rank() -> bool:
+    """Whether this process is the one of a distributed run that draws progress; each rank reads the images."""
+    return not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0
 
 
 def scan(load: Callable[[int], Any], count: int, name: str) -> tuple[str, ...]:

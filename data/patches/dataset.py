@@ -59,6 +59,11 @@ class PatchDataset:
         """Samples of one epoch."""
         return epoch_length(len(self), self.options.dataset_enlarge_ratio, self.shares)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that images kept in memory will take, at least; 0 where none are kept."""
+        return self.pairs.kept_bytes
+
     def sample(self, key: SampleKey) -> Sample:
         """One training patch: lq [C, h, w], gt [C, H, W] with H = W = ``gt_size``.
 

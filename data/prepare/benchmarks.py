@@ -16,7 +16,7 @@ from data.images.files import Pixels, decode_image, encode_image
 from data.images.integrity import damage, png_size
 from data.images.scan import in_threads
 from data.prepare.archives import Entry, open_sources
-from data.prepare.common import exclusive, finish_writing, write_whole
+from data.prepare.common import exclusive, finish_writing, has_png_end, write_whole
 from data.prepare.layouts import SETS, Guess, guess
 from data.resizing.matlab import downscale, mod_crop
 from utils.errors import InputError
@@ -250,9 +250,9 @@ def _strangers(folder: Path, keys: set[str]) -> list[str]:
 
 
 def _is_up_to_date(target: Path, entries: Sequence[Entry]) -> bool:
-    """Whether a file is there and not older than what it is made of."""
+    """Whether a file is there, whole, and not older than what it is made of."""
     try:
         changed = target.stat().st_mtime_ns
+        return all(changed >= entry.stamp for entry in entries) and has_png_end(target)
     except FileNotFoundError:
         return False
-    return all(changed >= entry.stamp for entry in entries)

@@ -7,7 +7,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +18,7 @@ from data.images.kinds import is_picture_name
 from data.images.listing import list_singles
 from data.images.pack import INDEX, PackImage, open_pack
 from data.images.sources import FileImage, ImageSource, LmdbImage
+from utils import lock
 from utils.errors import InputError
 from utils.files import make_folder, storage_error, write_json
 from utils.log import get_logger
@@ -25,6 +26,7 @@ from utils.log import get_logger
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 UNFINISHED = ".part"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 SETTINGS = ".settings.json"  # beside the files that were made with them
 
 
@@ -113,31 +115,18 @@ def write_picture(path: Path, image: Pixels, compression: int | None = None) -> 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Make ``folder``, and keep other processes from preparing it at the same time (where the system has locks).
+    """Make ``folder``, and keep other processes from preparing it at the same time.
 
     Raises:
         InputError: another process is preparing it, or it cannot be made.
     """
-    make_folder(folder)
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    with lock.exclusive(folder, "prepares data"):
+        make_folder(folder)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())  # not finished just now
-        except BlockingIOError:
-            free = False
-        except OSError:  # some network file systems have no locks for folders
-            free = True
-        if not free:
-            raise InputError(f"{folder} is being prepared by another process; wait until it has ended")
-        yield
-    finally:
-        os.close(handle)
+            yield
+        finally:
+            with suppress(OSError):  # it holds something, or has got its final name: else nothing came of it
+                folder.rmdir()
 
 
 @contextmanager
@@ -184,9 +173,9 @@ def _check_settings(folder: Path, settings: Mapping[str, object]) -> None:
 
 
 def is_up_to_date(targets: Sequence[Path], source: Path) -> bool:
-    """Whether all files that are made of ``source`` are there, none older than it, and none empty.
+    """Whether all files that are made of ``source`` are there, none older than it, and all whole.
 
-    After a power failure a file system may hold a name whose bytes were lost.
+    After a power failure a file system may hold a name whose bytes were lost, or the last of them.
 
     Raises:
         InputError: the source is gone, or the name of a target cannot be.
@@ -194,11 +183,24 @@ def is_up_to_date(targets: Sequence[Path], source: Path) -> bool:
     changed = stamp_of(source)[1]
     try:
         found = [target.stat() for target in targets]
+        if not all(file.st_size and file.st_mtime_ns >= changed for file in found):
+            return False
+        return all(has_png_end(target) for target in targets if target.suffix == ".png")
     except FileNotFoundError:
         return False
     except OSError as error:  # above all names that are too long, which is not the machine's fault
         raise InputError(f"{source}: its files cannot be written: {error.strerror or error}: {targets[0]}") from error
-    return all(file.st_size and file.st_mtime_ns >= changed for file in found)
+
+
+def has_png_end(path: Path) -> bool:
+    """Whether a PNG file ends as such files do, so that none of its bytes were lost at the end.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - len(_PNG_END)))
+        return file.read() == _PNG_END
 
 
 def stamp_of(path: Path) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from data.images.sources import FileImage, LmdbImage
 from data.prepare.common import UNFINISHED, Picture, Skipper, check_target, exclusive, pictures, stamp_of
 from data.prepare.meta import shape_of
 from utils.errors import InputError, StorageError
-from utils.files import make_folder, storage_error, write_text
+from utils.files import DISK_FULL, make_folder, rename_whole, storage_error, write_text
 from utils.log import get_logger
 from utils.progress import Progress
 
@@ -93,7 +93,7 @@ def write_lmdb(
             raise InputError(f"{target}: there is no usable image in {source}")
         write_text(part / "meta_info.txt", "".join(lines))
         (part / _PLAN).unlink()
-        part.rename(target)
+        rename_whole(part, target)
     return len(lines), skipper.messages
 
 
@@ -203,7 +203,7 @@ def meta_lines(part: Path, listed: Sequence[Picture], compression: int) -> list[
 def _lmdb_problem(part: Path, error: lmdb.Error) -> InputError | StorageError:
     # LMDB calls a write that the disk cut short an input/output error.
     cut_short = os.strerror(errno.EIO) in str(error) and shutil.disk_usage(part).free < _LITTLE
-    if cut_short or "space" in str(error).lower():
+    if cut_short or any(os.strerror(number) in str(error) for number in DISK_FULL):
         return StorageError(f"the disk is full: {part} could not be written; free some space and start again")
     if isinstance(error.__cause__, OSError):
         return storage_error(part, error.__cause__)

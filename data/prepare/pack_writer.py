@@ -21,7 +21,7 @@ from data.images.pack import ALIGNMENT, ENTRIES, ENTRY, FORMAT, INDEX, KEYS, VER
 from data.images.scan import in_order
 from data.prepare.common import UNFINISHED, Picture, Skipper, check_target, exclusive, pictures
 from utils.errors import InputError
-from utils.files import atomic_write, storage_error, write_json
+from utils.files import atomic_write, rename_whole, storage_error, sync_folder, write_json
 from utils.log import get_logger
 from utils.progress import Progress
 
@@ -69,7 +69,7 @@ def write_pack(
         expected = {INDEX, ENTRIES, KEYS, *(shard_name(number) for number in range(len(shards)))}
         for leftover in [path for path in part.iterdir() if path.name not in expected]:
             leftover.unlink()  # what is known of shards, and those of an earlier run with more of them
-        part.rename(target)
+        rename_whole(part, target)
     return images, skipper.messages
 
 
@@ -81,6 +81,11 @@ def _fill(
 ) -> list[_Shard]:
     """Write the shards that are not there yet."""
     shards = _finished(part, listed)
+    # What is known of shards that are about to be written again must not outlive them, whatever happens meanwhile.
+    for known in part.glob("*.json"):
+        if known.name != INDEX and known not in [_sidecar(part, number) for number in range(len(shards))]:
+            known.unlink()
+    sync_folder(part)
     done = sum(shard.seen for shard in shards)
     results = in_order(decode, listed[done:])
     with Progress(len(listed), "packing", done=done, plain=get_logger().info) as progress:
@@ -157,6 +162,7 @@ def _write_shard(
                     break
             file.flush()
             os.fsync(file.fileno())
+        sync_folder(part)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise storage_error(path, error) from error

@@ -17,8 +17,9 @@ from models.evaluation.evaluate import tiling_of, way_of
 from models.evaluation.tester import load_network
 from models.inputs import check_inputs
 from models.weights.files import log_loaded
-from utils.errors import InputError
+from utils.errors import InputError, WorkerError
 from utils.log import configure_logging, get_logger, held_back, write_records
+from utils.memory import FullMemoryError
 
 PASSED = "the check is passed; nothing was written"
 FAILED = "the check has failed; nothing was written"
@@ -71,16 +72,16 @@ def verdict() -> Iterator[None]:
     """Hold back what a check logs until its verdict is known, which is written above and below it.
 
     Raises:
-        InputError: the check has failed; the message ends with that.
+        InputError, FullMemoryError, WorkerError: the check has failed; the message ends with that.
     """
     records: list[LogRecord] = []
     try:
         with held_back(records):
             yield
-    except InputError as error:
+    except (InputError, FullMemoryError, WorkerError) as error:
         get_logger().error(FAILED)
         write_records(records)
-        raise InputError(f"{error}\n{FAILED}") from error
+        raise type(error)(f"{error}\n{FAILED}") from error
     except BaseException:
         write_records(records)  # no verdict, but how far it came
         raise

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +19,19 @@ from data import EvalDataset, Sample, imresize, to_levels
 from metrics import Metric, UndefinedScoreError
 from models.distributed import World
 from models.inference.tiling import PFT_TILES, EqualTiles, GrownTiles, Tiling
-from models.inference.upscale import upscale
+from models.inference.upscale import check_whole, upscale
 from models.weights.layout import for_inference, to_channels_last
 from utils.errors import InputError, StopRequested
+from utils.memory import FullMemoryError, memory_for
 from utils.progress import Progress
 from utils.signals import StopFlag
 from utils.wording import first_few
 
+Cause = Literal["image", "output", "memory"]
 Keep = Callable[[Sample, Tensor], None]
 
-_NAMED = 3  # images without a score that a message names
+_NAMED = 3  # images without a score, and reasons, that a message names
+_SMALLER = "tiles (tile: {tile_size: 256}, or val.use_chop), val.batch_size: 1, or a smaller image"
 _WAITING = 4  # batches' worth of images that may wait for others of their size
 
 
@@ -40,7 +46,9 @@ class EvalRow:
         scores: metric -> value, NaN where there is none; empty without ground truth.
         bicubic: the same for bicubic upsampling of the input, where it was asked for.
         seconds: time of the network, without reading and scoring.
-        fault: why the output, or a metric of it, is no number; None where all is well.
+        fault: why there is no score; None where all is well.
+        cause: of the fault: "image", which cannot be read or is of no use; "output" of the network, which is no number,
+            or a metric of it; "memory", which does not suffice.
     """
 
     name: str
@@ -50,6 +58,7 @@ class EvalRow:
     bicubic: Mapping[str, float]
     seconds: float
     fault: str | None = None
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True)
@@ -88,8 +97,17 @@ class EvalReport:
         if not failed:
             return ""
         names = first_few((row.name for row in failed), _NAMED)
-        reasons = "; ".join(dict.fromkeys(row.fault for row in failed if row.fault is not None))
-        return f"{len(failed)} of {len(self.rows)} images of {self.dataset} have no score ({names}): {reasons}"
+        reasons = list(dict.fromkeys(row.fault for row in failed if row.fault is not None))
+        more = f"; and {len(reasons) - _NAMED} others" if len(reasons) > _NAMED else ""
+        return (
+            f"{len(failed)} of {len(self.rows)} images of {self.dataset} have no score ({names}): "
+            f"{'; '.join(reasons[:_NAMED])}{more}"
+        )
+
+    @property
+    def causes(self) -> set[Cause]:
+        """Of all faults."""
+        return {row.cause for row in self.rows if row.cause is not None}
 
     def as_json(self) -> dict[str, object]:
         """For ``scores.json``, where what is no number (infinite PSNR of equal images, no score) becomes null."""
@@ -134,13 +152,16 @@ def evaluate(
     world: World | None = None,
     keep: Keep | None = None,
     stop: StopFlag | None = None,
+    skip_large: bool = False,
 ) -> EvalReport:
     """Upscale and score every image of a data set; the images are shared among the ranks.
 
     The network's mode and the random generators are left as they were. A network that is trained in another form
     (PlainUSR's branches) is converted once by its ``for_inference``. PSNR and SSIM are measured on the device, so that
-    of the outputs only those leave it that ``keep`` fetches. An output that is not finite has no score: NaN, and a
-    fault in its row, which the caller reports.
+    of the outputs only those leave it that ``keep`` fetches.
+
+    An image that cannot be read or scored, and an output that is not finite, have no score: NaN, and a fault in its
+    row, which the caller reports. The others are scored all the same.
 
     Args:
         network: on ``device``.
@@ -153,36 +174,120 @@ def evaluate(
         keep: called with each sample and the 8-bit output [s*h,s*w,3] on ``device``, on the rank that made it; not
             with what is not finite.
         stop: left with StopRequested when it is set.
+        skip_large: an image that is too large for the memory is a fault of its row, too.
+
+    Raises:
+        InputError: the options ask for something that this network cannot do.
+        FullMemoryError: the memory is full, and ``skip_large`` is not set.
+        StopRequested: see ``stop``.
     """
     world = world or World()
     prepared = for_inference(network)
     if channels_last:
         prepared = to_channels_last(prepared)
     tiling, multiple = tiling_of(options, tile), _multiple(prepared, options)
+    check_whole(prepared, tiling, multiple)
+    scorer = _Scorer(
+        prepared, type(network).__name__, dataset.name, options, tiling, multiple, device, keep, skip_large
+    )
     mine: list[tuple[int, EvalRow]] = []
-
-    def samples() -> Iterator[tuple[int, Sample]]:
-        for i in range(world.rank, len(dataset), world.size):
-            if stop:
-                raise StopRequested(f"stopped while evaluating {dataset.name}", stop.exit_code)
-            yield i, dataset.read(i)
-
     with Progress(len(dataset), dataset.name, shown=options.pbar and world.is_main) as progress:
+
+        def done(rows: Sequence[tuple[int, EvalRow]]) -> None:
+            mine.extend(rows)
+            progress.advance(min(world.size * len(rows), progress.total - progress.done))
+
+        def samples() -> Iterator[tuple[int, Sample]]:
+            for i in range(world.rank, len(dataset), world.size):
+                if stop:
+                    raise StopRequested(f"stopped while evaluating {dataset.name}", stop.exit_code)
+                with scorer.caught(dataset.name_of(i)) as fault:
+                    sample = dataset.read(i)
+                if fault:
+                    done([(i, fault[0])])
+                else:
+                    yield i, sample
+
         for group in of_equal_size(samples(), options.batch_size):
-            lq = torch.stack([sample.lq for _, sample in group]).to(device)
-            started = time.perf_counter()
-            outputs = upscale(prepared, lq, self_ensemble=options.self_ensemble, tiling=tiling, multiple=multiple)
-            images = [to_levels(output) for output in outputs]
-            finite = outputs.isfinite().flatten(1).all(1).tolist()  # waits for the device
-            seconds = (time.perf_counter() - started) / len(group)
-            for (i, sample), image, sound in zip(group, images, finite, strict=True):
-                fault = None if sound else f"the output of {type(network).__name__} is not finite (NaN or infinity)"
-                mine.append((i, _row(sample, image, options, seconds, fault)))
-                if keep is not None and sound:
-                    keep(sample, image)
-            progress.advance(min(world.size * len(group), progress.total - progress.done))
-    rows = [pair for part in world.gather(mine) for pair in part]
-    return EvalReport(dataset.name, tuple(row for _, row in sorted(rows, key=lambda pair: pair[0])))
+            done(scorer.rows(group))
+    rows = sorted((pair for part in world.gather(mine) for pair in part), key=lambda pair: pair[0])
+    return EvalReport(dataset.name, _completed([row for _, row in rows], options))
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Makes rows of samples; arguments as of :func:`evaluate`."""
+
+    network: nn.Module
+    called: str
+    dataset: str
+    options: ValOptions
+    tiling: Tiling | None
+    multiple: int
+    device: torch.device
+    keep: Keep | None
+    skip_large: bool
+
+    def rows(self, group: Sequence[tuple[int, Sample]]) -> list[tuple[int, EvalRow]]:
+        """The numbered rows of a group; where it fails as a whole, each image is tried by itself."""
+        names = first_few(sample.name for _, sample in group)
+        made: list[tuple[int, EvalRow]] = []
+        with self.caught(names, retried=len(group) > 1) as fault:
+            made = self._rows(group)
+        if not fault:
+            return made
+        if len(group) == 1:
+            return [(group[0][0], fault[0])]
+        return [row for single in group for row in self.rows([single])]
+
+    def _rows(self, group: Sequence[tuple[int, Sample]]) -> list[tuple[int, EvalRow]]:
+        lq = torch.stack([sample.lq for _, sample in group]).to(self.device)
+        started = time.perf_counter()
+        outputs = upscale(
+            self.network, lq, self_ensemble=self.options.self_ensemble, tiling=self.tiling, multiple=self.multiple
+        )
+        images = [to_levels(output) for output in outputs]
+        finite = outputs.isfinite().flatten(1).all(1).tolist()  # waits for the device
+        seconds = (time.perf_counter() - started) / len(group)
+        rows = []
+        for (i, sample), image, sound in zip(group, images, finite, strict=True):
+            fault = None if sound else f"the output of {self.called} is not finite (NaN or infinity)"
+            rows.append((i, _row(sample, image, self.options, seconds, fault)))
+        # After the last row: a group that fails is tried again, image by image.
+        for (_, sample), image, sound in zip(group, images, finite, strict=True):
+            if self.keep is not None and sound:
+                self.keep(sample, image)
+        return rows
+
+    @contextlib.contextmanager
+    def caught(self, name: str, *, retried: bool = False) -> Iterator[list[EvalRow]]:
+        """A list that has a row with a fault after the block, where an image, or the memory for it, made it fail."""
+        rows: list[EvalRow] = []
+        try:
+            with memory_for(f"the image {name} of {self.dataset}", _SMALLER):
+                yield rows
+        except InputError as error:
+            rows.append(EvalRow(name, 0, 0, {}, {}, 0.0, str(error), "image"))
+        except FullMemoryError as error:
+            if not (self.skip_large or retried):
+                raise
+            rows.append(EvalRow(name, 0, 0, {}, {}, 0.0, str(error), "memory"))
+        if rows and rows[0].cause == "memory" and self.device.type == "cuda":
+            torch.cuda.empty_cache()  # blocks of another size would be in the way of the next images
+
+
+def _completed(rows: Sequence[EvalRow], options: ValOptions) -> tuple[EvalRow, ...]:
+    """The rows, those without scores with NaN for what the others have; for all metrics, where no row has any."""
+    names = next((list(row.scores) for row in rows if row.scores), list(options.metrics))
+    base = next((list(row.bicubic) for row in rows if row.bicubic), [])
+
+    def completed(row: EvalRow) -> EvalRow:
+        if row.cause is None or row.scores:
+            return row
+        scores, bicubic = dict.fromkeys(names, math.nan), dict.fromkeys(base, math.nan)
+        return dataclasses.replace(row, scores=scores, bicubic=bicubic)
+
+    return tuple(map(completed, rows))
 
 
 def of_equal_size(samples: Iterable[tuple[int, Sample]], most: int) -> Iterator[list[tuple[int, Sample]]]:
@@ -264,14 +369,21 @@ def _row(sample: Sample, image: Tensor, options: ValOptions, seconds: float, fau
     reference = None if sample.gt is None else to_levels(sample.gt).to(image.device)
     # Without ground truth, only the metrics that need none.
     metrics = {n: m for n, m in options.metrics.items() if reference is not None or not m.needs_reference}
-    if fault is None:
-        scores, fault = _score(image, reference, metrics)
-    else:
-        scores = dict.fromkeys(metrics, math.nan)
+    cause: Cause | None = None if fault is None else "output"
     base: dict[str, float] = {}
-    if options.bicubic:
-        base, _ = _score(bicubic(sample, height, width).to(image.device), reference, metrics)
-    return EvalRow(sample.name, height, width, scores, base, seconds, fault)
+    try:
+        if fault is None:
+            scores, fault = _score(image, reference, metrics)
+            cause = None if fault is None else "output"
+        else:
+            scores = dict.fromkeys(metrics, math.nan)
+        if options.bicubic:
+            base, _ = _score(bicubic(sample, height, width).to(image.device), reference, metrics)
+    except InputError as error:  # of a metric: the image is too small for it
+        scores = dict.fromkeys(metrics, math.nan)
+        base = dict(scores) if options.bicubic else {}
+        fault, cause = f"{sample.gt_path or sample.lq_path}: {error}", "image"
+    return EvalRow(sample.name, height, width, scores, base, seconds, fault, cause)
 
 
 def _score(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -14,23 +16,23 @@ from config.command import Command
 from config.schema import TestOptions, ValOptions
 from data import Sample, build_dataset
 from models.distributed import World
-from models.evaluation.evaluate import EvalReport, evaluate, way_of
+from models.evaluation.evaluate import EvalReport, Keep, evaluate, way_of
 from models.evaluation.pictures import PictureWriter
 from models.evaluation.summary import published_scores, summary
-from models.experiment import open_run, test_folder
+from models.experiment import open_run, reserved, test_folder
 from models.inputs import check_inputs
 from models.weights.files import load_pretrained, log_loaded
 from models.weights.fit import LoadReport
 from utils.env import hardware, peak_memory, reset_peak_memory, versions
 from utils.errors import InputError
-from utils.files import write_json
+from utils.files import check_folder, write_json
 from utils.log import configure_logging, get_logger
 from utils.seed import seed_everything
 from utils.signals import catch_signals
 
 
 class NoScoreError(ArithmeticError):
-    """Some outputs of a network are not finite, or have no value by a metric, so that there is no mean."""
+    """Images have no score, so that there is no mean: they cannot be used, or the network's output is no number."""
 
 
 def test(options: TestOptions, command: Command, world: World) -> list[EvalReport]:
@@ -40,19 +42,21 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
         One report per data set, in the (string-sorted) order of their keys.
 
     Raises:
-        InputError: an option, the weights or the data cannot be used.
-        NoScoreError: images have no score; everything else was written. Of several ranks, the first raises it.
+        InputError: an option, the weights or the data cannot be used, or another process tests into that folder.
+        NoScoreError: images have no score, or cannot be read; everything else was written. Of several ranks, the first
+            raises it.
         StopRequested: SIGINT or SIGTERM came.
     """
-    with catch_signals() as stop:
+    folder = test_folder(options)
+    with world.on_main(reserved(folder, "tests")), catch_signals() as stop:
         check_inputs(options)
+        check_folder(test_folder(options).root)
         datasets = [
             build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="test")
             for dataset in options.datasets.values()
         ]
         device = world.device(options.num_gpu)
         network, loaded = load_network(options, device)  # before an earlier run's folder is renamed
-        folder = test_folder(options)
         if world.is_main:
             open_run(folder, "test", options, command, fresh=True)
         else:
@@ -60,36 +64,44 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
         log_loaded(loaded)
         seed_everything(options.manual_seed)
         val = options.val or ValOptions()
-        suffix = val.suffix or options.name
-        reports = []
-        for dataset in datasets:
-            reset_peak_memory(device)
-            saver = _PictureSaver(folder.pictures / dataset.name, suffix) if val.save_img else None
-            try:
-                report = evaluate(
-                    network, dataset, val, device=device, tile=options.tile,
-                    channels_last=options.channels_last, world=world, keep=saver.keep if saver else None, stop=stop,
-                )  # fmt: skip
-            finally:
-                if saver is not None:
-                    saver.writer.finish()
-            reports.append(dataclasses.replace(report, memory=max(world.gather(peak_memory(device)))))
-            if command.per_image:
-                get_logger().info("%s, image by image\n%s", report.dataset, report.table())
-            else:
-                get_logger().info("%s: %d images, %.3f s each", report.dataset, len(report.rows), report.seconds)
-        get_logger().info("%s", summary(options, reports))
-        if world.is_main:
-            write_scores(folder.root / "scores.json", options, reports, loaded)
-            get_logger().info("scores and images are in %s", folder.root)
-        faults = [report.faults for report in reports if report.faults]
-        if faults and world.is_main:  # the images of all ranks; one of them says so and fails the run
-            raise NoScoreError(
-                "\n  ".join([f"weights {options.path.pretrain_network_g}, network {options.network_g.type}:", *faults])
-                + "\n  NaN or infinity comes from damaged weights, a training that diverged, or too large a range of "
-                "values; look at these weights, or score other ones"
-            )
+        reports: list[EvalReport] = []
+        try:
+            for dataset in datasets:
+                reset_peak_memory(device)
+                with _saver(folder.pictures / dataset.name, val, options.name) as keep:
+                    report = evaluate(
+                        network, dataset, val, device=device, tile=options.tile, channels_last=options.channels_last,
+                        world=world, keep=keep, stop=stop, skip_large=True,
+                    )  # fmt: skip
+                    reports.append(dataclasses.replace(report, memory=max(world.gather(peak_memory(device)))))
+                if command.per_image:
+                    get_logger().info("%s, image by image\n%s", report.dataset, report.table())
+                else:
+                    get_logger().info("%s: %d images, %.3f s each", report.dataset, len(report.rows), report.seconds)
+        finally:  # whatever ends the evaluation, what was measured before is not lost
+            if reports:
+                get_logger().info("%s", summary(options, reports))
+                if world.is_main:
+                    write_scores(folder.root / "scores.json", options, reports, loaded)
+                    get_logger().info("scores and images are in %s", folder.root)
+        if world.is_main:  # the images of all ranks; one of them says so and fails the run
+            _raise_faults(options, reports)
     return reports
+
+
+def _raise_faults(options: TestOptions, reports: Sequence[EvalReport]) -> None:
+    """Raise NoScoreError where images have no score, with what to do about it."""
+    faults = [report.faults for report in reports if report.faults]
+    if not faults:
+        return
+    causes = {cause for report in reports for cause in report.causes}
+    advice = {
+        "output": "NaN or infinity comes from damaged weights, a training that diverged, or too large a range of "
+        "values; look at these weights, or score other ones",
+        "image": "images that cannot be used: replace them, or leave them out of the set; the other scores are written",
+    }
+    head = f"weights {options.path.pretrain_network_g}, network {options.network_g.type}:"
+    raise NoScoreError("\n  ".join([head, *faults, *(advice[cause] for cause in advice if cause in causes)]))
 
 
 def load_network(options: TestOptions, device: torch.device) -> tuple[nn.Module, LoadReport]:
@@ -125,12 +137,18 @@ def write_scores(path: Path, options: TestOptions, reports: list[EvalReport], lo
     })  # fmt: skip
 
 
-class _PictureSaver:
-    """Writes outputs as ``FOLDER/IMAGE_SUFFIX.png``."""
+@contextlib.contextmanager
+def _saver(folder: Path, val: ValOptions, name: str) -> Iterator[Keep | None]:
+    """Writes outputs as ``FOLDER/IMAGE_SUFFIX.png``, all of them by the end of the block; None: they are not saved."""
+    if not val.save_img:
+        yield None
+        return
+    writer = PictureWriter()
 
-    def __init__(self, folder: Path, suffix: str) -> None:
-        self.folder, self.suffix = folder, suffix
-        self.writer = PictureWriter()
+    def keep(sample: Sample, image: Tensor) -> None:
+        writer.write(folder / f"{sample.name}_{val.suffix or name}.png", image.cpu().numpy())
 
-    def keep(self, sample: Sample, image: Tensor) -> None:
-        self.writer.write(self.folder / f"{sample.name}_{self.suffix}.png", image.cpu().numpy())
+    try:
+        yield keep
+    finally:
+        writer.finish()

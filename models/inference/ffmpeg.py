@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError
+from utils.programs import Finished, run_program
 
 _SPEAKER = re.compile(r"^\[[^\]]* @ 0x[0-9a-f]+\] ")  # "[mp4 @ 0x55d0c8a0] "
+_LIMIT = 300.0  # seconds that it may take to look at a film, or to write a frame of it
 # Lines that tell that something failed, after the one that tells what.
 _CONSEQUENCE = re.compile(
     r"Conversion failed!|Error (initializing|while|opening|submitting|sending|muxing|writing trailer)|Could not write"
@@ -47,19 +49,17 @@ def probe(path: Path, arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: ffprobe is not installed, or cannot read the file.
     """
-    command = [program("ffprobe"), "-v", "error", "-of", "json", *arguments, local(path)]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
-    if done.returncode != 0:
-        raise InputError(f"{path}: the film cannot be read: {reason(done.stderr).removeprefix(f'{local(path)}: ')}")
-    found: dict[str, Any] = json.loads(done.stdout or "{}")
+    done = _run([program("ffprobe"), "-v", "error", "-of", "json", *arguments, local(path)])
+    if done.code != 0:
+        raise InputError(f"{path}: the film cannot be read: {reason(done.err).removeprefix(f'{local(path)}: ')}")
+    found: dict[str, Any] = json.loads(done.out or "{}")
     return found
 
 
 def encoder_formats(encoder: str) -> frozenset[str]:
     """Pixel formats that an encoder takes; empty where this ffmpeg does not have it."""
-    command = [program("ffmpeg"), "-hide_banner", "-v", "error", "-h", f"encoder={encoder}"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
-    found = re.search(r"Supported pixel formats: (.*)", done.stdout)
+    done = _run([program("ffmpeg"), "-hide_banner", "-v", "error", "-h", f"encoder={encoder}"])
+    found = re.search(r"Supported pixel formats: (.*)", done.out)
     return frozenset(found[1].split()) if found else frozenset()
 
 
@@ -72,5 +72,15 @@ def reason(text: str) -> str:
 
 def run_with(command: Sequence[str], content: bytes) -> str | None:
     """Give a program something to read; returns what it says where it fails, None where it does not."""
-    done = subprocess.run(command, input=content, capture_output=True, check=False)
-    return None if done.returncode == 0 else done.stderr.decode(errors="replace")
+    done = _run(command, content)
+    return None if done.code == 0 else done.err
+
+
+def _run(command: Sequence[str], content: bytes | None = None) -> Finished:
+    try:
+        return run_program(command, limit=_LIMIT, given=content)
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"{command[0]} did not end within {_LIMIT:.0f} s: {' '.join(command[1:])}; the program or the disk hangs, "
+            "or the film is damaged in a way that it does not notice"
+        ) from None

@@ -24,7 +24,6 @@ from utils.errors import InputError
 _PROBE = 48  # side of the first probe, at least; the second has twice the side
 # What is measured on the CPU are the tensors: what kernels take for themselves, and other programs, come on top.
 _SHARE_OF_HOST, _SHARE_OF_DEVICE = 0.4, 0.8
-_HOST_FULL = ("can't allocate memory", "not enough memory")
 
 
 class Demand(NamedTuple):
@@ -114,13 +113,6 @@ def halved(network: nn.Module, tile: int | None, h: int, w: int, overlap: int) -
     return max(side // 2, least)
 
 
-def memory_is_full(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, of a device or of the host."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _HOST_FULL)
-
-
 def peak_of_forward(network: nn.Module, x: Tensor) -> int:
     """Most bytes that a pass takes beyond what is there before it."""
     with torch.no_grad(), evaluation_mode(network):
@@ -131,14 +123,19 @@ def peak_of_forward(network: nn.Module, x: Tensor) -> int:
             before = torch.cuda.memory_allocated(x.device)
             network(x)
             return int(torch.cuda.max_memory_allocated(x.device)) - before
-        live = _LiveTensors()
+        live = LiveTensors()
         with live:
             network(x)
         return live.peak
 
 
-class _LiveTensors(TorchDispatchMode):
-    """Counts the bytes of the tensors that are alive, as they come and go."""
+class LiveTensors(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, as they come and go.
+
+    Attributes:
+        now: bytes of those that have been made in this mode and are alive.
+        peak: most bytes that were alive at a time.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

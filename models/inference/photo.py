@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from archs.contract import contract_of
 from data.images.photo import Levels, Photo
-from models.inference.memory import Demand, find_tile, free_memory, halved, measure, memory_is_full, probe_sides
+from models.inference.memory import Demand, find_tile, free_memory, halved, measure, probe_sides
 from models.inference.tiling import aligned_tile
 from models.inference.transparency import spread_colour
 from models.inference.upscale import Assembled, Put, Watch, overlapping_tiles, upscale_in_parts
 from utils.env import available_memory
 from utils.errors import InputError
 from utils.log import get_logger
+from utils.memory import memory_is_full
 from utils.scale import scaled_length
 
 TileChoice = int | Literal["auto"] | None

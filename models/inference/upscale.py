@@ -101,12 +101,8 @@ def upscale_in_parts(
     """
     offered = contract_of(network)
     _check_input(lq, offered.channels)
+    check_whole(network, tiling, multiple)
     scale, rule = offered.scale, _size_rule(network, multiple)
-    if not isinstance(scale, int) and (tiling is not None or rule.multiple > 1):
-        raise InputError(
-            f"images are upscaled by {scale:g} as a whole: tiles, and images extended to multiples of a window, would "
-            "end between pixels; choose a whole scale, or neither"
-        )
     batch = lq if lq.ndim == 4 else lq[None]
     symmetries = [(flip, turns) for flip in (False, True) for turns in range(4)] if self_ensemble else [(False, 0)]
     views = [View(batch, flip, turns, rule, tiling) for flip, turns in symmetries]
@@ -131,6 +127,20 @@ def upscale_in_parts(
         for band in views[0].bands():
             for item in band.tiles:
                 put(scaled_length(band.top, scale), scaled_length(item.left, scale), run(views[0], item))
+
+
+def check_whole(network: nn.Module, tiling: Tiling | None = None, multiple: int = 1) -> None:
+    """Whether images may be cut, or extended, in this way; arguments as for :func:`upscale`.
+
+    Raises:
+        InputError: the scale is not whole, and tiles were asked for, or multiples of a window.
+    """
+    scale = contract_of(network).scale
+    if not isinstance(scale, int) and (tiling is not None or _size_rule(network, multiple).multiple > 1):
+        raise InputError(
+            f"images are upscaled by {scale:g} as a whole: tiles, and images extended to multiples of a window, would "
+            "end between pixels; choose a whole scale, or neither"
+        )
 
 
 def _size_rule(network: nn.Module, multiple: int) -> SizeRule:

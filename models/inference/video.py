@@ -22,7 +22,7 @@ from models.inference.encoding import CONTAINERS, encoder_for, left_out, reading
 from models.inference.ffmpeg import reason
 from models.inference.film import Film
 from utils.errors import InputError
-from utils.files import lock, make_folder, remove_unfinished, storage_error, unfinished
+from utils.files import lock, make_folder, remove_unfinished, rename_whole, storage_error, sync_file, unfinished
 
 
 class Outcome(NamedTuple):
@@ -79,7 +79,8 @@ def upscale_film(source: Path, target: Path, film: Film, frame: Callable[[Levels
                 if writer is None:
                     raise InputError(f"{source}: the film has no frames")
                 _finish(writer, said, target)
-            temporary.replace(target)
+            sync_file(temporary)
+            rename_whole(temporary, target)
             return Outcome(count, _complaint(complaints))
         finally:
             if writer is not None:
@@ -111,7 +112,9 @@ def _start(command: list[str], notes: IO[bytes]) -> subprocess.Popen[bytes]:
 @contextmanager
 def _running(command: list[str], notes: IO[bytes], source: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The program that reads; ended when the block is left; its failure is raised as an InputError."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=notes, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=notes, start_new_session=True
+    )
     try:
         yield process
         if process.wait() != 0:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from config.schema import TrainOptions
 from data.loader import Batch
-from models.inference.memory import memory_is_full
 from models.training.finite import FiniteGuard
 from models.training.objectives import build_objective
 from models.training.state import TrainState
 from utils.env import available_memory, peak_memory, reset_peak_memory
 from utils.errors import InputError
 from utils.log import PASSING, get_logger
+from utils.memory import memory_is_full
 
 MOST = 1024  # nobody asks for more, and each trial takes its time
 _PRECISION = 16  # the search ends when the last bound is within a sixteenth: each trial costs a whole iteration

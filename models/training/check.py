@@ -16,12 +16,14 @@ from models.distributed import World
 from models.evaluation.check import check_images, log_options, verdict
 from models.inputs import check_inputs
 from models.training.batch_limit import find_largest_batch
+from models.training.demand import batch_advice, check_activations, check_demand, data_advice, of_batch
 from models.training.objectives import Objective, build_objective
 from models.training.run import describe_run, prepare_state, training_set, validation_sets
 from models.training.state import TrainState
 from utils.env import peak_memory
 from utils.errors import InputError
 from utils.log import configure_logging, get_logger
+from utils.memory import memory_for
 from utils.progress import clock
 from utils.seed import seed_everything
 
@@ -38,7 +40,8 @@ def check_training(options: TrainOptions, world: World, *, largest_batch: bool =
         verbose: log the options as read.
 
     Raises:
-        InputError: something cannot be used.
+        InputError: something cannot be used, or the memory cannot hold it.
+        FullMemoryError: the memory is full.
     """
     configure_logging(rank=world.rank)
     with verdict():
@@ -51,39 +54,54 @@ def inspect_training(
     """Everything up to the first iterations, which are done and forgotten; arguments as :func:`check_training`.
 
     Raises:
-        InputError: something cannot be used; of images that cannot be, each fault is a line.
+        InputError: something cannot be used, or the memory cannot hold it; of images that cannot be used, each fault is
+            a line.
+        FullMemoryError: the memory is full.
     """
     log = get_logger().info
     log_options(options, verbose=verbose)
     check_inputs(options)
     dataset = training_set(options)
+    device = world.device(options.num_gpu)
+    check_demand(options, device, dataset)
     held_out = validation_sets(options)
     training = options.train_dataset
-    if isinstance(training, PatchOptions) and training.on_error == "skip":
-        _log_left_out(dataset)
-        check_images(held_out)
-    else:
-        check_images((dataset, *held_out))
+    with memory_for(f"the images of {dataset.name}", data_advice(options)):
+        if isinstance(training, PatchOptions) and training.on_error == "skip":
+            _log_left_out(dataset)
+            check_images(held_out)
+        else:
+            check_images((dataset, *held_out))
     seed_everything(options.manual_seed)
-    state = prepare_state(options, world.device(options.num_gpu))
+    state = prepare_state(options, device)
     describe_run(options, state, dataset, held_out)
-    batches = train_batches(
-        dataset, options.train_dataset, stop=1, device=state.device, channels_last=options.channels_last
-    )
-    batch = next(batches)
+    check_activations(state, options)
+    with memory_for(f"a batch of {dataset.name}", data_advice(options)):
+        batch = next(train_batches(
+            dataset, options.train_dataset, stop=1, device=device, channels_last=options.channels_last
+        ))  # fmt: skip
     targets = ", ".join(f"{name} {list(target.shape)}" for name, target in batch.targets.items())
     log("one batch: lq %s, %s", list(batch.lq.shape), targets)
+    with memory_for(f"an iteration on {device}, {of_batch(options, batch)}", batch_advice(options)):
+        objective = _one_iteration(state, batch, options)
+        _measure(state, objective, batch, options)
+    if largest_batch:
+        most, refused = find_largest_batch(state, batch, options)
+        bound = "larger ones were not tried" if refused is None else f"{refused} does not fit"
+        log("largest batch in this memory: batch_size_per_gpu %d (%s)", most, bound)
+
+
+def _one_iteration(state: TrainState, batch: Batch, options: TrainOptions) -> Objective:
+    """Do the first iteration and log what came of it; returns what does the next ones."""
     for player in state.players.values():
         player.network.train()
     objective = build_objective(options, state)
     result = objective.step(state, batch)
     losses = ", ".join(f"{name} {float(value):.4e}" for name, value in result.losses.items())
-    log("one iteration: %s, gradient norm %.3e, lr %.3e", losses, float(result.grad_norm or 0.0), result.lr[0])
-    _measure(state, objective, batch, options)
-    if largest_batch:
-        most, refused = find_largest_batch(state, batch, options)
-        bound = "larger ones were not tried" if refused is None else f"{refused} does not fit"
-        log("largest batch in this memory: batch_size_per_gpu %d (%s)", most, bound)
+    get_logger().info(
+        "one iteration: %s, gradient norm %.3e, lr %.3e", losses, float(result.grad_norm or 0.0), result.lr[0]
+    )
+    return objective
 
 
 def _measure(state: TrainState, objective: Objective, batch: Batch, options: TrainOptions) -> None:

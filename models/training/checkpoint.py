@@ -32,6 +32,7 @@ from models.weights.files import (
 )
 from utils.env import versions
 from utils.errors import InputError
+from utils.files import archive_existing, storage_error, sync_file, sync_folder
 from utils.log import get_logger
 from utils.seed import set_random_state
 
@@ -65,6 +66,11 @@ class CheckpointFolder:
     def states(self) -> Path:
         """Folder of the training states."""
         return self.root / "training_states"
+
+    @property
+    def figures(self) -> Path:
+        """The file that grows by a line for each record of the training."""
+        return self.root / "metrics.jsonl"
 
     def network(self, step: int | str, player: str = "g") -> Path:
         """The network file of an iteration, or of ``latest`` or ``best``."""
@@ -132,9 +138,12 @@ def snapshot(state: TrainState, options: TrainOptions, randoms: Sequence[Mapping
 def write(folder: CheckpointFolder, taken: Snapshot, *, safetensors: bool = False) -> None:
     """Write the networks and then the state of an iteration; a state on the disk implies its networks.
 
+    And it implies the figures of its iterations, which a resumed run does not write again.
+
     Raises:
         StorageError: the disk is full or broken; what was there before is whole.
     """
+    sync_file(folder.figures)
     for player, content in taken.networks.items():
         path = folder.network(taken.step, player)
         write_checkpoint(path, content)
@@ -146,15 +155,36 @@ def write(folder: CheckpointFolder, taken: Snapshot, *, safetensors: bool = Fals
 def prune(folder: CheckpointFolder, keep_last: int, keep_every: int | None) -> None:
     """Remove checkpoints but the newest ones, and those of multiples of ``keep_every``.
 
-    The state goes first: a state on the disk implies its networks.
+    The states go first, on the disk too: a state there implies its networks.
+
+    Raises:
+        StorageError: the disk is broken.
     """
-    for step in folder.steps()[keep_last:]:
-        if keep_every is not None and step % keep_every == 0:
-            continue
-        folder.state(step).unlink(missing_ok=True)
-        for path in folder.networks.glob(f"net_*_{step}.*"):
-            if path.suffix in (".pth", ".safetensors"):
-                path.unlink(missing_ok=True)
+    steps = [step for step in folder.steps()[keep_last:] if keep_every is None or step % keep_every]
+    if not steps:
+        return
+    try:
+        for step in steps:
+            folder.state(step).unlink(missing_ok=True)
+        sync_folder(folder.states)
+        for step in steps:
+            for path in folder.networks.glob(f"net_*_{step}.*"):
+                if path.suffix in (".pth", ".safetensors"):
+                    path.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(folder.states, error) from error
+
+
+def set_aside_later(folder: CheckpointFolder, step: int) -> None:
+    """Rename the states of later iterations than ``step``, from which a run goes on: they are not of its future.
+
+    They are damaged, or of a run that went on from there in another way. Their networks are about to be overwritten,
+    and the next ``--auto_resume`` would take them for the newest.
+    """
+    for later in folder.steps():
+        if later > step:
+            kept = archive_existing(folder.state(later))
+            get_logger().warning("the run goes on from iteration %s; the later state was kept as %s", f"{step:,}", kept)
 
 
 @dataclass(frozen=True)

@@ -5,24 +5,28 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import torch
-
 from config.command import Command
 from config.schema import TrainOptions
 from data import TrainDataset
 from data.loader import Batch, train_batches
+from data.patches.options import PatchOptions
 from models.distributed import World
+from models.training.demand import batch_advice, data_advice, of_batch
 from models.training.finite import FiniteGuard
 from models.training.meter import Meter
 from models.training.objectives import Objective, build_objective
-from models.training.run import Run, called_networks, opened
+from models.training.rescue import state_kept
+from models.training.run import Run, alone, called_networks, opened
 from models.training.state import TrainState
 from models.training.step import StepResult
 from models.training.validation import report_lag, stop_request, validate, validates
-from utils.errors import WorkerError
+from utils.errors import InputError
 from utils.log import get_logger
+from utils.memory import FullMemoryError, memory_for
+from utils.seed import random_state_before
 from utils.signals import catch_signals
 
+_OTHER_PROGRAMS = "closing other programs, or a machine with more memory"
 _AGREE = 10  # iterations between two agreements of several ranks whether to stop
 
 
@@ -30,13 +34,19 @@ def train(options: TrainOptions, command: Command, world: World) -> TrainState:
     """Train as the options say; saves checkpoints, validates, logs.
 
     Raises:
-        InputError: an option, a file or the data cannot be used.
+        InputError: an option, a file or the data cannot be used, or another process trains in the run's folder.
         StopRequested: SIGINT or SIGTERM came; the state was saved.
         NonFiniteLossError: see :func:`models.training.step.finish_step`.
-        MemoryError: the device's memory is full; the state was saved.
+        FullMemoryError: the memory is full; the state of the last whole iteration was saved.
+        WorkerError: a worker process died; likewise.
+        RunError: an image or a folder can no longer be used; likewise.
         StorageError: writing failed; the previous checkpoint is whole.
     """
-    with catch_signals() as stop, opened(options, command, world, stop) as (run, state, dataset):
+    with (
+        alone(options, command, world),
+        catch_signals() as stop,
+        opened(options, command, world, stop) as (run, state, dataset),
+    ):
         train_until(options.train.total_iter, run, state, dataset)
         if options.val is None:
             report_lag(run, state)
@@ -48,79 +58,94 @@ def train(options: TrainOptions, command: Command, world: World) -> TrainState:
 
 
 def train_until(last: int, run: Run, state: TrainState, dataset: TrainDataset) -> None:
-    """Iterations up to and including ``last``, each with what is due after it: logging, saving, validating."""
-    options, world = run.options, run.world
+    """Iterations up to and including ``last``, each with what is due after it: logging, saving, validating.
+
+    Raises:
+        FullMemoryError, WorkerError, RunError: see :func:`models.training.rescue.state_kept`.
+    """
+    with state_kept(run, state), memory_for(f"the training {run.options.name}", _OTHER_PROGRAMS):
+        _validate_first(run, state)
+        guard = FiniteGuard.create(state, skip=run.options.train.nonfinite == "skip")
+        models = called_networks(state, run.options, run.world)
+        objective = build_objective(run.options, state, models=models, world=run.world, guard=guard)
+        with memory_for(f"images and worker processes of {dataset.name}", data_advice(run.options)):
+            batches = train_batches(
+                dataset, run.options.train_dataset, start=state.step, stop=run.options.train.total_iter,
+                rank=run.world.rank, world_size=run.world.size, device=state.device,
+                channels_last=run.options.channels_last,
+            )  # fmt: skip
+        with contextlib.closing(batches), Meter(run.options, state.step, run.world) as meter:
+            while state.step < last:
+                batch = _next_batch(run, state, meter, batches)
+                result = _iterate(run, state, objective, batch)
+                meter.advance()
+                _after_iteration(run, state, guard, meter, result, batch)
+        _count_skipped(guard, state)
+
+
+def _validate_first(run: Run, state: TrainState) -> None:
+    """The validation that is due before the next iteration, if there is one."""
+    options = run.options
     if state.step > max(state.validated, 0) and validates(options, state.step):
         validate(run, state)  # the run was left between saving and validating
     elif options.val is not None and options.val.val_first and state.step == 0:
         validate(run, state)
-    guard = FiniteGuard.create(state, skip=options.train.nonfinite == "skip")
-    models = called_networks(state, options, world)
-    objective = build_objective(options, state, models=models, world=world, guard=guard)
-    batches = train_batches(
-        dataset, options.train_dataset, start=state.step, stop=options.train.total_iter,
-        rank=world.rank, world_size=world.size, device=state.device, channels_last=options.channels_last,
-    )  # fmt: skip
-    with contextlib.closing(batches), Meter(options, state.step, world) as meter:
-        while state.step < last:
-            batch = _next_batch(run, meter, batches)
-            result = _iterate(run, state, objective, batch)
-            meter.advance()
-            if result.skipped:
-                get_logger().warning("iteration %d was skipped: its loss or gradient is not finite", result.step)
-            stop = _asked_to_stop(run, state)
-            logs, saves = _is_due(options.logger.print_freq, state.step), stop or _saves(options, state.step)
-            if logs or saves:
-                _count_skipped(guard, state)
-            if logs:
-                record = meter.record(result, batch)
-                for sink in run.sinks:
-                    sink.training(record)
-            if saves:
-                # Before validating: "validated" still names an earlier iteration; a resumed run makes up for it.
-                run.saver.save(state)
-            if stop:
-                raise stop_request(run, state)
-            if validates(options, state.step):
-                validate(run, state)
-    _count_skipped(guard, state)
 
 
-def _next_batch(run: Run, meter: Meter, batches: Iterator[Batch]) -> Batch:
-    """The next batch; where a worker process has died, the user learns how the run goes on."""
+def _after_iteration(
+    run: Run, state: TrainState, guard: FiniteGuard, meter: Meter, result: StepResult, batch: Batch
+) -> None:
+    """What is due after an iteration.
+
+    Raises:
+        StopRequested: a signal came; the state was saved.
+    """
+    options = run.options
+    if result.skipped:
+        get_logger().warning("iteration %d was skipped: its loss or gradient is not finite", result.step)
+    stop = _asked_to_stop(run, state)
+    logs, saves = _is_due(options.logger.print_freq, state.step), stop or _saves(options, state.step)
+    if logs or saves:
+        _count_skipped(guard, state)
+    if logs:
+        record = meter.record(result, batch)
+        for sink in run.sinks:
+            sink.training(record)
+    if saves:
+        # Before validating: "validated" still names an earlier iteration; a resumed run makes up for it.
+        run.saver.save(state)
+    if stop:
+        raise stop_request(run, state)
+    if validates(options, state.step):
+        validate(run, state)
+
+
+def _next_batch(run: Run, state: TrainState, meter: Meter, batches: Iterator[Batch]) -> Batch:
+    """The next batch."""
+    training = run.options.train_dataset
     try:
-        return meter.next_of(batches)
-    except WorkerError as error:
-        raise WorkerError(f"{error}. Continue with {run.goes_on}") from error
+        with memory_for(f"the batch of iteration {state.step + 1}", data_advice(run.options)):
+            return meter.next_of(batches)
+    except InputError as error:
+        if not isinstance(training, PatchOptions) or training.on_error == "skip":
+            raise
+        raise InputError(f"{error}. To go on without such images: datasets.train.on_error: skip") from error
 
 
 def _iterate(run: Run, state: TrainState, objective: Objective, batch: Batch) -> StepResult:
-    """One iteration; where memory runs out the state is saved and the user learns what would help."""
+    """One iteration; where memory runs out, ``state`` and the random generators are as they were before it.
+
+    The weights are, unless ``state.moving`` says that they are not.
+    """
+    what = f"iteration {state.step + 1} on {state.device}, {of_batch(run.options, batch)}"
     try:
-        return objective.step(state, batch)
-    except torch.OutOfMemoryError as error:
+        # Dropout has drawn for the iteration, which the resumed run begins anew.
+        with random_state_before(state.device, FullMemoryError), memory_for(what, batch_advice(run.options)):
+            return objective.step(state, batch)
+    except FullMemoryError:
         for player in state.players.values():
             player.optimizer.zero_grad(set_to_none=True)
-        if run.world.size == 1:  # other ranks are in the middle of the iteration and would not join
-            run.saver.save(state)
-            run.saver.wait()
-        raise MemoryError(_memory_advice(run, state, batch)) from error
-
-
-def _memory_advice(run: Run, state: TrainState, batch: Batch) -> str:
-    train = run.options.train
-    height, width = batch.lq.shape[-2:]
-    helps = [
-        f"train.accumulate: {2 * train.accumulate} (now {train.accumulate})",
-        *([] if train.amp else ["train.amp: bf16"]),
-        *([] if train.checkpoint_activations else ["train.checkpoint_activations: true"]),
-        "a smaller batch_size_per_gpu or gt_size",
-    ]
-    return (
-        f"the memory of {state.device} is full in iteration {state.step + 1}: batch {len(batch)}, patches of "
-        f"{height} x {width} low-resolution pixels, {train.amp or 'float32'}. What helps: {'; '.join(helps)}. "
-        f"Continue with {run.goes_on}"
-    )
+        raise
 
 
 def _count_skipped(guard: FiniteGuard, state: TrainState) -> None:

@@ -44,14 +44,18 @@ def generator_options(options: TrainOptions) -> PlayerOptions:
     """
     network = options.network_g.as_mapping()
     if options.train.checkpoint_activations:
-        known = signature(archs.network_class(options.network_g.type)).parameters
-        if "use_checkpoint" not in known:
+        if not can_recompute(options.network_g.type):
             raise InputError(
                 f"train.checkpoint_activations: {options.network_g.type} cannot compute its blocks twice; leave the "
                 "key out, or use train.accumulate to save memory"
             )
         network["use_checkpoint"] = True
     return PlayerOptions(network, options.train.optim_g, options.train.ema_decay, options.path.pretrained_g)
+
+
+def can_recompute(network: str) -> bool:
+    """Whether a type of networks can compute its activations again instead of keeping them."""
+    return "use_checkpoint" in signature(archs.network_class(network)).parameters
 
 
 def build_players(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -16,11 +15,19 @@ from config import describe, to_dict
 from config.command import Command
 from config.schema import TrainOptions
 from data import EvalDataset, TrainDataset, build_dataset
-from models.distributed import World
+from models.distributed import World, restarts
 from models.evaluation.check import together
-from models.experiment import RunFolder, open_run, training_folder
+from models.experiment import RunFolder, open_run, reserved, training_folder
 from models.inputs import check_inputs
-from models.training.checkpoint import CheckpointFolder, Resume, apply_resume, find_resume, read_resume
+from models.training.checkpoint import (
+    CheckpointFolder,
+    Resume,
+    apply_resume,
+    find_resume,
+    read_resume,
+    set_aside_later,
+)
+from models.training.demand import check_activations, check_demand
 from models.training.objectives import players_of
 from models.training.players import build_players
 from models.training.saver import Saver
@@ -29,8 +36,11 @@ from models.training.state import TrainState
 from models.weights.files import log_loaded
 from utils.errors import InputError
 from utils.log import configure_logging, get_logger
+from utils.memory import memory_for
 from utils.seed import seed_everything
 from utils.signals import StopFlag
+
+_PATIENCE = 30.0  # seconds; longer than ranks live whose launcher is gone
 
 
 @dataclass(frozen=True)
@@ -49,13 +59,29 @@ class Run:
 
 
 @contextlib.contextmanager
+def alone(options: TrainOptions, command: Command, world: World) -> Iterator[None]:
+    """Keep other processes from training in this run's folders; held by rank 0.
+
+    A run that goes on waits for the one before, which may be about to end: killed, but for its last rank.
+
+    Raises:
+        InputError: another process trains there. On every rank.
+    """
+    configure_logging(rank=world.rank)
+    goes_on = command.auto_resume or options.path.resume_state is not None or restarts() > 0
+    with world.on_main(reserved(training_folder(options), "trains", patience=_PATIENCE if goes_on else 0)):
+        yield
+
+
+@contextlib.contextmanager
 def opened(
     options: TrainOptions, command: Command, world: World, stop: StopFlag
 ) -> Iterator[tuple[Run, TrainState, TrainDataset]]:
     """A run with its folder and logs, ready for its iterations; closes its files at the end.
 
     Raises:
-        InputError: an option, a file or the data cannot be used; an earlier run of that name is where it was.
+        InputError: an option, a file or the data cannot be used, or the memory cannot hold them; an earlier run of that
+            name is where it was.
     """
     folder = training_folder(options)
     resume = _resume_asked_for(options, command, folder, world)
@@ -70,9 +96,13 @@ def opened(
     if resume is not None:
         apply_resume(state, resume, options, world)
     dataset = training_set(options)
+    check_demand(options, state.device, dataset)
+    check_activations(state, options)
     validation = validation_sets(options)
     if world.is_main:  # only now: bad input must not rename an earlier run's folder
         open_run(folder, "train", options, command, fresh=resume is None)
+        if resume is not None:
+            set_aside_later(CheckpointFolder(folder.root), resume.step)
     world.barrier()
     if resume is not None:
         get_logger().info("resumed from %s at iteration %s", resume.path, f"{state.step:,}")
@@ -104,7 +134,9 @@ def prepare_state(options: TrainOptions, device: torch.device, resumed: Collecti
             "train:amp=bf16 or train:amp=null"
         )
     set_precision(tf32=options.train.tf32)
-    return TrainState(build_players(players_of(options), options, device, resumed), device)
+    what = f"{options.network_g.type} with its gradients, optimiser and EMA weights on {device}"
+    with memory_for(what, "a smaller network_g, closing other programs, or a machine with more memory"):
+        return TrainState(build_players(players_of(options), options, device, resumed), device)
 
 
 def set_precision(*, tf32: bool) -> None:
@@ -168,7 +200,7 @@ def _resume_asked_for(options: TrainOptions, command: Command, folder: RunFolder
     if options.path.resume_state is not None:
         return read_resume(options.path.resume_state, options.path)
     # torchrun starts all ranks again when one has died: the run goes on by itself.
-    again = command.auto_resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    again = command.auto_resume or restarts() > 0
     return find_resume(CheckpointFolder(folder.root), options.path) if again else None
 
 

@@ -9,20 +9,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from config.schema import WandbOptions
+from models.training.events import EventFile
+from models.training.records import RecordFile
 from models.training.state import Best
 from utils.errors import InputError
-from utils.files import json_text, make_folder, write_text
+from utils.files import json_text, write_text
 from utils.log import get_logger
 from utils.progress import clock
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,7 @@ class JsonLinesSink:
         if path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_past(line, step, validated)]
             write_text(path, "".join(line + "\n" for line in kept))
-        make_folder(path.parent)
-        self.file = path.open("a", encoding="utf-8", buffering=1)  # line by line: a killed run loses none
+        self.file = RecordFile(path)
 
     def training(self, record: TrainRecord) -> None:
         """Kind ``train``, with every figure of the record; null where it is not finite."""
@@ -153,7 +151,7 @@ class JsonLinesSink:
         self.file.close()
 
     def _write(self, value: Mapping[str, object]) -> None:
-        self.file.write(json_text(value) + "\n")
+        self.file.write((json_text(value) + "\n").encode())
 
 
 class TensorBoardSink:
@@ -162,49 +160,46 @@ class TensorBoardSink:
     def __init__(self, folder: Path, step: int, options_text: str) -> None:
         self.folder = folder
         self.options_text = options_text
-        self.writer = self._open(step)
+        self.events = self._open(step)
 
-    def _open(self, step: int) -> SummaryWriter:
-        from torch.utils.tensorboard import SummaryWriter
-
-        make_folder(self.folder)
-        writer: SummaryWriter = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+    def _open(self, step: int) -> EventFile:
+        events = EventFile(self.folder, step + 1 if step else None)
         if not step:
-            writer.add_text("options", f"```yaml\n{self.options_text}\n```")
-        return writer
+            events.text("options", f"```yaml\n{self.options_text}\n```")
+        return events
 
     def _reopen_if_lost(self, step: int) -> None:
         """Somebody removed the folder: what follows goes into a new one instead of nowhere."""
         if not self.folder.is_dir():
             get_logger().warning("%s is gone; TensorBoard's curves begin again there", self.folder)
-            make_folder(self.folder)  # the old writer's thread may still have events to put somewhere
             with contextlib.suppress(OSError):
-                self.writer.close()
-            self.writer = self._open(step)
+                self.events.close()
+            self.events = self._open(step)
 
     def training(self, record: TrainRecord) -> None:
         """Losses, rate, gradient norm, speed."""
         self._reopen_if_lost(record.step)
-        for name, value in record.losses.items():
-            self.writer.add_scalar(f"losses/{name}" if name.startswith("l_") else name, value, record.step)
-        self.writer.add_scalar("lr", record.lr[0], record.step)
+        values = {f"losses/{name}" if name.startswith("l_") else name: loss for name, loss in record.losses.items()}
+        values["lr"] = record.lr[0]
         if record.grad_norm is not None:
-            self.writer.add_scalar("grad_norm", record.grad_norm, record.step)
-        self.writer.add_scalar("speed/images_per_second", record.images_per_second, record.step)
-        self.writer.add_scalar("speed/data_share", record.data_share, record.step)
-        self.writer.add_scalar("speed/memory_gib", record.memory / 2**30, record.step)
+            values["grad_norm"] = record.grad_norm
+        values |= {
+            "speed/images_per_second": record.images_per_second, "speed/data_share": record.data_share,
+            "speed/memory_gib": record.memory / 2**30,
+        }  # fmt: skip
+        self.events.scalars(values, record.step)
 
     def validation(self, record: ValidationRecord) -> None:
         """Means and pictures."""
         self._reopen_if_lost(record.step)
-        for metric, value in _known(record.scores).items():
-            self.writer.add_scalar(f"metrics/{record.dataset}/{metric}", value, record.step)
+        scores = _known(record.scores)
+        self.events.scalars({f"metrics/{record.dataset}/{name}": value for name, value in scores.items()}, record.step)
         for name, picture in record.pictures.items():
-            self.writer.add_image(f"{record.dataset}/{name}", picture, record.step, dataformats="HWC")
+            self.events.picture(f"{record.dataset}/{name}", picture, record.step)
 
     def close(self) -> None:
-        """Flush the events."""
-        self.writer.close()
+        """Close the file."""
+        self.events.close()
 
 
 class WandbSink:

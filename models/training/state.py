@@ -66,6 +66,7 @@ class TrainState:
         epoch: of the first sample of the last batch.
         validated: the last iteration whose validation is complete (-1: none).
         skipped: iterations left out because of a loss that is not finite.
+        moving: an iteration has begun to change the weights and is not done: they are those of no iteration.
         best: data set -> metric -> best value so far.
     """
 
@@ -75,6 +76,7 @@ class TrainState:
     epoch: int = 0
     validated: int = -1
     skipped: int = 0
+    moving: bool = False
     best: dict[str, dict[str, Best]] = field(default_factory=dict)
 
     @property

@@ -84,12 +84,13 @@ def finish_step(
             if player.scaler is not None:
                 player.scaler.update()  # forgets the gradients that were unscaled
         return StepResult(step, losses, None, rates, skipped=True)
+    state.moving = True  # until all have moved; an error in between leaves nothing that could be saved
     for player in moved.values():
         _move(player, ~finite if guard.deferred else None)
     for player in state.players.values():
         if player.ema_tensors is not None:
             update_ema(player.ema_tensors, player.tensors, decay_of(options, state.step))
-    state.step, state.epoch = step, batch.epoch
+    state.step, state.epoch, state.moving = step, batch.epoch, False
     return StepResult(step, losses, grad_norm, rates)
 
 

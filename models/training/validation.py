@@ -31,10 +31,12 @@ def validates(options: TrainOptions, step: int) -> bool:
 def validate(run: Run, state: TrainState) -> None:
     """Score every validation set with the EMA weights, and keep the best ones.
 
-    Images without a score (an output that is not finite) are reported, and the set has no mean: no best value changes,
-    and the training goes on. Where the weights are at fault, the loss of the next iteration says so.
+    Images without a score (one that can no longer be read, an output that is not finite) are reported, and the set has
+    no mean: no best value changes, and the training goes on. Where the weights are at fault, the loss of the next
+    iteration says so.
 
     Raises:
+        FullMemoryError: the memory is full.
         StopRequested: a signal came; the state was saved.
     """
     options = run.options

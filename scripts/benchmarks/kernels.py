@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from ops.build import NVCC_FLAGS, SOURCES
+from ops.build import NVCC_FLAGS
+from ops.kernel_cache import SOURCES
 from utils.env import available_cores
 from utils.errors import InputError
 

@@ -18,6 +18,7 @@ from scripts.benchmarks.limits import Cost
 from scripts.benchmarks.memory import MemoryMeter
 from scripts.benchmarks.needs import Need, missing
 from utils.env import available_memory
+from utils.memory import memory_is_full
 
 Work = Callable[[], object]
 _MOST_TURNS = 50
@@ -287,10 +288,8 @@ def _memory_errors_named() -> Iterator[None]:
     """What does not fit into the memory is a reason to leave a side out, not to end the run."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise _LeftOutError("left out: the memory does not suffice") from None
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not memory_is_full(error):
             raise
         raise _LeftOutError("left out: the memory does not suffice") from None
 

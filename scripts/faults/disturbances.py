@@ -23,6 +23,7 @@ EXIT_CODES: dict[str, tuple[int, ...]] = {
     "SIGTERM twice": (143, -signal.SIGTERM),
     "SIGINT": (130, -signal.SIGINT),
     "SIGUSR1": (138, -signal.SIGUSR1),
+    "SIGHUP": (129, -signal.SIGHUP),
     "a worker process killed": (1,),
     "disk full": (1,),
     "quota exceeded": (1,),
@@ -49,11 +50,11 @@ _CALLS: dict[str, tuple[Call, int]] = {
 }
 SIGNALS = {
     "SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGTERM twice": signal.SIGTERM, "SIGINT": signal.SIGINT,
-    "SIGUSR1": signal.SIGUSR1, "a second run in the folder": signal.SIGKILL,
+    "SIGUSR1": signal.SIGUSR1, "SIGHUP": signal.SIGHUP, "a second run in the folder": signal.SIGKILL,
     "the launcher of the ranks killed": signal.SIGKILL, "SIGTERM to the launcher of the ranks": signal.SIGTERM,
 }  # fmt: skip
 _OF_ONE = {
-    "SIGKILL": 6.0, "SIGTERM": 2.0, "SIGTERM twice": 0.5, "SIGINT": 1.0, "SIGUSR1": 1.0, **dict.fromkeys(_CALLS, 0.7),
+    "SIGKILL": 6.0, "SIGTERM": 2.0, "SIGTERM twice": 0.5, "SIGINT": 1.0, "SIGUSR1": 1.0, "SIGHUP": 0.5, **dict.fromkeys(_CALLS, 0.7),
     "a second run in the folder": 1.0,
 }  # fmt: skip
 _OF_RANKS = {

@@ -139,8 +139,9 @@ def _in_child(function: Callable[..., int], place: Path, log: Path, *arguments: 
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     os.close(output)
-    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGTERM", signal.SIG_DFL)):
-        signal.signal(getattr(signal, name), handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     # Before there are threads: torch replaces the pool of the parent at the first call, which two must not do at once.
     torch.set_num_threads(1)
     sys.exit(function(*arguments))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from data.datasets.paired import PairedImageOptions
 from data.images.files import write_image
 from data.images.listing import Pair
 from data.images.pairs import PairPixels
-from data.loader import Batch, train_batches
+from data.loader import Batch, _report_unless_left_alone, train_batches
 from data.patches.cutter import AnywhereCutter
 from data.patches.dataset import PatchDataset
 from data.patches.rules import Downsampled
@@ -31,6 +33,7 @@ from data.resizing.pillow import pil_bicubic
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from tests.runs import ROOT
 from utils.errors import InputError, WorkerError
+from utils.memory import FullMemoryError
 
 # More workers than cores are asked for on purpose; from Python 3.12 on, forking beside threads is frowned upon.
 pytestmark = [
@@ -291,6 +294,68 @@ def test_dead_workers_are_reported_with_their_file(folder: Path) -> None:
     assert str(folder / "3.png") in message
     assert message.endswith("remove it")
     assert not multiprocessing.active_children()
+
+
+def failing(error: Exception) -> Callable[[Pair], PairPixels]:
+    """Reads pairs; at the image 3.png it fails."""
+
+    def read(pair: Pair) -> PairPixels:
+        if pair.gt.name == "3":
+            raise error
+        return PairPixels(pair.gt.read(), None)
+
+    return read
+
+
+SHARED_FULL = "unable to allocate shared memory(shm) for file </torch_12_3>: No space left on device (28)"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (RuntimeError(SHARED_FULL), WorkerError, r"^T: /dev/shm.* is too small for them; enlarge it .*, or 0$"),
+        (RuntimeError("unable to open file: Too many open files (24)"), WorkerError, r"^T: .*ulimit -n 65536"),
+        (MemoryError("Unable to allocate 2 GiB"), FullMemoryError, r"^the memory is full: a worker process of T \(Un"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), FullMemoryError, "What helps: fewer num_worker"),
+        # A fault of the program arrives as what it is, with the traceback of the worker.
+        (RuntimeError("an index is wrong"), RuntimeError, r"(?s)in DataLoader worker process.*an index is wrong"),
+        (KeyError("lost"), KeyError, "lost"),
+    ],
+)
+def test_errors_in_workers_keep_their_reason(folder: Path, error: Exception, kind: type[Exception], said: str) -> None:
+    options = dataset_of(folder, num_worker_per_gpu=1, io_backend=IoBackend(type="disk")).options
+    cutter = AnywhereCutter(8, options.augmentation)
+    dataset = PatchDataset(options, 0, options.pairs(failing(error)), cutter, Downsampled(pil_bicubic, 2))
+    with pytest.raises(kind, match=said) as caught:
+        list(train_batches(dataset, options, stop=9))
+    if kind in (WorkerError, FullMemoryError):
+        assert "Traceback" not in str(caught.value)
+        assert not multiprocessing.active_children()
+    else:
+        assert not isinstance(caught.value, WorkerError)
+        caught.value.__traceback__ = None  # which keeps the loader, and its workers
+
+
+def test_no_room_for_the_queues_of_workers_is_no_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing, "Queue", full)
+    with pytest.raises(WorkerError, match=r"^T: /dev/shm.* is too small for them; enlarge it"):
+        train_batches(dataset_of(folder), dataset_of(folder, num_worker_per_gpu=1).options, stop=2)
+
+
+def test_a_worker_whose_main_process_is_gone_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in (ConnectionResetError, BrokenPipeError, EOFError):
+        _report_unless_left_alone(kind, kind(), None)
+    assert capsys.readouterr().err == ""
+    _report_unless_left_alone(ValueError, ValueError("wrong"), None)
+    assert "ValueError: wrong" in capsys.readouterr().err
+
+
+def test_no_more_batches_are_prepared_than_there_are(folder: Path) -> None:
+    dataset = dataset_of(folder, prefetch_mode="cpu", num_prefetch_queue=10**9)
+    assert len(list(train_batches(dataset, dataset.options, stop=2))) == 2
 
 
 def test_the_death_of_a_worker_does_not_interrupt_the_step(folder: Path) -> None:

@@ -17,6 +17,7 @@ from config import read
 from models.training.objectives import PixelObjective
 from models.weights.files import read_checkpoint
 from tests.runs import ROOT, environment, run_here, workplace
+from utils.lock import exclusive
 
 SCRIPT = "scripts/run_recipe.py"
 RECIPE = """\
@@ -125,6 +126,15 @@ def test_a_stage_begins_anew(place: Path, capsys: pytest.CaptureFixture[str]) ->
     assert not list(Path("experiments").glob("first_archived_*"))
     assert run_here(SCRIPT, "recipe.yml", "--restart", "third") == 2
     assert 'has no stage "third"' in capsys.readouterr().err
+
+
+def test_a_stage_that_is_being_trained_is_not_begun_anew(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("first", "second"):
+        (place / f"experiments/{stage}/models").mkdir(parents=True)
+    with exclusive(place / "experiments/second", "trains"):
+        assert run_here(SCRIPT, "recipe.yml", "--restart", "first") == 2
+    assert "experiments/second: another process trains here" in capsys.readouterr().err
+    assert sorted(path.name for path in (place / "experiments").iterdir()) == ["first", "second"]
 
 
 def test_another_training_under_the_name_is_not_taken_for_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ops import build
+from ops import kernel_cache
 from tests.ops.kernels import compiler
 
 HERE = Path(__file__).resolve().parent
@@ -21,15 +21,15 @@ _MARGIN = 16  # bytes
 
 def built(name: str, program: list[str], source: Path, flags: tuple[str, ...]) -> Path:
     """Compile a file with a program, through the cache that the kernels use."""
-    inputs = sorted([source, *HERE.glob("*.h"), *build.SOURCES.glob("*.h"), *build.SOURCES.glob("*.cu")])
+    inputs = sorted([source, *HERE.glob("*.h"), *kernel_cache.SOURCES.glob("*.h"), *kernel_cache.SOURCES.glob("*.cu")])
     facts = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs)
     step = (*program, "-c", str(source), *flags)
-    return build.library(build.BuildTarget(name, 20, (step,), (*program, "-shared"), facts), retry=True)
+    return kernel_cache.library(kernel_cache.BuildTarget(name, 20, (step,), (*program, "-shared"), facts), retry=True)
 
 
 def emulated(name: str) -> ctypes.CDLL:
     """The functions of tests/ops/NAME_emulated.cpp."""
-    flags = ("-fPIC", "-O1", "-std=c++17", "-Wno-unknown-pragmas", f"-I{HERE}", f"-I{build.SOURCES}")
+    flags = ("-fPIC", "-O1", "-std=c++17", "-Wno-unknown-pragmas", f"-I{HERE}", f"-I{kernel_cache.SOURCES}")
     return ctypes.CDLL(str(built(f"emulated {name}", [compiler()], HERE / f"{name}_emulated.cpp", flags)))
 
 

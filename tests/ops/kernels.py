@@ -6,14 +6,27 @@ import pytest
 import torch
 
 from ops import build
+from ops.kernel_cache import Unusable
 
 
 def compiler() -> str:
     """The C++ compiler; skips the test where there is none."""
     try:
         return build.find_compiler()
-    except build.Unusable as reason:
+    except Unusable as reason:
         pytest.skip(str(reason))
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler."""
+    try:
+        build.find_compiler()
+    except Unusable:
+        return False
+    return True
+
+
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
 
 
 def require_cpu_kernels(part: str) -> None:

@@ -165,7 +165,7 @@ def test_a_missing_package_is_named_and_installed_from_its_wheel(
     run_gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(run_gpu.MODULES, "focalsr_wheel_test", "focalsr-wheel-test")
-    monkeypatch.setattr(run_gpu.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("FOCALSR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(InputError, match="lacks focalsr-wheel-test; install that, or name a folder of wheels"):
         run_gpu.with_wheels(None)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from utils.command import run_command
-from utils.errors import InputError, StopRequested, StorageError
+from utils.errors import InputError, RunError, StopRequested, StorageError, WorkerError
 from utils.log import configure_logging, get_logger
+from utils.memory import FullMemoryError
 from utils.signals import catch_signals
 
 
@@ -36,6 +37,13 @@ def no_handlers() -> Iterator[None]:
         (StopRequested("stopped", 143), 143),
         (KeyboardInterrupt(), 130),
         (OSError(errno.ENOSPC, "No space left on device"), 1),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 1),
+        (WorkerError("a process that prepares batches ended"), 1),
+        (RunError("an image was damaged"), 1),
+        (FullMemoryError("the memory is full: a batch"), 1),
+        (MemoryError(), 1),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 1),
+        (RuntimeError("could not create a primitive"), 1),
     ],
 )
 def test_each_error_has_its_exit_code_and_no_traceback(
@@ -46,6 +54,19 @@ def test_each_error_has_its_exit_code_and_no_traceback(
 
     assert run_command(main, []) == code
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_full_memory_and_a_full_disk_are_said_with_what_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    def full_memory(argv: object) -> None:
+        raise RuntimeError("[enforce fail at a.cpp:1] err == 0. DefaultCPUAllocator: can't allocate memory: you tried")
+
+    def full_disk(argv: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/a.png")
+
+    assert run_command(full_memory, []) == run_command(full_disk, []) == 1
+    printed = capsys.readouterr().err
+    assert "the memory is full (DefaultCPUAllocator: can't allocate memory: you tried). What helps: " in printed
+    assert "the disk is full: /data/a.png could not be written; free some space" in printed
 
 
 def test_exit_code_is_that_of_main_or_0() -> None:
@@ -88,7 +109,13 @@ def test_a_full_disk_loses_log_lines_and_nothing_else(
 
     monkeypatch.setattr(handler.stream, "write", full)
     logger.info("a line")
-    assert capsys.readouterr().err.endswith("INFO: a line\n")
+    logger.info("another")
+    logger.info("and one more")
+    first, *others = [line.split(": ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert (first, others[1:]) == ("a line", ["another", "and one more"])
+    assert others[0].startswith(f"the disk is full: {tmp_path / 'run.log'} could not be written")
+    configure_logging()  # which closes it
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_ranks_other_than_0_log_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from utils.errors import InputError, StorageError
 from utils.files import (
     archive_existing,
     atomic_write,
+    check_folder,
+    check_writable,
     make_folder,
     remove_unfinished,
     storage_error,
@@ -116,3 +119,32 @@ def test_archiving_a_folder_keeps_everything(tmp_path: Path) -> None:
         assert moved.name.startswith("run_archived_20")
         assert (moved / "a").read_text() == content
     assert len(list(tmp_path.iterdir())) == 2  # two within one second do not collide
+
+
+def test_what_cannot_be_written_is_known_before_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    before = sorted(tmp_path.iterdir())
+    check_folder(tmp_path / "a" / "b")
+    check_writable(tmp_path / "a" / "b.png")
+    check_writable(tmp_path / "file")  # would be replaced
+    for path in (tmp_path / "file" / "a", tmp_path / "file" / "a" / "b", tmp_path / "link" / "a"):
+        with pytest.raises(InputError, match=r"a cannot be written: a part of this path is a file|b cannot be written"):
+            check_folder(path)
+        with pytest.raises(InputError, match="a part of this path is a file"):
+            check_writable(path)
+    with pytest.raises(InputError, match="it is a folder; remove it or choose another name"):
+        check_writable(tmp_path)
+    with pytest.raises(InputError, match="the name is too long"):
+        check_writable(tmp_path / ("a" * 300))
+    for number, kind in ((errno.EACCES, InputError), (errno.EROFS, InputError), (errno.ENOSPC, StorageError)):
+
+        def refused(dir: Path, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr("tempfile.TemporaryFile", refused)
+        with pytest.raises(kind):
+            check_folder(tmp_path / "a")
+    assert sorted(tmp_path.iterdir()) == before

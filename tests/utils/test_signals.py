@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
+from tests.runs import ROOT
+from utils import signals
 from utils.errors import StopRequested
-from utils.signals import leave_at_once
+from utils.signals import ending_with_parent, leave_at_once
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -41,3 +47,48 @@ def test_what_is_ignored_stays_ignored_and_other_threads_are_left_alone() -> Non
     thread.start()
     thread.join()
     assert ended
+
+
+LAUNCHER = """
+import subprocess, sys
+rank = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], stdout=subprocess.PIPE)
+rank.stdout.readline()
+"""
+RANK = """
+import contextlib, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from utils import signals
+signals.GRACE, signals._LOOK = 0.3, 0.05
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+listening = signals.catch_signals() if sys.argv[2] == "listens" else contextlib.nullcontext()
+if sys.argv[2] == "listens":
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+with signals.ending_with_parent("the launcher"), listening as stop:
+    print("watches", flush=True)
+    while not stop:
+        time.sleep(0.01)
+    Path("said").write_text(str(stop.exit_code))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="an orphan does not learn of it")
+@pytest.mark.parametrize("kind", ["listens", "deaf"])
+def test_an_orphan_is_asked_to_stop_and_then_ended(kind: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LAUNCHER, RANK, str(ROOT), kind]
+    # Ends when the launcher and the orphan, which inherits its standard error, are gone.
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    assert "the launcher is gone (process" in done.stderr
+    assert [path.read_text() for path in tmp_path.iterdir()] == (["143"] if kind == "listens" else [])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no orphans")
+def test_a_process_with_a_parent_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "_LOOK", 0.01)
+    with ending_with_parent("the launcher"):
+        time.sleep(0.1)
+    deadline = time.monotonic() + 5
+    while any(thread.name == "parent" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import ops
-from ops.build import SOURCES
+from ops.kernel_cache import SOURCES
 from ops.registry import ENVIRONMENT, NATIVE
 from utils.command import run_command
 from utils.errors import InputError

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from data.images import scan
+from utils.progress import Progress
 
 
 class Counted(list[int]):
@@ -49,3 +51,19 @@ def test_the_first_exception_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> N
         scan.in_threads(look, range(10_000), "looking")
     assert len(looked_at) <= 3 + 4 * 2
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("rank", "shown"), [(None, True), (0, True), (1, False)])
+def test_one_rank_draws_progress(rank: int | None, shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: rank is not None)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: rank)
+    given: list[bool] = []
+
+    class Noted(Progress):
+        def __init__(self, total: int, description: str, **named: Any) -> None:
+            given.append(named["shown"])
+            super().__init__(total, description, **named)
+
+    monkeypatch.setattr(scan, "Progress", Noted)
+    assert scan.in_threads(lambda index: index, [1, 2], "reading") == [1, 2]
+    assert given == [shown]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from data.prepare.lowres import make_low_resolution
 from data.prepare.pack_writer import write_pack
 from data.prepare.subimages import Grid, cut_subimages
 from tests.data.pictures import noise, write_folder
+from utils import lock
 from utils.errors import InputError
 
 
@@ -41,24 +41,28 @@ def test_a_folder_is_prepared_by_one_process(
     prepare: Callable[[Path, Path], Any], target: str, working: str, tmp_path: Path
 ) -> None:
     write_folder(tmp_path / "hr", ["a.png"])
-    with common.exclusive(tmp_path / working), pytest.raises(InputError, match="is being prepared by another process"):
+    with common.exclusive(tmp_path / working), pytest.raises(InputError, match="another process prepares data here"):
         prepare(tmp_path / "hr", tmp_path / target)
-    assert not list((tmp_path / working).iterdir())  # nothing of it was touched
+    assert not (tmp_path / working).exists()  # nothing was written
     prepare(tmp_path / "hr", tmp_path / target)
 
 
-def test_a_folder_that_has_just_been_finished_is_let_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "a.pack.part"
-    really_open = os.open
+@pytest.mark.parametrize(("write", "target"), [(write_lmdb, "a.lmdb"), (write_pack, "a.pack")])
+def test_what_another_process_has_just_finished_is_let_alone(
+    write: Callable[[Path, Path], Any], target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "hr", ["a.png"])
+    acquire = lock.exclusive
 
-    def opened(path: Path, flags: int) -> int:
-        handle = really_open(path, flags)
-        folder.rename(tmp_path / "a.pack")  # by the other process, between opening and locking
-        return handle
+    def quicker(folder: Path, doing: str) -> Any:
+        monkeypatch.setattr(lock, "exclusive", acquire)
+        write(tmp_path / "hr", tmp_path / target)  # by the other process, before this one has the lock
+        return acquire(folder, doing)
 
-    monkeypatch.setattr(os, "open", opened)
-    with pytest.raises(InputError, match="is being prepared by another process"), common.exclusive(folder):
-        pass
+    monkeypatch.setattr(lock, "exclusive", quicker)
+    with pytest.raises(InputError, match="exists already"):
+        write(tmp_path / "hr", tmp_path / target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [target, "hr"]
 
 
 def test_settings_are_not_mixed(tmp_path: Path) -> None:

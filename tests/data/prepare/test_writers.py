@@ -323,6 +323,10 @@ def test_a_full_disk_is_one_message(folder: Path, tmp_path: Path, monkeypatch: p
         patch.setattr(lmdb_writer, "commit", refused("Input/output error"))
         with pytest.raises(StorageError, match=r"hr\.lmdb\.part could not be written: .*Input/output error"):
             write_lmdb(folder, tmp_path / "hr.lmdb")
+        patch.setattr(lmdb_writer, "commit", refused("Disk quota exceeded"))
+        with pytest.raises(StorageError, match="the disk is full: "):
+            write_lmdb(folder, tmp_path / "hr.lmdb")
+        patch.setattr(lmdb_writer, "commit", refused("Input/output error"))
         patch.setattr(lmdb_writer, "_LITTLE", 1 << 62)  # more than is free
         with pytest.raises(StorageError, match="the disk is full: "):
             write_lmdb(folder, tmp_path / "hr.lmdb")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from models.inference import ffmpeg
 from models.inference.ffmpeg import encoder_formats, local, probe, program, reason, run_with
 from tests.models.inference.films import needs_ffmpeg
 from utils.errors import InputError
@@ -47,6 +48,12 @@ def test_what_a_program_says_when_it_fails() -> None:
     code = "import sys; sys.exit(sys.stdin.read() or 0)"
     assert run_with([sys.executable, "-c", code], b"no space") == "no space\n"
     assert run_with([sys.executable, "-c", code], b"") is None
+
+
+def test_a_program_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ffmpeg, "_LIMIT", 0.3)
+    with pytest.raises(InputError, match=r"did not end within 0 s: -c import time.*; the program or the disk hangs"):
+        run_with([sys.executable, "-c", "import time; time.sleep(60)"], b"")
 
 
 @needs_ffmpeg

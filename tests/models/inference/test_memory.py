@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from archs.layers.size import SizeRule
 from models.inference import memory
-from models.inference.memory import Demand, find_tile, free_memory, measure, memory_is_full, smallest_tile
+from models.inference.memory import Demand, find_tile, free_memory, measure, smallest_tile
 from utils.env import available_memory
 
 
@@ -68,14 +68,6 @@ def test_the_largest_tile_that_fits_the_budget_is_found() -> None:
     assert find_tile(network, 100, 100, 8, demand, 1_000_000) is None
     assert find_tile(network, 101, 100, 8, demand, 1_000_000) == 100
     assert find_tile(network, 1000, 1000, 8, demand, 10) == smallest_tile(network, 8) == 32
-
-
-def test_errors_of_a_full_memory_are_recognised() -> None:
-    assert memory_is_full(torch.OutOfMemoryError("full"))
-    assert memory_is_full(MemoryError())
-    assert memory_is_full(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
-    assert not memory_is_full(RuntimeError("shapes cannot be multiplied"))
-    assert not memory_is_full(ValueError("can't allocate memory"))
 
 
 def test_free_memory_is_a_share_of_what_the_host_has_available(monkeypatch: pytest.MonkeyPatch) -> None:

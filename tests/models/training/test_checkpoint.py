@@ -104,6 +104,23 @@ def test_a_damaged_newest_state_falls_back(options: TrainOptions, caplog: pytest
     assert "12.state" in caplog.text
 
 
+def test_states_of_another_future_are_set_aside(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    command = ("train.py", "-opt", "train.yml", "--force_yml", "val=null")
+    assert run_here(*command) == 0
+    folder = CheckpointFolder(Path("experiments/tiny"))
+    assert folder.steps() == [12, 8, 4]
+    other = ("path:resume_state=experiments/tiny/training_states/4.state", "train:optim_g:lr=1e-3")
+    assert run_here(*command, *other, "train:total_iter=6") == 0
+    assert folder.steps() == [6, 4]  # else --auto_resume would go on from 12, of the run before
+    assert len(list(folder.states.glob("*.state_archived_*"))) == 2
+    folder.state(6).write_bytes(b"half")
+    assert run_here(*command, "train:total_iter=6", "--auto_resume") == 0
+    assert folder.steps() == [6, 4]
+    assert len(list(folder.states.glob("6.state_archived_*"))) == 1
+
+
 def test_a_full_disk_keeps_the_previous_checkpoint(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = CheckpointFolder(Path("experiments/tiny"))
     state = trained_state(options)

@@ -84,7 +84,6 @@ def test_a_lost_tensorboard_folder_is_made_again(tmp_path: Path, log: list[str])
     folder = tmp_path / "board"
     sink = TensorBoardSink(folder, 0, "name: x")
     sink.training(RECORD)
-    sink.writer.flush()  # its thread is done with the folder
     shutil.rmtree(folder)
     sink.training(dataclasses.replace(RECORD, step=1100))
     sink.close()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import ops
 from ops import build
+from ops.kernel_cache import SOURCES
 from ops.sparse.arguments import Qmk, SmmCall
 from ops.sparse.reference import reference_qmk
 from ops.sparse.smm import SMM_QMK
@@ -170,17 +171,17 @@ def nvcc() -> str:
 
 @pytest.mark.build
 @pytest.mark.slow
-@pytest.mark.parametrize("source", sorted(path.name for path in build.SOURCES.glob("*_cuda.cu")))
+@pytest.mark.parametrize("source", sorted(path.name for path in SOURCES.glob("*_cuda.cu")))
 def test_nvcc_compiles_without_spills(nvcc: str, source: str) -> None:
     targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in ("80", "90a")]
     strict = ("-Xptxas", "-warn-spills,-Werror", "--threads", "2")
     flags = (*build.NVCC_FLAGS, *targets, *strict)
-    assert built(f"nvcc {source.removesuffix('_cuda.cu')}", [nvcc], build.SOURCES / source, flags).exists()
+    assert built(f"nvcc {source.removesuffix('_cuda.cu')}", [nvcc], SOURCES / source, flags).exists()
 
 
 def test_cuda_sources_add_nothing_atomically() -> None:
     """Sums in an order that nobody knows would differ from run to run."""
-    sources = [*build.SOURCES.glob("*.cu"), *build.SOURCES.glob("*cuda*.h")]
+    sources = [*SOURCES.glob("*.cu"), *SOURCES.glob("*cuda*.h")]
     assert len(sources) > 6
     for source in sources:
         assert not re.search(r"atomic[A-Z_]|\bred\.|__reduce_", source.read_text()), source.name
@@ -188,7 +189,7 @@ def test_cuda_sources_add_nothing_atomically() -> None:
 
 @pytest.mark.build
 @pytest.mark.slow
-@pytest.mark.parametrize("source", sorted(path.name for path in build.SOURCES.glob("*_bindings.cpp")))
+@pytest.mark.parametrize("source", sorted(path.name for path in SOURCES.glob("*_bindings.cpp")))
 def test_bindings_compile(nvcc: str, source: str) -> None:
     """As far as a torch without CUDA allows: it has the headers, but no libraries."""
     include = Path(nvcc).resolve().parents[1] / "include"
@@ -197,9 +198,7 @@ def test_bindings_compile(nvcc: str, source: str) -> None:
     if not (include / "cuda_runtime_api.h").exists():
         pytest.skip("needs CUDA's headers")
     flags = (*build.torch_flags(), "-O0", "-DC10_CUDA_NO_CMAKE_CONFIGURE_FILE", f"-I{include}")
-    assert built(
-        f"bindings {source.removesuffix('_bindings.cpp')}", [compiler()], build.SOURCES / source, flags
-    ).exists()
+    assert built(f"bindings {source.removesuffix('_bindings.cpp')}", [compiler()], SOURCES / source, flags).exists()
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

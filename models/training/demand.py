@@ -1,0 +1,189 @@
+"""What a training needs of memory: foreseen by arithmetic before it begins, and what would lower it.
+
+A number that was typed wrong, or settings made for a larger machine, would otherwise be found out after minutes of
+reading images, or by the system, which ends a process that takes too much without a word.
+
+Shapes: B samples of a batch, C channels, h w low-resolution and H W high-resolution pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from archs.contract import contract_of
+from config.schema import TrainOptions
+from data import TrainDataset
+from data.datasets.realesrgan import RealESRGANOptions
+from data.loader import Batch, batches_ahead
+from data.patches.options import PatchOptions
+from models.inference.memory import LiveTensors
+from models.inference.upscale import evaluation_mode
+from models.training.players import can_recompute
+from models.training.state import TrainState
+from models.training.step import autocast
+from utils.env import available_memory
+from utils.errors import InputError
+
+_MOST_TIMES = 1000  # that one batch may show each sample of an epoch: more is a number that was typed wrong
+_PER_VALUE = 2000  # a network keeps fewer bytes than this for each byte of the batch, or would be measured
+_NAMED = 0.05  # parts of the demand that are smaller are not named
+
+
+class Need(NamedTuple):
+    """Something that takes memory.
+
+    Attributes:
+        size: bytes, at least.
+        what: the options that decide about it.
+    """
+
+    size: int
+    what: str
+
+
+def check_demand(options: TrainOptions, device: torch.device, dataset: TrainDataset) -> None:
+    """Refuse a training whose batches, pools and queues cannot fit, before anything is read for it.
+
+    What is counted is less than what a training takes: that it passes does not say that it fits.
+
+    Args:
+        options: of the training.
+        device: where it computes.
+        dataset: its images.
+
+    Raises:
+        InputError: it cannot fit, or a batch shows each image absurdly often.
+    """
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun; each has its own
+    host, on_device = _needs(options, dataset)
+    if device.type == "cpu":
+        host += on_device
+    else:
+        _refuse_if_more(on_device, _free_on(device), f"memory of {device}")
+    available = available_memory()
+    _refuse_if_more([Need(ranks * need.size, need.what) for need in host], available, "memory")
+    _check_batch(options, dataset)
+
+
+def check_activations(state: TrainState, options: TrainOptions) -> None:
+    """Refuse a training on the CPU whose activations cannot fit, measured on one patch.
+
+    On a GPU the allocator says so without harm; on the CPU the system may end the process instead. Nothing is measured
+    where the batch is far too small for that.
+
+    Raises:
+        InputError: they cannot fit.
+    """
+    side = getattr(options.train_dataset, "gt_size", None)
+    available = available_memory() if state.device.type == "cpu" else None
+    if side is None or available is None:
+        return
+    samples = -(-options.train_dataset.batch_size_per_gpu // options.train.accumulate)
+    low = side // options.scale
+    network, channels = state.generator.network, contract_of(state.generator.network).channels
+    if samples * channels * 4 * (side * side + low * low) * _PER_VALUE < available:
+        return
+    each = _kept_for_one(network, torch.zeros(1, channels, low, low), options)
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    what = f"what {options.network_g.type} keeps for the gradient of {samples:,} patches of {side} x {side} pixels"
+    _refuse_if_more([Need(ranks * samples * each, what)], available, "memory", batch_advice(options))
+
+
+def batch_advice(options: TrainOptions) -> str:
+    """What lowers the memory of an iteration."""
+    train = options.train
+    recomputes = can_recompute(options.network_g.type) and not train.checkpoint_activations
+    return "; ".join([
+        f"train.accumulate: {2 * train.accumulate} (now {train.accumulate})",
+        *([] if train.amp else ["train.amp: bf16"]),
+        *(["train.checkpoint_activations: true"] if recomputes else []),
+        "a smaller batch_size_per_gpu or gt_size",
+    ])  # fmt: skip
+
+
+def data_advice(options: TrainOptions) -> str:
+    """What lowers the memory of the data."""
+    training = options.train_dataset
+    workers, queue = training.num_worker_per_gpu, training.num_prefetch_queue
+    return "; ".join([
+        *([f"fewer num_worker_per_gpu (now {workers})"] if workers else []),
+        *([f"a smaller num_prefetch_queue (now {queue})"] if training.prefetch_mode == "cpu" and queue > 1 else []),
+        *(["io_backend: {type: pack} or disk"] if training.io_backend.type == "memory" else []),
+        "a smaller batch_size_per_gpu or gt_size",
+    ])  # fmt: skip
+
+
+def of_batch(options: TrainOptions, batch: Batch) -> str:
+    """How large the work of an iteration is, for messages."""
+    height, width = batch.lq.shape[-2:]
+    precision = options.train.amp or "float32"
+    return f"batch {len(batch)}, patches of {height} x {width} low-resolution pixels, {precision}"
+
+
+def _needs(options: TrainOptions, dataset: TrainDataset) -> tuple[list[Need], list[Need]]:
+    """What the host's memory has to hold at least, and what the device's."""
+    training = options.train_dataset
+    side = training.gt_size if isinstance(training, PatchOptions) else None
+    if side is None:
+        return [], []
+    size, channels, patch = training.batch_size_per_gpu, 1 if training.color == "y" else 3, f"{side} x {side} pixels"
+    cut = training.crop_size if isinstance(training, RealESRGANOptions) else side  # what is degraded is larger
+    pair = 4 * channels * (side * side + (side // options.scale) ** 2)  # float32
+    host = []
+    ahead = min(batches_ahead(training), options.train.total_iter)
+    if ahead:
+        queue = f", num_prefetch_queue {training.num_prefetch_queue:,}" if training.prefetch_mode == "cpu" else ""
+        what = f"{ahead:,} batches ahead (batch_size_per_gpu {size:,}, num_worker_per_gpu {training.num_worker_per_gpu}"
+        host.append(Need(ahead * size * 3 * cut * cut, f"{what}{queue})"))
+    host.append(Need(dataset.kept_bytes, f"the images of {dataset.name} (io_backend memory)"))
+    host.append(Need(8 * dataset.epoch_length, f"the order of {dataset.epoch_length:,} samples of an epoch"))
+    on_device = [Need(size * pair, f"a batch (batch_size_per_gpu {size:,}, patches of {patch})")]
+    if dataset.pool_size:
+        on_device.append(Need(dataset.pool_size * pair, f"the pool (queue_size {dataset.pool_size:,})"))
+    return host, on_device
+
+
+def _check_batch(options: TrainOptions, dataset: TrainDataset) -> None:
+    size, epoch = options.train_dataset.batch_size_per_gpu, dataset.epoch_length
+    if size > _MOST_TIMES * epoch:
+        raise InputError(
+            f"{dataset.name}: batch_size_per_gpu {size:,} shows each of the {epoch:,} samples of an epoch "
+            f"{size // epoch:,} times in one batch; choose a smaller one (or dataset_enlarge_ratio, if it is meant)"
+        )
+
+
+def _refuse_if_more(needs: list[Need], free: int | None, where: str, helps: str | None = None) -> None:
+    total = sum(need.size for need in needs)
+    if free is None or total <= free:
+        return
+    largest = sorted((need for need in needs if need.size > _NAMED * total), key=lambda need: -need.size)
+    parts = ", ".join(f"{need.what}: {_gib(need.size)}" for need in largest)
+    advice = helps or "smaller numbers there"
+    raise InputError(
+        f"the {where} cannot hold this training, which needs at least {_gib(total)}, and {_gib(free)} are free: "
+        f"{parts}. What helps: {advice}"
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:,.1f} GiB"
+
+
+def _free_on(device: torch.device) -> int | None:
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
+
+
+def _kept_for_one(network: nn.Module, x: torch.Tensor, options: TrainOptions) -> int:
+    """Bytes of the tensors that one patch [1, C, h, w] leaves alive for the backward pass."""
+    with torch.no_grad(), evaluation_mode(network):
+        network(x)  # tables that are computed once do not count
+    live = LiveTensors()
+    with torch.enable_grad(), evaluation_mode(network), autocast(options.train.amp, x.device), live:
+        output = network(x)
+        kept = live.now
+    del output
+    return kept

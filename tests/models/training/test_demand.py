@@ -1,0 +1,114 @@
+"""Trainings that cannot fit into the memory are refused before they begin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.training import demand
+from models.training.demand import check_activations, check_demand
+from models.training.run import training_set
+from tests.runs import run_here, workplace
+from tests.states import options, state_of
+from utils.errors import InputError
+
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def sixteen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workplace, and 16 GiB that are free."""
+    monkeypatch.chdir(workplace(tmp_path / "work place"))
+    monkeypatch.setattr(demand, "available_memory", lambda: 16 * GIB)
+
+
+def refusal(*edits: str) -> str:
+    edited = options(*edits)
+    with pytest.raises(InputError) as caught:
+        check_demand(edited, torch.device("cpu"), training_set(edited))
+    return str(caught.value)
+
+
+def test_ordinary_trainings_pass() -> None:
+    for edits in ((), ("datasets:train:batch_size_per_gpu=64", "datasets:train:num_worker_per_gpu=16")):
+        check_demand(options(*edits), torch.device("cpu"), training_set(options(*edits)))
+        check_activations(state_of(options(*edits)), options(*edits))
+
+
+@pytest.mark.parametrize(
+    ("edits", "said"),
+    [
+        (["datasets:train:batch_size_per_gpu=100000000"], "a batch (batch_size_per_gpu 100,000,000, patches of 24 x"),
+        (["datasets:train:gt_size=60000"], "a batch (batch_size_per_gpu 2, patches of 60000 x 60000 pixels): "),
+        (
+            [f"datasets:train:{key}" for key in ("prefetch_mode=cpu", "num_prefetch_queue=9000000")]
+            + ["train:total_iter=10000000"],
+            "9,000,000 batches ahead (batch_size_per_gpu 2, num_worker_per_gpu 0, num_prefetch_queue 9,000,000): ",
+        ),
+        (["datasets:train:dataset_enlarge_ratio=1e12"], "the order of 3,000,000,000,000 samples of an epoch: 22,351."),
+        (
+            ["datasets:train:type=RealESRGANDataset", "datasets:train:crop_size=24", "queue_size=2000000"],
+            "the pool (queue_size 2,000,000): ",
+        ),
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_fit_are_named(edits: list[str], said: str) -> None:
+    message = refusal(*edits)
+    assert message.startswith("the memory cannot hold this training, which needs at least ")
+    assert ", and 16.0 GiB are free: " in message
+    assert said in message
+
+
+def test_images_that_are_to_be_kept_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert training_set(options()).kept_bytes == 3 * 48 * (40 + 44 + 48)
+    assert training_set(options("datasets:train:io_backend={type: disk}")).kept_bytes == 0
+    monkeypatch.setattr(demand, "available_memory", lambda: 3 * 48 * (40 + 44 + 48))
+    assert "the images of Photos (io_backend memory): 0.0 GiB" in refusal()
+
+
+def test_each_rank_of_this_machine_takes_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    edits = ("datasets:train:batch_size_per_gpu=1500000", "datasets:train:dataset_enlarge_ratio=1000")
+    check_demand(options(*edits), torch.device("cpu"), training_set(options(*edits)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert "a batch" in refusal(*edits)
+
+
+def test_a_batch_of_thousands_of_epochs_is_a_mistake() -> None:
+    said = "Photos: batch_size_per_gpu 100,000 shows each of the 6 samples of an epoch 16,666 times in one batch"
+    assert said in refusal("datasets:train:batch_size_per_gpu=100000")
+
+
+def test_activations_that_cannot_fit_are_found_on_one_patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = options("datasets:train:batch_size_per_gpu=4096", "datasets:train:dataset_enlarge_ratio=10")
+    state = state_of(small)
+    monkeypatch.setattr(demand, "available_memory", lambda: GIB // 4)
+    before = {name: value.clone() for name, value in state.generator.network.state_dict().items()}
+    random = torch.get_rng_state()
+    with pytest.raises(
+        InputError, match=r"what PlainUSR_ultra keeps for the gradient of 4,096 patches of 24 x 24 pixels"
+    ):
+        check_activations(state, small)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in state.generator.network.state_dict().items())
+    assert all(parameter.grad is None for parameter in state.generator.network.parameters())
+    assert state.generator.network.training
+    # In micro-batches they do.
+    check_activations(state, options("datasets:train:batch_size_per_gpu=4096", "train:accumulate=512"))
+
+
+@pytest.mark.parametrize("check", [(), ("--check",)])
+def test_the_commands_say_so_in_seconds_and_leave_an_earlier_run_alone(
+    check: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = Path("experiments/tiny/mine.txt")
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("kept")
+    reads: list[Path] = []
+    monkeypatch.setattr("data.images.sources.FileImage.read", reads.append)
+    edit = "datasets:train:batch_size_per_gpu=100000000"
+    assert run_here("train.py", "-opt", "train.yml", "--force_yml", edit, *check) == 2
+    assert "a batch (batch_size_per_gpu 100,000,000" in capsys.readouterr().err
+    assert earlier.exists()
+    assert not reads

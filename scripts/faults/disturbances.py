@@ -54,8 +54,8 @@ SIGNALS = {
     "the launcher of the ranks killed": signal.SIGKILL, "SIGTERM to the launcher of the ranks": signal.SIGTERM,
 }  # fmt: skip
 _OF_ONE = {
-    "SIGKILL": 6.0, "SIGTERM": 2.0, "SIGTERM twice": 0.5, "SIGINT": 1.0, "SIGUSR1": 1.0, "SIGHUP": 0.5, **dict.fromkeys(_CALLS, 0.7),
-    "a second run in the folder": 1.0,
+    "SIGKILL": 6.0, "SIGTERM": 2.0, "SIGTERM twice": 0.5, "SIGINT": 1.0, "SIGUSR1": 1.0, "SIGHUP": 0.5,
+    **dict.fromkeys(_CALLS, 0.7), "a second run in the folder": 1.0,
 }  # fmt: skip
 _OF_RANKS = {
     "a rank killed": 2.0, "a rank killed, restarted": 2.0, "the launcher of the ranks killed": 2.0,

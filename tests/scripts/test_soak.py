@@ -1,0 +1,119 @@
+"""The soak: it finds nothing in a sound training, and finds what is planted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.faults.disturbances import EXIT_CODES, draw
+from scripts.faults.record import BEGIN, END, read_record, rewrite_page
+from scripts.faults.settings import SETTINGS, Setting
+from tests.runs import ROOT, environment
+from utils.errors import InputError
+from utils.seed import random_stream
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
+
+# Two faults: states are read without their random generators, and states are written in place, not at once.
+PLANTED = """
+import contextlib, sys, time
+sys.path.insert(0, sys.argv.pop(1))
+from scripts import soak
+from models.training import checkpoint
+from models.weights import files
+from utils.command import run_command
+
+sound = files.atomic_write
+
+class InPlace:
+    def __init__(self, file):
+        self.file = file
+    def write(self, content):
+        middle = len(content) // 2
+        for part in (content[:middle], content[middle:]):
+            self.file.write(part)
+            self.file.flush()
+            time.sleep(0.2)
+
+@contextlib.contextmanager
+def written_in_place(path):
+    if path.suffix != ".state":
+        with sound(path) as file:
+            yield file
+    else:
+        path.parent.mkdir(exist_ok=True)
+        with path.open("wb") as file:
+            yield InPlace(file)
+
+checkpoint.set_random_state = lambda state: None
+files.atomic_write = written_in_place
+sys.exit(run_command(soak.main))
+"""
+
+
+def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment(), capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+@pytest.mark.slow
+def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = soak(
+        str(ROOT / "scripts/soak.py"), "--minutes", "5", "--rounds", "1", "--seed", "17", "--setting", "2 workers",
+        "--output", str(out), "--keep",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = read_record(out)
+    runs = [run for one in record["rounds"] for run in one["runs"]]
+    assert sum(run["disturbance"] != "none" for run in runs) >= 3
+    assert runs[-1]["code"] == 0
+    assert all(one["deviations"] == [] and one["reads"][".pth"] > 0 for one in record["rounds"])
+    assert "0 deviations" in (out / "soak.md").read_text()
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert soak(str(ROOT / "scripts/soak.py"), "--output", str(out), "--page", str(page)).returncode == 0
+    assert page.read_text() == f"before\n{BEGIN}\n{(out / 'soak.md').read_text()}{END}\nafter\n"
+
+
+@pytest.mark.slow
+def test_the_soak_finds_planted_faults(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = soak(
+        "-c", PLANTED, str(ROOT), "--minutes", "5", "--rounds", "1", "--seed", "17",
+        "--setting", "HAT with dropout, EMA", "--output", str(out),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    deviations = [text for one in json.loads((out / "soak.json").read_text())["rounds"] for text in one["deviations"]]
+    assert any("a reader saw" in text for text in deviations), deviations
+    assert any("60.state: focalsr.random[0].torch has other values" in text for text in deviations), deviations
+    assert any("net_g_latest.pth: params" in text for text in deviations), deviations
+    assert "--seed 17 --setting 'HAT with dropout, EMA' --round 0" in (out / "soak.md").read_text()
+
+
+def test_a_seed_decides_what_happens() -> None:
+    drawn = [[str(draw(random_stream(5, i), SETTINGS[1], small_disk=True)) for i in range(400)] for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) > 300
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=[setting.name for setting in SETTINGS])
+def test_what_happens_suits_the_setting(setting: Setting) -> None:
+    kinds = {draw(random_stream(6, i), setting, small_disk=False).kind for i in range(300)}
+    assert kinds <= EXIT_CODES.keys() - {"file system full", "none"}
+    assert ("a rank killed" in kinds) == (setting.ranks > 1)
+    assert ("a worker process killed" in kinds) == (setting.workers and setting.ranks == 1)
+
+
+def test_a_page_without_a_place_for_the_record_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{END}\n{BEGIN}\n")
+    with pytest.raises(InputError, match="no place for the record"):
+        rewrite_page(page, {})
+    with pytest.raises(InputError, match="no record of a soak"):
+        read_record(tmp_path)

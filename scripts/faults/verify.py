@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from models.training.checkpoint import CheckpointFolder
+from models.weights.files import read_checkpoint
 from scripts.faults.reader import jsonl_problem
 from scripts.faults.settings import NAME, Setting
+from utils.errors import InputError
 from utils.wording import first_few
 
 _TIMED = ("images_per_second", "data_share", "memory")  # figures of the machine, not of the training
@@ -37,7 +39,11 @@ def compare(whole: Path, disturbed: Path, setting: Setting) -> list[str]:
         if not mine.exists():
             found.append(f"{mine.name} is missing")
             continue
-        contents = [dict(_flat(torch.load(path, weights_only=True))) for path in (mine, other)]
+        try:
+            contents = [dict(_flat(read_checkpoint(path))) for path in (mine, other)]
+        except InputError as error:
+            found.append(f"at the end: {error}")
+            continue
         found += [f"{mine.name}: {name}" for name in _differences(*contents)]
     found += _figures(whole / "experiments" / NAME, disturbed / "experiments" / NAME)
     found += _curves(whole, disturbed)

@@ -12,12 +12,14 @@ import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from models.training.meter import Meter
 from tests.runs import TRAIN_FILE, command, environment, picture, run, run_here, workplace
 from utils.errors import WorkerError
 
@@ -184,12 +186,18 @@ def test_a_dead_worker_is_reported_with_how_the_run_goes_on(
 ) -> None:
     monkeypatch.chdir(workplace(tmp_path))
 
-    def dead(*_: object) -> None:
-        raise WorkerError("a process that prepares batches ended unexpectedly")
+    alive, asked = Meter.next_of, []
 
-    monkeypatch.setattr("models.training.loop.Meter.next_of", dead)
+    def dead(meter: Meter, batches: Any) -> Any:
+        asked.append(meter)
+        if len(asked) == 3:
+            raise WorkerError("a process that prepares batches ended unexpectedly")
+        return alive(meter, batches)
+
+    monkeypatch.setattr(Meter, "next_of", dead)
     assert run_here("train.py", "-opt", "train.yml", "--force_yml", "val=null") == 1
-    assert "ended unexpectedly. Continue with --auto_resume\n" in capsys.readouterr().err
+    told = "ended unexpectedly. The state of iteration 2 is saved; continue with --auto_resume\n"
+    assert told in capsys.readouterr().err
 
 
 def test_bad_input_leaves_an_earlier_run_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

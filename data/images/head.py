@@ -33,9 +33,10 @@ _DENSEST = (
 _TILE = 14  # bytes of a tile of JPEG 2000, at least
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the kind of colour
 _DEFLATE = 1032  # the most bytes that a byte can be unpacked to
-_PNM = re.compile(rb"P([1-6])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)")
+# Spaces one by one: of a run that can be split in many ways, all would be tried. Few digits: int() refuses many.
+_PNM = re.compile(rb"P([1-6])(?:\s|#[^\n]*\n)+(\d{1,10})(?:\s|#[^\n]*\n)+(\d{1,10})(?!\d)")
 _PAM = re.compile(rb"P7\n(?:[^\n]*\n){0,99}?ENDHDR\n")
-_PAM_FIELD = re.compile(rb"^(WIDTH|HEIGHT|DEPTH|MAXVAL)\s+(\d+)\s*$", re.MULTILINE)
+_PAM_FIELD = re.compile(rb"^(WIDTH|HEIGHT|DEPTH|MAXVAL)[ \t]+(\d{1,10})\s*$", re.MULTILINE)
 
 
 def check_pixels(data: bytes, name: str, most: int | None = None) -> None:

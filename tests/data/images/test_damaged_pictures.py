@@ -204,6 +204,14 @@ def test_a_portable_pixmap_of_more_pixels_than_bytes_is_refused() -> None:
     assert read(pam + bytes(99), "a.pam") is None
 
 
+def test_the_head_of_a_portable_pixmap_is_read_in_a_moment() -> None:
+    """However many spaces, comments and digits it has: some are a way to hang a reader."""
+    assert head_size(b"P6 \t\r\n" + b" " * 200 + b"#a\n#b\n 12 # c\n\n34\n255\n") == (34, 12)
+    for data in (b"P6" + b" " * 99 + b"x", b"P6 1" + b"\n" * 99 + b"x", b"P6 " + b"9" * 5000 + b" 1 255\n"):
+        assert read(data, "a.ppm") is None
+    assert read(b"P7\nWIDTH " + b"9" * 5000 + b"\nHEIGHT 9\nDEPTH 1\nMAXVAL 1\nENDHDR\n", "a.pam") is None
+
+
 @pytest.mark.parametrize(
     ("tag", "value", "said"),
     [

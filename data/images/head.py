@@ -30,6 +30,7 @@ _DENSEST = (
     (b"\x59\xa6\x6a\x95", 1024),  # Sun raster: 256 bytes of 8 pixels in three bytes
     (b"qoif", 62),
 )
+_CANVAS = 1 << 22  # pixels of a GIF file that may be left empty: its frames can be smaller
 _TILE = 14  # bytes of a tile of JPEG 2000, at least
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the kind of colour
 _DEFLATE = 1032  # the most bytes that a byte can be unpacked to
@@ -161,7 +162,8 @@ def _can_hold(data: bytes, height: int, width: int) -> bool:
         tiles = -(-(x1 - x0) // max(across, 1)) * -(-(y1 - y0) // max(down, 1))
         return bool(tiles * _TILE <= len(data))
     densest = next((most for start, most in _DENSEST if data.startswith(start)), None)
-    return densest is None or height * width <= densest * len(data)
+    empty = _CANVAS if data.startswith(b"GIF8") else 0
+    return densest is None or height * width <= densest * len(data) + empty
 
 
 def _size_by_pillow(data: bytes) -> tuple[int, int] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import lzma
 import shutil
 import tarfile
 import tempfile
@@ -22,7 +21,7 @@ from utils.files import DISK_FULL, make_folder, storage_error
 from utils.reading import open_regular
 
 _LARGEST = 1 << 28  # bytes of an image file; an archive of some kilobytes can unpack to gigabytes
-_ERRORS = (*DAMAGE_ERRORS, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError)  # of damaged archives
+_ERRORS = (*DAMAGE_ERRORS, zipfile.BadZipFile, tarfile.TarError)  # of damaged archives
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 
 

@@ -156,8 +156,9 @@ def _can_hold(data: bytes, height: int, width: int) -> bool:
     if data.startswith(b"P7"):
         fields = _pam_fields(data)
         return height * width * fields.get("DEPTH", 1) * (1 + (fields.get("MAXVAL", 1) > 255)) <= len(data)
-    siz = data.find(b"\xff\x4f\xff\x51")
-    if siz >= 0 and data[:4] in (b"\0\0\0\x0c", b"\xff\x4f\xff\x51") and len(data) >= siz + 40:  # JPEG 2000
+    # JPEG 2000; of other files nothing is searched for.
+    siz = data.find(b"\xff\x4f\xff\x51") if data[:4] in (b"\0\0\0\x0c", b"\xff\x4f\xff\x51") else -1
+    if siz >= 0 and len(data) >= siz + 40:
         x1, y1, _, _, across, down, x0, y0 = struct.unpack_from(">8I", data, siz + 8)
         tiles = -(-(x1 - x0) // max(across, 1)) * -(-(y1 - y0) // max(down, 1))
         return bool(tiles * _TILE <= len(data))

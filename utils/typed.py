@@ -148,9 +148,13 @@ def option_fields(target: Any) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(target) if field.init and not field.metadata.get("remark")]
 
 
-@functools.cache  # found anew for each mapping and each object, it was a third of the time to read a file
 def fields_of(target: Callable[..., Any]) -> Mapping[str, Field]:
     """The keys that a dataclass, or the parameters that a function or class, accepts, in order."""
+    return _fields_of(target)
+
+
+@functools.cache  # found anew for each mapping and each object, they were a third of the time to read a file
+def _fields_of(target: Callable[..., Any]) -> Mapping[str, Field]:
     return types.MappingProxyType(
         _dataclass_fields(target) if dataclasses.is_dataclass(target) else _parameters(target)
     )

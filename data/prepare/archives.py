@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import shutil
 import tarfile
 import tempfile
@@ -202,6 +203,6 @@ def _check_length(size: int, label: str) -> None:
 
 
 def _check_apart(source: Path, target: Path) -> None:
-    one, other = source.resolve(), target.resolve()
+    one, other = Path(os.path.realpath(source)), Path(os.path.realpath(target))
     if one == other or one in other.parents or other in one.parents:
         raise InputError(f"{source} and {target}: one lies in the other; sources are left alone, choose another folder")

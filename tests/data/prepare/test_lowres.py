@@ -106,6 +106,6 @@ def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("link")
     with pytest.raises(InputError, match="link"):
         make_low_resolution(tmp_path / "hr", tmp_path / "link", [2])
-    with pytest.raises(InputError, match="the folder .*link does not exist"):
+    with pytest.raises(InputError, match=r"the folder .*link does not exist"):
         make_low_resolution(tmp_path / "link", tmp_path / "lr", [2])
     assert [item.name for item in tmp_path.iterdir() if item.name != "link"] == ["hr"]

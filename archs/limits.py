@@ -14,6 +14,7 @@ from torch import nn
 
 from utils.env import available_memory
 from utils.errors import InputError
+from utils.typed import number_text
 
 _WIDTHS = (
     *("embed_dim", "dim", "pdim", "n_feat", "im_feat", "attn_feat", "hidden_dim", "hidden_list", "mid_dim"),
@@ -58,11 +59,11 @@ def argument_problems(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]
         elif key in RATES and not all(0 <= number < 1 for number in numbers):
             yield key, f"expected a number at least 0 and below 1, got {value}"
         elif largest is not None and any(number > largest for number in numbers):
-            yield key, f"expected at most {largest}, got {max(numbers):g}"
+            yield key, f"expected at most {largest}, got {number_text(max(numbers))}"
         elif key in SMALLEST and any(number < SMALLEST[key] for number in numbers):
-            yield key, f"expected at least {SMALLEST[key]:g}, got {min(numbers):g}"
+            yield key, f"expected at least {SMALLEST[key]:g}, got {number_text(min(numbers))}"
         elif key in _COUNTS and sum(numbers) > MOST_ITEMS:
-            yield key, f"expected at most {MOST_ITEMS} blocks in all, got {sum(numbers):g}"
+            yield key, f"expected at most {MOST_ITEMS} blocks in all, got {number_text(sum(numbers))}"
 
 
 def check_size(name: str, target: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ if __name__ == "__main__":
     start()  # what follows takes seconds
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 from data.images.faults import SHOWN, by_fault, fault_lines
@@ -222,7 +223,7 @@ def _level(text: str) -> int:
 
 
 def _check_apart(source: Path, target: Path) -> None:
-    if source.resolve() == target.resolve():
+    if os.path.realpath(source) == os.path.realpath(target):
         raise InputError(f"{target}: the output folder is the input folder; choose another, sources are left alone")
 
 

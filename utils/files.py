@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections import defaultdict
@@ -37,6 +38,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         StorageError: the disk is full or broken.
         InputError: the folder cannot be made or written.
     """
+    _refuse_special(path)
     temporary = unfinished(path)
     make_folder(path.parent)
     try:
@@ -52,6 +54,16 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):  # mostly it is renamed; a name that is too long cannot even be asked for
             temporary.unlink()
+
+
+def _refuse_special(path: Path) -> None:
+    """Raise InputError about a pipe or a device, which a file would take the place of: ``/dev/null`` would be gone."""
+    try:
+        kind = path.stat().st_mode
+    except (OSError, ValueError):  # nothing is there, or whoever writes finds out
+        return
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise InputError(f"{path} is a pipe or a device, not a file; choose another name")
 
 
 def unfinished(path: Path) -> Path:
@@ -149,6 +161,7 @@ def check_writable(path: Path) -> None:
     """
     if os.path.isdir(path):  # noqa: PTH112  of a name that is too long Path.is_dir raises
         raise storage_error(path, IsADirectoryError(errno.EISDIR, ""))
+    _refuse_special(path)
     check_folder(path.parent, path)
 
 

@@ -55,13 +55,14 @@ def refuse_distrusted(path: Path, cache: Path) -> None:
     if found is None:
         return
     place, reason = found
-    ours = place.is_relative_to(cache.resolve())
-    if ours:
-        remedy = "remove it, and it is made again,"
+    if place.is_relative_to(cache.resolve()):
+        remedy = "remove it, and it is made again, or "
+    elif reason.startswith("belongs"):  # a home folder with sudo, or a volume in a container: it is to stay as it is
+        remedy = ""
     else:
-        remedy = "take it over (chown)" if reason.startswith("belongs") else "let nobody else write there (chmod go-w)"
+        remedy = "let nobody else write there (chmod go-w) or "
     raise InputError(
-        f"{place} {reason}, and code that others could have put there is not run; {remedy} or set {CACHE} to a folder "
+        f"{place} {reason}, and code that others could have put there is not run; {remedy}set {CACHE} to a folder "
         "of your own"
     )
 
@@ -75,12 +76,16 @@ def distrust(path: Path) -> tuple[Path, str] | None:
     own (named like the user, without other members), as is usual with umask 002. What passes stays as it is until it
     is used: nobody else can change a part of the way. Of what does not exist, the way to it is looked at.
 
+    In containers that need no privileges, all that belongs to users outside, root included, seems to belong to
+    nobody: such folders are passed through as root's, but none behind a folder with the sticky bit.
+
     Systems without such rights (Windows) have nothing to object.
     """
     if sys.platform == "win32":
         return None
     place, ahead, links = Path("/"), deque(path.absolute().parts[1:]), 0
-    if (reason := _objection(os.lstat(place), last=not ahead)) is not None:
+    outside = _outside()
+    if (reason := _objection(os.lstat(place), last=not ahead, root=outside)) is not None:
         return place, reason
     while ahead:
         name = ahead.popleft()
@@ -92,8 +97,10 @@ def distrust(path: Path) -> tuple[Path, str] | None:
             status = os.lstat(entry)
         except OSError:  # there is nothing, or nothing that this process could use
             return None
-        if (reason := _objection(status, last=not ahead)) is not None:
+        if (reason := _objection(status, last=not ahead, root=outside)) is not None:
             return entry, reason
+        if status.st_mode & stat.S_ISVTX:
+            outside = 0
         if not stat.S_ISLNK(status.st_mode):
             place = entry
             continue
@@ -123,9 +130,9 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def _objection(status: os.stat_result, *, last: bool) -> str | None:
-    """What speaks against a file, folder or link on the way."""
-    if status.st_uid not in _trusted():
+def _objection(status: os.stat_result, *, last: bool, root: int) -> str | None:
+    """What speaks against a file, folder or link on the way; ``root``: who root may seem to be, but for the last."""
+    if status.st_uid not in _trusted() and (last or status.st_uid != root):
         return f"belongs to {_user(status.st_uid)}"
     mode = status.st_mode
     if stat.S_ISLNK(mode) or (stat.S_ISDIR(mode) and mode & stat.S_ISVTX and not last):
@@ -135,6 +142,17 @@ def _objection(status: os.stat_result, *, last: bool) -> str | None:
     if mode & stat.S_IWGRP and not _own_group(status.st_gid):
         return f"can be written by the group {_group(status.st_gid)}"
     return None
+
+
+def _outside() -> int:
+    """Who all users that this user namespace does not know seem to be, where root is one of them; else root."""
+    try:
+        known = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+        if known and all(first > 0 for first, *_ in known):
+            return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):  # not Linux
+        pass
+    return 0
 
 
 def _trusted() -> tuple[int, int]:

@@ -30,12 +30,14 @@ _DENSEST = (
     (b"\x59\xa6\x6a\x95", 1024),  # Sun raster: 256 bytes of 8 pixels in three bytes
     (b"qoif", 62),
 )
+_CANVAS = 1 << 22  # pixels of a GIF file that may be left empty: its frames can be smaller
 _TILE = 14  # bytes of a tile of JPEG 2000, at least
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the kind of colour
 _DEFLATE = 1032  # the most bytes that a byte can be unpacked to
-_PNM = re.compile(rb"P([1-6])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)")
+# Spaces one by one: of a run that can be split in many ways, all would be tried. Few digits: int() refuses many.
+_PNM = re.compile(rb"P([1-6])(?:\s|#[^\n]*\n)+(\d{1,10})(?:\s|#[^\n]*\n)+(\d{1,10})(?!\d)")
 _PAM = re.compile(rb"P7\n(?:[^\n]*\n){0,99}?ENDHDR\n")
-_PAM_FIELD = re.compile(rb"^(WIDTH|HEIGHT|DEPTH|MAXVAL)\s+(\d+)\s*$", re.MULTILINE)
+_PAM_FIELD = re.compile(rb"^(WIDTH|HEIGHT|DEPTH|MAXVAL)[ \t]+(\d{1,10})\s*$", re.MULTILINE)
 
 
 def check_pixels(data: bytes, name: str, most: int | None = None) -> None:
@@ -154,13 +156,15 @@ def _can_hold(data: bytes, height: int, width: int) -> bool:
     if data.startswith(b"P7"):
         fields = _pam_fields(data)
         return height * width * fields.get("DEPTH", 1) * (1 + (fields.get("MAXVAL", 1) > 255)) <= len(data)
-    siz = data.find(b"\xff\x4f\xff\x51")
-    if siz >= 0 and data[:4] in (b"\0\0\0\x0c", b"\xff\x4f\xff\x51") and len(data) >= siz + 40:  # JPEG 2000
+    # JPEG 2000; of other files nothing is searched for.
+    siz = data.find(b"\xff\x4f\xff\x51") if data[:4] in (b"\0\0\0\x0c", b"\xff\x4f\xff\x51") else -1
+    if siz >= 0 and len(data) >= siz + 40:
         x1, y1, _, _, across, down, x0, y0 = struct.unpack_from(">8I", data, siz + 8)
         tiles = -(-(x1 - x0) // max(across, 1)) * -(-(y1 - y0) // max(down, 1))
         return bool(tiles * _TILE <= len(data))
     densest = next((most for start, most in _DENSEST if data.startswith(start)), None)
-    return densest is None or height * width <= densest * len(data)
+    empty = _CANVAS if data.startswith(b"GIF8") else 0
+    return densest is None or height * width <= densest * len(data) + empty
 
 
 def _size_by_pillow(data: bytes) -> tuple[int, int] | None:

@@ -10,9 +10,14 @@ from data.images.png_stream import SIGNATURE
 from data.images.tiff import is_tiff
 from data.images.tiff_parts import tiff_damage
 
+try:  # not every Python has it
+    from lzma import LZMAError
+except ImportError:
+    LZMAError = zlib.error  # type: ignore[misc,assignment]
+
 DAMAGE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError,
-    AssertionError, struct.error, zlib.error,
+    AssertionError, struct.error, zlib.error, LZMAError,
 )  # fmt: skip
 """What Pillow and tifffile raise for a damaged file: they read on until something does not fit."""
 

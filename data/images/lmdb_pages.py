@@ -21,6 +21,7 @@ _BRANCH, _LEAF = 1, 2  # flags of a page
 _OUTSIDE = 1  # flag of a node: its value is on pages of its own
 _NODE = 8  # bytes of a node in front of its key
 _NONE = (1 << 64) - 1  # page number of an empty tree
+_DEEPEST = 32  # levels of a tree, LMDB's own limit
 
 
 def needed_bytes(file: BinaryIO, page_size: int) -> int | None:
@@ -35,13 +36,22 @@ def needed_bytes(file: BinaryIO, page_size: int) -> int | None:
         magic, depth, _, _, _, _, root, _, _ = max(metas, key=lambda meta: meta[-1])
         if magic != _MAGIC:
             return None
-        return max(2 * page_size, 0 if root == _NONE else _reach(file, page_size, root, depth))
-    except (struct.error, EOFError):
+        if depth > _DEEPEST:
+            return None
+        return max(2 * page_size, 0 if root == _NONE else _reach(file, page_size, root, depth, set()))
+    except (struct.error, EOFError, _TwiceError):
         return None
 
 
-def _reach(file: BinaryIO, page_size: int, number: int, depth: int) -> int:
+class _TwiceError(Exception):
+    """Two entries lead to the same page, and so there may be no end of them."""
+
+
+def _reach(file: BinaryIO, page_size: int, number: int, depth: int, seen: set[int]) -> int:
     """The end of a page and of all that it leads to; raises EOFError where the file ends before one of the tree's."""
+    if number in seen:
+        raise _TwiceError
+    seen.add(number)
     page = _read(file, number * page_size, page_size)
     flags, lower = struct.unpack_from("<HH", page, 10)
     places = struct.unpack_from(f"<{max(0, lower - _HEAD) // 2}H", page, _HEAD)
@@ -49,7 +59,7 @@ def _reach(file: BinaryIO, page_size: int, number: int, depth: int) -> int:
     for place in places:
         low, high, kind, key = struct.unpack_from("<HHHH", page, place)
         if flags & _BRANCH and depth > 1:
-            end = max(end, _reach(file, page_size, low | high << 16 | kind << 32, depth - 1))
+            end = max(end, _reach(file, page_size, low | high << 16 | kind << 32, depth - 1, seen))
         elif flags & _LEAF and kind & _OUTSIDE:
             (outside,) = struct.unpack_from("<Q", page, place + _NODE + key)
             end = max(end, outside * page_size + _HEAD + (low | high << 16))
@@ -57,6 +67,8 @@ def _reach(file: BinaryIO, page_size: int, number: int, depth: int) -> int:
 
 
 def _read(file: BinaryIO, start: int, size: int) -> bytes:
+    if start >= 1 << 62:  # further than files can be asked for
+        raise EOFError("no file is as long")
     file.seek(start)
     content = file.read(size)
     if len(content) < size:

@@ -16,14 +16,16 @@ from data.images.tiff import first_place, read_tags
 
 _WIDTH, _HEIGHT, _BITS, _PACKING, _PHOTOMETRIC, _SAMPLES, _ROWS, _PLANAR = 256, 257, 258, 259, 262, 277, 278, 284
 _STRIPS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _SUBSAMPLING = (273, 279), 322, 323, (324, 325), 530
+_FILL_ORDER, _TILE_DEPTH = 266, 32998
 _TAGS = frozenset(
     (_WIDTH, _HEIGHT, _BITS, _PACKING, _PHOTOMETRIC, _SAMPLES, _ROWS, _PLANAR, *_STRIPS, _TILE_WIDTH, _TILE_HEIGHT,
-     *_TILES, _SUBSAMPLING)
+     *_TILES, _SUBSAMPLING, _FILL_ORDER, _TILE_DEPTH)
 )  # fmt: skip
 _NONE, _LZW, _OLD_JPEG, _JPEG, _PACKBITS = 1, 5, 6, 7, 32773
 _DEFLATE = (8, 32946)
 _YCC, _APART = 6, 2
 _LONGEST = 4096  # bytes that one code of LZW can stand for
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # with the bits of each byte the other way round
 _SLICE, _UNPACKED = 1 << 16, 1 << 20  # bytes that are unpacked at a time, at most to so many
 
 
@@ -66,7 +68,10 @@ def tiff_damage(data: bytes) -> str | None:
     for number, part in enumerate(parts, 1):
         size = len(data) - part.start if part.size is None else part.size
         if packing in _DEFLATE:
-            problem = _deflate_problem(memoryview(data)[part.start : part.start + size], part)
+            packed = memoryview(data)[part.start : part.start + size]
+            if _first(tags, _FILL_ORDER, 1) == 2:
+                packed = memoryview(bytes(packed).translate(_MIRRORED))
+            problem = _deflate_problem(packed, part)
         else:
             problem = None if _may_hold(packing, size, part) else f"has {size:,} bytes, too few for its pixels"
         if problem:
@@ -89,13 +94,14 @@ def _parts(tags: Mapping[int, tuple[int, ...]], width: int, height: int) -> tupl
         return [], 0
     down = -(-height // rows)
     expected = -(-width // across) * down * planes
-    full = _bytes_of(tags, across, rows, planes)
+    full = _bytes_of(tags, across, rows, planes) * (_first(tags, _TILE_DEPTH, 1) if tiled else 1)  # of volumes, a block
     parts = []
     for i, start in enumerate(starts[:expected]):
         last = not tiled and i % down == down - 1
         here = height - rows * (down - 1) if last else rows
         least = _bytes_of(tags, across, here, planes) if last else full
-        parts.append(_Part(start, sizes[i] if i < len(sizes) else None, across * here, least, full))
+        told = i < len(sizes) and (sizes[i] or expected > 1)  # 0 for the only one is how some programs do not tell it
+        parts.append(_Part(start, sizes[i] if told else None, across * here, least, full))
     return parts, expected
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import lzma
+import os
 import shutil
 import tarfile
 import tempfile
@@ -22,7 +22,7 @@ from utils.files import DISK_FULL, make_folder, storage_error
 from utils.reading import open_regular
 
 _LARGEST = 1 << 28  # bytes of an image file; an archive of some kilobytes can unpack to gigabytes
-_ERRORS = (*DAMAGE_ERRORS, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError)  # of damaged archives
+_ERRORS = (*DAMAGE_ERRORS, zipfile.BadZipFile, tarfile.TarError)  # of damaged archives
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 
 
@@ -203,6 +203,6 @@ def _check_length(size: int, label: str) -> None:
 
 
 def _check_apart(source: Path, target: Path) -> None:
-    one, other = source.resolve(), target.resolve()
+    one, other = Path(os.path.realpath(source)), Path(os.path.realpath(target))
     if one == other or one in other.parents or other in one.parents:
         raise InputError(f"{source} and {target}: one lies in the other; sources are left alone, choose another folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -127,11 +128,11 @@ def _by_stem(files: Sequence[Path]) -> dict[str, Path]:
 
 def _check_folders(source: Path, parents: Sequence[Path], scales: Sequence[int]) -> None:
     """All folders that are read or written have to be different ones."""
-    seen = {source.resolve(): "the input folder"}
+    seen = {os.path.realpath(source): "the input folder"}
     for parent in parents:
         for scale in scales:
             folder = _folder(parent, scale)
-            place = folder.resolve()
+            place = os.path.realpath(folder)
             if place in seen:
                 raise InputError(f"{folder} would be written to, but is {seen[place]}, too; choose another folder")
             seen[place] = f"the folder of other files, at x{scale}"

@@ -65,6 +65,8 @@ def missing_weights(path: Path) -> str:
     """The message about a weight file that is not there, with where to get it if it is a published one."""
     if path.is_dir():
         return f"{path}: is a folder, not a weight file"
+    if path.exists():
+        return f"{path}: is a pipe or a device, not a weight file"
     hint = where_to_get(path)
     if hint is None and not path.is_absolute():
         hint = f"relative paths start at {Path.cwd()}"

@@ -26,7 +26,7 @@ HAT = {
 @pytest.mark.parametrize(
     ("network", "key", "value", "message"),
     [
-        (ESC, "n_blocks", 10**9, "n_blocks: expected at most 1000, got 1e"),
+        (ESC, "n_blocks", 10**9, "n_blocks: expected at most 1000, got 1000000000"),
         (ESC, "dim", 10**9, "dim: expected at most 8192"),
         (ESC, "window_size", 10**9, "window_size: expected at most 128"),
         (ESC, "kernel_size", 10**9, "kernel_size: expected at most 255"),

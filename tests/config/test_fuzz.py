@@ -12,7 +12,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -43,6 +43,7 @@ NASTY: list[Any] = [
 ]  # fmt: skip
 WORDS = ("train", "val", "type", "name", "base", "<<", "stages", "datasets", "network_g", "path", "lr", "scale", "é")
 
+QUICK_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 Paths = list[tuple[Any, ...]]
 
 
@@ -86,6 +87,15 @@ def rename(value: dict[str, Any], places: Paths, draw: random.Random) -> None:
     inside[draw.choice([*WORDS, place[-1] + "s", place[-1][:-1]])] = inside.pop(place[-1])
 
 
+def nudge(value: dict[str, Any], places: Paths, draw: random.Random) -> None:
+    """A number becomes another of the same kind, which may be meant."""
+    numbers = [place for place in places if type(parent(value, place)[place[-1]]) in (int, float)]
+    if numbers:
+        place = draw.choice(numbers)
+        number = parent(value, place)[place[-1]]
+        parent(value, place)[place[-1]] = draw.choice([2 * number, number + 1, number - 1, type(number)(number / 2)])
+
+
 def swap(value: dict[str, Any], places: Paths, draw: random.Random) -> None:
     one = draw.choice([place for place in places if len(place) <= 2])
     other = draw.choice([place for place in places if len(place) == len(one)])
@@ -94,7 +104,9 @@ def swap(value: dict[str, Any], places: Paths, draw: random.Random) -> None:
     parent(value, other)[other[-1]] = held
 
 
-MUTATIONS: tuple[Callable[[dict[str, Any], Paths, random.Random], None], ...] = (replace, replace, remove, rename, swap)
+MUTATIONS: tuple[Callable[[dict[str, Any], Paths, random.Random], None], ...] = (
+    *(replace, replace, remove, rename, swap, nudge, nudge),
+)
 
 
 def flipped(data: bytes, draw: random.Random) -> bytes:
@@ -120,7 +132,10 @@ def mutated(value: dict[str, Any], draw: random.Random) -> bytes:
         places = list(paths(value))
         if places:
             draw.choice(MUTATIONS)(value, places, draw)
-    text = yaml.safe_dump(value, allow_unicode=True, sort_keys=False)
+    try:
+        text = yaml.dump(value, Dumper=QUICK_DUMPER, allow_unicode=True, sort_keys=False)
+    except UnicodeEncodeError:  # libyaml cannot write half of a character
+        text = yaml.safe_dump(value, allow_unicode=True, sort_keys=False)
     data = text.encode("utf-8", "surrogatepass")
     return flipped(data, draw) if draw.random() < 0.15 else data
 
@@ -152,7 +167,8 @@ def within(seconds: int, what: str) -> Iterator[None]:
 
 def use(options: TrainOptions | TestOptions) -> None:
     """What a check does with options before it has data, as far as that is cheap."""
-    check_inputs(options)
+    with suppress(InputError):  # there are no data, which is said
+        check_inputs(options)
     if isinstance(options, TrainOptions):
         network = torch.nn.Conv2d(1, 1, 1)
         optimizer = build_optimizer(options.train.optim_g, network, decay_all=options.train.decay_norms_and_biases)

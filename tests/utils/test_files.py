@@ -25,6 +25,23 @@ from utils.files import (
 )
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_file_takes_the_place_of_no_pipe_or_device(tmp_path: Path) -> None:
+    """As root, a list written to /dev/null would leave the system without it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    for path in (pipe, tmp_path / "link"):
+        with pytest.raises(InputError, match=f"{path.name} is a pipe or a device, not a file"):
+            check_writable(path)
+        with pytest.raises(InputError, match="is a pipe or a device"), atomic_write(path):
+            pytest.fail("it is open for writing")
+        assert pipe.is_fifo()
+    with pytest.raises(InputError, match="null is a pipe or a device"):
+        check_writable(Path(os.devnull))
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["link", "pipe"]
+
+
 def test_atomic_write_leaves_the_file_and_nothing_else(tmp_path: Path) -> None:
     write_text(tmp_path / "new" / "a.txt", "Grüße\n")
     assert (tmp_path / "new" / "a.txt").read_text(encoding="utf-8") == "Grüße\n"

@@ -75,10 +75,35 @@ def test_what_belongs_to_another(folder: Path) -> None:
             path.touch(0o600)
         os.chown(path, 54321, -1, follow_symlinks=False)
         assert distrust(path) == (path, "belongs to user 54321")
-    with pytest.raises(InputError, match=r"belongs to user 54321, .*; take it over \(chown\) or set FOCALSR"):
+    with pytest.raises(InputError, match=r"belongs to user 54321, .*; set FOCALSR_CACHE to a"):
         refuse_distrusted(folder / "folder" / "cache", folder / "folder" / "cache")
     with pytest.raises(InputError, match="remove it, and it is made again, or set FOCALSR_CACHE"):
         refuse_distrusted(folder / "folder", folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_folders_of_users_outside_of_a_container_are_passed_through(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a user namespace without root, what belongs to root seems to belong to nobody."""
+    place = folder / "of root" / "home" / "cache"
+    place.mkdir(parents=True)
+    os.chown(folder / "of root", 54321, -1)
+    assert distrust(place) == (folder / "of root", "belongs to user 54321")
+    looked_at = os.lstat
+
+    def not_below_temporary_files(path: Path) -> os.stat_result:
+        return looked_at(path if Path(path).is_relative_to(folder) else "/")
+
+    monkeypatch.setattr(os, "lstat", not_below_temporary_files)
+    monkeypatch.setattr("utils.trust._outside", lambda: 54321)
+    assert distrust(place) is None
+    assert distrust(folder / "of root") == (folder / "of root", "belongs to user 54321")  # not itself, which is loaded
+    (folder / "of root").chmod(0o777)
+    assert distrust(place) is not None
+    (folder / "of root").chmod(0o755)
+    folder.chmod(0o1777)  # where anybody could have made it
+    assert distrust(place) == (folder / "of root", "belongs to user 54321")
 
 
 def test_a_group_may_write_where_it_has_the_user_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

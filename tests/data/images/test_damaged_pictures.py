@@ -148,6 +148,20 @@ def test_no_flip_in_the_pixels_of_a_deflated_tiff_goes_unseen(name: str) -> None
         assert pixels is None or np.array_equal(pixels, PICTURE)  # a bit of the packing that nothing depends on
 
 
+def test_a_damaged_file_that_only_tifffile_reads(tmp_path: Path) -> None:
+    pytest.importorskip("lzma")
+    path = tmp_path / "deep, channels apart.tif"
+    deep = PICTURE.transpose(2, 0, 1).astype(np.uint16) * 257
+    tifffile.imwrite(path, deep, photometric="rgb", planarconfig="separate", compression="lzma")
+    (photo,) = open_frames(path)
+    assert np.array_equal(photo.pixels, deep.transpose(1, 2, 0))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"apart\.tif: the image cannot be read"):
+        list(open_frames(path))
+
+
 def png_head(data: bytearray, width: int, height: int) -> None:
     struct.pack_into(">II", data, 16, width, height)
     struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
@@ -202,6 +216,50 @@ def test_a_portable_pixmap_of_more_pixels_than_bytes_is_refused() -> None:
     pam = b"P7\nWIDTH 16000\nHEIGHT 16000\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n"
     assert head_size(pam) == (16000, 16000)
     assert read(pam + bytes(99), "a.pam") is None
+
+
+def test_the_head_of_a_portable_pixmap_is_read_in_a_moment() -> None:
+    """However many spaces, comments and digits it has: some are a way to hang a reader."""
+    assert head_size(b"P6 \t\r\n" + b" " * 200 + b"#a\n#b\n 12 # c\n\n34\n255\n") == (34, 12)
+    for data in (b"P6" + b" " * 99 + b"x", b"P6 1" + b"\n" * 99 + b"x", b"P6 " + b"9" * 5000 + b" 1 255\n"):
+        assert read(data, "a.ppm") is None
+    assert read(b"P7\nWIDTH " + b"9" * 5000 + b"\nHEIGHT 9\nDEPTH 1\nMAXVAL 1\nENDHDR\n", "a.pam") is None
+
+
+def with_tag(data: bytes, tag: int, value: int) -> bytes:
+    """A copy of a TIFF file (of its usual form) whose first directory, now at its end, has this entry too."""
+    place = first_place(data)
+    (count,) = struct.unpack_from("<H", data, place)
+    entries = [data[at : at + 12] for at in range(place + 2, place + 2 + 12 * count, 12)]
+    kept = [entry for entry in entries if struct.unpack_from("<H", entry)[0] != tag]
+    changed = sorted([*kept, struct.pack("<HHII", tag, 4, 1, value)], key=lambda entry: struct.unpack_from("<H", entry))
+    end = len(data) + len(data) % 2
+    directory = struct.pack("<H", len(changed)) + b"".join(changed) + bytes(4)
+    return data[:4] + struct.pack("<I", end) + data[8:].ljust(end - 8, b"\0") + directory
+
+
+def test_odd_files_that_are_whole_are_read() -> None:
+    mirrored = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+    packed = by_tifffile(compression="zlib")
+    with tifffile.TiffFile(io.BytesIO(packed)) as file:
+        start, size = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    turned = packed[:start] + packed[start : start + size].translate(mirrored) + packed[start + size :]
+    assert np.array_equal(decode_image(with_tag(turned, 266, 2), "bits the other way round.tif"), PICTURE)
+    damaged_part = bytearray(turned)
+    damaged_part[start + size // 2] ^= 16
+    with pytest.raises(InputError, match="part 1 of 1 is damaged"):
+        decode_image(with_tag(bytes(damaged_part), 266, 2), "a.tif")
+
+    assert np.array_equal(decode_image(with_tag(FILES["raw.tif"], 279, 0), "size not told.tif"), PICTURE)
+
+    volume = io.BytesIO()
+    grey = np.stack([PICTURE[:48, :96, 0]] * 16)
+    tifffile.imwrite(volume, grey, volumetric=True, tile=(16, 16, 32), compression="zlib", photometric="minisblack")
+    assert np.array_equal(decode_image(volume.getvalue(), "volume.tif")[..., 0], grey[0])
+
+    canvas = bytearray(FILES["a.gif"])
+    struct.pack_into("<HH", canvas, 6, 1500, 1000)
+    assert decode_image(bytes(canvas), "small frame.gif").shape == (1000, 1500, 3)
 
 
 @pytest.mark.parametrize(

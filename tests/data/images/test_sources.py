@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
+import struct
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from data.images.listing import list_pairs
+from data.images.lmdb_pages import needed_bytes
 from data.images.sources import FileImage, LmdbImage, lmdb_images
 from data.prepare.check import check_images
 from tests.data.pictures import forbid, noise, write_folder
@@ -176,6 +179,16 @@ def test_not_a_page_can_be_cut_off_without_a_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes in folders are POSIX's")
+@pytest.mark.parametrize("depth", [2, 32, 65_535])
+def test_pages_that_lead_to_themselves_have_an_end(depth: int) -> None:
+    """A damaged tree whose branches lead back would be walked 2 ** depth times."""
+    meta = struct.pack("<16xI4x16x48x4x2xHQQQQQQQ", 0xBEEFC0DE, depth, 1, 1, 0, 2, 2, 9, 1)
+    node = struct.pack("<HHHH", 2, 0, 0, 0)  # page 2, no key
+    branch = struct.pack("<QHHHHHH", 2, 0, 1, 20, 4080, 4000, 4000).ljust(4000, b"\0") + node
+    pages = io.BytesIO(b"".join(page.ljust(4096, b"\0") for page in (meta, meta, branch)))
+    assert needed_bytes(pages, 4096) is None
+
+
 def test_a_pipe_in_the_place_of_a_data_set_is_not_waited_for(tmp_path: Path) -> None:
     folder = write_lmdb(tmp_path / "a.lmdb", ["a"])
     images = lmdb_images(folder)

@@ -99,3 +99,13 @@ def test_low_resolution_files_of_two_folders_are_not_mixed_up(tmp_path: Path) ->
         make_low_resolution(tmp_path / "two", tmp_path / "out", [3, 2])
     assert (tmp_path / "out/X2/ax2.png").read_bytes() == before
     assert make_low_resolution(tmp_path / "one", tmp_path / "out", [2, 3])[0] == 2
+
+
+def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path / "hr", ["a.png"])
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(InputError, match="link"):
+        make_low_resolution(tmp_path / "hr", tmp_path / "link", [2])
+    with pytest.raises(InputError, match=r"the folder .*link does not exist"):
+        make_low_resolution(tmp_path / "link", tmp_path / "lr", [2])
+    assert [item.name for item in tmp_path.iterdir() if item.name != "link"] == ["hr"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -161,6 +162,13 @@ def test_a_damaged_file_is_never_a_fault_of_the_program(tmp_path: Path, kind: st
 def test_a_folder_is_no_weight_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a folder, not a weight file"):
         read_checkpoint(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_is_no_weight_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is a pipe or a device, not a weight file"):
+        read_checkpoint(tmp_path / "pipe")
 
 
 def test_numbers_of_numpy_are_read(tmp_path: Path) -> None:

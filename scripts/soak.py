@@ -14,15 +14,21 @@ Exit codes: 0 no deviation, 1 there was one, 2 bad input, 130 Ctrl-C, 143 SIGTER
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import shutil
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder
+
+if __name__ == "__main__":
+    from utils.start import start
+
+    start()  # what follows takes seconds
+
+import argparse
+import importlib
+import shutil
+import time
+from collections.abc import Sequence
 
 from scripts.faults.record import Record, read_record, rewrite_page
 from scripts.faults.rounds import Soak

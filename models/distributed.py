@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,20 @@ class World:
             if refusal is not None:
                 raise refusal
             yield
+
+    def together(self, action: Callable[[], T]) -> T:
+        """What an action returns, on each rank its own; what keeps one of them from it is raised on every rank."""
+        if self.size == 1:
+            return action()
+        found, refusal = [], None
+        try:
+            found.append(action())
+        except (InputError, StorageError) as error:
+            refusal = error
+        for raised in self.gather(refusal):
+            if raised is not None:
+                raise raised
+        return found[0]
 
     def gather(self, value: T) -> list[T]:
         """The values of all ranks, on every rank, in the order of ranks."""

@@ -13,7 +13,7 @@ import archs
 from config import to_dict
 from config.command import Command
 from config.recipe import Recipe, Stage
-from models.distributed import World
+from models.distributed import World, restarts
 from models.evaluation.check import verdict
 from models.evaluation.evaluate import format_table
 from models.experiment import reserved, training_folder
@@ -73,7 +73,7 @@ def run_recipe(recipe: Recipe, command: Command, world: World, *, restart: str |
 
 
 def _run_stages(recipe: Recipe, command: Command, world: World, restart: str | None) -> None:
-    if restart is not None:
+    if restart is not None and restarts() == 0:  # a later start by torchrun goes on with what has begun anew
         _set_aside(recipe.after(restart), world)
     states = _progress(recipe, world)
     get_logger().info("recipe %s\n%s", recipe.name, stage_table(recipe, states))

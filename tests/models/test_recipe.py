@@ -128,6 +128,17 @@ def test_a_stage_begins_anew(place: Path, capsys: pytest.CaptureFixture[str]) ->
     assert 'has no stage "third"' in capsys.readouterr().err
 
 
+def test_torchrun_s_next_start_does_not_begin_a_stage_anew_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("recipe.yml").write_text(RECIPE.partition("  second:")[0])
+    assert run_here(SCRIPT, "recipe.yml") == 0
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert run_here(SCRIPT, "recipe.yml", "--restart", "first") == 0
+    assert "begins anew" not in capsys.readouterr().err
+    assert [path.name for path in Path("experiments").iterdir()] == ["first"]
+
+
 def test_the_damaged_last_weights_of_a_stage_are_written_again(place: Path) -> None:
     assert run_here(SCRIPT, "recipe.yml") == 0
     before = weights("first")

@@ -16,7 +16,7 @@ from config import describe, to_dict
 from config.command import Command
 from config.schema import TrainOptions
 from data import EvalDataset, TrainDataset, build_dataset
-from models.distributed import World, restarts
+from models.distributed import World, has_begun, mark_begun, restarts
 from models.evaluation.check import check_borders, together
 from models.experiment import RunFolder, open_run, reserved, training_folder
 from models.inputs import check_inputs
@@ -103,6 +103,7 @@ def opened(
     check_borders(options.val, validation)
     if world.is_main:  # only now: bad input must not rename an earlier run's folder
         open_run(folder, "train", options, command, fresh=resume is None)
+        mark_begun(str(folder.root.absolute()))
         if resume is not None:
             set_aside_later(CheckpointFolder(folder.root), resume.step)
     world.barrier()
@@ -202,8 +203,10 @@ def _resume_asked_for(options: TrainOptions, command: Command, folder: RunFolder
         if command.restart:
             raise InputError("--restart begins anew, and path.resume_state says to go on: leave one of them out")
         return world.together(partial(read_resume, options.path.resume_state, options.path))
-    # torchrun starts all ranks again when one has died: the run goes on by itself.
-    if restarts() > 0 or (command.auto_resume and not command.restart):
+    # torchrun starts all ranks again when one has died: the run goes on by itself, once it has begun; what is there
+    # before that is an earlier run's.
+    begun = world.from_main(world.is_main and has_begun(str(folder.root.absolute())))
+    if begun or (command.auto_resume and not command.restart):
         return find_resume(CheckpointFolder(folder.root), options.path, world)
     return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,20 @@ class World:
             if refusal is not None:
                 raise refusal
             yield
+
+    def together(self, action: Callable[[], T]) -> T:
+        """What an action returns, on each rank its own; what keeps one of them from it is raised on every rank."""
+        if self.size == 1:
+            return action()
+        found, refusal = [], None
+        try:
+            found.append(action())
+        except (InputError, StorageError) as error:
+            refusal = error
+        for raised in self.gather(refusal):
+            if raised is not None:
+                raise raised
+        return found[0]
 
     def gather(self, value: T) -> list[T]:
         """The values of all ranks, on every rank, in the order of ranks."""
@@ -155,6 +169,8 @@ def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[Wo
         with ending_with_parent("the launcher"):
             dist.init_process_group(backend, store=_restarted_store(), rank=rank, world_size=size)
             try:
+                if rank == 0 and restarts() == 0:
+                    mark_begun("")
                 yield World(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
             finally:
                 dist.destroy_process_group()
@@ -176,16 +192,37 @@ def restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
+def mark_begun(what: str) -> None:
+    """Let later starts of these ranks by torchrun know that they have begun with something; rank 0 alone calls it."""
+    store = _launcher_store() if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 else None
+    if store is not None:
+        store.set(f"focalsr/begun/{what}", "yes")
+
+
+def has_begun(what: str) -> bool:
+    """Whether an earlier start of these ranks by torchrun has begun with something; True where that is not known."""
+    if restarts() == 0:
+        return False
+    store = _launcher_store()
+    # A launcher may have a new store for each start, which knows nothing of the first one.
+    return store is None or not store.check(["focalsr/begun/"]) or bool(store.check([f"focalsr/begun/{what}"]))
+
+
+def _launcher_store() -> Any:
+    """What torchrun keeps for its ranks as long as it lives; None where they have another meeting point."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)  # type: ignore[attr-defined]
+
+
 def _restarted_store() -> Any:
     """Where ranks that torchrun has started again find each other; None for the way that torch takes by itself.
 
     Their store still holds the addresses of the ranks before, and gloo would connect to those.
     """
     attempt = restarts()
-    if attempt == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return None
-    server = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)  # type: ignore[attr-defined]
-    return dist.PrefixStore(f"focalsr/attempt_{attempt}", server)  # type: ignore[attr-defined]
+    server = _launcher_store() if attempt > 0 else None
+    return None if server is None else dist.PrefixStore(f"focalsr/attempt_{attempt}", server)  # type: ignore[attr-defined]
 
 
 def _export_slurm(port: int) -> None:

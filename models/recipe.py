@@ -13,7 +13,7 @@ import archs
 from config import to_dict
 from config.command import Command
 from config.recipe import Recipe, Stage
-from models.distributed import World
+from models.distributed import World, restarts
 from models.evaluation.check import verdict
 from models.evaluation.evaluate import format_table
 from models.experiment import reserved, training_folder
@@ -25,7 +25,7 @@ from models.weights.files import read_checkpoint
 from models.weights.fit import fit
 from utils.errors import InputError
 from utils.files import archive_existing
-from utils.log import configure_logging, get_logger
+from utils.log import configure_logging, copied_log, get_logger
 
 # A run under a stage's name whose options differ in one of these is another training.
 _IDENTITY = ("scale", "network_g", "path.pretrain_network_g")
@@ -65,7 +65,15 @@ def run_recipe(recipe: Recipe, command: Command, world: World, *, restart: str |
         StopRequested: SIGINT or SIGTERM came; running the recipe again goes on from there.
     """
     configure_logging(rank=world.rank)
-    if restart is not None:
+    with copied_log():  # for the log file of the stage that is on
+        _run_stages(recipe, command, world, restart)
+    configure_logging(rank=world.rank)
+    weights = [str(_folder(stage).network("latest")) for stage in recipe.stages]
+    get_logger().info("recipe %s is done; its weights are\n%s", recipe.name, "\n".join(weights))
+
+
+def _run_stages(recipe: Recipe, command: Command, world: World, restart: str | None) -> None:
+    if restart is not None and restarts() == 0:  # a later start by torchrun goes on with what has begun anew
         _set_aside(recipe.after(restart), world)
     states = _progress(recipe, world)
     get_logger().info("recipe %s\n%s", recipe.name, stage_table(recipe, states))
@@ -78,9 +86,6 @@ def run_recipe(recipe: Recipe, command: Command, world: World, *, restart: str |
         get_logger().info("recipe %s: stage %s", recipe.name, stage.name)
         here = dataclasses.replace(command, option_file=stage.option_file, auto_resume=True)
         train(stage.options, here, world)
-    configure_logging(rank=world.rank)
-    weights = [str(_folder(stage).network("latest")) for stage in recipe.stages]
-    get_logger().info("recipe %s is done; its weights are\n%s", recipe.name, "\n".join(weights))
 
 
 def check_recipe(recipe: Recipe, world: World, *, verbose: bool = False) -> None:
@@ -162,7 +167,7 @@ def check_chain(recipe: Recipe, states: Sequence[StageProgress]) -> None:
 
 def _progress(recipe: Recipe, world: World) -> list[StageProgress]:
     """As the main process sees it, so that all agree."""
-    return world.from_main([_state_of(stage) for stage in recipe.stages] if world.is_main else [])
+    return world.from_main(world.together(lambda: [_state_of(stage) for stage in recipe.stages if world.is_main]))
 
 
 def _state_of(stage: Stage) -> StageProgress:
@@ -177,7 +182,7 @@ def _state_of(stage: Stage) -> StageProgress:
         done = _finished_at(stage, latest)
         if done >= total:
             return StageProgress(done, total, finished=True)
-    resume = find_resume(folder, stage.options.path)
+    resume = find_resume(folder, stage.options.path, World())
     if resume is None:
         return StageProgress(0, total, finished=False)
     _check_identity(stage, value_at(resume.metadata, "options"))

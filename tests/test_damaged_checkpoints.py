@@ -105,7 +105,7 @@ def resumed(folder: CheckpointFolder, chosen: TrainOptions) -> list[bytes | str]
     """What a run goes on with when it is resumed now, and that it can go on."""
     torch.manual_seed(99)
     state = state_of(chosen, Tiny())
-    found = checkpoint.find_resume(folder, chosen.path)
+    found = checkpoint.find_resume(folder, chosen.path, World())
     assert found is not None
     checkpoint.take_over(state, found, chosen, World())
     found_now = seen(state)

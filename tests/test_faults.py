@@ -141,17 +141,26 @@ def test_a_run_killed_twenty_five_times_ends_with_the_same_bits(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_lost_rank_is_replaced(tmp_path: Path) -> None:
     whole, lost = workplace(tmp_path / "whole"), workplace(tmp_path / "lost")
-    # Rank 1 dies once, when the first checkpoint is there.
+    # Rank 1 dies twice: before the run has begun, and when the first checkpoint is there.
     (lost / "sitecustomize.py").write_text(
         "import os, pathlib, threading, time\n"
         "def wait():\n"
-        "    while not pathlib.Path('experiments/tiny/training_states/4.state').exists():\n"
+        "    first = os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'\n"
+        "    sign = '.tiny.lock' if first else 'tiny/training_states/4.state'\n"
+        "    while not pathlib.Path('experiments', sign).exists():\n"
         "        time.sleep(0.01)\n"
         "    os._exit(9)\n"
-        "if os.environ.get('RANK') == '1' and os.environ.get('TORCHELASTIC_RESTART_COUNT') == '0':\n"
+        "if os.environ.get('RANK') == '1' and os.environ.get('TORCHELASTIC_RESTART_COUNT', '2') in '01':\n"
         "    threading.Thread(target=wait, daemon=True).start()\n"
     )
     outputs = []
+    # An earlier run is there, which is not gone on with: its weights would be others.
+    assert (
+        run(
+            lost, "train.py", "-opt", "train.yml", "--force_yml", "manual_seed=9", "train:total_iter=2", "val=~"
+        ).returncode
+        == 0
+    )
     for place, restarts in ((whole, "0"), (lost, "2")):
         launched = subprocess.run(
             [
@@ -165,6 +174,7 @@ def test_a_lost_rank_is_replaced(tmp_path: Path) -> None:
         assert launched.returncode == 0, launched.stderr
         outputs.append(launched.stderr)
     assert "resumed from" not in outputs[0]
+    assert "an earlier run of this name was kept" in outputs[1]
     assert "resumed from" in outputs[1]
     ours, theirs = (weights(place / "experiments/tiny/models/net_g_latest.pth") for place in (lost, whole))
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())

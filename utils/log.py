@@ -24,9 +24,11 @@ def get_logger() -> logging.Logger:
 def configure_logging(file: Path | None = None, *, rank: int = 0) -> logging.Logger:
     """Send the log to the console and to ``file``; ranks other than 0 only show warnings.
 
-    May be called again in the same process: earlier handlers are closed first.
+    May be called again in the same process: earlier handlers are closed first. The file begins with what
+    :func:`copied_log` has kept.
     """
     logger = get_logger()
+    copies = [handler for handler in logger.handlers if isinstance(handler, LogCopy)]
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
@@ -42,6 +44,11 @@ def configure_logging(file: Path | None = None, *, rank: int = 0) -> logging.Log
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT))
         logger.addHandler(handler)
+    for copy in copies:
+        if len(handlers) == 1:
+            logger.addHandler(copy)  # goes on, for there is no file yet
+        for record in copy.records if len(handlers) > 1 else ():
+            handlers[-1].handle(record)
     return logger
 
 
@@ -74,20 +81,20 @@ class LogCopy(logging.Handler):
         """Keep a record."""
         self.records.append(record)
 
-    def to_file(self) -> None:
-        """Write the records to the log file that there is now, and keep no more."""
-        get_logger().removeHandler(self)
-        for handler in get_logger().handlers:
-            if isinstance(handler, _LogFile):
-                for record in self.records:
-                    handler.handle(record)
 
-
-def copied_log() -> LogCopy:
-    """Begin to keep a copy of what is logged, until the next :func:`configure_logging`."""
+@contextmanager
+def copied_log() -> Iterator[None]:
+    """Keep a copy of what is logged, for the log file that :func:`configure_logging` begins within the block."""
+    logger = get_logger()
+    if any(isinstance(handler, LogCopy) for handler in logger.handlers):
+        yield  # what is kept already begins earlier
+        return
     copy = LogCopy()
-    get_logger().addHandler(copy)
-    return copy
+    logger.addHandler(copy)
+    try:
+        yield
+    finally:
+        logger.removeHandler(copy)
 
 
 class _Keeper(logging.Handler):

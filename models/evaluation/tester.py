@@ -26,7 +26,7 @@ from models.weights.fit import LoadReport
 from utils.env import hardware, peak_memory, reset_peak_memory, versions
 from utils.errors import InputError
 from utils.files import check_folder, write_json
-from utils.log import configure_logging, get_logger
+from utils.log import configure_logging, copied_log, get_logger
 from utils.seed import seed_everything
 from utils.signals import catch_signals
 
@@ -48,7 +48,8 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
         StopRequested: SIGINT or SIGTERM came.
     """
     folder = test_folder(options)
-    with world.on_main(reserved(folder, "tests")), catch_signals() as stop:
+    configure_logging(rank=world.rank)
+    with copied_log(), world.on_main(reserved(folder, "tests")), catch_signals() as stop:
         check_inputs(options)
         check_folder(test_folder(options).root)
         datasets = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,15 +160,17 @@ def write(folder: CheckpointFolder, taken: Snapshot, *, safetensors: bool = Fals
     write_checkpoint(folder.state(taken.step), taken.state)
 
 
-def prune(folder: CheckpointFolder, keep_last: int, keep_every: int | None) -> None:
+def prune(folder: CheckpointFolder, keep_last: int, keep_every: int | None, newest: int) -> None:
     """Remove checkpoints but the newest ones, and those of multiples of ``keep_every``.
 
-    The states go first, on the disk too: a state there implies its networks.
+    The states go first, on the disk too: a state there implies its networks. ``newest`` was written just now: later
+    ones are none of this run, do not count, and stay.
 
     Raises:
         StorageError: the disk is broken.
     """
-    steps = [step for step in folder.steps()[keep_last:] if keep_every is None or step % keep_every]
+    own = [step for step in folder.steps() if step <= newest]
+    steps = [step for step in own[keep_last:] if keep_every is None or step % keep_every]
     if not steps:
         return
     try:
@@ -213,6 +216,12 @@ class Resume:
         """Iterations done."""
         step: int = self.content["iter"]
         return step
+
+    @property
+    def optimizers(self) -> Mapping[str, Any]:
+        """Player -> state of its optimiser."""
+        players = self.metadata.get("players") or _PLAYERS
+        return dict(zip(players, self.content["optimizers"], strict=False))
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -264,12 +273,15 @@ def _check_version(path: Path, content: Mapping[str, Any]) -> None:
         )
 
 
-def find_resume(folder: CheckpointFolder, options: PathOptions, before: int | None = None) -> Resume | None:
-    """The newest readable state of a run; a damaged one is logged and the one before it taken.
+def find_resume(
+    folder: CheckpointFolder, options: PathOptions, world: World, before: int | None = None
+) -> Resume | None:
+    """The newest state of a run that every rank can read; a damaged one is logged and the one before it taken.
 
     Args:
         folder: of the run.
         options: say which networks are not taken from it.
+        world: the ranks that call this, all of them.
         before: only states of earlier iterations than this one.
 
     Returns:
@@ -280,24 +292,30 @@ def find_resume(folder: CheckpointFolder, options: PathOptions, before: int | No
         InputError: there are states, and none of them can be used.
     """
     skipped = []
-    for step in folder.steps():
+    for step in world.from_main(folder.steps()):
         if before is not None and step >= before:
             skipped.append(step)  # the caller has tried it
             continue
         try:
-            return read_resume(folder.state(step), options)
+            return world.together(partial(read_resume, folder.state(step), options))
         except NewerFormatError:
             raise
         except InputError as error:
-            get_logger().warning("skipped: %s", error)
+            _log_skipped(error, world)
             skipped.append(step)
     if skipped:
         names = first_few([f"{step}.state" for step in skipped], _LISTED)
         raise InputError(
             f"{folder.states}: no training state there can be used ({names}; the lines above say why). Put whole ones "
-            "in their place, or begin anew with --restart, which keeps what is there under another name"
+            "in their place, or begin anew with --restart (in a recipe --restart STAGE), which keeps what is there "
+            "under another name"
         )
     return None
+
+
+def _log_skipped(error: InputError, world: World) -> None:
+    if world.is_main:  # else each rank would show it
+        get_logger().warning("skipped: %s", error)
 
 
 def take_over(state: TrainState, resume: Resume, options: TrainOptions, world: World) -> Resume:
@@ -315,8 +333,8 @@ def take_over(state: TrainState, resume: Resume, options: TrainOptions, world: W
         except DamagedStateError as error:
             if options.path.resume_state is not None:
                 raise
-            get_logger().warning("skipped: %s", error)
-            earlier = find_resume(CheckpointFolder(resume.path.parent.parent), options.path, before=resume.step)
+            _log_skipped(error, world)
+            earlier = find_resume(CheckpointFolder(resume.path.parent.parent), options.path, world, resume.step)
             if earlier is None:  # somebody has emptied the folder
                 raise
             resume = earlier
@@ -328,22 +346,14 @@ def apply_resume(state: TrainState, resume: Resume, options: TrainOptions, world
     """Put a read state into ``state``: weights, EMA weights, optimisers, position, random generators.
 
     The option file rules: arguments of optimisers and everything else that it says are followed; what differs from
-    the options of the saved run is logged. Nothing is changed before everything has been looked at.
+    the options of the saved run is logged. Nothing is changed before every rank has looked at everything.
 
     Raises:
         DamagedStateError: something in it cannot have been saved so.
         InputError: the state belongs to other networks or optimisers.
     """
-    ours = resume.metadata
-    saved = dict(zip(ours.get("players") or _PLAYERS, resume.content["optimizers"], strict=False))
-    if set(saved) != set(state.players):
-        raise InputError(
-            f"{resume.path}: holds the training of {', '.join(saved)}, and this option file trains "
-            f"{', '.join(state.players)}; begin a new run from its weights (path.pretrain_network_g) instead"
-        )
-    fitted = {name: _fitting_weights(player, name, resume, options) for name, player in state.players.items()}
-    for name, player in state.players.items():
-        _check_optimizer(player, name, saved[name], resume, options)
+    ours, saved = resume.metadata, resume.optimizers
+    fitted = world.together(partial(_fitting, state, resume, options))
     for name, player in state.players.items():
         for network, tensors in fitted[name]:
             _load(network, tensors, resume.path)
@@ -372,23 +382,39 @@ def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], prefix: s
             yield f"{name}: {new} (was {old})"
 
 
-def _fitting_weights(
-    player: Player, name: str, resume: Resume, options: TrainOptions
-) -> list[tuple[nn.Module, Mapping[str, Tensor]]]:
+_Filling = list[tuple[nn.Module, Mapping[str, Tensor]]]
+"""Networks, each with the tensors for it."""
+
+
+def _fitting(state: TrainState, resume: Resume, options: TrainOptions) -> dict[str, _Filling]:
+    """What the networks of each player are filled with; its optimiser has been looked at too."""
+    saved = resume.optimizers
+    if set(saved) != set(state.players):
+        raise InputError(
+            f"{resume.path}: holds the training of {', '.join(saved)}, and this option file trains "
+            f"{', '.join(state.players)}; begin a new run from its weights (path.pretrain_network_g) instead"
+        )
+    fitted = {name: _fitting_weights(player, name, resume, options) for name, player in state.players.items()}
+    for name, player in state.players.items():
+        _check_optimizer(player, name, saved[name], resume, options)
+    return fitted
+
+
+def _fitting_weights(player: Player, name: str, resume: Resume, options: TrainOptions) -> _Filling:
     """The networks of a player, each with the tensors for it; none where its weights are not to be taken."""
     if name not in resume.networks:
         return []
     path = CheckpointFolder(resume.path.parent.parent).network(resume.step, name)
     wanted = [(player.network, "params"), *([] if player.ema is None else [(player.ema, "params_ema")])]
     try:
-        return [(network, _fitting(network, resume.networks[name], key, path)) for network, key in wanted]
+        return [(network, _fitting_tensors(network, resume.networks[name], key, path)) for network, key in wanted]
     except InputError as error:
         if resume.was_saved_with(options, f"network_{name}"):  # with this network it was saved, and it does not fit
             raise DamagedStateError(str(error)) from error
         raise
 
 
-def _fitting(network: nn.Module, content: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Tensor]:
+def _fitting_tensors(network: nn.Module, content: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Tensor]:
     entry = entry_for(network, content, key, path)
     own = network.state_dict()
     misfit = [

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -15,7 +16,7 @@ from config import describe, to_dict
 from config.command import Command
 from config.schema import TrainOptions
 from data import EvalDataset, TrainDataset, build_dataset
-from models.distributed import World, restarts
+from models.distributed import World, has_begun, mark_begun, restarts
 from models.evaluation.check import check_borders, together
 from models.experiment import RunFolder, open_run, reserved, training_folder
 from models.inputs import check_inputs
@@ -69,7 +70,8 @@ def alone(options: TrainOptions, command: Command, world: World) -> Iterator[Non
     """
     configure_logging(rank=world.rank)
     goes_on = command.auto_resume or options.path.resume_state is not None or restarts() > 0
-    with world.on_main(reserved(training_folder(options), "trains", patience=_PATIENCE if goes_on else 0)):
+    mine = reserved(training_folder(options), "trains", patience=_PATIENCE if goes_on else 0)
+    with copied_log(), world.on_main(mine):
         yield
 
 
@@ -85,8 +87,7 @@ def opened(
     """
     folder = training_folder(options)
     configure_logging(rank=world.rank)
-    before_the_file = copied_log()
-    resume = _resume_asked_for(options, command, folder)
+    resume = _resume_asked_for(options, command, folder, world)
     options = _with_common_seed(options, resume, world)
     check_inputs(options, () if resume is None else resume.networks)
     seed_everything(options.manual_seed)  # the same initial weights, EMA included, on every rank
@@ -102,7 +103,7 @@ def opened(
     check_borders(options.val, validation)
     if world.is_main:  # only now: bad input must not rename an earlier run's folder
         open_run(folder, "train", options, command, fresh=resume is None)
-        before_the_file.to_file()
+        mark_begun(str(folder.root.absolute()))
         if resume is not None:
             set_aside_later(CheckpointFolder(folder.root), resume.step)
     world.barrier()
@@ -196,15 +197,17 @@ def validation_sets(options: TrainOptions) -> tuple[EvalDataset, ...]:
     )
 
 
-def _resume_asked_for(options: TrainOptions, command: Command, folder: RunFolder) -> Resume | None:
+def _resume_asked_for(options: TrainOptions, command: Command, folder: RunFolder, world: World) -> Resume | None:
     """The state to continue from: ``path.resume_state``, or the newest one with ``--auto_resume``."""
     if options.path.resume_state is not None:
         if command.restart:
             raise InputError("--restart begins anew, and path.resume_state says to go on: leave one of them out")
-        return read_resume(options.path.resume_state, options.path)
-    # torchrun starts all ranks again when one has died: the run goes on by itself.
-    if restarts() > 0 or (command.auto_resume and not command.restart):
-        return find_resume(CheckpointFolder(folder.root), options.path)
+        return world.together(partial(read_resume, options.path.resume_state, options.path))
+    # torchrun starts all ranks again when one has died: the run goes on by itself, once it has begun; what is there
+    # before that is an earlier run's.
+    begun = world.from_main(world.is_main and has_begun(str(folder.root.absolute())))
+    if begun or (command.auto_resume and not command.restart):
+        return find_resume(CheckpointFolder(folder.root), options.path, world)
     return None
 
 

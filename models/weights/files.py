@@ -204,6 +204,16 @@ def load_pretrained(network: nn.Module, start: Pretrained) -> LoadReport:
     return fitted.put_into(network)
 
 
+def fill(network: nn.Module, content: Mapping[str, Any], start: Pretrained) -> LoadReport:
+    """:func:`load_pretrained` of a content that :func:`read_checkpoint` has read already.
+
+    Raises:
+        InputError: it does not fit.
+    """
+    entry = entry_for(network, content, start.key, start.path)
+    return _fitted(network, entry, start.key, start).put_into(network)
+
+
 def load_pretrained_ema(ema: nn.Module, start: Pretrained) -> None:
     """Fill an EMA network, already a copy of the loaded network, from the file's own EMA weights where it has some.
 

@@ -12,8 +12,9 @@ from torch import nn
 import archs
 from config.bases import load
 from config.network import SCALE_KEYS, read_network
+from config.schema import Pretrained
 from models.weights.entries import HOW_TO_CHOOSE, LISTED, identified_entry
-from models.weights.files import load_weights, read_checkpoint
+from models.weights.files import fill, log_loaded, read_checkpoint
 from models.weights.kinds import is_safetensors
 from models.weights.layout import for_inference
 from utils.errors import InputError
@@ -35,11 +36,12 @@ def network_from_weights(
     Raises:
         InputError: the files cannot be read, do not fit, do not say which network this is, or it cannot do ``scale``.
     """
-    described = configuration(weights, option_file, key)
+    content = read_checkpoint(weights)
+    described = _described(content, weights, key) if option_file is None else network_of_options(option_file)
     if scale is not None:
         described = rescaled(described, scale)
     network = archs.build_network(described)
-    load_weights(network, weights, key)
+    log_loaded(fill(network, content, Pretrained(weights, key, strict=True, resize_tables=False)))
     return for_inference(network)
 
 
@@ -53,7 +55,10 @@ def configuration(weights: Path, option_file: Path | None = None, key: str | Non
     """
     if option_file is not None:
         return network_of_options(option_file)
-    content = read_checkpoint(weights)
+    return _described(read_checkpoint(weights), weights, key)
+
+
+def _described(content: Mapping[str, Any], weights: Path, key: str | None) -> Mapping[str, Any]:
     recorded: Mapping[str, Any] | None = _recorded(content) or _metadata(weights)
     if recorded:
         return recorded

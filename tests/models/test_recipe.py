@@ -128,6 +128,38 @@ def test_a_stage_begins_anew(place: Path, capsys: pytest.CaptureFixture[str]) ->
     assert 'has no stage "third"' in capsys.readouterr().err
 
 
+def test_torchrun_s_next_start_does_not_begin_a_stage_anew_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("recipe.yml").write_text(RECIPE.partition("  second:")[0])
+    assert run_here(SCRIPT, "recipe.yml") == 0
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert run_here(SCRIPT, "recipe.yml", "--restart", "first") == 0
+    assert "begins anew" not in capsys.readouterr().err
+    assert [path.name for path in Path("experiments").iterdir()] == ["first"]
+
+
+def test_the_damaged_last_weights_of_a_stage_are_written_again(place: Path) -> None:
+    assert run_here(SCRIPT, "recipe.yml") == 0
+    before = weights("first")
+    latest = Path("experiments/first/models/net_g_latest.pth")
+    latest.write_bytes(latest.read_bytes()[:-100])
+    assert run_here(SCRIPT, "recipe.yml") == 0
+    assert_equal(weights("first"), before)
+    logs = [path.read_text() for path in Path("experiments/first").glob("train_first_*.log")]
+    assert any("skipped: " in log and "net_g_latest.pth" in log and "resumed from" in log for log in logs)
+
+
+def test_a_recipe_whose_states_are_all_damaged_stops(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here(SCRIPT, "recipe.yml") == 0
+    for path in (*Path("experiments/first").glob("models/*"), *Path("experiments/first").glob("training_states/*")):
+        path.write_bytes(path.read_bytes()[:-100])
+    assert run_here(SCRIPT, "recipe.yml") == 2
+    assert "no training state there can be used" in (said := capsys.readouterr().err)
+    assert "--restart STAGE" in said
+    assert run_here(SCRIPT, "recipe.yml", "--restart", "first") == 0
+
+
 def test_a_stage_that_is_being_trained_is_not_begun_anew(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for stage in ("first", "second"):
         (place / f"experiments/{stage}/models").mkdir(parents=True)

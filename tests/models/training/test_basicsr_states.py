@@ -43,7 +43,7 @@ def test_weights_moments_and_iteration_of_a_basicsr_state_are_taken_over(
     state = {"epoch": 3, "iter": 500, "optimizers": [optimizer.state_dict()], "schedulers": [schedule]}
     torch.save(state, folder.state(500))
 
-    resume = checkpoint.find_resume(folder, PathOptions())
+    resume = checkpoint.find_resume(folder, PathOptions(), World())
     assert resume is not None
     ours = state_of(options)
     apply_resume(ours, resume, options, World())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import threading
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -52,7 +54,7 @@ def test_basicsr_s_experiment_opens(shared: Path) -> None:
             assert network.state_dict()[name].double().sum().item() == pytest.approx(facts["sum"], rel=1e-6)
     assert not load_weights(Tiny(), folder.network("latest"))
     assert folder.steps() == [8]
-    resume = checkpoint.find_resume(folder, PathOptions())
+    resume = checkpoint.find_resume(folder, PathOptions(), World())
     assert resume is not None
     assert resume.step == 8
 
@@ -64,7 +66,7 @@ def test_a_training_state_comes_back_whole(options: TrainOptions) -> None:
     state.validated, state.skipped, state.epoch = 2, 1, 3
     save(folder, state, options)
     expected = torch.rand(3)
-    resume = checkpoint.find_resume(folder, options.path)
+    resume = checkpoint.find_resume(folder, options.path, World())
     assert resume is not None
     assert resume.seed == options.manual_seed
     fresh = state_of(options)
@@ -98,10 +100,65 @@ def test_a_damaged_newest_state_falls_back(options: TrainOptions, caplog: pytest
         save(folder, state, options)
     folder.state(12).write_bytes(b"half")
     folder.network(8).unlink()
-    resume = checkpoint.find_resume(folder, options.path)
+    resume = checkpoint.find_resume(folder, options.path, World())
     assert resume is not None
     assert resume.step == 4
     assert "12.state" in caplog.text
+
+
+class Linked(World):
+    """One of two ranks, each a thread."""
+
+    meeting = threading.Barrier(2, timeout=60)
+    values: ClassVar[list[Any]] = [None, None]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Their values."""
+        self.values[self.rank] = value
+        self.meeting.wait()
+        found = list(self.values)
+        self.meeting.wait()
+        return found
+
+    def from_main(self, value: Any) -> Any:
+        """That of rank 0."""
+        return self.gather(value)[0]
+
+
+@pytest.mark.parametrize("blind", [0, 1])
+@pytest.mark.parametrize("where", ["read_resume", "_check_optimizer"])
+def test_ranks_go_on_from_the_newest_state_that_all_of_them_can_use(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, blind: int, where: str
+) -> None:
+    """One rank alone sees damage: of a network file system, or because a file vanishes in between."""
+    folder, state = CheckpointFolder(Path("experiments/tiny").absolute()), trained_state(options)
+    for state.step in (4, 8):
+        save(folder, state, options)
+    real = getattr(checkpoint, where)
+
+    def failing(*arguments: Any) -> Any:
+        newest = any("8.state" in str(getattr(argument, "path", argument)) for argument in arguments)
+        if newest and threading.current_thread().name == f"rank {blind}":
+            raise checkpoint.DamagedStateError("8.state: only this rank sees it")
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoint, where, failing)
+    taken: dict[int, int] = {}
+
+    def resume(rank: int) -> None:
+        world, fresh = Linked(rank, 2, rank), state_of(options)
+        found = checkpoint.find_resume(folder, options.path, world)
+        assert found is not None
+        taken[rank] = checkpoint.take_over(fresh, found, options, world).step
+
+    ranks = [threading.Thread(target=resume, args=(rank,), name=f"rank {rank}") for rank in range(2)]
+    with caplog.at_level("WARNING", "focalsr"):
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join()
+    assert taken == {0: 4, 1: 4}
+    assert caplog.text.count("skipped: 8.state: only this rank sees it") == 1
 
 
 def test_states_of_another_future_are_set_aside(
@@ -135,7 +192,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(options: TrainOptions, monkey
         with pytest.raises(StorageError, match="disk is full"):
             save(folder, state, options)
     assert folder.steps() == [4]
-    assert checkpoint.find_resume(folder, options.path) is not None
+    assert checkpoint.find_resume(folder, options.path, World()) is not None
     assert not list(folder.root.rglob("*.part"))
 
 
@@ -194,7 +251,7 @@ def test_a_state_without_a_format_number_resumes(options: TrainOptions) -> None:
     ours["scaler"] = ours.pop("scalers")["g"]
     del ours["format_version"], ours["players"]
     torch.save(content, folder.state(4))
-    resume = checkpoint.find_resume(folder, options.path)
+    resume = checkpoint.find_resume(folder, options.path, World())
     assert resume is not None
     fresh = state_of(options)
     checkpoint.apply_resume(fresh, resume, options, World())

@@ -138,7 +138,7 @@ def test_one_changed_bit_of_a_checkpoint_is_found(place: Path, part: str, log: l
     torch.load(path, weights_only=True)  # torch does not notice
     with pytest.raises(InputError, match=r"the file is damaged: its checksum is wrong"):
         checkpoint.read_resume(folder.state(2), chosen.path)
-    found = checkpoint.find_resume(folder, chosen.path)
+    found = checkpoint.find_resume(folder, chosen.path, World())
     assert found is not None
     assert found.step == 1
     assert any("skipped: " in line and "checksum" in line for line in log)

@@ -77,7 +77,7 @@ def test_odd_values_fall_back_or_change_nothing(folder: CheckpointFolder, log: l
             write_checkpoint(folder.state(8), put(whole, keys, value))
             state = state_of(chosen, Tiny())
             try:
-                resume = checkpoint.find_resume(folder, chosen.path)
+                resume = checkpoint.find_resume(folder, chosen.path, World())
             except NewerFormatError:
                 assert (keys[-1], value) == ("format_version", 10**30)
                 continue
@@ -127,7 +127,7 @@ def test_a_state_that_contradicts_itself_is_skipped(folder: CheckpointFolder, na
     CONTRADICTIONS[name](content)
     write_checkpoint(folder.state(8), content)
     chosen = options()
-    found = checkpoint.find_resume(folder, chosen.path)
+    found = checkpoint.find_resume(folder, chosen.path, World())
     assert found is not None
     state = state_of(chosen, Tiny())
     assert checkpoint.take_over(state, found, chosen, World()).step == 4
@@ -151,7 +151,7 @@ def test_a_network_file_that_its_own_options_refute_is_skipped(
         weights[key][0] = float("nan")
     write_checkpoint(folder.network(8), content)
     chosen = options()
-    found = checkpoint.find_resume(folder, chosen.path)
+    found = checkpoint.find_resume(folder, chosen.path, World())
     assert found is not None
     assert found.step == 8
     state = state_of(chosen, Tiny())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -38,6 +39,14 @@ def test_others_are_recognised(tmp_path: Path) -> None:
     for text in ("PlainUSR", "3"):  # metadata of another program
         save_file(tensors, tmp_path / "net.safetensors", {"network_g": text})
         assert configuration(tmp_path / "net.safetensors") == found
+
+
+def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"params": archs.build_network(NETWORK).state_dict()}, tmp_path / "net.pth")
+    reads = Mock(wraps=torch.load)
+    monkeypatch.setattr(torch, "load", reads)
+    network_from_weights(tmp_path / "net.pth")
+    assert reads.call_count == 1
 
 
 def test_unknown(tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def snapshot(state: TrainState, options: TrainOptions, randoms: Sequence[Mapping
             "validated": state.validated,
             "skipped": state.skipped,
             "best": _best(state),
+            **({} if state.unlogged is None else {"unlogged": dict(state.unlogged)}),
         },
     }
     networks = {name: network_content(state, name, options) for name in state.players}
@@ -159,15 +160,17 @@ def write(folder: CheckpointFolder, taken: Snapshot, *, safetensors: bool = Fals
     write_checkpoint(folder.state(taken.step), taken.state)
 
 
-def prune(folder: CheckpointFolder, keep_last: int, keep_every: int | None) -> None:
+def prune(folder: CheckpointFolder, keep_last: int, keep_every: int | None, newest: int) -> None:
     """Remove checkpoints but the newest ones, and those of multiples of ``keep_every``.
 
-    The states go first, on the disk too: a state there implies its networks.
+    The states go first, on the disk too: a state there implies its networks. Later ones than ``newest``, which was just
+    written, are of another future or damaged: they do not count.
 
     Raises:
         StorageError: the disk is broken.
     """
-    steps = [step for step in folder.steps()[keep_last:] if keep_every is None or step % keep_every]
+    past = [step for step in folder.steps() if step <= newest]
+    steps = [step for step in past[keep_last:] if keep_every is None or step % keep_every]
     if not steps:
         return
     try:
@@ -353,6 +356,7 @@ def apply_resume(state: TrainState, resume: Resume, options: TrainOptions, world
             player.scaler.load_state_dict(scalers[name])
     state.step, state.epoch = resume.step, resume.content.get("epoch", 0)
     state.validated, state.skipped = ours.get("validated", state.step), ours.get("skipped", 0)
+    state.unlogged = ours.get("unlogged")
     for dataset, metrics in ours.get("best", {}).items():
         state.best[dataset] = {metric: Best(value, step) for metric, (value, step) in metrics.items()}
     for change in changed_options(ours.get("options", {}), to_dict(options)):

@@ -88,4 +88,4 @@ class Saver:
 def _write(folder: CheckpointFolder, snapshot: Snapshot, options: LoggerOptions) -> None:
     checkpoint.write(folder, snapshot, safetensors=options.save_safetensors)
     if options.keep_last is not None:
-        checkpoint.prune(folder, options.keep_last, options.keep_every)
+        checkpoint.prune(folder, options.keep_last, options.keep_every, snapshot.step)

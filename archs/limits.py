@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils.env import available_memory
+from utils.env import obtainable_memory
 from utils.errors import InputError
 from utils.typed import number_text
 
@@ -81,7 +81,7 @@ def check_size(name: str, target: Callable[..., nn.Module], arguments: Mapping[s
         return
     with torch.device("meta"):  # shapes without values
         count = sum(parameter.numel() for parameter in target(**arguments).parameters())
-    free = available_memory()
+    free = obtainable_memory()
     if count > MOST_PARAMETERS or (free is not None and 4 * count > free):
         most = f"at most {MOST_PARAMETERS:,}" if count > MOST_PARAMETERS else f"{free:,} bytes are free"
         raise InputError(

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -143,7 +143,7 @@ def _program() -> str:
 def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[World]:
     """The ranks of this run: connects them on entry and disconnects them on exit.
 
-    A rank whose launcher is gone is asked to stop, as by SIGTERM, and ended after some seconds.
+    A rank whose launcher (torchrun, srun) is gone is asked to stop, as by SIGTERM, and ended after some seconds.
 
     Args:
         launcher: what started them and set their environment variables.
@@ -166,7 +166,7 @@ def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[Wo
         ) from error
     backend = (options.backend if options else None) or ("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        with ending_with_parent("the launcher"):
+        with ending_with_parent("the launcher") if _is_watched(launcher) else nullcontext():
             dist.init_process_group(backend, store=_restarted_store(), rank=rank, world_size=size)
             try:
                 if rank == 0 and restarts() == 0:
@@ -185,6 +185,14 @@ def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[Wo
 
 _LOST = re.compile(r"gloo.*(Connection|connect|Read error|Timed out)|NCCL.*(remote|connection|timeout)", re.DOTALL)
 """What torch says when another process is gone."""
+
+
+def _is_watched(launcher: Launcher) -> bool:
+    """Whether the parent of this rank is what launched it, and not the shell of one who sets RANK himself.
+
+    That shell may end at once (``nohup``, ``&``), and the training is to go on.
+    """
+    return launcher == "slurm" or "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def restarts() -> int:

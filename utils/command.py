@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 
 from utils.errors import InputError, RunError, StopRequested, StorageError, WorkerError
-from utils.files import DISK_FULL
+from utils.files import DISK_BROKEN, DISK_FULL
 from utils.log import get_logger
 from utils.memory import FullMemoryError, memory_is_full, reason_of
 from utils.progress import console_line
@@ -86,6 +86,9 @@ def _exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] 
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             where = f": {error.filename} could not be written" if error.filename else ""
             return _report(f"the disk is full{where}; free some space and resume", 1)
+        if isinstance(error, OSError) and error.errno in DISK_BROKEN:
+            where = str(error.filename) if error.filename else "a file"
+            return _report(f"{where} could not be read or written, its disk is at fault: {error.strerror}", 1)
         return _fault()
 
 

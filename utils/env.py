@@ -63,18 +63,41 @@ def peak_memory(device: torch.device | None = None) -> int:
 def available_memory(container_limits: Sequence[tuple[str, str]] = CONTAINER_LIMITS) -> int | None:
     """Bytes of main memory that this process may still take, or None where it is unknown.
 
+    Copies of files, which the system drops when memory is asked for, count as free.
+
     Args:
-        container_limits: files that hold the limit of a container and what it uses, in bytes.
+        container_limits: files that hold the limit of a container and what it uses, in bytes; the parts of what it
+            uses are in ``memory.stat`` beside them.
     """
-    meminfo = Path("/proc/meminfo")
-    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    free = _meminfo("MemAvailable")
+    found = [] if free is None else [free]
     for limit, used in container_limits:
         if Path(limit).exists() and Path(used).exists():
             text = Path(limit).read_text().strip()
             if text.isdecimal():  # "max": no limit
-                found.append(max(0, int(text) - int(Path(used).read_text())))
+                needed = int(Path(used).read_text()) - _copies_of_files(Path(used).with_name("memory.stat"))
+                found.append(max(0, int(text) - max(0, needed)))
     return min(found, default=None)
+
+
+def obtainable_memory() -> int | None:
+    """:func:`available_memory` with the swap space that is free: what asks for more is bound to fail."""
+    free = available_memory()
+    return None if free is None else free + (_meminfo("SwapFree") or 0)
+
+
+def _meminfo(entry: str) -> int | None:
+    """Bytes, as Linux reports them of the whole machine."""
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{entry}:")), None)
+
+
+def _copies_of_files(stat: Path) -> int:
+    """Bytes of files that a container's system keeps in memory as long as there is room."""
+    lines = [line.split() for line in stat.read_text().splitlines()] if stat.exists() else []
+    parts = {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdecimal()}
+    return sum(parts.get(f"total_{kind}", parts.get(kind, 0)) for kind in ("inactive_file", "active_file"))
 
 
 def reset_peak_memory(device: torch.device | None = None) -> None:

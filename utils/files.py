@@ -21,6 +21,12 @@ from typing import IO, BinaryIO
 from utils.errors import InputError, StorageError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_BROKEN = tuple(
+    getattr(errno, name)
+    for name in ("EIO", "EREMOTEIO", "ESTALE", "EROFS", "ENODEV", "ENXIO", "ETIMEDOUT", "EHOSTDOWN")
+    if hasattr(errno, name)
+)
+"""What a disk, or the server of a network file system, says when it fails."""
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _UNFINISHED = re.compile(r"\.(.+)\.\d+\.part")
 _NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)

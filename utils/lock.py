@@ -197,7 +197,7 @@ def _attempt(path: Path, doing: str) -> _Held | Owner | None:
             mine = _registry.held.get(path)
         if mine is not None:
             return mine.owner
-        handle, created = _opened(path)
+        handle, created, ours = _opened(path)
         locked = lock(handle)
         keep = False
         try:
@@ -206,6 +206,9 @@ def _attempt(path: Path, doing: str) -> _Held | Owner | None:
                 return left
             if not _is_at(path, handle):
                 continue  # its owner has just ended
+            if locked and not ours:
+                _set_aside(path, left)
+                continue
             if left is not None:
                 get_logger().info("the process that %s here before (%s) ended without saying so", doing, left)
             keep = bool(locked)
@@ -219,18 +222,24 @@ def _attempt(path: Path, doing: str) -> _Held | Owner | None:
         _set_aside(path, left)
 
 
-def _opened(path: Path) -> tuple[int, bool]:
-    """The open file, and whether it was created just now. No link is followed: folders of several users hold locks."""
+def _opened(path: Path) -> tuple[int, bool, bool]:
+    """The open file, whether it was created just now, and whether it can be written: another user's can be read only.
+
+    No link is followed: folders of several users hold locks.
+    """
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     while True:
         try:
-            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), True, True
         except FileExistsError:
             pass
         except FileNotFoundError:  # another process has ended, and taken the empty folder with it
             make_folder(path.parent)
         with contextlib.suppress(FileNotFoundError):  # its owner has just ended
-            return os.open(path, flags), False
+            try:
+                return os.open(path, flags), False, True
+            except PermissionError:
+                return os.open(path, flags & ~os.O_RDWR | os.O_RDONLY), False, False
 
 
 def _is_of_somebody(left: Owner | None, path: Path, *, exact: bool) -> bool:

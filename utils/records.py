@@ -52,18 +52,23 @@ def _parsed(line: bytes) -> Any:
         return None
 
 
+def is_record(value: Any) -> bool:
+    """Whether a value is a record of an iteration (kind ``train``) or of a validation (kind ``val``)."""
+    if not isinstance(value, dict) or not _is_whole(value.get("step")):
+        return False
+    if value.get("kind") == "train":
+        rates = value.get("lr")
+        sound = isinstance(rates, list) and len(rates) > 0 and all(map(_is_figure, rates))
+        return sound and all(_is_figure(value[key]) for key in _figures(value))
+    scores = value.get("scores")
+    if value.get("kind") == "val" and isinstance(value.get("dataset"), str) and isinstance(scores, dict):
+        return all(map(_is_figure, scores.values()))
+    return False
+
+
 def _record(line: bytes) -> Mapping[str, Any] | None:
     record = _parsed(line)
-    if not isinstance(record, dict) or not _is_whole(record.get("step")):
-        return None
-    if record.get("kind") == "train":
-        rates = record.get("lr")
-        sound = isinstance(rates, list) and len(rates) > 0 and all(map(_is_figure, rates))
-        return record if sound and all(_is_figure(record[key]) for key in _figures(record)) else None
-    scores = record.get("scores")
-    if record.get("kind") == "val" and isinstance(record.get("dataset"), str) and isinstance(scores, dict):
-        return record if all(map(_is_figure, scores.values())) else None
-    return None
+    return record if is_record(record) else None
 
 
 def _figures(record: Mapping[str, Any]) -> Sequence[str]:

@@ -12,6 +12,7 @@ from types import FrameType
 
 from utils.errors import StopRequested
 from utils.log import get_logger
+from utils.start import first_parent
 
 GRACE = 20.0  # seconds to save and leave in, for a process whose parent is gone
 _LOOK = 1.0
@@ -116,7 +117,7 @@ def ending_with_parent(name: str) -> Iterator[None]:
     if os.name != "posix":
         yield
         return
-    parent, left = os.getppid(), threading.Event()
+    parent, left = first_parent(), threading.Event()  # it may have died while this process imported
 
     def watch() -> None:
         while os.getppid() == parent:

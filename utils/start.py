@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 _before: dict[signal.Signals, Any] = {}  # signal -> what handled it before start()
+_parents: dict[int, int] = {}  # this process -> what it was started by
 
 
 def start() -> None:
@@ -20,11 +21,17 @@ def start() -> None:
     import; :func:`usual_signals` is for the work itself. Streams that are closed (``>&-``) lead nowhere, so that no
     file that is opened later takes their numbers and gets what libraries print.
     """
+    _parents[os.getpid()] = os.getppid()
     _open_streams()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             _before[number] = signal.signal(number, _leave)  # what is ignored stays so: nohup
+
+
+def first_parent() -> int:
+    """The process that started this one, which may be gone since :func:`start`; without that, the parent now."""
+    return _parents.get(os.getpid(), os.getppid())
 
 
 @contextmanager

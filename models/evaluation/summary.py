@@ -11,11 +11,12 @@ from metrics import PSNR, SSIM, Metric
 from models.evaluation.evaluate import EvalReport, format_table, score_text, way_of
 
 
-def summary(options: TestOptions, reports: Sequence[EvalReport]) -> str:
+def summary(options: TestOptions, reports: Sequence[EvalReport], *, whole: bool = True) -> str:
     """One line per data set: images, scores, time per image, peak memory.
 
     Where the option file names a published variant, its scores follow ours, and the difference (ours less theirs); they
-    are shown for metrics that are taken as they were.
+    are shown for metrics that are taken as they were. A test that was ended before its last data set is not ``whole``,
+    which the table says.
     """
     metrics = (options.val or ValOptions()).metrics
     found = None if options.published is None else scores_of(options.published, options.scale)
@@ -40,7 +41,10 @@ def summary(options: TestOptions, reports: Sequence[EvalReport]) -> str:
                 row.append("" if value is None or ours is None or isnan(ours) else f"{ours - value:+.{places}f}")
         rows.append([*row, f"{report.seconds:.3f} s", f"{report.memory / 2**20:,.0f} MB"])
     table = format_table([*heads, "per image", "peak memory"], rows, means=False)
-    return "\n".join(["scores", table, *_remarks(options, found[0] if found and comparable else None)])
+    head = (
+        "scores" if whole else f"scores of a test that was ended early ({len(reports)} of {len(options.datasets)} sets)"
+    )
+    return "\n".join([head, table, *_remarks(options, found[0] if found and comparable else None)])
 
 
 def published_scores(options: TestOptions) -> dict[str, object] | None:

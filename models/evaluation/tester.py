@@ -66,6 +66,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
         seed_everything(options.manual_seed)
         val = options.val or ValOptions()
         reports: list[EvalReport] = []
+        whole = False
         try:
             for dataset in datasets:
                 reset_peak_memory(device)
@@ -79,11 +80,12 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
                     get_logger().info("%s, image by image\n%s", report.dataset, report.table())
                 else:
                     get_logger().info("%s: %d images, %.3f s each", report.dataset, len(report.rows), report.seconds)
+            whole = True
         finally:  # whatever ends the evaluation, what was measured before is not lost
             if reports:
-                get_logger().info("%s", summary(options, reports))
+                get_logger().info("%s", summary(options, reports, whole=whole))
                 if world.is_main:
-                    write_scores(folder.root / "scores.json", options, reports, loaded)
+                    write_scores(folder.root / "scores.json", options, reports, loaded, whole=whole)
                     get_logger().info("scores and images are in %s", folder.root)
         if world.is_main:  # the images of all ranks; one of them says so and fails the run
             _raise_faults(options, reports)
@@ -118,14 +120,18 @@ def load_network(options: TestOptions, device: torch.device) -> tuple[nn.Module,
     return network.to(device).eval(), loaded
 
 
-def write_scores(path: Path, options: TestOptions, reports: list[EvalReport], loaded: LoadReport) -> None:
+def write_scores(
+    path: Path, options: TestOptions, reports: list[EvalReport], loaded: LoadReport, *, whole: bool = True
+) -> None:
     """``scores.json``: per data set the means and each image, with how they were taken, options, versions, hardware.
 
     ``weights_entry`` is the entry of the weight file that was read, null where the file itself is the state dict;
-    ``other_entries`` are those that hold weights of the network too.
+    ``other_entries`` are those that hold weights of the network too. ``complete`` is false where the test was ended
+    before everything was done (``whole``): data sets are missing, or the pictures of the last one.
     """
     write_json(path, {
         "name": options.name,
+        "complete": whole,
         "weights": str(options.path.pretrain_network_g),
         "weights_entry": loaded.entry or None,
         "other_entries": list(loaded.others),

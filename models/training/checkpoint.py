@@ -137,6 +137,7 @@ def snapshot(state: TrainState, options: TrainOptions, randoms: Sequence[Mapping
             "validated": state.validated,
             "skipped": state.skipped,
             "best": _best(state),
+            **({} if state.unlogged is None else {"unlogged": dict(state.unlogged)}),
         },
     }
     networks = {name: network_content(state, name, options) for name in state.players}
@@ -363,6 +364,7 @@ def apply_resume(state: TrainState, resume: Resume, options: TrainOptions, world
             player.scaler.load_state_dict(scalers[name])
     state.step, state.epoch = resume.step, resume.content.get("epoch", 0)
     state.validated, state.skipped = ours.get("validated", state.step), ours.get("skipped", 0)
+    state.unlogged = ours.get("unlogged")
     for dataset, metrics in ours.get("best", {}).items():
         state.best[dataset] = {metric: Best(value, step) for metric, (value, step) in metrics.items()}
     for change in changed_options(ours.get("options", {}), to_dict(options)):

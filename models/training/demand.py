@@ -25,10 +25,11 @@ from models.inference.upscale import evaluation_mode
 from models.training.players import can_recompute
 from models.training.state import TrainState
 from models.training.step import autocast
-from utils.env import available_memory
+from utils.env import obtainable_memory
 from utils.errors import InputError
+from utils.log import get_logger
 
-_MOST_TIMES = 1000  # that one batch may show each sample of an epoch: more is a number that was typed wrong
+_MANY_TIMES = 1000  # that one batch shows each sample of an epoch: hardly meant, but one may overfit a single image
 _PER_VALUE = 2000  # a network keeps fewer bytes than this for each byte of the batch, or would be measured
 _NAMED = 0.05  # parts of the demand that are smaller are not named
 
@@ -48,7 +49,8 @@ class Need(NamedTuple):
 def check_demand(options: TrainOptions, device: torch.device, dataset: TrainDataset) -> None:
     """Refuse a training whose batches, pools and queues cannot fit, before anything is read for it.
 
-    What is counted is less than what a training takes: that it passes does not say that it fits.
+    What is counted is less than what a training takes: that it passes does not say that it fits. A batch that shows
+    each image absurdly often is a warning.
 
     Args:
         options: of the training.
@@ -56,16 +58,15 @@ def check_demand(options: TrainOptions, device: torch.device, dataset: TrainData
         dataset: its images.
 
     Raises:
-        InputError: it cannot fit, or a batch shows each image absurdly often.
+        InputError: it cannot fit.
     """
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun; each has its own
     host, on_device = _needs(options, dataset)
     if device.type == "cpu":
         host += on_device
     else:
-        _refuse_if_more(on_device, _free_on(device), f"memory of {device}")
-    available = available_memory()
-    _refuse_if_more([Need(ranks * need.size, need.what) for need in host], available, "memory")
+        _refuse_if_more(on_device, _size_of(device), f"memory of {device}")
+    _refuse_if_more([Need(ranks * need.size, need.what) for need in host], obtainable_memory(), "memory")
     _check_batch(options, dataset)
 
 
@@ -73,24 +74,26 @@ def check_activations(state: TrainState, options: TrainOptions) -> None:
     """Refuse a training on the CPU whose activations cannot fit, measured on one patch.
 
     On a GPU the allocator says so without harm; on the CPU the system may end the process instead. Nothing is measured
-    where the batch is far too small for that.
+    where the batch is far too small for that, or where a compiler decides what is kept.
 
     Raises:
         InputError: they cannot fit.
     """
     side = getattr(options.train_dataset, "gt_size", None)
-    available = available_memory() if state.device.type == "cpu" else None
-    if side is None or available is None:
+    available = obtainable_memory() if state.device.type == "cpu" else None
+    if side is None or available is None or options.train.compile:
         return
     samples = -(-options.train_dataset.batch_size_per_gpu // options.train.accumulate)
     low = side // options.scale
     network, channels = state.generator.network, contract_of(state.generator.network).channels
     if samples * channels * 4 * (side * side + low * low) * _PER_VALUE < available:
         return
-    each = _kept_for_one(network, torch.zeros(1, channels, low, low), options)
+    # The difference of two measurements: what does not grow with the batch (weights in bfloat16) is kept once.
+    one, two = (_kept(network, torch.zeros(count, channels, low, low), options) for count in (1, 2))
+    total = one + (samples - 1) * (two - one)
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     what = f"what {options.network_g.type} keeps for the gradient of {samples:,} patches of {side} x {side} pixels"
-    _refuse_if_more([Need(ranks * samples * each, what)], available, "memory", batch_advice(options))
+    _refuse_if_more([Need(ranks * total, what)], available, "memory", batch_advice(options))
 
 
 def batch_advice(options: TrainOptions) -> str:
@@ -149,11 +152,11 @@ def _needs(options: TrainOptions, dataset: TrainDataset) -> tuple[list[Need], li
 
 def _check_batch(options: TrainOptions, dataset: TrainDataset) -> None:
     size, epoch = options.train_dataset.batch_size_per_gpu, dataset.epoch_length
-    if size > _MOST_TIMES * epoch:
-        raise InputError(
-            f"{dataset.name}: batch_size_per_gpu {size:,} shows each of the {epoch:,} samples of an epoch "
-            f"{size // epoch:,} times in one batch; choose a smaller one (or dataset_enlarge_ratio, if it is meant)"
-        )
+    if size > _MANY_TIMES * epoch:
+        get_logger().warning(
+            "%s: batch_size_per_gpu %s shows each of the %s samples of an epoch %s times in one batch",
+            dataset.name, f"{size:,}", f"{epoch:,}", f"{size // epoch:,}",
+        )  # fmt: skip
 
 
 def _refuse_if_more(needs: list[Need], free: int | None, where: str, helps: str | None = None) -> None:
@@ -164,7 +167,7 @@ def _refuse_if_more(needs: list[Need], free: int | None, where: str, helps: str 
     parts = ", ".join(f"{need.what}: {_gib(need.size)}" for need in largest)
     advice = helps or "smaller numbers there"
     raise InputError(
-        f"the {where} cannot hold this training, which needs at least {_gib(total)}, and {_gib(free)} are free: "
+        f"the {where} cannot hold this training, which needs at least {_gib(total)}, and there are {_gib(free)}: "
         f"{parts}. What helps: {advice}"
     )
 
@@ -173,12 +176,13 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:,.1f} GiB"
 
 
-def _free_on(device: torch.device) -> int | None:
+def _size_of(device: torch.device) -> int | None:
+    """All of its bytes: those that others use now may be free when they are needed."""
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
 
 
-def _kept_for_one(network: nn.Module, x: torch.Tensor, options: TrainOptions) -> int:
-    """Bytes of the tensors that one patch [1, C, h, w] leaves alive for the backward pass."""
+def _kept(network: nn.Module, x: torch.Tensor, options: TrainOptions) -> int:
+    """Bytes of the tensors that patches [B, C, h, w] leave alive for the backward pass."""
     with torch.no_grad(), evaluation_mode(network):
         network(x)  # tables that are computed once do not count
     live = LiveTensors()

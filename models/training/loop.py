@@ -109,8 +109,10 @@ def _after_iteration(
         _count_skipped(guard, state)
     if logs:
         record = meter.record(result, batch)
+        state.unlogged = record.as_json()
         for sink in run.sinks:
             sink.training(record)
+        state.unlogged = None
     if saves:
         # Before validating: "validated" still names an earlier iteration; a resumed run makes up for it.
         run.saver.save(state)

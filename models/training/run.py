@@ -110,6 +110,7 @@ def opened(
     if resume is not None:
         get_logger().info("resumed from %s at iteration %s", resume.path, f"{state.step:,}")
     sinks = _open_sinks(options, folder, state) if world.is_main else ()
+    state.unlogged = None
     saver = Saver(CheckpointFolder(folder.root), options, world)
     run = Run(options, folder, saver, validation, sinks, world, stop, command.goes_on)
     describe_run(options, state, dataset, validation)
@@ -221,7 +222,7 @@ def _with_common_seed(options: TrainOptions, resume: Resume | None, world: World
 
 
 def _open_sinks(options: TrainOptions, folder: RunFolder, state: TrainState) -> tuple[Sink, ...]:
-    lines = JsonLinesSink(folder.root / "metrics.jsonl", state.step, state.validated)
+    lines = JsonLinesSink(folder.root / "metrics.jsonl", state.step, state.validated, state.unlogged)
     sinks: list[Sink] = [LogSink(options.name), lines]
     if folder.tensorboard is not None and not _is_utf8(str(folder.tensorboard)):
         get_logger().warning("%s: TensorBoard cannot write there, since the path is not UTF-8", folder.tensorboard)
@@ -229,9 +230,10 @@ def _open_sinks(options: TrainOptions, folder: RunFolder, state: TrainState) -> 
         text = describe(options).encode(errors="backslashreplace").decode()  # the paths of data may be none either
         sinks.append(
             TensorBoardSink(
-                folder.tensorboard, state.step, text, repeated=lines.resumed, validated=state.validated >= state.step
+                folder.tensorboard, state.step, text, repeated=lines.resumed,
+                complete=state.unlogged is None and state.validated >= state.step,
             )
-        )
+        )  # fmt: skip
     wandb = options.logger.wandb
     if wandb is not None and wandb.project is not None:
         sinks.append(WandbSink(folder.root, options.name, wandb, to_dict(options)))

@@ -30,6 +30,9 @@ class Saver:
         self.saved = -1
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if world.is_main else None
         self._pending: Future[None] | None = None
+        if self._pool is not None:
+            # Started now: in a full memory a thread may fail before it says that it has begun, which is waited for.
+            self._pool.submit(int).result()
 
     def save(self, state: TrainState) -> None:
         """Copy the state and write it; waits only for the checkpoint before. Called by every rank.

@@ -58,6 +58,14 @@ class TrainRecord:
         """Part of the time that was spent waiting for data."""
         return self.data_seconds / self.seconds if self.seconds > 0 else 0.0
 
+    def as_json(self) -> dict[str, Any]:
+        """As ``metrics.jsonl`` has it: of kind ``train``, without times."""
+        return {
+            "kind": "train", "step": self.step, "epoch": self.epoch, "lr": list(self.lr), **self.losses,
+            "grad_norm": self.grad_norm, "images_per_second": round(self.images_per_second, 2),
+            "data_share": round(self.data_share, 4), "memory": self.memory,
+        }  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ValidationRecord:
@@ -128,11 +136,17 @@ class JsonLinesSink:
     On resuming, records of iterations after the resumed one are taken out, so that the file reads as if the run had
     never stopped; lines that are no records are too, with a warning.
 
+    Args:
+        path: of the file.
+        step: the resumed iteration; 0 at the beginning.
+        validated: the last iteration whose validation is complete.
+        unlogged: the figures of iteration ``step``, where the run that stopped there could not write them everywhere.
+
     Attributes:
         resumed: the record of the resumed iteration, if there is one.
     """
 
-    def __init__(self, path: Path, step: int, validated: int) -> None:
+    def __init__(self, path: Path, step: int, validated: int, unlogged: Mapping[str, Any] | None = None) -> None:
         self.resumed: TrainRecord | None = None
         if path.exists():
             records = read_records(path)
@@ -144,14 +158,13 @@ class JsonLinesSink:
             last = next((record for _, record in reversed(kept) if record["kind"] == "train"), None)
             self.resumed = _as_written(last) if last is not None and last["step"] == step else None
         self.file = RecordFile(path)
+        if unlogged is not None and self.resumed is None:
+            self._write(unlogged)
+            self.resumed = _as_written(unlogged)
 
     def training(self, record: TrainRecord) -> None:
         """Kind ``train``, with every figure of the record; null where it is not finite."""
-        self._write({
-            "kind": "train", "step": record.step, "epoch": record.epoch, "lr": list(record.lr), **record.losses,
-            "grad_norm": record.grad_norm, "images_per_second": round(record.images_per_second, 2),
-            "data_share": round(record.data_share, 4), "memory": record.memory,
-        })  # fmt: skip
+        self._write(record.as_json())
 
     def validation(self, record: ValidationRecord) -> None:
         """Kind ``val``, with the means; null where there is none."""
@@ -172,9 +185,9 @@ class TensorBoardSink:
         folder: of the event files.
         step: iterations done; what an earlier process has written of later ones is taken back.
         options_text: shown beside the curves.
-        repeated: the record of iteration ``step``, where the validation after it is not complete: what is there of
-            that iteration is taken back too, and this is written again.
-        validated: whether the validation after ``step`` is complete.
+        repeated: the record of iteration ``step``, where not all of that iteration is there: what is there of it is
+            taken back too, and this is written again.
+        complete: whether all of iteration ``step`` is there: its record, and the validation after it.
     """
 
     def __init__(
@@ -184,12 +197,12 @@ class TensorBoardSink:
         options_text: str,
         *,
         repeated: TrainRecord | None = None,
-        validated: bool = True,
+        complete: bool = True,
     ) -> None:
         self.folder = folder
         self.options_text = options_text
-        self.events = self._open(step, step + 1 if validated else step)
-        if repeated is not None and not validated:
+        self.events = self._open(step, step + 1 if complete else step)
+        if repeated is not None and not complete:
             self._write(repeated)
 
     def _open(self, step: int, purged: int) -> EventFile:

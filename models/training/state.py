@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -68,6 +70,8 @@ class TrainState:
         skipped: iterations left out because of a loss that is not finite.
         moving: an iteration has begun to change the weights and is not done: they are those of no iteration.
         best: data set -> metric -> best value so far.
+        unlogged: the figures of iteration ``step``, as ``metrics.jsonl`` has them, where not all places have got them
+            (the disk was full); a run that goes on from here writes them. None: there are none, or all have them.
     """
 
     players: dict[str, Player]
@@ -78,6 +82,7 @@ class TrainState:
     skipped: int = 0
     moving: bool = False
     best: dict[str, dict[str, Best]] = field(default_factory=dict)
+    unlogged: Mapping[str, Any] | None = None
 
     @property
     def generator(self) -> Player:

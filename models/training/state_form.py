@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import InputError
+from utils.records import is_record
 
 _SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
 
@@ -117,6 +118,9 @@ def _of_progress(ours: Mapping[str, Any], step: int) -> Iterator[tuple[str, str]
         for dataset, metrics in best.items()
     ):
         yield "focalsr.best", "mapping of data sets to their best scores"
+    unlogged = ours.get("unlogged")
+    if unlogged is not None and not (is_record(unlogged) and unlogged["kind"] == "train" and unlogged["step"] == step):
+        yield "focalsr.unlogged", "record of this iteration"
 
 
 def _is_best(item: tuple[Any, Any]) -> bool:

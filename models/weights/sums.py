@@ -91,7 +91,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except DamagedError as error:
-        raise InputError(f"{path}: the file is damaged: {error}; download it again, or take another one") from error
+        raise InputError(f"{path}: the file is damaged: {error}; take another copy of it, or another file") from error
     except OSError as error:
         raise InputError(f"{path}: the file cannot be read: {error.strerror or error}") from error
 

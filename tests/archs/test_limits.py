@@ -72,10 +72,10 @@ def test_a_network_is_counted_before_memory_is_taken() -> None:
 
 def test_the_memory_bounds_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("archs.limits._ROUGHLY_LARGE", 0)
-    monkeypatch.setattr("archs.limits.available_memory", lambda: 100)
+    monkeypatch.setattr("archs.limits.obtainable_memory", lambda: 100)
     with pytest.raises(InputError, match=r"network_g \(one\): 30 parameters take 120 bytes, too many"):
         check_size("one", lambda: nn.Linear(5, 5), {})
-    monkeypatch.setattr("archs.limits.available_memory", lambda: None)
+    monkeypatch.setattr("archs.limits.obtainable_memory", lambda: None)
     check_size("one", lambda: nn.Linear(5, 5), {})
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.distributed import World, first_slurm_node, world
+from models.distributed import World, _is_watched, first_slurm_node, world
 from utils.errors import InputError
 
 
@@ -57,3 +57,12 @@ def test_slurm_connects(monkeypatch: pytest.MonkeyPatch) -> None:
     with world("slurm") as ranks:
         assert (ranks.rank, ranks.size, ranks.local_rank) == (0, 1, 0)
         assert torch.distributed.get_backend() == ("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def test_only_launchers_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell of one who sets RANK by hand may end while the training goes on."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert not _is_watched("pytorch")
+    assert _is_watched("slurm")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert _is_watched("pytorch")

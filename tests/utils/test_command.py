@@ -63,8 +63,18 @@ def test_a_full_memory_and_a_full_disk_are_said_with_what_is_known(capsys: pytes
     def full_disk(argv: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/data/a.png")
 
+    def broken_disk(argv: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "/data/b.png")
+
+    def broken_somewhere(argv: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
     assert run_command(full_memory, []) == run_command(full_disk, []) == 1
+    assert run_command(broken_disk, []) == run_command(broken_somewhere, []) == 1
     printed = capsys.readouterr().err
+    assert "/data/b.png could not be read or written, its disk is at fault: Input/output error" in printed
+    assert "a file could not be read or written, its disk is at fault: Stale file handle" in printed
+    assert "Traceback" not in printed
     assert "the memory is full (DefaultCPUAllocator: can't allocate memory: you tried). What helps: " in printed
     assert "the disk is full: /data/a.png could not be written; free some space" in printed
 

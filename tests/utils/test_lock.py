@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -287,3 +289,31 @@ def test_an_owner_is_described_in_a_line() -> None:
     assert str(Owner("node7", 12, "2026-01-02 03:04:05+01:00", "m", "1")) == (
         "node7, process 12, since 2026-01-02 03:04:05+01:00"
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+def test_the_lock_of_another_user_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has it is named although the file cannot be written; left by a dead process, it is replaced."""
+    opened, folder = os.open, tmp_path / "work place" / "tiny"
+    folder.parent.mkdir()
+    path = lock_file(folder)
+
+    def of_another(name: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if Path(name) == path and flags & os.O_RDWR and not flags & os.O_CREAT:
+            raise PermissionError(errno.EACCES, "Permission denied", str(name))
+        return opened(name, flags, *rest, **more)
+
+    with exclusive(folder, "trains"):
+        written = path.read_bytes()
+        monkeypatch.setattr(os, "open", of_another)
+        monkeypatch.setattr(lock._registry, "held", {})  # as in another process
+        with (
+            pytest.raises(InputError, match=f"another process trains here .*process {os.getpid()}, since"),
+            exclusive(folder, "trains"),
+        ):
+            pass
+        assert path.read_bytes() == written
+    path.write_bytes(written)  # what a killed process leaves
+    with exclusive(folder, "trains"):
+        assert path.is_file()
+    assert not list(path.parent.glob(".*lock*"))

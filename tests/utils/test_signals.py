@@ -61,9 +61,13 @@ sys.path.insert(0, sys.argv[1])
 from utils import signals
 signals.GRACE, signals._LOOK = 0.3, 0.05
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-listening = signals.catch_signals() if sys.argv[2] == "listens" else contextlib.nullcontext()
-if sys.argv[2] == "listens":
+listening = signals.catch_signals() if sys.argv[2] != "deaf" else contextlib.nullcontext()
+if sys.argv[2] != "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+if sys.argv[2] == "imported too long":
+    import os
+    from utils import start
+    start._parents[os.getpid()] = 2**30  # gone by now
 with signals.ending_with_parent("the launcher"), listening as stop:
     print("watches", flush=True)
     while not stop:
@@ -73,14 +77,14 @@ with signals.ending_with_parent("the launcher"), listening as stop:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="an orphan does not learn of it")
-@pytest.mark.parametrize("kind", ["listens", "deaf"])
+@pytest.mark.parametrize("kind", ["listens", "imported too long", "deaf"])
 def test_an_orphan_is_asked_to_stop_and_then_ended(kind: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", LAUNCHER, RANK, str(ROOT), kind]
     # Ends when the launcher and the orphan, which inherits its standard error, are gone.
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0
     assert "the launcher is gone (process" in done.stderr
-    assert [path.read_text() for path in tmp_path.iterdir()] == (["143"] if kind == "listens" else [])
+    assert [path.read_text() for path in tmp_path.iterdir()] == ([] if kind == "deaf" else ["143"])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no orphans")

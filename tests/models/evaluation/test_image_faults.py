@@ -125,7 +125,10 @@ def test_what_ends_the_test_costs_no_score_of_the_sets_before(
     monkeypatch.setattr(pictures, "write_image", full_disk)
     code, found = scored()
     assert code == 1
-    assert "Odd/a_tiny_test.png could not be written; free some space" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "Odd/a_tiny_test.png could not be written; free some space" in printed
+    assert "scores of a test that was ended early (2 of " in printed
+    assert json.loads(next(Path("results").glob("*/scores.json")).read_text())["complete"] is False
     assert list(found) == ["HeldOut", "Odd"]  # what was measured of the second set is written too
 
 

@@ -84,6 +84,11 @@ def test_available_memory_keeps_to_the_limit_of_a_container(tmp_path: Path) -> N
     (tmp_path / "current").write_text("4000\n")
     limits = [(str(tmp_path / "max"), str(tmp_path / "current"))]
     assert available_memory(limits) == 1000
+    # Files that were read fill a container up to its limit; the system drops them when memory is asked for.
+    (tmp_path / "memory.stat").write_text("anon 1500\nfile 2500\nactive_file 500\ninactive_file 2000\nshmem 0\n")
+    assert available_memory(limits) == 3500
+    (tmp_path / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 300\ntotal_active_file 200\n")
+    assert available_memory(limits) == 1500  # control groups 1 have the sums of all groups below, too
     (tmp_path / "max").write_text("max\n")
     found = available_memory(limits)
     assert found is None or found > 10_000

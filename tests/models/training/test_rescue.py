@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -216,4 +217,10 @@ def test_a_full_disk_keeps_what_can_be_kept(
     noisy(monkeypatch, nothing, nothing)
     assert run_here("train.py", "-opt", "train.yml", "--force_yml", DISK, "--auto_resume") == 0
     ours, theirs = (weights(folder / "models/net_g_latest.pth") for folder in (Path("experiments/tiny"), undisturbed))
-    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())  # the line of iteration 7 is lost
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    lines = [json.loads(line) for line in Path("experiments/tiny/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 13))  # 7 too, from the state
+    expected = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    assert [line["l_pix"] for line in lines if line["kind"] == "train"] == [
+        line["l_pix"] for line in expected if line["kind"] == "train"
+    ]

@@ -20,7 +20,7 @@ from models.training.checkpoint import CheckpointFolder
 from models.training.saver import Saver
 from models.training.state import TrainState
 from models.weights.files import load_weights
-from tests.runs import run_here
+from tests.runs import run_here, workplace
 from tests.states import options, save, state_of
 from utils.errors import InputError, StorageError
 
@@ -154,3 +154,14 @@ def test_the_best_weights_are_kept(place: Path) -> None:
     content = torch.load(folder.network("best"), weights_only=True)
     assert content["focalsr"]["step"] == best
     assert content["focalsr"]["metrics"]["HeldOut"]["psnr"] == [scores[best], best]
+
+
+def test_the_writer_is_there_before_memory_can_be_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that is started in a full memory may never say that it has begun, and the run would wait for ever."""
+    monkeypatch.chdir(workplace(tmp_path / "work place"))
+    chosen = options()
+    saver = Saver(CheckpointFolder(tmp_path), chosen, World())
+    monkeypatch.setattr("threading.Thread.start", lambda _: pytest.fail("a thread is started"))
+    saver.save(state_of(chosen))
+    saver.close()
+    assert CheckpointFolder(tmp_path).steps() == [0]

@@ -85,7 +85,7 @@ def test_a_validation_that_is_made_up_for_is_in_tensorboard_once(tmp_path: Path)
     for start, validated in ((0, -1), (20, 10)):
         lines = JsonLinesSink(tmp_path / "metrics.jsonl", start, validated)
         board = TensorBoardSink(
-            tmp_path / "board", start, "", repeated=lines.resumed, validated=validated >= start
+            tmp_path / "board", start, "", repeated=lines.resumed, complete=validated >= start
         )  # fmt: skip
         if start:
             for sink in (lines, board):
@@ -102,6 +102,32 @@ def test_a_validation_that_is_made_up_for_is_in_tensorboard_once(tmp_path: Path)
         assert [event.step for event in events.Scalars(tag)] == [10, 20, 30, 40], tag
     assert [event.step for event in events.Images("Set5/baby")] == [10, 20, 30, 40]
     assert [event.value for event in events.Scalars("losses/l_pix")] == pytest.approx([0.0312] * 4)
+
+
+@pytest.mark.parametrize("lacking", ["lines", "board"])
+def test_figures_that_a_full_disk_has_kept_from_a_place_are_written_on_resuming(tmp_path: Path, lacking: str) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    unlogged = None
+    for start in (0, 20):
+        lines = JsonLinesSink(tmp_path / "metrics.jsonl", start, start, unlogged)
+        board = TensorBoardSink(tmp_path / "board", start, "", repeated=lines.resumed, complete=unlogged is None)
+        for step in (start + 10, start + 20):
+            record = dataclasses.replace(RECORD, step=step)
+            if step != 20 or lacking != "lines":
+                lines.training(record)
+            if step != 20:
+                board.training(record)
+            if step == 20:
+                unlogged = record.as_json()
+        lines.close()
+        board.close()
+    found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in found] == [10, 20, 30, 40]
+    assert found[1] == {**found[0], "step": 20}
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("losses/l_pix")] == [10, 20, 30, 40]
 
 
 def test_tensorboard_gets_scalars_and_pictures(tmp_path: Path) -> None:

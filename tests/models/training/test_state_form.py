@@ -115,6 +115,10 @@ CONTRADICTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
         cuda=[torch.zeros(16, dtype=torch.uint8), torch.zeros(8, dtype=torch.uint8)]
     ),
     "validated later": lambda state: state["focalsr"].update(validated=9),
+    "figures of another iteration": lambda state: state["focalsr"].update(
+        unlogged={"kind": "train", "step": 9, "lr": [0.1], "l_pix": 0.1}
+    ),
+    "figures that are none": lambda state: state["focalsr"].update(unlogged=[1]),
     "skipped more": lambda state: state["focalsr"].update(skipped=9),
     "a best value without its iteration": lambda state: state["focalsr"].update(best={"Set5": {"psnr": [30.0]}}),
     "a scaler of nothing": lambda state: state["focalsr"].update(scalers={"g": {"scale": 0.0}}),

@@ -20,7 +20,7 @@ from models.evaluation.evaluate import EvalReport, Keep, evaluate, way_of
 from models.evaluation.pictures import PictureWriter
 from models.evaluation.summary import published_scores, summary
 from models.experiment import open_run, reserved, test_folder
-from models.inputs import check_inputs
+from models.inputs import check_inputs, check_place
 from models.weights.files import load_pretrained, log_loaded
 from models.weights.fit import LoadReport
 from utils.env import hardware, peak_memory, reset_peak_memory, versions
@@ -49,6 +49,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
     """
     folder = test_folder(options)
     configure_logging(rank=world.rank)
+    check_place("results_root", options)
     with copied_log(), world.on_main(reserved(folder, "tests")), catch_signals() as stop:
         check_inputs(options)
         check_folder(test_folder(options).root)

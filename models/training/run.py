@@ -19,7 +19,7 @@ from data import EvalDataset, TrainDataset, build_dataset
 from models.distributed import World, has_begun, mark_begun, restarts
 from models.evaluation.check import check_borders, together
 from models.experiment import RunFolder, open_run, reserved, training_folder
-from models.inputs import check_inputs
+from models.inputs import check_inputs, check_place
 from models.training.checkpoint import (
     CheckpointFolder,
     Resume,
@@ -66,9 +66,10 @@ def alone(options: TrainOptions, command: Command, world: World) -> Iterator[Non
     A run that goes on waits for the one before, which may be about to end: killed, but for its last rank.
 
     Raises:
-        InputError: another process trains there. On every rank.
+        InputError: another process trains there, or the folders cannot be made. On every rank.
     """
     configure_logging(rank=world.rank)
+    check_place("experiments_root", options)
     goes_on = command.auto_resume or options.path.resume_state is not None or restarts() > 0
     mine = reserved(training_folder(options), "trains", patience=_PATIENCE if goes_on else 0)
     with copied_log(), world.on_main(mine):

@@ -354,7 +354,7 @@ def test_a_worker_whose_main_process_is_gone_says_nothing(capsys: pytest.Capture
 
 
 def test_no_more_batches_are_prepared_than_there_are(folder: Path) -> None:
-    dataset = dataset_of(folder, prefetch_mode="cpu", num_prefetch_queue=10**9)
+    dataset = dataset_of(folder, prefetch_mode="cpu", num_prefetch_queue=10**4)
     assert len(list(train_batches(dataset, dataset.options, stop=2))) == 2
 
 

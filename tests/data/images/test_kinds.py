@@ -121,7 +121,7 @@ def test_names_that_say_enough_are_believed_without_opening_the_file(
     def refuse(*arguments: object) -> None:
         raise AssertionError("the file was opened")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("data.images.kinds.open_regular", refuse)
     for name, role in {"a.PNG": "picture", "b.jfif": "picture", "c.MP4": "film", "d.txt": None, "e.json": None}.items():
         kind = kind_of(tmp_path / name)
         assert (None if kind is None else kind.role) == role

@@ -357,7 +357,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(workplace(tmp_path))
-    assert run_here("train.py", "-opt", "train.yml", "--force_yml", "train:optim_g:lr=1e30") == 1
+    assert run_here("train.py", "-opt", "train.yml", "--force_yml", "train:optim_g:lr=1000") == 1
     printed = capsys.readouterr().err
     assert "the loss is not finite in iteration" in printed
     assert "photos_" in printed

@@ -302,7 +302,7 @@ def spoil_patch(folder: Path) -> str:
 def spoil_root(folder: Path) -> str:
     """An experiment folder that cannot be made."""
     (folder / "experiments").write_text("a file in the way")
-    return r"experiments.*a part of this path is a file"
+    return r"path\.experiments_root: .*experiments is a file, not a folder; choose another"
 
 
 def spoil_pretrained(folder: Path) -> str:

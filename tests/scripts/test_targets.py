@@ -54,4 +54,4 @@ def test_a_test_run_looks_before_it_reads(
     monkeypatch.setattr(tester, "build_dataset", lambda *given, **named: pytest.fail("it reads the data"))
     place = json.dumps("file/results")
     assert run_here("test.py", "-opt", "test.yml", "--force_yml", f"path:results_root={place}") == 2
-    assert "a part of this path is a file" in capsys.readouterr().err
+    assert "is a file, not a folder; choose another" in capsys.readouterr().err

@@ -70,8 +70,12 @@ def report_lag(run: Run, state: TrainState) -> None:
 
 
 def stop_request(run: Run, state: TrainState) -> StopRequested:
-    """What to raise when a run stops because of a signal, once its state is on the disk."""
-    run.saver.wait()
+    """What to raise when a run stops because of a signal, once its state is on the disk; called by every rank.
+
+    Raises:
+        StorageError: the rank that writes could not.
+    """
+    run.world.together(run.saver.wait)  # other ranks say that it is saved when the one that writes is done
     return StopRequested(
         f"stopped at iteration {state.step:,}; {run.saver.folder.state(state.step)} is saved: continue with "
         f"{run.goes_on}",

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import models.inference.upscale as inference
+from models.distributed import World
+from models.training.validation import stop_request
 from tests.runs import run_here, workplace
+from utils.errors import StorageError
 
 
 def test_an_output_that_is_not_finite_is_reported_and_the_training_goes_on(
@@ -46,3 +50,13 @@ def test_an_output_that_is_not_finite_is_reported_and_the_training_goes_on(
     assert torch.load(root / "models/net_g_best.pth", weights_only=True)["focalsr"]["step"] == later
     written = sorted(path.name for path in (root / "visualization/HeldOut/held_out_0").iterdir())
     assert written == ["held_out_0_4.png", "held_out_0_8.png"]
+
+
+def test_a_rank_that_does_not_write_says_saved_only_when_the_one_that_does_has_written() -> None:
+    class BesideABrokenDisk(World):
+        def gather(self, value: Any) -> list[Any]:
+            return [StorageError("the disk is full"), value]
+
+    run: Any = SimpleNamespace(world=BesideABrokenDisk(1, 2), saver=SimpleNamespace(wait=lambda: None))
+    with pytest.raises(StorageError, match="the disk is full"):
+        stop_request(run, SimpleNamespace(step=4))  # type: ignore[arg-type]

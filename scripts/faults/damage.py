@@ -49,7 +49,10 @@ def damage(random: np.random.Generator, root: Path, sound: list[int]) -> Damage 
         if not path.exists():
             return None
         lines = path.read_bytes().splitlines(keepends=True)
-        lines.insert(int(random.integers(len(lines) + 1)), _GARBAGE[int(random.integers(len(_GARBAGE)))])
+        garbage = _GARBAGE[int(random.integers(len(_GARBAGE)))]
+        # A piece of a line is what a kill leaves at the end; before another one, it would cost that one too.
+        place = int(random.integers(len(lines) + 1)) if garbage.endswith(b"\n") else len(lines)
+        lines.insert(place, garbage)
         path.write_bytes(b"".join(lines))
         return Damage(kind, path, None)
     if len(sound) < 2:  # one is always left to go on from

@@ -33,7 +33,7 @@ from config.schema import (
 from data import DATASETS
 from losses import LOSSES
 from metrics import METRICS
-from tests.config.files import TRAIN, write
+from tests.config.files import TEST, write
 from utils.typed import fields_of
 
 DATACLASSES = sorted({section.target for section in sections() if dataclasses.is_dataclass(section.target)}, key=str)
@@ -114,5 +114,5 @@ def test_help_of_model_type_lists_what_the_reader_accepts(tmp_path: Path) -> Non
     names = re.findall(r"\w+Model", fields_of(TrainOptions)["model_type"].help)
     assert names == list(MODEL_TYPES)
     for name in names:
-        file = write(tmp_path, TRAIN.replace("model_type: SRModel", f"model_type: {name}"))
-        assert config.read(file, mode="train").model_type == name
+        file = write(tmp_path, TEST.replace("model_type: SRModel", f"model_type: {name}"))
+        assert config.read(file, mode="test").model_type == name

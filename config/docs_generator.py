@@ -14,7 +14,7 @@ from config.bases import KEY as BASE
 from config.checks import UNSUPPORTED_KEYS, UNSUPPORTED_MODEL_TYPES
 from config.describe import markers, to_plain
 from config.schema import MODEL_TYPES, Networks, Options, TestOptions, TrainOptions
-from config.terms import Term
+from config.terms import Origin
 from utils.typed import Field, fields_of, key_text, number_text, type_name
 
 _INTRODUCTION = """\
@@ -168,8 +168,8 @@ def _names_by_class(table: Mapping[str, type]) -> dict[type, tuple[str, ...]]:
     result: dict[type, tuple[str, ...]] = {}
     for name, kind in table.items():
         # Of a term of the losses, the keys beside those of the loss itself, which have sections of their own.
-        term = getattr(kind, "TERM", None)
-        own = term.beside if isinstance(term, Term) else kind
+        origin = getattr(kind, "ORIGIN", None)
+        own = origin.beside if isinstance(origin, Origin) else kind
         result[own] = (*result.get(own, ()), name)
     return result
 
@@ -294,7 +294,8 @@ def _schema_of(annotation: Any) -> dict[str, Any]:
             if origin is not tuple or Ellipsis in arguments
             else dict.fromkeys(("minItems", "maxItems"), len(arguments))
         )
-        return {"type": "array", "items": _schema_of(arguments[0]), **size}
+        kinds = [_schema_of(argument) for argument in dict.fromkeys(arguments) if argument is not Ellipsis]
+        return {"type": "array", "items": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}, **size}
     if origin in (dict, collections.abc.Mapping):
         return {"type": "object", "additionalProperties": _or_null(_schema_of(arguments[1]))}
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):

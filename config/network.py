@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import archs
-from archs import NETWORKS, network_class
+from archs import NETWORKS, discriminator_class, network_class
 from archs.limits import argument_problems
 from config.document import Document
 from config.schema import NetworkOptions
@@ -29,13 +28,6 @@ def read_discriminator(document: Document, report: Report) -> Any:
     return _read_section(document, ("network_d",), discriminator_class, report)
 
 
-def discriminator_class(name: str) -> type:
-    """The class of a discriminator; raises InputError where there is none of this name."""
-    find = getattr(archs, "discriminator_class", None)
-    found: type = dict if find is None else find(name)
-    return found
-
-
 def _read_section(document: Document, path: KeyPath, find: Callable[[str], type], report: Report) -> Any:
     section = document.get(path)
     if not isinstance(section, Mapping):
@@ -51,8 +43,6 @@ def _read_section(document: Document, path: KeyPath, find: Callable[[str], type]
     except InputError as error:
         report.problem((*path, "type"), str(error))
         return NetworkOptions("", arguments)
-    if network is dict:
-        return NetworkOptions(name, read(arguments, Mapping[str, Any], report, path))
     values = read_arguments(arguments, network, report, path, name)
     for key, problem in argument_problems(values):
         report.problem((*path, key), problem)

@@ -318,10 +318,7 @@ class Networks:
 
 
 AnyGenerator = Annotated[NetworkOptions, Networks(archs.NETWORKS, archs.network_class)]
-AnyDiscriminator = Annotated[
-    NetworkOptions,
-    Networks(getattr(archs, "DISCRIMINATORS", {}), getattr(archs, "discriminator_class", archs.network_class)),
-]
+AnyDiscriminator = Annotated[NetworkOptions, Networks(archs.DISCRIMINATORS, archs.discriminator_class)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

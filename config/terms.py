@@ -11,14 +11,13 @@ import functools
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 
-import losses
-from losses import LOSSES, LossOptions
+from losses import ADVERSARIAL, LOSSES, PERCEPTUAL, GANLoss, LossOptions, PerceptualLossOptions, ScheduledOptions
 from utils.checked import Checked
 from utils.typed import OneOf, option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ArtefactTerm(Checked):
+class ArtefactKeys(Checked):
     """The key of ``ldl_opt`` beside those of its loss."""
 
     detach_map: bool = option(
@@ -27,7 +26,7 @@ class ArtefactTerm(Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MesaTerm(Checked):
+class MesaKeys(Checked):
     """The key of ``mesa_opt`` beside those of its loss."""
 
     start_ratio: float = option(
@@ -36,7 +35,7 @@ class MesaTerm(Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NamedTerm(Checked):
+class NamedKeys(Checked):
     """The keys of an entry of ``losses`` beside those of its loss."""
 
     name: str | None = option("what it is called in logs, after l_ or l_g_; null: fft for FFTLoss", None)
@@ -48,38 +47,50 @@ class NamedTerm(Checked):
             object.__setattr__(self, "name", type(self).__name__.removesuffix("Loss").lower())
 
 
-class Term(NamedTuple):
-    """Where the keys of a mapping of a term come from."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArtefactTerm(ArtefactKeys, LossOptions):
+    """A loss that acts on artefacts."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MesaTerm(MesaKeys, LossOptions):
+    """A loss between the output and that of the EMA weights."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NamedTerm(NamedKeys, ScheduledOptions):
+    """A loss with a name: ``LossOptions``, or ``PerceptualLossOptions``."""
+
+
+class Origin(NamedTuple):
+    """Where the keys of the mapping of a term come from.
+
+    Attributes:
+        beside: the dataclass of those beside the keys of the loss.
+        loss: the dataclass of the loss.
+    """
 
     beside: type
     loss: type
 
 
 @functools.cache
-def _both(name: str, term: type, loss: type) -> type:
-    """The class of objects that are of a kind of loss and have the keys of a term too."""
-    members = {"__doc__": loss.__doc__, "__module__": loss.__module__, "TERM": Term(term, loss)}
+def _both(name: str, term: type, keys: type, loss: type) -> type:
+    """The class of objects that are a term and a kind of loss."""
+    members = {"__doc__": loss.__doc__, "__module__": loss.__module__, "ORIGIN": Origin(keys, loss)}
     made: type = dataclasses.make_dataclass(name, [], bases=(term, loss), namespace=members, frozen=True, kw_only=True)
     return made
 
 
-def _with(term: type, table: Mapping[str, type]) -> dict[str, type]:
-    """A table of losses whose mappings have the keys of a term too."""
-    return {name: _both(name, term, loss) for name, loss in table.items()}
-
-
-def _perceptual() -> Mapping[str, type]:
-    return getattr(losses, "PERCEPTUAL", {})
-
-
-def _adversarial() -> Mapping[str, type]:
-    return getattr(losses, "ADVERSARIAL", {})
+def _terms(term: type, keys: type, table: Mapping[str, type]) -> dict[str, type]:
+    """A table of losses as one of terms."""
+    return {name: _both(name, term, keys, loss) for name, loss in table.items()}
 
 
 # Mappings whose key "type" picks one of the dataclasses of a table.
 AnyLoss = Annotated[LossOptions, OneOf(lambda: LOSSES, "loss")]
-AnyPerceptual = Annotated[Checked, OneOf(_perceptual, "perceptual loss", "PerceptualLoss")]
-AnyAdversarial = Annotated[Checked, OneOf(_adversarial, "adversarial loss", "GANLoss")]
-AnyArtefact = Annotated[ArtefactTerm, OneOf(lambda: _with(ArtefactTerm, LOSSES), "loss")]
-AnyMesa = Annotated[MesaTerm, OneOf(lambda: _with(MesaTerm, LOSSES), "loss")]
-AnyNamed = Annotated[NamedTerm, OneOf(lambda: _with(NamedTerm, {**LOSSES, **_perceptual()}), "loss")]
+AnyPerceptual = Annotated[PerceptualLossOptions, OneOf(lambda: PERCEPTUAL, "perceptual loss")]
+AnyAdversarial = Annotated[GANLoss, OneOf(lambda: ADVERSARIAL, "adversarial loss")]
+AnyArtefact = Annotated[ArtefactTerm, OneOf(lambda: _terms(ArtefactTerm, ArtefactKeys, LOSSES), "loss")]
+AnyMesa = Annotated[MesaTerm, OneOf(lambda: _terms(MesaTerm, MesaKeys, LOSSES), "loss")]
+AnyNamed = Annotated[NamedTerm, OneOf(lambda: _terms(NamedTerm, NamedKeys, {**LOSSES, **PERCEPTUAL}), "loss")]

@@ -119,7 +119,7 @@ MISTAKES: list[tuple[tuple[str, str], str, str]] = [
         "model_type: VideoBaseModel is not supported: ",
     ),
     (("model_type: SRModel", "model_type: ATDModel"), "ATD", 'model_type: unknown model "ATDModel"; known: SRModel, '),
-    (("type: L1Loss", "type: FFTLoss"), "FFT", 'train.pixel_opt.type: unknown loss "FFTLoss"; known: L1Loss, '),
+    (("type: L1Loss", "type: SSIMLoss"), "SSIM", 'train.pixel_opt.type: unknown loss "SSIMLoss"; known: L1Loss, '),
     (
         ("type: PlainUSR_ultra", "type: ATD"),
         "ATD",

@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
-from config.document import Document
-from config.schema import ADVERSARIAL_MODELS, MODEL_TYPES, REAL_ADVERSARIAL_MODELS
-from config.training_checks import value_of
-from utils.scalars import is_null
-from utils.typed import KeyPath, Report
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-_LOSSES = ("pixel_opt", "wave_opt", "fft_opt", "perceptual_opt", "losses")
-_OF_DISCRIMINATORS: tuple[KeyPath, ...] = (
-    ("train", "optim_d"),
-    ("train", "net_d_iters"),
-    ("train", "net_d_init_iters"),
-    ("train", "grad_clip_d"),
-    ("path", "pretrain_network_d"),
-    ("path", "param_key_d"),
-    ("path", "strict_load_d"),
-)
+import torch
+
+from archs import build_discriminator
+from archs.contract import Discriminator
+from config.document import Document
+from config.network import read_discriminator
+from config.schema import ADVERSARIAL_MODELS, MODEL_TYPES, PIXEL_MODELS, REAL_ADVERSARIAL_MODELS, RELATIVISTIC_MODELS
+from config.terms import log_name
+from config.training_checks import value_of
+from losses import PERCEPTUAL
+from utils.errors import InputError
+from utils.scalars import is_null
+from utils.typed import KeyPath, Report, key_text
+
+# The keys of section train that hold a loss -> what the loss is called in logs.
+NAMED_LOSSES: Mapping[str, str] = {
+    "pixel_opt": "pix", "wave_opt": "wave", "fft_opt": "fft", "perceptual_opt": "percep", "mesa_opt": "mesa",
+    "ldl_opt": "ldl", "gan_opt": "gan",
+}  # fmt: skip
+_STYLE = "style"  # the second term of a perceptual loss
 _TARGETS = ("l1_gt_usm", "percep_gt_usm", "gan_gt_usm")
+_SHARPEN = ("gt_usm", "lq_usm")
+_SETTINGS_OF_DISCRIMINATORS: tuple[KeyPath, ...] = (
+    *(("train", key) for key in ("optim_d", "net_d_iters", "net_d_init_iters", "grad_clip_d")),
+    *(("path", key) for key in ("pretrain_network_d", "param_key_d", "strict_load_d")),
+)
+_FOR_ADVERSARIAL: tuple[KeyPath, ...] = (("network_d",), ("train", "gan_opt"), ("train", "ldl_opt"))
+_FOR_PIXEL: Mapping[str, str] = {
+    "wave_opt": 'add the loss to the list "losses"',
+    "fft_opt": 'add the loss to the list "losses"',
+    "mesa_opt": "ldl_opt is the loss that uses EMA weights there",
+    "gradient_clip": "use grad_clip, and grad_clip_d for network_d",
+    "reset_momentum_iter": "leave it out",
+}
+
+
+class _Loss(NamedTuple):
+    """A loss of a file: where it stands, what it is called, and what it says."""
+
+    path: KeyPath
+    name: str
+    section: Mapping[str, Any]
 
 
 def check_losses(document: Document, report: Report) -> None:
@@ -26,32 +54,159 @@ def check_losses(document: Document, report: Report) -> None:
     model = value_of(document, ("model_type",), str, "")
     if model not in MODEL_TYPES:
         return
-    if model not in REAL_ADVERSARIAL_MODELS:
-        for key in _TARGETS:
-            if not is_null(document.get((key,))):
-                report.note((key,), f"has no effect here: it is for {' and '.join(REAL_ADVERSARIAL_MODELS)}")
-    if model in ADVERSARIAL_MODELS:
-        _check_adversarial(document, model, report)
-    else:
+    if model in PIXEL_MODELS:
         _check_pixel(document, model, report)
+    else:
+        _check_adversarial(document, model, report)
+    _check_sharpening(document, model, report)
+    _check_each(document, report)
+    _check_ema(document, report)
+    if not is_null(document.get(("train", "gradient_clip"))) and not is_null(document.get(("train", "grad_clip"))):
+        report.problem(("train", "gradient_clip"), "grad_clip says how gradients are clipped too; choose one of them")
+
+
+def note_discriminator_in_tests(document: Document, report: Report) -> None:
+    """Note what a test file says about a discriminator's weights."""
+    for path in _SETTINGS_OF_DISCRIMINATORS:
+        if path[0] == "path" and not is_null(document.get(path)):
+            report.note(path, "has no effect here: testing needs no discriminator")
 
 
 def _check_pixel(document: Document, model: str, report: Report) -> None:
-    for path in _OF_DISCRIMINATORS:
+    for path in _SETTINGS_OF_DISCRIMINATORS:
         if not is_null(document.get(path)):
             report.note(path, f"has no effect here: {model} trains no discriminator")
-    if isinstance(document.get(("train",)), dict) and not any(
-        not is_null(document.get(("train", key))) for key in _LOSSES
-    ):
+    for path in _FOR_ADVERSARIAL:
+        if not is_null(document.get(path)):
+            choice = "choose RealESRGANModel" if path[-1] == "ldl_opt" else f"choose {', '.join(ADVERSARIAL_MODELS)}"
+            report.problem(path, f"{model} trains no discriminator; leave the key out, or {choice} as model_type")
+    if isinstance(document.get(("train",)), Mapping) and not list(_losses(document)):
         report.problem(("train",), 'the key "pixel_opt" is missing, and there is no other loss; expected one')
 
 
 def _check_adversarial(document: Document, model: str, report: Report) -> None:
-    for path in (("network_d",), ("train", "optim_d"), ("train", "gan_opt")):
-        if is_null(document.get(path)):
-            where: KeyPath = path[:-1]
-            report.problem(where, f'the key "{path[-1]}" is missing; {model} trains a discriminator')
-    if model in REAL_ADVERSARIAL_MODELS:
+    has_section = isinstance(document.get(("train",)), Mapping)
+    for path, what in (
+        (("network_d",), "the discriminator, as in {type: UNetDiscriminatorSN, num_in_ch: 3}"),
+        (("train", "optim_d"), "its optimiser, as optim_g"),
+        (("train", "gan_opt"), "its loss, as in {type: GANLoss, gan_type: vanilla, loss_weight: 0.1}"),
+    ):
+        if is_null(document.get(path)) and (has_section or len(path) == 1):
+            report.problem(path[:-1], f'the key "{path[-1]}" is missing; {model} needs {what}')
+    for key, advice in _FOR_PIXEL.items():
+        if not is_null(document.get(("train", key))):
+            report.problem(("train", key), f"is for training without a discriminator, not for {model}; {advice}")
+    if model not in REAL_ADVERSARIAL_MODELS and not is_null(document.get(("train", "ldl_opt"))):
+        names = " or ".join(REAL_ADVERSARIAL_MODELS)
+        report.problem(("train", "ldl_opt"), f"is for {names}, not for {model}; leave it out or change model_type")
+    kind: KeyPath = ("train", "gan_opt", "gan_type")
+    if model in RELATIVISTIC_MODELS and value_of(document, kind, str) == "hinge":
+        problem = f"{model} asks the generator's loss about fake images too, which hinge leaves out; choose vanilla"
+        report.problem(kind, problem)
+    _check_turns(document, report)
+    _check_discriminator(document, report)
+
+
+def _check_turns(document: Document, report: Report) -> None:
+    """The iterations in which the generator is trained."""
+    total = value_of(document, ("train", "total_iter"), int)
+    every = value_of(document, ("train", "net_d_iters"), int, 1)
+    first = value_of(document, ("train", "net_d_init_iters"), int, 0)
+    if total is None or every < 1:
+        return
+    if total // every <= first // every:
+        key = "net_d_init_iters" if first >= total else "net_d_iters"
+        report.note(("train", key), f"network_g is never trained: total_iter is {total:,}")
+
+
+def _check_discriminator(document: Document, report: Report) -> None:
+    """The discriminator has to take the patches that are trained on."""
+    found = Report()
+    options = read_discriminator(document, found)
+    if found.problems or not isinstance(document.get(("network_d",)), Mapping):
+        return
+    try:
+        with torch.device("meta"):
+            network = build_discriminator(options.as_mapping())
+    except InputError as error:
+        report.problem(("network_d",), str(error).removeprefix("network_d "))
+        return
+    if not isinstance(network, Discriminator):
+        return
+    channels = _channels(document)
+    if network.channels != channels:
+        problem = f"expected {channels}, as many channels as the images have, got {network.channels}"
+        report.problem(("network_d", "num_in_ch"), problem)
+    path, size = patch_size(document)
+    problem_of_size = None if size is None else network.check_size(size, size)
+    if problem_of_size is not None:
+        report.problem(path, f"the discriminator cannot take these patches: {problem_of_size}")
+
+
+def patch_size(document: Document) -> tuple[KeyPath, int | None]:
+    """The key that says how large high-resolution patches are, and how large."""
+    own, above = (value_of(document, path, int) for path in (("datasets", "train", "gt_size"), ("gt_size",)))
+    if above is not None and document.get(("datasets", "train", "type")) == "RealESRGANDataset":
+        return ("gt_size",), above
+    return ("datasets", "train", "gt_size"), own
+
+
+def _channels(document: Document) -> int:
+    return 1 if value_of(document, ("datasets", "train", "color"), str) == "y" else 3
+
+
+def _check_sharpening(document: Document, model: str, report: Report) -> None:
+    names = " and ".join(REAL_ADVERSARIAL_MODELS)
+    if model not in REAL_ADVERSARIAL_MODELS:
         for key in _TARGETS:
-            if is_null(document.get((key,))):
-                report.problem((), f'the key "{key}" is missing; expected true or false for {model}')
+            if not is_null(document.get((key,))):
+                report.note((key,), f"has no effect here: it is for {names}")
+        return
+    missing = [key for key in _TARGETS if is_null(document.get((key,)))]
+    if missing:
+        keys = f"the key{'s' if len(missing) > 1 else ''} {', '.join(missing)} {'are' if len(missing) > 1 else 'is'}"
+        meaning = "true or false: whether the target of these losses is sharpened"
+        report.problem((), f"{keys} missing; {model} expects {meaning}")
+    for key in _SHARPEN:
+        if not is_null(document.get((key,))):
+            meaning = f"{model} degrades sharpened images, and {', '.join(_TARGETS)} say which targets are"
+            report.note((key,), f"has no effect here: {meaning}")
+
+
+def _losses(document: Document) -> Iterator[_Loss]:
+    """The losses of the generator."""
+    for key, name in NAMED_LOSSES.items():
+        section = document.get(("train", key))
+        if isinstance(section, Mapping):
+            yield _Loss(("train", key), name, section)
+    listed = document.get(("train", "losses"))
+    for index, section in enumerate(listed if isinstance(listed, list | tuple) else ()):
+        if isinstance(section, Mapping):
+            own = section.get("name")
+            name = log_name(str(section.get("type", ""))) if is_null(own) else str(own)
+            yield _Loss(("train", "losses", index), name, section)
+
+
+def _check_each(document: Document, report: Report) -> None:
+    """Reductions to one number, names that occur once, images that VGG takes."""
+    first: dict[str, KeyPath] = {}
+    for loss in _losses(document):
+        if loss.section.get("reduction") == "none":
+            report.problem((*loss.path, "reduction"), "expected mean or sum to train with, got none")
+        perceptual = loss.section.get("type") in PERCEPTUAL
+        names = (loss.name, *((_STYLE,) if perceptual and loss.path[1] != "losses" else ()))
+        for name in names:
+            if name in first and loss.path[1] == "losses":
+                place = key_text(first[name])
+                advice = f'is called "{name}" in logs, as {place} is; give it another "name"'
+                report.problem((*loss.path, "name"), advice)
+            first.setdefault(name, loss.path)
+        if perceptual and _channels(document) != 3:
+            report.problem(loss.path, "VGG sees images of three channels; datasets.train.color is y")
+
+
+def _check_ema(document: Document, report: Report) -> None:
+    decay = value_of(document, ("train", "ema_decay"), float, 0.0)
+    for key in ("ldl_opt", "mesa_opt"):
+        if not is_null(document.get(("train", key))) and decay <= 0:
+            report.problem(("train", key), "compares with the output of EMA weights; set ema_decay, as in 0.999")

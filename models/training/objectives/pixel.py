@@ -52,6 +52,8 @@ class PixelObjective:
         self.model = state.generator.network if models is None else models["g"]
         self.world = world or World()
         self.guard = guard or FiniteGuard(deferred=False, skip=options.train.nonfinite == "skip")
+        if options.train.pixel_opt is None:
+            raise InputError("train.pixel_opt: the key is missing; expected a loss to train on")
         self.loss = losses.build(options.train.pixel_opt, state.device)
 
     @staticmethod

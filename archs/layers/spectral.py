@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from archs.layers.autocast import without_autocast
+from ops.autocast import without_autocast
 
 EPSILON = 1e-12
 """Vectors shorter than this are divided by it instead of by their length."""

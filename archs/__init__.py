@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,6 +32,12 @@ NETWORKS: Mapping[str, str] = {
     "PFT": "archs.pft:PFT",
 }
 """The published name, as an option file's ``network_g: type`` says it, and where the class is."""
+
+DISCRIMINATORS: Mapping[str, str] = {
+    "UNetDiscriminatorSN": "archs.discriminators:UNetDiscriminatorSN",
+    "VGGStyleDiscriminator": "archs.discriminators:VGGStyleDiscriminator",
+}
+"""The same for ``network_d: type``."""
 
 _RECOGNISERS = (
     "archs.plainusr",
@@ -60,7 +66,27 @@ def network_class(name: str) -> type[nn.Module]:
         return theirs
     if name not in NETWORKS:
         raise InputError(f'unknown network type "{name}"{_hint(name)}')
-    module, _, attribute = NETWORKS[name].partition(":")
+    return _imported(NETWORKS[name])
+
+
+def discriminator_class(name: str) -> type[nn.Module]:
+    """The class of a discriminator by its published name; importing is all it does.
+
+    Raises:
+        InputError: there is no such discriminator.
+    """
+    if name not in DISCRIMINATORS:
+        other = "; it is a network for super-resolution, for network_g" if name in NETWORKS else ""
+        known = f"; known: {', '.join(DISCRIMINATORS)}"
+        raise InputError(
+            f'unknown discriminator type "{name}"{other or near_miss(name, tuple(DISCRIMINATORS)) or known}'
+        )
+    return _imported(DISCRIMINATORS[name])
+
+
+def _imported(place: str) -> type[nn.Module]:
+    """The class at a place such as ``archs.hat:HAT``."""
+    module, _, attribute = place.partition(":")
     found: type[nn.Module] = getattr(importlib.import_module(module), attribute)
     return found
 
@@ -71,17 +97,33 @@ def build_network(opt: Mapping[str, object]) -> nn.Module:
     Raises:
         InputError: the type or a key is unknown, or a value cannot be used; one message lists every mistake.
     """
+    return _build(opt, "network_g", NETWORKS, network_class)
+
+
+def build_discriminator(opt: Mapping[str, object]) -> nn.Module:
+    """A new discriminator from the keys of an option file's ``network_d``; it meets ``archs.contract.Discriminator``.
+
+    Raises:
+        InputError: as :func:`build_network`.
+    """
+    return _build(opt, "network_d", DISCRIMINATORS, discriminator_class)
+
+
+def _build(
+    opt: Mapping[str, object], section: str, known: Mapping[str, str], class_of: Callable[[str], type[nn.Module]]
+) -> nn.Module:
+    """A network of one of the tables, from a section of an option file."""
     name = opt.get("type")
     if not isinstance(name, str):
-        raise InputError(f'network_g: the key "type" must name a network; known: {", ".join(NETWORKS)}')
-    target = network_class(name)
+        raise InputError(f'{section}: the key "type" must name a network; known: {", ".join(known)}')
+    target = class_of(name)
     report = Report()
     arguments = read_arguments({key: value for key, value in opt.items() if key != "type"}, target, report, what=name)
     for key, problem in argument_problems(arguments):
         report.problem((key,), problem)
-    report.raise_problems(f"network_g ({name})")
+    report.raise_problems(f"{section} ({name})")
     try:
-        check_size(name, target, arguments)
+        check_size(name, target, arguments, section)
         network = target(**arguments)
     except InputError:
         raise
@@ -90,7 +132,7 @@ def build_network(opt: Mapping[str, object]) -> nn.Module:
             raise
         # What torch's layers and BasicSR's networks say about sizes that do not fit together.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"network_g ({name}): it cannot be built with these arguments: {reason}") from error
+        raise InputError(f"{section} ({name}): it cannot be built with these arguments: {reason}") from error
     if name.startswith(BASICSR):
         _bridge().describe(network, arguments)
     return network
@@ -98,7 +140,16 @@ def build_network(opt: Mapping[str, object]) -> nn.Module:
 
 def identify(state: Mapping[str, Tensor]) -> dict[str, object] | None:
     """The ``network_g`` that :func:`build_network` needs for these weights; None if they are no network's from here."""
-    for module in _RECOGNISERS:
+    return _identified(state, _RECOGNISERS)
+
+
+def identify_discriminator(state: Mapping[str, Tensor]) -> dict[str, object] | None:
+    """The ``network_d`` of :func:`build_discriminator` for these weights; None if these are no discriminator's."""
+    return _identified(state, ("archs.discriminators",))
+
+
+def _identified(state: Mapping[str, Tensor], recognisers: Sequence[str]) -> dict[str, object] | None:
+    for module in recognisers:
         try:
             found: dict[str, object] = importlib.import_module(module).configuration_from_state(state)
         except (ValueError, LookupError):  # another network's keys (InputError), or other ranks under the same names
@@ -109,6 +160,8 @@ def identify(state: Mapping[str, Tensor]) -> dict[str, object] | None:
 
 def _hint(name: str) -> str:
     """What an unknown network may have meant: one of ours, one of BasicSR, or what there is."""
+    if name in DISCRIMINATORS:
+        return "; it is a discriminator, for network_d"
     installed = importlib.util.find_spec("basicsr") is not None
     names: Sequence[str] = _OF_BASICSR
     if installed:

@@ -1,7 +1,8 @@
 """What a network offers to those who run it: upscaling, tiling, evaluation, loading of weights.
 
 :class:`SRNetwork` writes it down, :class:`BaseNetwork` has the defaults of our networks, and :func:`contract_of` is how
-callers ask: networks from elsewhere, which say less, are completed there and nowhere else.
+callers ask: networks from elsewhere, which say less, are completed there and nowhere else. :class:`Discriminator` is
+what adversarial training asks of the other player.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from archs.layers.size import SizeRule
+from utils.errors import InputError
 
 CHANNELS = 3
 """Image channels of a network that does not say otherwise: R G B."""
@@ -92,6 +94,37 @@ def at_scale(network: nn.Module, scale: float) -> nn.Module:
         raise ValueError(f"{type(network).__name__} is a network for x{own:g}, not for x{scale:g}")
     other: nn.Module = network.at_scale(scale)  # type: ignore[operator]
     return other
+
+
+@runtime_checkable
+class Discriminator(Protocol):
+    """A network that tells real images from made ones: [B, c, h, w] -> logits with B in front, above 0 for real."""
+
+    @property
+    def channels(self) -> int:
+        """c, of the input."""
+
+    def check_size(self, height: int, width: int) -> str | None:
+        """What is wrong with images of this size, in a sentence without its subject's key; None if nothing is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c, h, w] -> logits [B, ...], no sigmoid; a pass in train mode may move buffers."""
+
+
+class BaseDiscriminator(nn.Module):
+    """A base class of our discriminators, which set ``channels`` and say which sizes they take."""
+
+    channels: int
+
+    def check_size(self, height: int, width: int) -> str | None:
+        """What is wrong with images of this size; None if nothing is."""
+        raise NotImplementedError
+
+    def require_size(self, x: Tensor) -> None:
+        """Raise InputError where :meth:`check_size` objects to the images [B, c, H, W]."""
+        problem = self.check_size(*x.shape[-2:])
+        if problem is not None:
+            raise InputError(problem)
 
 
 def contract_of(network: nn.Module) -> SRNetwork:

@@ -38,7 +38,10 @@ LARGEST: Mapping[str, int] = {
 }
 """Argument -> the largest value, of each of its items where it is a list."""
 
-SMALLEST: Mapping[str, float] = {"in_chans": 1, "mlp_ratio": 1 / 64, "exp_ratio": 1 / 64}
+SMALLEST: Mapping[str, float] = {
+    **dict.fromkeys(("in_chans", "num_in_ch", "num_out_ch", "num_feat", "num_grow_ch", "num_block"), 1),
+    **dict.fromkeys(("mlp_ratio", "exp_ratio"), 1 / 64),
+}
 """Arguments whose networks leave it to torch to say that they are too small."""
 
 RATES = ("drop_rate", "attn_drop_rate", "drop_path_rate")
@@ -66,18 +69,21 @@ def argument_problems(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]
             yield key, f"expected at most {MOST_ITEMS} blocks in all, got {number_text(sum(numbers))}"
 
 
-def check_size(name: str, target: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:
+def check_size(
+    name: str, target: Callable[..., nn.Module], arguments: Mapping[str, Any], section: str = "network_g"
+) -> None:
     """Count the parameters of a network that may be too large, before memory is taken for them.
 
     Args:
         name: of the network, for the message.
         target: its constructor.
         arguments: of the constructor.
+        section: of the option file; discriminators, which have few layers, are counted always.
 
     Raises:
         InputError: there are more than anybody trains, or than the memory has room for.
     """
-    if _roughly(arguments) < _ROUGHLY_LARGE:
+    if section == "network_g" and _roughly(arguments) < _ROUGHLY_LARGE:
         return
     with torch.device("meta"):  # shapes without values
         count = sum(parameter.numel() for parameter in target(**arguments).parameters())
@@ -85,7 +91,7 @@ def check_size(name: str, target: Callable[..., nn.Module], arguments: Mapping[s
     if count > MOST_PARAMETERS or (free is not None and 4 * count > free):
         most = f"at most {MOST_PARAMETERS:,}" if count > MOST_PARAMETERS else f"{free:,} bytes are free"
         raise InputError(
-            f"network_g ({name}): {count:,} parameters take {4 * count:,} bytes, too many ({most}); choose smaller "
+            f"{section} ({name}): {count:,} parameters take {4 * count:,} bytes, too many ({most}); choose smaller "
             "widths or fewer blocks"
         )
 

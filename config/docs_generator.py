@@ -281,7 +281,8 @@ def _schema_of(annotation: Any) -> dict[str, Any]:
             if origin is not tuple or Ellipsis in arguments
             else dict.fromkeys(("minItems", "maxItems"), len(arguments))
         )
-        return {"type": "array", "items": _schema_of(arguments[0]), **size}
+        kinds = [_schema_of(argument) for argument in dict.fromkeys(arguments) if argument is not Ellipsis]
+        return {"type": "array", "items": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}, **size}
     if origin in (dict, collections.abc.Mapping):
         return {"type": "object", "additionalProperties": _or_null(_schema_of(arguments[1]))}
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):

@@ -27,6 +27,7 @@ import cv2
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from data.dataset_options import DatasetOptions
 from data.degradations import PairPool
@@ -291,18 +292,27 @@ def _from_workers(
         # As many as the loader makes: what has failed to make them leaves a traceback behind.
         probes: list[object] = [multiprocessing.Queue() for _ in range(workers + 1)]
         del probes
-        results = iter(loader)
+        results = _Results(loader)
     except OSError as error:
+        error.with_traceback(None)  # it would keep the object, and with it those workers that were started
         lacking = _too_small() if error.errno == errno.ENOSPC else _lacking(error)  # the disk has no part in it
         if lacking is None:
             raise
         raise WorkerError(f"{dataset.name}: {lacking}") from error
     if in_main:
         signal.signal(signal.SIGCHLD, handler)
-    return _checked(_patient(results, waiting), collector)
+    return _checked(results, waiting, collector)
 
 
-def _patient(results: Iterator[PixelBatch | _Failure], waiting: Callable[[], None]) -> Iterator[PixelBatch | _Failure]:
+class _Results(_MultiProcessingDataLoaderIter):
+    """PyTorch's iterator over what the workers send, which can dismiss them also where not all could be started."""
+
+    def __init__(self, loader: DataLoader[PixelBatch | _Failure]) -> None:
+        self._workers_status = [True] * loader.num_workers  # else only set when all are started
+        super().__init__(loader)
+
+
+def _patient(results: _Results, waiting: Callable[[], None]) -> Iterator[PixelBatch | _Failure]:
     """The same results; between two attempts to get one, ``waiting`` is called."""
     while True:
         try:
@@ -315,16 +325,16 @@ def _patient(results: Iterator[PixelBatch | _Failure], waiting: Callable[[], Non
             try:
                 waiting()
             except BaseException:
-                for worker in getattr(results, "_workers", ()):  # else each is waited for in turn, five seconds long
+                for worker in results._workers:  # else each is waited for in turn, five seconds long
                     worker.terminate()
                 raise
             continue
         yield result
 
 
-def _checked(results: Iterator[PixelBatch | _Failure], collector: _Collector) -> Iterator[PixelBatch]:
+def _checked(results: _Results, waiting: Callable[[], None], collector: _Collector) -> Iterator[PixelBatch]:
     try:
-        for result in results:
+        for result in _patient(results, waiting):
             if isinstance(result, _Failure):
                 raise result.kind(result.message)
             yield result
@@ -349,7 +359,8 @@ def _checked(results: Iterator[PixelBatch | _Failure], collector: _Collector) ->
             "fewer num_worker_per_gpu; the same file again: remove it"
         ) from error
     finally:
-        del results  # which dismisses the workers; an exception's traceback would keep them waiting
+        # Not left to the end of the object: the traceback of an exception keeps it, and with it the workers.
+        results._shutdown_workers()
 
 
 def _lacking(error: Exception) -> str | None:

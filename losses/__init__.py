@@ -1,4 +1,7 @@
-"""Losses. ``LOSSES`` holds what the key ``type`` of a loss in an option file accepts; ``build`` makes one callable."""
+"""Losses: what the key ``type`` of a loss in an option file accepts, by the place where it stands.
+
+``LOSSES`` compare output and target, ``PERCEPTUAL`` their features, ``ADVERSARIAL`` judge a discriminator's logits.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,25 @@ from collections.abc import Mapping
 
 import torch
 
-from losses.loss import Loss, LossOptions
+from losses.adversarial import AdversarialLoss, GANLoss
+from losses.artefacts import artefact_map
+from losses.loss import Loss, LossOptions, ScheduledOptions, factor_at
+from losses.perceptual import FeatureLoss, PerceptualLossOptions
 from losses.pixel import CharbonnierLoss, L1Loss, MSELoss, PixelLoss
+from losses.spectrum import FFTLoss
+from losses.variation import WeightedTVLoss
+from losses.wavelet import WaveletLoss
 
 LOSSES: Mapping[str, type[LossOptions]] = {
     "L1Loss": L1Loss,
     "MSELoss": MSELoss,
     "CharbonnierLoss": CharbonnierLoss,
+    "WeightedTVLoss": WeightedTVLoss,
+    "FFTLoss": FFTLoss,
+    "WaveletLoss": WaveletLoss,
 }
+PERCEPTUAL: Mapping[str, type[PerceptualLossOptions]] = {"PerceptualLoss": PerceptualLossOptions}
+ADVERSARIAL: Mapping[str, type[GANLoss]] = {"GANLoss": GANLoss}
 
 
 def build(options: LossOptions, device: torch.device) -> Loss:
@@ -21,4 +35,8 @@ def build(options: LossOptions, device: torch.device) -> Loss:
     return options.build(device)
 
 
-__all__ = ["LOSSES", "CharbonnierLoss", "L1Loss", "Loss", "LossOptions", "MSELoss", "PixelLoss", "build"]
+__all__ = [
+    "ADVERSARIAL", "LOSSES", "PERCEPTUAL", "AdversarialLoss", "CharbonnierLoss", "FFTLoss", "FeatureLoss", "GANLoss",
+    "L1Loss", "Loss", "LossOptions", "MSELoss", "PerceptualLossOptions", "PixelLoss", "ScheduledOptions", "WaveletLoss",
+    "WeightedTVLoss", "artefact_map", "build", "factor_at",
+]  # fmt: skip

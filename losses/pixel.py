@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from losses.loss import LossOptions, Reduction
+from losses.loss import LossOptions, Reduction, check_shapes, in_full_precision
 from utils.checked import check_choice
 from utils.typed import option
 
@@ -45,10 +46,9 @@ class PixelLoss:
         Raises:
             ValueError: the shapes differ.
         """
-        if prediction.shape != target.shape:
-            raise ValueError(f"prediction {list(prediction.shape)} and target {list(target.shape)} differ in shape")
-        dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
-        values = self.element(prediction.to(dtype) - target.to(dtype))
+        check_shapes(prediction, target)
+        prediction, target = in_full_precision(prediction, target)
+        values = self.element(prediction - target)
         return self.loss_weight * self._reduce(values, weight)
 
     def _reduce(self, values: Tensor, weight: Tensor | None) -> Tensor:
@@ -67,6 +67,8 @@ class PixelLoss:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelLossOptions(LossOptions):
     """A weight, a reduction, and what to do with the difference of two pixels."""
+
+    pointwise: ClassVar[bool] = True
 
     reduction: Reduction = option("how the per-pixel losses become one number", "mean")
 

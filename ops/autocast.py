@@ -1,9 +1,13 @@
-"""Autocast for operators that it does not know: operands are taken in its type, as those of its own products are."""
+"""Autocast for operators that it does not know: operands are taken in its type, as those of its own products are.
+
+And its opposite, for arithmetic that keeps its types: :func:`without_autocast`.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -25,6 +29,11 @@ def knows_autocast(device: str) -> bool:
 def autocast_is_on(device: str) -> bool:
     """Whether autocast is on for a type of devices."""
     return knows_autocast(device) and torch.is_autocast_enabled(device)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast is off in this context, on devices that know it at all ("meta" does not)."""
+    return torch.autocast(device.type, enabled=False) if knows_autocast(device.type) else nullcontext()
 
 
 def takes_autocast(*operands: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:

@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import json
 import os
+from collections.abc import Container
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,13 +70,16 @@ class Case:
         return network
 
 
-def cases(architecture: str, mode: str | None, *, test_model: bool = False) -> list[ParameterSet]:
+def cases(
+    architecture: str, mode: str | None, *, test_model: bool = False, known: Container[str] = archs.NETWORKS
+) -> list[ParameterSet]:
     """The cases of one mode as parameters of a test, or with None the state-dict contracts; of our networks only.
 
     Args:
         architecture: folder of the cases.
         mode: "eval", "train" or None.
         test_model: those that ran through the code around the network, which pads or cuts into tiles.
+        known: names of networks, without which there is no case.
     """
     shared = os.environ.get("FOCALSR_SHARED")
     if not shared:
@@ -85,7 +89,7 @@ def cases(architecture: str, mode: str | None, *, test_model: bool = False) -> l
     for path in sorted((Path(shared) / "golden" / architecture).glob("*.json")):
         info = json.loads(path.read_text(encoding="utf-8"))
         wanted = path.name.endswith(STATE_ENDING) if mode is None else info.get("mode") == mode
-        if wanted and info["arch"] in archs.NETWORKS and ("test_model" in info) is test_model:
+        if wanted and info["arch"] in known and ("test_model" in info) is test_model:
             found.append(pytest.param(Case(path, info), marks=pytest.mark.shared, id=path.name.removesuffix(".json")))
     return found
 

@@ -212,7 +212,8 @@ def type_name(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(type_name(member) for member in arguments))
     if origin is tuple and Ellipsis not in arguments:
-        return f"a list of {len(arguments)} values, each {type_name(arguments[0])}"
+        kinds = list(dict.fromkeys(map(type_name, arguments)))
+        return f"a list of {len(arguments)} values, {'each ' if len(kinds) == 1 else ''}{' and '.join(kinds)}"
     if origin in (list, tuple, Sequence, collections.abc.Sequence):
         return f"a list, each {type_name(arguments[0])}"
     if origin in (dict, Mapping, collections.abc.Mapping) or dataclasses.is_dataclass(annotation):

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from archs.esc.kernels import DYNAMIC_SIDE, convolve_symmetric, depthwise_by_image, padded_to
-from archs.layers.autocast import without_autocast
 from archs.layers.conv import convolve, pointwise
 from archs.layers.position import bias_by_displacement
 from archs.layers.reflect import crop, reflect_to_multiple
 from archs.layers.window import window_merge, window_partition
 from ops import Memo, gelu_depthwise, linear, window_attention
+from ops.autocast import without_autocast
 from utils.errors import InputError
 
 AttentionType = Literal["auto", "Naive", "SDPA", "Flex"]

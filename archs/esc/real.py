@@ -21,8 +21,9 @@ from archs.esc.kernels import initial_kernel
 from archs.esc.network import IMAGE_CHANNELS, Encoder
 from archs.layers.constants import PublishedConstants
 from archs.layers.conv import convolve, pointwise, to_bhwc
-from archs.layers.reflect import crop, reflect, reflect_to_multiple
+from archs.layers.reflect import crop, reflect_to_multiple
 from archs.layers.upsample import PixelShuffleStages
+from ops.pixels.reflect import reflect
 from utils.errors import InputError
 
 Upsampler = Literal["conv", "pixelshuffledirect", "pixelshuffle", "nearest+conv", "dysample"]

@@ -1,28 +1,16 @@
-"""Images extended by their mirror images, as far as is asked, and cropped again.
+"""Images extended to multiples of a size by their mirror images, and cropped again.
 
 Shapes: B images, H W pixels, C channels.
 """
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from archs.layers.window import Pair
+from ops.pixels.reflect import reflect
 from ops.registry import exporting
-
-
-def reflect(x: Tensor, dim: int, length: int, before: int = 0) -> Tensor:
-    """Extend one axis to ``length``, ``before`` of it at the start, by reflection without repeating the edge.
-
-    As often as it takes: what is longer than the image bounces between its edges. One pixel is repeated.
-    """
-    n = x.shape[dim]
-    if not exporting() and length == n:
-        return x
-    position = (torch.arange(length, device=x.device) - before) % max(2 * n - 2, 1)
-    return x.index_select(dim, torch.where(position < n, position, 2 * n - 2 - position))
 
 
 def reflect_to_multiple(x: Tensor, multiple: int, dims: Pair = (1, 2)) -> Tensor:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from archs.contract import BaseNetwork
-from archs.layers.autocast import without_autocast
 from archs.layers.size import SizeRule
 from archs.plainusr.blocks import (
     Branches,
@@ -25,6 +24,7 @@ from archs.plainusr.blocks import (
     fold_branches,
 )
 from archs.plainusr.folding import folded_tensors
+from ops.autocast import without_autocast
 from utils.errors import InputError
 
 IMAGE_CHANNELS = 3

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from archs.layers.autocast import without_autocast
 from archs.layers.window import Pair
+from ops.autocast import without_autocast
 from ops.cache import cached_constant
 
 

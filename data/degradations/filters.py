@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ops.pixels.reflect import reflect
+
 USM_SIDE, USM_WEIGHT, USM_THRESHOLD = 51, 0.5, 10.0
 
 
 def filter2d(images: Tensor, kernels: Tensor) -> Tensor:
-    """Correlate images with kernels; borders are mirrored without repeating the edge.
+    """Correlate images with kernels; borders are mirrored without repeating the edge, as often as the kernel needs.
 
     Args:
         images: float [B, C, H, W].
@@ -26,7 +28,7 @@ def filter2d(images: Tensor, kernels: Tensor) -> Tensor:
     """
     B, C, H, W = images.shape
     side = kernels.shape[-1]
-    around = functional.pad(images, [side // 2] * 4, mode="reflect")
+    around = _mirrored(images, side // 2)
     weights = kernels.to(images.dtype).expand(B, side, side)
     # One group for each channel of each image: what an image becomes does not depend on its neighbours.
     flat = around.reshape(1, B * C, *around.shape[-2:])
@@ -38,7 +40,7 @@ def usm_sharpen(images: Tensor) -> Tensor:
     """Sharpen where there is structure (unsharp mask): [B, C, H, W] in [0, 1] -> the same, a new tensor.
 
     What differs from its blurred version by more than 10 of 255 levels is moved by half of that difference away from
-    it; the mask that says where is blurred too.
+    it; the mask that says where is blurred too. Borders are mirrored, as often as the blur needs.
     """
     residual = images - _blurred(images)
     mask = (residual.abs() * 255 > USM_THRESHOLD).to(images.dtype)
@@ -51,8 +53,16 @@ def _blurred(images: Tensor) -> Tensor:
     """By a Gaussian of 51 x 51, whose rows and columns separate."""
     B, C, H, W = images.shape
     row = _gaussian_row(images.dtype, str(images.device))
-    flat = functional.pad(images, [USM_SIDE // 2] * 4, mode="reflect").view(B * C, 1, H + USM_SIDE - 1, -1)
+    flat = _mirrored(images, USM_SIDE // 2).view(B * C, 1, H + USM_SIDE - 1, -1)
     return functional.conv2d(functional.conv2d(flat, row[None, None, None]), row[None, None, :, None]).view(B, C, H, W)
+
+
+def _mirrored(images: Tensor, border: int) -> Tensor:
+    """[B, C, H, W] with a border of mirror images, which may be wider than the image: [B, C, H + 2 b, W + 2 b]."""
+    H, W = images.shape[-2:]
+    if border < min(H, W):
+        return functional.pad(images, [border] * 4, mode="reflect")
+    return reflect(reflect(images, -2, H + 2 * border, border), -1, W + 2 * border, border)
 
 
 @functools.lru_cache(maxsize=8)

@@ -19,7 +19,7 @@ from data.degradations.filters import filter2d
 from data.degradations.jpeg import jpeg
 from data.degradations.noise import gaussian_noise, generators, poisson_noise
 from data.degradations.options import DegradationOptions, Stage
-from data.resizing.interpolate import Mode, interpolate
+from data.resizing.interpolate import Mode, interpolate, whole_size
 from data.samples import DegradationDraws
 from utils.seed import random_stream
 
@@ -58,7 +58,7 @@ def degrade(
     if stream.random() < options.second_blur_prob:
         out = filter2d(out, draws.kernels[:, 1])
     factor = draw_factor(second, stream)
-    out = interpolate(out, draw_mode(stream), size=(int(H / scale * factor), int(W / scale * factor)))
+    out = interpolate(out, draw_mode(stream), size=whole_size(H / scale, W / scale, factor))
     out = add_noise(out, draws.uniform[:, 3:5], second, stream.random() < second.gaussian_noise_prob, sources)
     quality = quality_of(draws.uniform[:, 5], second)
     mode = draw_mode(stream)

@@ -19,8 +19,16 @@ Mode = Literal["area", "bilinear", "bicubic"]
 def interpolate(
     images: Tensor, mode: Mode, *, factor: float | None = None, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """[B, C, H, W] resized by a factor or to a size; edges are repeated."""
+    """[B, C, H, W] resized by a factor or to a size; edges are repeated, and at least one pixel is left."""
+    height, width = images.shape[-2:]
+    if factor is not None and min(height, width) * factor < 1:
+        size, factor = whole_size(height, width, factor), None
     return functional.interpolate(images, size=size, scale_factor=factor, mode=mode)
+
+
+def whole_size(height: float, width: float, factor: float) -> tuple[int, int]:
+    """Whole pixels of an image of this size that is resized: rounded down, at least one."""
+    return max(1, int(height * factor)), max(1, int(width * factor))
 
 
 def stretch(image: NDArray[Any], least: int) -> NDArray[np.float32]:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from archs.layers.reflect import reflect
 from archs.layers.size import SizeRule
 from models.inference.tiling import Span, Tiling
+from ops.pixels.reflect import reflect
 
 
 class Tile(NamedTuple):

@@ -15,9 +15,9 @@ from config.network import SCALE_KEYS, read_network
 from config.schema import Pretrained
 from models.weights.entries import HOW_TO_CHOOSE, LISTED, identified_entry
 from models.weights.files import fill, log_loaded, read_checkpoint
-from models.weights.kinds import is_safetensors
 from models.weights.layout import for_inference
 from utils.errors import InputError
+from utils.tensor_files.kinds import is_safetensors
 from utils.typed import Report, fields_of
 from utils.wording import first_few
 

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import get_worker_info
 
 from data.dataset_options import IoBackend
 from data.datasets.paired import PairedImageOptions
@@ -274,18 +275,24 @@ def test_a_batch_that_a_dead_worker_announced_is_reported_with_its_file(folder: 
     assert not multiprocessing.active_children()
 
 
-def deadly(pair: Pair) -> PairPixels:
-    """Reads pairs; the image 3.png kills the process that does."""
-    if pair.gt.name == "3":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return PairPixels(pair.gt.read(), None)
+def deadly(workers: Sequence[int]) -> Callable[[Pair], PairPixels]:
+    """Reads pairs; the image 3.png kills the process that does, if it is one of these workers."""
+
+    def read(pair: Pair) -> PairPixels:
+        worker = get_worker_info()
+        if pair.gt.name == "3" and worker is not None and worker.id in workers:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return PairPixels(pair.gt.read(), None)
+
+    return read
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
-def test_dead_workers_are_reported_with_their_file(folder: Path) -> None:
+@pytest.mark.parametrize("dying", [(0,), (1,), (0, 1)])
+def test_dead_workers_are_reported_with_their_file(folder: Path, dying: Sequence[int]) -> None:
     options = dataset_of(folder, num_worker_per_gpu=2, prefetch_mode="cpu", io_backend=IoBackend(type="disk")).options
     cutter = AnywhereCutter(8, options.augmentation)
-    dataset = PatchDataset(options, 0, options.pairs(deadly), cutter, Downsampled(pil_bicubic, 2))
+    dataset = PatchDataset(options, 0, options.pairs(deadly(dying)), cutter, Downsampled(pil_bicubic, 2))
     batches = train_batches(dataset, options, stop=9)
     with pytest.raises(WorkerError) as caught:
         list(batches)
@@ -330,10 +337,9 @@ def test_errors_in_workers_keep_their_reason(folder: Path, error: Exception, kin
         list(train_batches(dataset, options, stop=9))
     if kind in (WorkerError, FullMemoryError):
         assert "Traceback" not in str(caught.value)
-        assert not multiprocessing.active_children()
     else:
         assert not isinstance(caught.value, WorkerError)
-        caught.value.__traceback__ = None  # which keeps the loader, and its workers
+    assert not multiprocessing.active_children()
 
 
 def test_no_room_for_the_queues_of_workers_is_no_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,6 +349,26 @@ def test_no_room_for_the_queues_of_workers_is_no_full_disk(folder: Path, monkeyp
     monkeypatch.setattr(multiprocessing, "Queue", full)
     with pytest.raises(WorkerError, match=r"^T: /dev/shm.* is too small for them; enlarge it"):
         train_batches(dataset_of(folder), dataset_of(folder, num_worker_per_gpu=1).options, stop=2)
+
+
+def test_workers_that_were_started_before_one_could_not_be_are_dismissed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = multiprocessing.Process.start
+    started: list[multiprocessing.Process] = []
+
+    def second_fails(process: multiprocessing.Process) -> None:
+        if started:
+            raise OSError(errno.EMFILE, "Too many open files")
+        start(process)
+        started.append(process)
+
+    monkeypatch.setattr(multiprocessing.Process, "start", second_fails)
+    with pytest.raises(WorkerError, match="ulimit -n 65536") as caught:
+        train_batches(dataset_of(folder), dataset_of(folder, num_worker_per_gpu=2).options, stop=2)
+    assert started
+    assert not multiprocessing.active_children()
+    assert "WorkerError" in repr(caught)  # the exception is still held here
 
 
 def test_a_worker_whose_main_process_is_gone_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -491,14 +517,10 @@ def test_waiting_for_a_batch_that_does_not_come_can_be_ended(folder: Path, mode:
         if len(asked) == 2:
             raise StopRequested("asked to leave", 143)
 
-    children = set(multiprocessing.active_children())
     batches = train_batches(dataset, whole.options, stop=9, waiting=waiting)
     assert [next(batches).epoch, next(batches).epoch] == [0, 0]
     started = time.monotonic()
     with pytest.raises(StopRequested, match="asked to leave"):
         next(batches)
-    del batches
-    for worker in set(multiprocessing.active_children()) - children:
-        worker.join(10)
-    assert set(multiprocessing.active_children()) <= children
+    assert not multiprocessing.active_children()
     assert time.monotonic() - started < 30  # a hang takes 1,000 seconds

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import ops
-from ops.autocast import autocast_is_on, takes_autocast
+from ops.autocast import autocast_is_on, takes_autocast, without_autocast
 
 
 @takes_autocast("x", "y")
@@ -67,3 +67,12 @@ def test_operators_keep_their_signature_and_documentation(name: str) -> None:
     assert function.__name__ == name
     assert "backend" in inspect.signature(function).parameters
     assert "Under autocast" in function.__doc__ or "as :func:`smm_qmk`" in function.__doc__
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_types_stay_where_autocast_is_left(device: str) -> None:
+    x = torch.ones(2, 2, device=device)
+    with torch.autocast("cpu", torch.bfloat16):
+        with without_autocast(x.device):
+            assert (x @ x).dtype is torch.float32
+        assert (ONES @ ONES).dtype is torch.bfloat16

@@ -27,7 +27,7 @@ from data.degradations.kernels import (
 )
 from data.degradations.noise import gaussian_noise, generators, poisson_noise
 from data.degradations.synthesis import MODES, add_noise, draw_factor, draw_mode, quality_of
-from data.resizing.interpolate import Mode, interpolate
+from data.resizing.interpolate import Mode, interpolate, whole_size
 from data.samples import DegradationDraws
 from tests.data.pictures import noise
 from utils.errors import InputError
@@ -143,6 +143,37 @@ def test_each_image_has_its_own_kernel() -> None:
         assert filter2d(batch[i : i + 1], kernels[i : i + 1])[0].equal(result[i])
 
 
+@pytest.mark.parametrize("size", [(32, 28), (11, 40), (10, 11), (3, 2), (1, 5), (1, 1)])
+def test_borders_of_small_images_are_mirrored_as_often_as_a_kernel_needs(size: tuple[int, int]) -> None:
+    """By hand: what NumPy mirrors, correlated; an image may be smaller than half of the kernel."""
+    batch = images(1, *size).double()
+    kernel = padded(blur_kernel("aniso", 21, 4.0, 2.0, 0.7))
+    around = np.pad(batch[0].numpy(), ((0, 0), (10, 10), (10, 10)), mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(around, (21, 21), axis=(1, 2))
+    expected = np.einsum("chwij,ij->chw", windows, kernel)
+    np.testing.assert_allclose(filter2d(batch, torch.from_numpy(kernel)[None])[0], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(26, 26), (25, 30), (8, 5), (1, 1)])
+def test_small_images_are_sharpened_by_the_definition(size: tuple[int, int]) -> None:
+    """As a blur of 51 x 51 at once, whose border is mirrored by NumPy; from 26 pixels PyTorch mirrors it too."""
+    batch = (images(1, *size, seed=4).double() - 0.5) * 4 + 0.5
+    batch = batch.clamp(0, 1)
+    row = np.exp(-((np.arange(51) - 25) ** 2) / 128)
+    kernel = np.outer(row, row) / row.sum() ** 2
+
+    def blurred(image: np.ndarray) -> np.ndarray:
+        around = np.pad(image, ((0, 0), (25, 25), (25, 25)), mode="reflect")
+        windows = np.lib.stride_tricks.sliding_window_view(around, (51, 51), (1, 2))
+        return np.asarray(np.einsum("chwij,ij->chw", windows, kernel))
+
+    image = batch[0].numpy()
+    residual = image - blurred(image)
+    soft = blurred((np.abs(residual) * 255 > 10).astype(float))
+    expected = soft * np.clip(image + 0.5 * residual, 0, 1) + (1 - soft) * image
+    np.testing.assert_allclose(usm_sharpen(batch)[0], expected, atol=1e-12)
+
+
 def test_sharpening_leaves_flat_places_and_its_argument_alone() -> None:
     flat = torch.full((1, 3, 60, 60), 0.4)
     torch.testing.assert_close(usm_sharpen(flat), flat)
@@ -237,6 +268,8 @@ def test_resizing(mode: Mode) -> None:
     assert interpolate(batch, mode, size=(7, 9)).shape == (1, 3, 7, 9)
     if mode == "area":
         torch.testing.assert_close(interpolate(batch, mode, factor=0.5), functional.avg_pool2d(batch, 2))
+    assert interpolate(batch, mode, factor=0.04).shape == (1, 3, 1, 1)  # 1.2 and 0.96 pixels: never none
+    assert whole_size(30 / 4, 24 / 4, 0.15) == (1, 1)
 
 
 def draws_for(count: int, seed: int = 0) -> DegradationDraws:
@@ -261,6 +294,17 @@ def test_synthesis_is_reproducible_and_does_not_mix_images() -> None:
         assert (alone[0] == result[1]).float().mean() > 0.99
     assert not results[0].equal(results[1])
     assert not degrade(batch, draws_for(3), options, 4, 8, 0).equal(results[0])
+
+
+def test_any_crop_is_degraded_whatever_is_drawn() -> None:
+    """Images that become smaller on the way than half of a kernel, down to one pixel."""
+    options = DegradationOptions(resize_range=(0.05, 1.5), resize_range2=(0.05, 1.2), second_blur_prob=1)
+    for scale, side in ((4, 32), (4, 4), (2, 6), (1, 1)):
+        batch = images(2, side, side)
+        for step in range(25):
+            result = degrade(batch, draws_for(2), options, scale, 7, step)
+            assert result.shape == (2, 3, side // scale, side // scale)
+            assert 0 <= result.min() <= result.max() <= 1
 
 
 def test_a_synthesis_without_noise_is_blur_resize_and_jpeg() -> None:

@@ -14,7 +14,15 @@ from models.distributed import World
 from models.training.finite import FiniteGuard
 from models.training.players import PlayerOptions, generator_options
 from models.training.state import TrainState
-from models.training.step import StepResult, autocast, backward, begin_step, finish_step, without_exchange
+from models.training.step import (
+    StepResult,
+    autocast,
+    backward,
+    begin_step,
+    finish_step,
+    output_of,
+    without_exchange,
+)
 from utils.errors import InputError
 
 
@@ -57,7 +65,8 @@ class PixelObjective:
 
         Args:
             state: mutated: the player's weights, EMA, optimiser and scaler, and the position.
-            batch: lq [B, C, h, w] and its target "gt" [B, C, s*h, s*w] on the state's device.
+            batch: lq [B, C, h, w] and its target "gt" [B, C, s*h, s*w], or of points [B, C, Q, 1]; on the state's
+                device.
 
         Raises:
             InputError: output and ground truth differ in size.
@@ -76,7 +85,7 @@ class PixelObjective:
             # Distributed training exchanges gradients once per batch, after its last micro-batch.
             with without_exchange(self.model, when=done < len(batch)):
                 with autocast(self.options.amp, state.device):
-                    prediction = self.model(part.lq)
+                    prediction = output_of(self.model, part)
                 target = part.targets["gt"]
                 if prediction.shape != target.shape:
                     raise InputError(

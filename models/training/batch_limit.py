@@ -49,9 +49,6 @@ def find_largest_batch(state: TrainState, batch: Batch, options: TrainOptions) -
 
     def fits(count: int) -> bool:
         enough = trial.fits(count)
-        if not enough:
-            for player in state.players.values():
-                player.optimizer.zero_grad(set_to_none=True)  # of an iteration that was cut short
         get_logger().info("batch %d %s", count, "fits" if enough else "does not fit", extra={PASSING: True})
         return enough
 

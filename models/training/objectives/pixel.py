@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 import losses
@@ -14,7 +13,17 @@ from models.distributed import World
 from models.training.finite import FiniteGuard
 from models.training.players import PlayerOptions, generator_options
 from models.training.state import TrainState
-from models.training.step import StepResult, autocast, backward, begin_step, finish_step, without_exchange
+from models.training.step import (
+    StepResult,
+    Sums,
+    autocast,
+    backward,
+    check_output,
+    finish_step,
+    iteration,
+    output_of,
+    without_exchange,
+)
 from utils.errors import InputError
 
 
@@ -45,6 +54,8 @@ class PixelObjective:
         self.model = state.generator.network if models is None else models["g"]
         self.world = world or World()
         self.guard = guard or FiniteGuard(deferred=False, skip=options.train.nonfinite == "skip")
+        if options.train.pixel_opt is None:
+            raise InputError("train.pixel_opt: the key is missing; expected a loss to train on")
         self.loss = losses.build(options.train.pixel_opt, state.device)
 
     @staticmethod
@@ -53,38 +64,34 @@ class PixelObjective:
         return {"g": generator_options(options)}
 
     def step(self, state: TrainState, batch: Batch) -> StepResult:
-        """Forward, loss, backward, optimiser, EMA: ``state`` is one iteration further.
+        """Forward, losses, backward, optimiser, EMA: ``state`` is one iteration further.
 
         Args:
             state: mutated: the player's weights, EMA, optimiser and scaler, and the position.
-            batch: lq [B, C, h, w] and its target "gt" [B, C, s*h, s*w] on the state's device.
+            batch: lq [B, C, h, w] and its target "gt" [B, C, s*h, s*w], or of points [B, C, Q, 1]; on the state's
+                device.
 
         Raises:
             InputError: output and ground truth differ in size.
             NonFiniteLossError: see :func:`models.training.step.finish_step`.
         """
-        begin_step(state.generator, self.options, state.step + 1)
-        terms = {"l_pix": self.world.mean(self._accumulate(state, batch))}
-        return finish_step(state, {"g": state.generator}, terms, batch, self.options, self.guard)
+        with iteration(state, self.options):
+            terms = {"g": self.world.means(self._accumulate(state, batch))}
+            return finish_step(state, terms, batch, self.options, self.guard)
 
-    def _accumulate(self, state: TrainState, batch: Batch) -> Tensor:
+    def _accumulate(self, state: TrainState, batch: Batch) -> dict[str, Tensor]:
         """The loss of a batch, detached, after the gradients of its micro-batches have been added up."""
-        parts: list[Tensor] = []
+        sums = Sums()
         done = 0
         for part in batch.micro_batches(self.options.accumulate):
             done += len(part)
             # Distributed training exchanges gradients once per batch, after its last micro-batch.
             with without_exchange(self.model, when=done < len(batch)):
                 with autocast(self.options.amp, state.device):
-                    prediction = self.model(part.lq)
-                target = part.targets["gt"]
-                if prediction.shape != target.shape:
-                    raise InputError(
-                        f"the network turns {tuple(part.lq.shape)} into {tuple(prediction.shape)}, "
-                        f"but the ground truth is {tuple(target.shape)}; check scale and network_g"
-                    )
+                    output = output_of(self.model, part)
+                check_output(output, part)
                 share = len(part) / len(batch) if self.loss.reduction == "mean" else 1.0
-                loss = self.loss(prediction, target) * share
+                loss = self.loss(output, part.gt) * share
                 backward(loss, state.generator)
-            parts.append(loss.detach())
-        return torch.stack(parts).sum()  # of the loss's own type: float64 for a float64 network
+            sums.add({"l_pix": loss})
+        return sums.values

@@ -195,18 +195,19 @@ def _clip(parameters: Sequence[Tensor], limit: float | None) -> Tensor:
 
 def _move(player: Player, bad: Tensor | None) -> None:
     """The optimiser's step; ``bad`` is a flag on the device that leaves it out."""
-    optimizer = player.optimizer
     if player.scaler is not None:
-        player.scaler.step(optimizer)
+        player.scaler.step(player.optimizer)
         player.scaler.update()
-        return
-    if bad is None:
-        optimizer.step()
-        return
-    # The way in which a gradient scaler tells torch's fused optimisers.
-    fused: Any = optimizer
-    fused.found_inf, fused.grad_scale = bad.float(), None
-    try:
-        optimizer.step()
-    finally:
-        del fused.found_inf, fused.grad_scale
+    elif bad is None:
+        player.optimizer.step()
+    else:
+        # The way in which a gradient scaler tells torch's fused optimisers.
+        fused: Any = player.optimizer
+        fused.found_inf, fused.grad_scale = bad.float(), None
+        try:
+            player.optimizer.step()
+        finally:
+            del fused.found_inf, fused.grad_scale
+    # torch's fused optimisers leave no trace in a parameter's version, by which ops.Memo knows that a value which a
+    # network keeps for passes without gradients has to be computed again.
+    torch.autograd.graph.increment_version(player.tensors.parameters)

@@ -15,9 +15,13 @@ from config.schema import TrainingOptions
 from data.loader import Batch
 from models.training.ema import decay_of, update_ema
 from models.training.finite import FiniteGuard, Suspect
+from models.training.optim import reset_momentum
 from models.training.schedule import learning_rate
 from models.training.state import Player, TrainState
 from utils.errors import InputError
+
+_HALVED_AFTER = 50_000
+"""The iteration after which ``train.gradient_clip`` counts half, whatever ``total_iter`` is."""
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -100,7 +104,7 @@ def finish_step(
     step = state.step + 1
     moved = {name: state.players[name] for name in losses}
     terms = {name: value for own in losses.values() for name, value in own.items()}
-    norms = {name: _clipped_norm(player, options.grad_clip) for name, player in moved.items()}
+    norms = {name: _clipped_norm(player, clip_limit(options, name, step)) for name, player in moved.items()}
     finite = torch.stack([loss.isfinite() for loss in terms.values()]).all()
     for name, player in moved.items():
         if player.scaler is None:  # which expects overflows now and then, and leaves those steps out by itself
@@ -125,6 +129,8 @@ def finish_step(
             player.buffers.put_back(bad)
         if player.ema_tensors is not None:
             update_ema(player.ema_tensors, player.tensors, decay_of(options, state.step))
+    if options.reset_momentum_iter is not None and step % options.reset_momentum_iter == 0:
+        reset_momentum(state.generator.optimizer)
     state.step, state.epoch, state.moving = step, batch.epoch, False
     return StepResult(step, terms, norms, rates)
 
@@ -143,6 +149,16 @@ def without_exchange(model: nn.Module, *, when: bool) -> AbstractContextManager[
 def backward(loss: Tensor, player: Player) -> None:
     """Add the gradient of a loss to a player's, scaled where float16 needs it."""
     (loss if player.scaler is None else player.scaler.scale(loss)).backward()
+
+
+@torch.no_grad()
+def ema_output(state: TrainState, lq: Tensor, options: TrainingOptions) -> Tensor:
+    """What the EMA weights, as they stand before the iteration, make of low-resolution patches [B, C, h, w]."""
+    ema = state.generator.ema
+    assert ema is not None
+    with autocast(options.amp, state.device):
+        output: Tensor = ema(lq)
+    return output
 
 
 def check_output(output: Tensor, batch: Batch) -> None:
@@ -175,6 +191,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, options: TrainingOptions
 def rates_of(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
     """The learning rate of each parameter group."""
     return tuple(group["lr"] for group in optimizer.param_groups)
+
+
+def clip_limit(options: TrainingOptions, player: str, step: int) -> float | None:
+    """The largest norm of a player's gradient in an iteration; None: any.
+
+    ``train.gradient_clip`` is that of ESC's ESRModel, which halves it after a fixed number of iterations.
+    """
+    if player == "d":
+        return options.grad_clip_d
+    halved = None if options.gradient_clip is None else options.gradient_clip / (2 if step > _HALVED_AFTER else 1)
+    limits = [limit for limit in (options.grad_clip, halved) if limit is not None]
+    return min(limits, default=None)
 
 
 def _clipped_norm(player: Player, limit: float | None) -> Tensor:

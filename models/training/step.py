@@ -135,6 +135,12 @@ def finish_step(
     return StepResult(step, terms, norms, rates)
 
 
+def output_of(model: nn.Module, batch: Batch) -> Tensor:
+    """What a generator makes of a batch: images, or the colours of the points that the batch asks for."""
+    output: Tensor = model(batch.lq) if batch.queries is None else model(batch.lq, queries=batch.queries)
+    return output
+
+
 def autocast(amp: str | None, device: torch.device) -> AbstractContextManager[Any]:
     """Automatic mixed precision as ``train.amp`` names it; nothing for None."""
     return contextlib.nullcontext() if amp is None else torch.autocast(device.type, AMP[amp])

@@ -22,8 +22,10 @@ from models.training.step import (
     ema_output,
     finish_step,
     iteration,
+    output_of,
     without_exchange,
 )
+from utils.errors import InputError
 
 
 class PixelObjective:
@@ -68,7 +70,8 @@ class PixelObjective:
 
         Args:
             state: mutated: the player's weights, EMA, optimiser and scaler, and the position.
-            batch: lq [B, C, h, w] and its target "gt" [B, C, s*h, s*w] on the state's device.
+            batch: lq [B, C, h, w] and its target "gt" [B, C, s*h, s*w], or of points [B, C, Q, 1]; on the state's
+                device.
 
         Raises:
             InputError: output and ground truth differ in size.
@@ -94,7 +97,7 @@ class PixelObjective:
             # Distributed training exchanges gradients once per batch, after its last micro-batch.
             with without_exchange(self.model, when=done < len(batch)):
                 with autocast(self.options.amp, state.device):
-                    output = self.model(part.lq)
+                    output = output_of(self.model, part)
                 check_output(output, part)
                 found = self.terms(output, part.targets, average, step, share=len(part) / len(batch))
                 backward(total_of(found, output), state.generator)

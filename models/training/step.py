@@ -158,13 +158,12 @@ def backward(loss: Tensor, player: Player) -> None:
 
 
 @torch.no_grad()
-def ema_output(state: TrainState, lq: Tensor, options: TrainingOptions) -> Tensor:
-    """What the EMA weights, as they stand before the iteration, make of low-resolution patches [B, C, h, w]."""
+def ema_output(state: TrainState, batch: Batch, options: TrainingOptions) -> Tensor:
+    """What the EMA weights, as they stand before the iteration, make of a batch."""
     ema = state.generator.ema
     assert ema is not None
     with autocast(options.amp, state.device):
-        output: Tensor = ema(lq)
-    return output
+        return output_of(ema, batch)
 
 
 def check_output(output: Tensor, batch: Batch) -> None:

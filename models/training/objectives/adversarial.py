@@ -33,6 +33,7 @@ from models.training.step import (
     ema_output,
     finish_step,
     iteration,
+    output_of,
     without_exchange,
 )
 from utils.errors import InputError
@@ -150,7 +151,7 @@ class AdversarialObjective:
                 last = number == len(parts) - 1
                 with without_exchange(self.generator, when=not last):
                     with autocast(self.options.amp, state.device):
-                        output = self.generator(part.lq)
+                        output = output_of(self.generator, part)
                     check_output(output, part)
                     fakes.append(output.detach())
                     if moves:
@@ -161,7 +162,7 @@ class AdversarialObjective:
     def _teach(self, state: TrainState, output: Tensor, part: Batch, share: float) -> dict[str, Tensor]:
         """The generator's losses of a micro-batch, after its gradients have been added to the generator's."""
         step, player = state.step + 1, state.generator
-        average = ema_output(state, part.lq, self.options) if self.terms.needs_ema(step) else None
+        average = ema_output(state, part, self.options) if self.terms.needs_ema(step) else None
         # Gradients are collected at the output: what a loss keeps for them is gone before the next one begins.
         image = output.detach().to(torch.promote_types(output.dtype, torch.float32)).requires_grad_()
         found = self.terms(image, part.targets, average, step, share=share)

@@ -25,7 +25,6 @@ from models.training.step import (
     output_of,
     without_exchange,
 )
-from utils.errors import InputError
 
 
 class PixelObjective:
@@ -93,7 +92,7 @@ class PixelObjective:
         done = 0
         for part in batch.micro_batches(self.options.accumulate):
             done += len(part)
-            average = ema_output(state, part.lq, self.options) if self.terms.needs_ema(step) else None
+            average = ema_output(state, part, self.options) if self.terms.needs_ema(step) else None
             # Distributed training exchanges gradients once per batch, after its last micro-batch.
             with without_exchange(self.model, when=done < len(batch)):
                 with autocast(self.options.amp, state.device):

@@ -11,6 +11,7 @@ from archs import build_discriminator
 from archs.contract import Discriminator
 from config.document import Document
 from config.network import read_discriminator
+from config.optimizers import OPTIMIZERS
 from config.schema import ADVERSARIAL_MODELS, MODEL_TYPES, PIXEL_MODELS, REAL_ADVERSARIAL_MODELS, RELATIVISTIC_MODELS
 from config.terms import log_name
 from config.training_checks import value_of
@@ -32,13 +33,6 @@ _SETTINGS_OF_DISCRIMINATORS: tuple[KeyPath, ...] = (
     *(("path", key) for key in ("pretrain_network_d", "param_key_d", "strict_load_d")),
 )
 _FOR_ADVERSARIAL: tuple[KeyPath, ...] = (("network_d",), ("train", "gan_opt"), ("train", "ldl_opt"))
-_FOR_PIXEL: Mapping[str, str] = {
-    "wave_opt": 'add the loss to the list "losses"',
-    "fft_opt": 'add the loss to the list "losses"',
-    "mesa_opt": "ldl_opt is the loss that uses EMA weights there",
-    "gradient_clip": "use grad_clip, and grad_clip_d for network_d",
-    "reset_momentum_iter": "leave it out",
-}
 
 
 class _Loss(NamedTuple):
@@ -63,6 +57,7 @@ def check_losses(document: Document, report: Report) -> None:
     _check_ema(document, report)
     if not is_null(document.get(("train", "gradient_clip"))) and not is_null(document.get(("train", "grad_clip"))):
         report.problem(("train", "gradient_clip"), "grad_clip says how gradients are clipped too; choose one of them")
+    _check_reset(document, report)
 
 
 def note_discriminator_in_tests(document: Document, report: Report) -> None:
@@ -93,9 +88,6 @@ def _check_adversarial(document: Document, model: str, report: Report) -> None:
     ):
         if is_null(document.get(path)) and (has_section or len(path) == 1):
             report.problem(path[:-1], f'the key "{path[-1]}" is missing; {model} needs {what}')
-    for key, advice in _FOR_PIXEL.items():
-        if not is_null(document.get(("train", key))):
-            report.problem(("train", key), f"is for training without a discriminator, not for {model}; {advice}")
     if model not in REAL_ADVERSARIAL_MODELS and not is_null(document.get(("train", "ldl_opt"))):
         names = " or ".join(REAL_ADVERSARIAL_MODELS)
         report.problem(("train", "ldl_opt"), f"is for {names}, not for {model}; leave it out or change model_type")
@@ -103,6 +95,10 @@ def _check_adversarial(document: Document, model: str, report: Report) -> None:
     if model in RELATIVISTIC_MODELS and value_of(document, kind, str) == "hinge":
         problem = f"{model} asks the generator's loss about fake images too, which hinge leaves out; choose vanilla"
         report.problem(kind, problem)
+    if model in RELATIVISTIC_MODELS and value_of(document, ("train", "accumulate"), int, 1) > 1:
+        problem = f"{model} compares each image with the mean of the whole batch, which micro-batches do not know"
+        advice = "leave the key out, or save memory by checkpoint_activations or amp"
+        report.problem(("train", "accumulate"), f"{problem}; {advice}")
     _check_turns(document, report)
     _check_discriminator(document, report)
 
@@ -194,15 +190,23 @@ def _check_each(document: Document, report: Report) -> None:
         if loss.section.get("reduction") == "none":
             report.problem((*loss.path, "reduction"), "expected mean or sum to train with, got none")
         perceptual = loss.section.get("type") in PERCEPTUAL
-        names = (loss.name, *((_STYLE,) if perceptual and loss.path[1] != "losses" else ()))
-        for name in names:
-            if name in first and loss.path[1] == "losses":
+        listed = loss.path[1] == "losses"
+        style = [f"{loss.name}_{_STYLE}" if listed else _STYLE] if perceptual else []
+        for name in (loss.name, *style):
+            if name in first and listed:
                 place = key_text(first[name])
                 advice = f'is called "{name}" in logs, as {place} is; give it another "name"'
                 report.problem((*loss.path, "name"), advice)
             first.setdefault(name, loss.path)
         if perceptual and _channels(document) != 3:
             report.problem(loss.path, "VGG sees images of three channels; datasets.train.color is y")
+
+
+def _check_reset(document: Document, report: Report) -> None:
+    kind = value_of(document, ("train", "optim_g", "type"), str)
+    if not is_null(document.get(("train", "reset_momentum_iter"))) and kind in set(OPTIMIZERS) - {"Adam", "AdamW"}:
+        problem = f"{kind} keeps other moments; leave the key out, or choose Adam or AdamW as optim_g"
+        report.problem(("train", "reset_momentum_iter"), problem)
 
 
 def _check_ema(document: Document, report: Report) -> None:

@@ -41,6 +41,7 @@ train:
   gan_opt: {type: GANLoss, gan_type: vanilla, loss_weight: 0.1}
 """
 PAIRS = "datasets:train={name: T, type: PairedImageDataset, dataroot_gt: g, gt_size: 64, batch_size_per_gpu: 5}"
+UNFLAGGED = [f"{key}_gt_usm=~" for key in ("l1", "percep", "gan")]
 PERCEPTUAL = "{type: PerceptualLoss, layer_weights: {conv1_2: 1}}"
 
 
@@ -112,6 +113,10 @@ def test_flags_are_booleans_as_everywhere(tmp_path: Path) -> None:
         (["train:losses=[{type: L1Loss, name: a b}]"], "train.losses[0]: name: expected letters, digits and _, got"),
         (["train:losses=[{type: FFTLoss}, {type: FFTLoss}]"], 'is called "fft" in logs, as train.losses[0] is; give'),
         (["train:losses=[{type: L1Loss, name: pix}]"], 'is called "pix" in logs, as train.pixel_opt is; give it anot'),
+        (
+            [f"train:perceptual_opt={PERCEPTUAL}", "train:losses=[{type: L1Loss, name: style}]"],
+            'is called "style" in logs, as train.perceptual_opt is; give it another "name"',
+        ),
         (["train:losses=[{type: L1Loss, target: lq}]"], "train.losses[0].target: expected one of gt, gt_usm, got"),
         (["train:losses=[{type: LPIPS}]"], 'train.losses[0].type: unknown loss "LPIPS"; known: L1Loss, MSELoss, '),
         (["train:mesa_opt={type: L1Loss, start_ratio: 2}", "train:ema_decay=0.9"], "start_ratio: expected at most 1"),
@@ -128,16 +133,19 @@ def test_losses_of_a_pixel_model_that_cannot_be(tmp_path: Path, edits: Sequence[
 @pytest.mark.parametrize(
     ("edits", "message"),
     [
-        (["train:wave_opt={type: L1Loss}"], "train:wave_opt: is for training without a discriminator, not for RealES"),
-        (["train:gradient_clip=1"], "use grad_clip, and grad_clip_d for network_d"),
+        (["train:reset_momentum_iter=5", "train:optim_g:type=SGD"], "train:reset_momentum_iter: SGD keeps other mome"),
         (["train:ldl_opt={type: L1Loss}", "train:ema_decay=0"], "train:ldl_opt: compares with the output of EMA wei"),
         (
-            ["model_type=SRGANModel", "train:ldl_opt={type: L1Loss}"],
+            [*UNFLAGGED, "model_type=SRGANModel", "train:ldl_opt={type: L1Loss}"],
             "is for RealHATGANModel or RealESRGANModel, not for SRGANModel; leave it out or change model_type",
         ),
         (
-            ["model_type=ESRGANModel", "train:gan_opt:gan_type=hinge"],
+            [*UNFLAGGED, "model_type=ESRGANModel", "train:gan_opt:gan_type=hinge"],
             "ESRGANModel asks the generator's loss about fake images too, which hinge leaves out; choose vanilla",
+        ),
+        (
+            [*UNFLAGGED, "model_type=ESRGANModel", "train:accumulate=2"],
+            "train:accumulate: ESRGANModel compares each image with the mean of the whole batch, which micro-batches ",
         ),
         (["train:net_d_iters=0"], "train:net_d_iters: expected at least 1, got 0"),
         (["train:net_d_init_iters=-1"], "train:net_d_init_iters: expected at least 0, got -1"),
@@ -169,11 +177,7 @@ def test_the_default_pool_is_blamed_where_the_batch_does_not_divide_it(tmp_path:
 
 def test_hinge_is_for_discriminators_that_judge_single_images(tmp_path: Path) -> None:
     assert read(tmp_path, "train:gan_opt:gan_type=hinge").train.gan_opt is not None
-    assert read(tmp_path, *unflagged("ESRGANModel"), "train:gan_opt:gan_type=wgan").relativistic
-
-
-def unflagged(model: str) -> list[str]:
-    return [f"model_type={model}", *(f"{key}_gt_usm=~" for key in ("l1", "percep", "gan"))]
+    assert read(tmp_path, *UNFLAGGED, "model_type=ESRGANModel", "train:gan_opt:gan_type=wgan").relativistic
 
 
 @pytest.mark.parametrize("edit", ["train:net_d_init_iters=100", "train:net_d_iters=101"])
@@ -202,7 +206,7 @@ def test_what_is_degraded_is_sharpened_and_targets_are_not_yet(tmp_path: Path, m
     found = read(tmp_path, f"model_type={model}").degradations
     assert found is not None
     assert (found.lq_usm, found.gt_usm) == (True, False)
-    other = read(tmp_path, *unflagged("SRGANModel")).degradations
+    other = read(tmp_path, *UNFLAGGED, "model_type=SRGANModel").degradations
     assert other is not None
     assert (other.lq_usm, other.gt_usm) == (False, False)
 

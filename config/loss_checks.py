@@ -13,12 +13,12 @@ from config.document import Document
 from config.network import read_discriminator
 from config.optimizers import OPTIMIZERS
 from config.schema import ADVERSARIAL_MODELS, MODEL_TYPES, PIXEL_MODELS, REAL_ADVERSARIAL_MODELS, RELATIVISTIC_MODELS
-from config.terms import log_name
+from config.terms import AnyNamed, AnyPerceptual, log_name
 from config.training_checks import value_of
-from losses import PERCEPTUAL
+from losses import PERCEPTUAL, PerceptualLossOptions
 from utils.errors import InputError
 from utils.scalars import is_null
-from utils.typed import KeyPath, Report, key_text
+from utils.typed import KeyPath, Report, key_text, read
 
 # The keys of section train that hold a loss -> what the loss is called in logs.
 NAMED_LOSSES: Mapping[str, str] = {
@@ -198,8 +198,27 @@ def _check_each(document: Document, report: Report) -> None:
                 advice = f'is called "{name}" in logs, as {place} is; give it another "name"'
                 report.problem((*loss.path, "name"), advice)
             first.setdefault(name, loss.path)
-        if perceptual and _channels(document) != 3:
-            report.problem(loss.path, "VGG sees images of three channels; datasets.train.color is y")
+        if perceptual:
+            _check_perceptual(document, loss, report)
+
+
+def _check_perceptual(document: Document, loss: _Loss, report: Report) -> None:
+    """The network that computes features takes images of three channels that are not too small."""
+    options = read(loss.section, AnyNamed if loss.path[1] == "losses" else AnyPerceptual, Report())
+    if not isinstance(options, PerceptualLossOptions):
+        return
+    if _channels(document) != 3:
+        report.problem(loss.path, f"{options.vgg_type} sees images of three channels; datasets.train.color is y")
+    path, size = patch_size(document)
+    if size is not None and size < options.smallest:
+        layers = ", ".join(options.layers)
+        problem = f"expected at least {options.smallest} for {key_text(loss.path)}.layer_weights ({layers}), got {size}"
+        report.problem(path, problem)
+    if not options.mean_over_images and value_of(document, ("train", "accumulate"), int, 1) > 1:
+        problem = (
+            "fro is the norm of the whole batch, which micro-batches (train.accumulate) do not know; choose l1 or l2"
+        )
+        report.problem((*loss.path, "criterion"), f"{problem}; choose l1 or l2")
 
 
 def _check_reset(document: Document, report: Report) -> None:

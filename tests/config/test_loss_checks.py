@@ -11,35 +11,8 @@ import config
 from config.schema import ADVERSARIAL_MODELS, MODEL_TYPES, PIXEL_MODELS, TrainOptions
 from data import RealESRGANOptions
 from losses import FFTLoss, LossOptions, PerceptualLossOptions
-from tests.config.files import TEST, TRAIN, mistakes, write
+from tests.config.files import GAN, TEST, TRAIN, mistakes, write
 
-GAN = """\
-name: exp
-model_type: RealESRGANModel
-scale: 4
-num_gpu: 0
-l1_gt_usm: true
-percep_gt_usm: yes
-gan_gt_usm: false
-gt_size: 64
-datasets:
-  train:
-    name: T
-    type: RealESRGANDataset
-    dataroot_gt: d/gt
-    gt_size: 64
-    batch_size_per_gpu: 12
-network_g: {type: PlainUSR_ultra, scale: 4}
-network_d: {type: UNetDiscriminatorSN, num_in_ch: 3, num_feat: 4}
-train:
-  ema_decay: 0.9
-  optim_g: {type: Adam, lr: 1e-4}
-  optim_d: {type: Adam, lr: 2e-4}
-  scheduler: {type: MultiStepLR, milestones: [50]}
-  total_iter: 100
-  pixel_opt: {type: L1Loss}
-  gan_opt: {type: GANLoss, gan_type: vanilla, loss_weight: 0.1}
-"""
 PAIRS = "datasets:train={name: T, type: PairedImageDataset, dataroot_gt: g, gt_size: 64, batch_size_per_gpu: 5}"
 UNFLAGGED = [f"{key}_gt_usm=~" for key in ("l1", "percep", "gan")]
 PERCEPTUAL = "{type: PerceptualLoss, layer_weights: {conv1_2: 1}}"
@@ -122,7 +95,18 @@ def test_flags_are_booleans_as_everywhere(tmp_path: Path) -> None:
         (["train:mesa_opt={type: L1Loss, start_ratio: 2}", "train:ema_decay=0.9"], "start_ratio: expected at most 1"),
         (
             [f"train:perceptual_opt={PERCEPTUAL}", "datasets:train:color=y"],
-            "train:perceptual_opt: VGG sees images of three channels; datasets.train.color is y",
+            "train:perceptual_opt: vgg19 sees images of three channels; datasets.train.color is y",
+        ),
+        (
+            [
+                "train:losses=[{type: PerceptualLoss, layer_weights: {conv5_4: 1, conv1_2: 1}}]",
+                "datasets:train:gt_size=14",
+            ],
+            "gt_size: expected at least 16 for train.losses[0].layer_weights (conv5_4, conv1_2), got 14",
+        ),
+        (
+            [f"train:perceptual_opt={PERCEPTUAL[:-1]}, criterion: fro}}", "train:accumulate=2"],
+            "criterion: fro is the norm of the whole batch, which micro-batches (train.accumulate) do not know; choose",
         ),
     ],
 )

@@ -189,7 +189,7 @@ def _check_each(document: Document, report: Report) -> None:
     for loss in _losses(document):
         if loss.section.get("reduction") == "none":
             report.problem((*loss.path, "reduction"), "expected mean or sum to train with, got none")
-        perceptual = loss.section.get("type") in PERCEPTUAL
+        perceptual = str(loss.section.get("type")) in PERCEPTUAL
         listed = loss.path[1] == "losses"
         style = [f"{loss.name}_{_STYLE}" if listed else _STYLE] if perceptual else []
         for name in (loss.name, *style):

@@ -8,7 +8,7 @@ what adversarial training asks of the other player.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -64,6 +64,8 @@ class BaseNetwork(nn.Module):
     receptive_radius: int | None
     channels: int = CHANNELS
     window_size: int | None = None
+    takes_queries: ClassVar[bool] = False
+    """Whether it is for any scale: ``forward`` takes ``output_size`` and ``queries``, and there is ``at_scale``."""
 
     def for_inference(self) -> nn.Module:
         """The network itself: it has one form only."""
@@ -72,6 +74,26 @@ class BaseNetwork(nn.Module):
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state dict as it is: nothing in it depends on the scale."""
         return dict(state)
+
+
+def for_any_scale(network: type) -> bool:
+    """Whether networks of a class are for any scale; networks from elsewhere are not."""
+    return bool(getattr(network, "takes_queries", False))
+
+
+def at_scale(network: nn.Module, scale: float) -> nn.Module:
+    """The network for images of a scale: itself where that is its own, else a view of one for any scale.
+
+    Raises:
+        ValueError: it is for one scale only, and that is another one.
+    """
+    own = contract_of(network).scale
+    if own == scale:
+        return network
+    if not for_any_scale(type(network)):
+        raise ValueError(f"{type(network).__name__} is a network for x{own:g}, not for x{scale:g}")
+    other: nn.Module = network.at_scale(scale)  # type: ignore[operator]
+    return other
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from config.document import Document
+from config.loss_checks import check_losses
 from config.published import variants
 from config.schedulers import SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
 from config.schema import MODEL_TYPES
@@ -26,30 +27,16 @@ from utils.wording import shortened
 
 Mode = Literal["train", "test"]
 
-_ADVERSARIAL = "adversarial training is not supported"
 _FILMS = "it works on sequences of frames; here networks see single images"
 UNSUPPORTED_MODEL_TYPES = {
-    "RealHATGANModel": _ADVERSARIAL,
-    "RealESRGANModel": _ADVERSARIAL,
-    "ESRGANModel": _ADVERSARIAL,
-    "SRGANModel": _ADVERSARIAL,
     **dict.fromkeys(("VideoBaseModel", "VideoRecurrentModel", "EDVRModel"), _FILMS),
     **dict.fromkeys(("VideoGANModel", "VideoRecurrentGANModel"), _FILMS),
 }
 
 # Keys of published files that change what is trained or measured: ignoring them would give other numbers silently.
 UNSUPPORTED_KEYS: Mapping[KeyPath, str] = {
-    ("network_d",): _ADVERSARIAL,
-    ("train", "gan_opt"): _ADVERSARIAL,
-    ("train", "ldl_opt"): _ADVERSARIAL,
-    ("train", "perceptual_opt"): "perceptual losses are not supported; train with pixel_opt",
-    ("train", "wave_opt"): "wavelet losses are not supported; train with pixel_opt",
-    ("train", "mesa_opt"): "the loss between network and EMA is not supported; train with pixel_opt",
-    ("train", "fft_opt"): "losses on Fourier coefficients are not supported; train with pixel_opt",
     ("train", "mixing_augs"): "mixing the images of a batch (mixup) is not supported",
     ("train", "use_grad_clip"): "it clips the gradient to a norm of 0.01, which is grad_clip: 0.01 here",
-    ("train", "reset_momentum_iter"): "resetting the optimiser is not supported",
-    ("train", "gradient_clip"): "the largest norm of the gradient is called grad_clip here",
     ("path", "pretrain_model_g"): "early BasicSR's name of pretrain_network_g",
     ("use_amp",): 'mixed precision is asked for by "train: amp: fp16" (or bf16) here',
     ("use_ema",): 'choose the EMA weights by "path: param_key_g: params_ema"',
@@ -92,6 +79,7 @@ def check(document: Document, mode: Mode, report: Report, *, debug: bool = False
         _check_validation(document, report)
         _check_schedule(document, report)
         check_training(document, report, debug=debug)
+        check_losses(document, report)
         if is_set(document.get(("published",))):
             report.note(("published",), "has no effect here: it is for test files")
         if value_of(document, ("train", "pixel_opt", "reduction"), str) == "none":

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from archs import NETWORKS, network_class
 from config.bases import KEY as BASE
 from config.checks import UNSUPPORTED_KEYS, UNSUPPORTED_MODEL_TYPES
 from config.describe import markers, to_plain
-from config.schema import MODEL_TYPES, NetworkOptions, Options, TestOptions, TrainOptions
+from config.schema import MODEL_TYPES, Networks, Options, TestOptions, TrainOptions
+from config.terms import Origin
 from utils.typed import Field, fields_of, key_text, number_text, type_name
 
 _INTRODUCTION = """\
@@ -81,8 +81,11 @@ class Section(NamedTuple):
 def markdown() -> str:
     """The page ``docs/options.md``."""
     parts = [_INTRODUCTION]
-    for section in sections():
-        parts.append("\n".join([f"## {_title(section)}", "", _summary(section.target), "", *_table(section.target)]))
+    groups: dict[tuple[tuple[str, ...], Any], list[str]] = {}  # what is the same at several places is said once
+    for path, types_, target in sections():
+        groups.setdefault((types_, target), []).append(path)
+    for (types_, target), paths in groups.items():
+        parts.append("\n".join([f"## {_title(paths, types_)}", "", _summary(target), "", *_table(target)]))
     parts.append("\n".join(["## Accepted without effect", "", *_ignored_table()]))
     parts.append("\n".join(["## Not supported", "", *_unsupported_table()]))
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
@@ -127,17 +130,15 @@ def sections() -> Iterator[Section]:
 
 def _inner_sections(path: str, target: Callable[..., Any]) -> Iterator[Section]:
     for name, field in fields_of(target).items():
-        here = f"{path}.{name}" if path else name
-        if field.annotation is NetworkOptions:
-            yield from _network_sections(here)
-        else:
-            yield from _sections_of(here, field.annotation)
+        yield from _sections_of(f"{path}.{name}" if path else name, field.annotation)
 
 
 def _sections_of(path: str, annotation: Any) -> Iterator[Section]:
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         yield Section(path, (), annotation)
         yield from _inner_sections(path, annotation)
+    elif networks := _networks(annotation):
+        yield from _network_sections(path, networks)
     elif marker := next(markers(annotation), None) if get_origin(annotation) is typing.Annotated else None:
         for kind, names in _names_by_class(marker.table()).items():
             yield Section(path, names, kind)
@@ -149,27 +150,35 @@ def _sections_of(path: str, annotation: Any) -> Iterator[Section]:
             yield from _sections_of(path, member)
 
 
-def _network_sections(path: str) -> Iterator[Section]:
+def _networks(annotation: Any) -> Networks | None:
+    """The networks that a section may name, where it describes one."""
+    return next((part for part in get_args(annotation) if isinstance(part, Networks)), None)
+
+
+def _network_sections(path: str, networks: Networks) -> Iterator[Section]:
     """Networks that take the same arguments share a section."""
     groups: dict[str, list[str]] = {}
-    for name in NETWORKS:
-        groups.setdefault("\n".join(_table(network_class(name))), []).append(name)
+    for name in networks.names:
+        groups.setdefault("\n".join(_table(networks.find(name))), []).append(name)
     for names in groups.values():
-        yield Section(path, tuple(names), network_class(names[0]))
+        yield Section(path, tuple(names), networks.find(names[0]))
 
 
 def _names_by_class(table: Mapping[str, type]) -> dict[type, tuple[str, ...]]:
     result: dict[type, tuple[str, ...]] = {}
     for name, kind in table.items():
-        result[kind] = (*result.get(kind, ()), name)
+        # Of a term of the losses, the keys beside those of the loss itself, which have sections of their own.
+        origin = getattr(kind, "ORIGIN", None)
+        own = origin.beside if isinstance(origin, Origin) else kind
+        result[own] = (*result.get(own, ()), name)
     return result
 
 
-def _title(section: Section) -> str:
-    if not section.path:
+def _title(paths: Sequence[str], types_: Sequence[str]) -> str:
+    if paths == [""]:
         return "Top level"
-    names = ", ".join(f"`{name}`" for name in section.types)
-    return f"`{section.path}`" + (f" of type {names}" if names else "")
+    where, names = (", ".join(f"`{name}`" for name in listed) for listed in (paths, types_))
+    return where + (f" of type {names}" if names else "")
 
 
 def _summary(target: Callable[..., Any]) -> str:
@@ -266,14 +275,18 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _schema_of(annotation: Any) -> dict[str, Any]:
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if annotation is NetworkOptions:
-        return _variants_schema({name: network_class(name) for name in NETWORKS})
+    if networks := _networks(annotation):
+        return _variants_schema({name: networks.find(name) for name in networks.names})
     if origin is typing.Annotated:
         marker = next(markers(annotation), None)
         return _variants_schema(marker.table(), marker.default_type) if marker else _schema_of(arguments[0])
     if origin is Literal:
         return {"enum": list(arguments)}
     if origin in (Union, types.UnionType):
+        members = [member for member in arguments if member is not type(None)]
+        inner = _schema_of(members[0])
+        if len(members) == 1 and inner.get("type") == "object":
+            return _or_null(inner)
         return {"anyOf": [_schema_of(member) for member in arguments]}
     if origin in (list, tuple, collections.abc.Sequence):
         size = (

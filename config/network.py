@@ -1,11 +1,11 @@
-"""The section ``network_g``: the constructor of the network says what it may hold."""
+"""The sections ``network_g`` and ``network_d``: the constructor of the network says what they may hold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from archs import NETWORKS, network_class
+from archs import NETWORKS, discriminator_class, network_class
 from archs.limits import argument_problems
 from config.document import Document
 from config.schema import NetworkOptions
@@ -17,7 +17,18 @@ SCALE_KEYS = ("scale", "upscale", "upscaling_factor")  # what networks call the 
 
 def read_network(document: Document, report: Report) -> Any:
     """``network_g``, its arguments checked against the constructor of the network that ``type`` names."""
-    path: KeyPath = ("network_g",)
+    found = _read_section(document, ("network_g",), network_class, report)
+    if isinstance(found, NetworkOptions) and found.type:
+        _check_scale(document, found.type, network_class(found.type), found.arguments, report)
+    return found
+
+
+def read_discriminator(document: Document, report: Report) -> Any:
+    """``network_d``, its arguments checked likewise."""
+    return _read_section(document, ("network_d",), discriminator_class, report)
+
+
+def _read_section(document: Document, path: KeyPath, find: Callable[[str], type], report: Report) -> Any:
     section = document.get(path)
     if not isinstance(section, Mapping):
         return section  # typed reading reports it
@@ -28,14 +39,13 @@ def read_network(document: Document, report: Report) -> Any:
         return NetworkOptions("", {})
     arguments = {key: value for key, value in section.items() if key != "type"}
     try:
-        network = network_class(name)
+        network = find(name)
     except InputError as error:
         report.problem((*path, "type"), str(error))
-        return NetworkOptions(name, arguments)
+        return NetworkOptions("", arguments)
     values = read_arguments(arguments, network, report, path, name)
     for key, problem in argument_problems(values):
         report.problem((*path, key), problem)
-    _check_scale(document, name, network, values, report)
     return NetworkOptions(name, values)
 
 

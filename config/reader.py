@@ -13,9 +13,9 @@ import torch
 from config.bases import load
 from config.checks import UNSUPPORTED_KEYS, Mode, check, check_kind
 from config.document import Document, Mistake
-from config.network import read_network, scale_edits
+from config.network import read_discriminator, read_network, scale_edits
 from config.overrides import apply_overrides
-from config.schema import RUN_FOLDERS, Options, TestOptions, TrainOptions
+from config.schema import PIXEL_MODELS, RUN_FOLDERS, Options, TestOptions, TrainOptions
 from utils.errors import InputError
 from utils.scalars import is_null
 from utils.suggest import near_miss
@@ -140,6 +140,8 @@ def _read_document(document: Document, kind: type[AnyOptions], report: Report) -
     """The document as options; after a problem, what is returned is not to be used."""
     mapping = _without(document.value, UNSUPPORTED_KEYS)
     mapping = _without(mapping, [path for path in _NULL_MEANS_ABSENT if is_null(document.get(path))])
+    if str(mapping.get("model_type")) in PIXEL_MODELS:
+        mapping = _without(mapping, [("train", "optim_d")])  # without effect, whatever it says
     if isinstance(mapping.get("path"), Mapping):
         mapping["path"] = _outside_the_run(mapping["path"], mapping.get("name"), report)
     filled = {
@@ -149,6 +151,8 @@ def _read_document(document: Document, kind: type[AnyOptions], report: Report) -
     }
     if "network_g" in mapping:
         filled["network_g"] = read_network(document, report)
+    if kind is TrainOptions and not is_null(mapping.get("network_d")):
+        filled["network_d"] = read_discriminator(document, report)
     options: AnyOptions = read_typed(filled, kind, report)
     return options
 

@@ -8,22 +8,24 @@ options; this file owns the rest. ``IGNORED`` lists keys of published files that
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import archs
 from config.optimizers import OPTIMIZERS, OptimOptions
 from config.schedulers import SCHEDULERS, SchedulerOptions
+from config.terms import AnyAdversarial, AnyArtefact, AnyLoss, AnyMesa, AnyNamed, AnyPerceptual
 from data import DATASETS, DatasetOptions, DegradationOptions, RealESRGANOptions
 from data.dataset_options import SET_BY_BASICSR
-from losses import LOSSES, LossOptions
 from metrics import METRICS, Metric
 from utils.checked import Checked
 from utils.typed import OneOf, option, remark
 
-# All of them mean: pixel loss in training; pad, compute, crop in testing. What to pad to, the network knows. PFTModel
-# also cuts large images in tests and validation (val.pft_chop).
-MODEL_TYPES = (
+# All of them mean the same in testing: pad, compute, crop. What to pad to, the network knows. PFTModel also cuts large
+# images in tests and validation (val.pft_chop). In training, the first trains a network on losses between images, the
+# second beside a discriminator; the "real" ones of those see sharpened targets.
+PIXEL_MODELS = (
     "SRModel",
     "SwinIRModel",
     "HATModel",
@@ -33,9 +35,16 @@ MODEL_TYPES = (
     "RealHATMSEModel",
     "RealESRNetModel",
 )
+REAL_ADVERSARIAL_MODELS = ("RealHATGANModel", "RealESRGANModel")
+RELATIVISTIC_MODELS = ("ESRGANModel",)
+ADVERSARIAL_MODELS = (*REAL_ADVERSARIAL_MODELS, "SRGANModel", *RELATIVISTIC_MODELS)
+MODEL_TYPES = (*PIXEL_MODELS, *ADVERSARIAL_MODELS)
+
+Kind = Literal["pixel", "adversarial"]
+Target = Literal["gt", "gt_usm"]
 
 _DEGRADATIONS = "low-resolution images are only degraded on the fly in training"
-_DISCRIMINATOR = "no discriminator is trained here"
+_DISCRIMINATOR = "testing needs no discriminator"
 _FROM_COMMAND = f"{SET_BY_BASICSR}, from the command line"
 _LARGEST_SCALE, _LARGEST_SIDE = 100, 1_000_000
 _UNREAD = "BasicSR does not read it here either"
@@ -43,7 +52,6 @@ _UNREAD = "BasicSR does not read it here either"
 
 # Mappings whose key "type" picks one of the dataclasses of a table.
 AnyDataset = Annotated[DatasetOptions, OneOf(lambda: DATASETS, "dataset")]
-AnyLoss = Annotated[LossOptions, OneOf(lambda: LOSSES, "loss")]
 AnyMetric = Annotated[Metric, OneOf(lambda: METRICS, "metric")]
 AnyOptimizer = Annotated[OptimOptions, OneOf(lambda: OPTIMIZERS, "optimizer")]
 AnyScheduler = Annotated[SchedulerOptions, OneOf(lambda: SCHEDULERS, "scheduler")]
@@ -51,18 +59,24 @@ AnyScheduler = Annotated[SchedulerOptions, OneOf(lambda: SCHEDULERS, "scheduler"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Checked):
-    """Loss, optimiser, schedule."""
-
-    IGNORED: ClassVar[Mapping[str, str]] = {
-        "optim_d": _DISCRIMINATOR,
-        "net_d_iters": _DISCRIMINATOR,
-        "net_d_init_iters": _DISCRIMINATOR,
-    }
+    """Losses, optimisers, schedule."""
 
     total_iter: int = option("iterations to train; counted over resumes", minimum=1, maximum=10**9)
-    optim_g: AnyOptimizer = option("the optimiser")
-    scheduler: AnyScheduler = option("how the learning rate changes")
-    pixel_opt: AnyLoss = option("loss between output and true image")
+    optim_g: AnyOptimizer = option("the optimiser of network_g")
+    optim_d: AnyOptimizer | None = option("the optimiser of network_d", None)
+    scheduler: AnyScheduler = option("how the learning rates of both optimisers change")
+    pixel_opt: AnyLoss | None = option("loss between output and true image; null: none", None)
+    perceptual_opt: AnyPerceptual | None = option("loss between features of output and true image; null: none", None)
+    gan_opt: AnyAdversarial | None = option("loss of what network_d says; null: none", None)
+    ldl_opt: AnyArtefact | None = option(
+        "loss where the output is artefacts rather than texture (LDL), for Real GAN models with EMA; null: none", None
+    )
+    wave_opt: AnyLoss | None = option("a second loss between output and true image (l_wave); null: none", None)
+    fft_opt: AnyLoss | None = option("a third loss between output and true image (l_fft); null: none", None)
+    mesa_opt: AnyMesa | None = option("loss between output and that of the EMA weights (MESA); null: none", None)
+    losses: tuple[AnyNamed, ...] = option("further losses, as many as wanted", default_factory=tuple)
+    net_d_iters: int = option("network_g is trained in every n-th iteration only, network_d in each", 1, minimum=1)
+    net_d_init_iters: int = option("in the first n iterations network_d is trained alone", 0, minimum=0)
     ema_decay: float = option(
         "above 0: keep EMA weights (exponential moving average), ema = decay * ema + (1 - decay) * weights; they "
         "are validated. 0: no EMA",
@@ -85,6 +99,18 @@ class TrainingOptions(Checked):
     )
     grad_clip: float | None = option(
         "gradient clipping: largest norm; null: no clipping; .inf: none either", None, above=0, infinite=True
+    )
+    grad_clip_d: float | None = option(
+        "gradient clipping of network_d: largest norm; null or .inf: none", None, above=0, infinite=True
+    )
+    gradient_clip: float | None = option(
+        "as grad_clip, but half of it after iteration 50,000, as ESC's ESRModel does it", None, above=0, infinite=True
+    )
+    reset_momentum_iter: int | None = option(
+        "after every n-th iteration the optimiser forgets its moments and starts to count anew, as ESC's ESRModel does "
+        "it (Adam and AdamW); null: never",
+        None,
+        minimum=1,
     )
     nonfinite: Literal["stop", "skip"] = option(
         "when a loss or gradient is not finite: stop before the weights change, or skip the batch and count it", "stop"
@@ -184,12 +210,7 @@ RUN_FOLDERS = ("log", "models", "training_states", "visualization")  # in the fo
 class PathOptions(Checked):
     """Weights to start from, and where outputs go."""
 
-    IGNORED: ClassVar[Mapping[str, str]] = {
-        "pretrain_network_d": _DISCRIMINATOR,
-        "param_key_d": _DISCRIMINATOR,
-        "strict_load_d": _DISCRIMINATOR,
-        **dict.fromkeys(("root", *RUN_FOLDERS), SET_BY_BASICSR),
-    }
+    IGNORED: ClassVar[Mapping[str, str]] = dict.fromkeys(("root", *RUN_FOLDERS), SET_BY_BASICSR)
 
     pretrain_network_g: Path | None = option("weights to start from or to test: .pth or .safetensors", None)
     param_key_g: str | None = option(
@@ -203,9 +224,12 @@ class PathOptions(Checked):
         "resize relative position bias tables of a network with another window size (bicubic), instead of not fitting",
         False,
     )
+    pretrain_network_d: Path | None = option("weights that network_d starts from: .pth or .safetensors", None)
+    param_key_d: str | None = option("entry of that file, as param_key_g", "params")
+    strict_load_d: bool = option("as strict_load_g, of network_d", True)
     resume_state: Path | None = option("training state (ITER.state) to continue from", None)
     ignore_resume_networks: tuple[str, ...] = option(
-        "networks not taken from the resumed run: [network_g]", default_factory=tuple
+        "networks not taken from the resumed run: [network_g], [network_d]", default_factory=tuple
     )
     experiments_root: Path = option("folder of training outputs, one folder per name", Path("experiments"))
     results_root: Path = option("folder of test outputs, one folder per name", Path("results"))
@@ -216,6 +240,13 @@ class PathOptions(Checked):
         if self.pretrain_network_g is None:
             return None
         return Pretrained(self.pretrain_network_g, self.param_key_g, self.strict_load_g, self.resize_position_tables)
+
+    @property
+    def pretrained_d(self) -> Pretrained | None:
+        """The weights that network_d starts from, if any."""
+        if self.pretrain_network_d is None:
+            return None
+        return Pretrained(self.pretrain_network_d, self.param_key_d, self.strict_load_d, resize_tables=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -258,7 +289,12 @@ class TileOptions(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class NetworkOptions:
-    """The name of a network and the arguments of its constructor."""
+    """The name of a network and the arguments of its constructor.
+
+    Attributes:
+        type: the name.
+        arguments: keyword -> value.
+    """
 
     type: str
     arguments: Mapping[str, Any]
@@ -266,6 +302,23 @@ class NetworkOptions:
     def as_mapping(self) -> dict[str, Any]:
         """The section as ``archs.build_network`` takes it."""
         return {"type": self.type, **self.arguments}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # annotations have to be hashable
+class Networks:
+    """Marks an annotation: the networks that a section may name.
+
+    Attributes:
+        names: name -> where the class is.
+        find: the class of a name; raises InputError where there is none.
+    """
+
+    names: Mapping[str, str]
+    find: Callable[[str], type]
+
+
+AnyGenerator = Annotated[NetworkOptions, Networks(archs.NETWORKS, archs.network_class)]
+AnyDiscriminator = Annotated[NetworkOptions, Networks(archs.DISCRIMINATORS, archs.discriminator_class)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -276,8 +329,6 @@ class Options(Checked):
     """Keys that the reader fills in when they are absent, and with what."""
     IGNORED: ClassVar[Mapping[str, str]] = {
         "find_unused_parameters": "every parameter of these networks gets a gradient",
-        **dict.fromkeys(("l1_gt_usm", "percep_gt_usm", "gan_gt_usm"), _DISCRIMINATOR),
-        "gt_size": "the data set's own gt_size counts",
         **dict.fromkeys(("is_train", "dist", "rank", "world_size", "auto_resume", "root_path"), _FROM_COMMAND),
         **dict.fromkeys(("launcher", "local_rank"), _FROM_COMMAND),
         **dict.fromkeys(("save_img", "suffix"), "it counts in the section val"),
@@ -287,8 +338,11 @@ class Options(Checked):
 
     name: str = option("name of the run: names its folders; one that holds 'debug' makes a short trial run")
     model_type: str = option(
-        f"kind of model: {', '.join(MODEL_TYPES)}; all mean the same here, but that of PFT, with which tests and "
-        "validation cut large images as its authors do (val.pft_chop)"
+        f"kind of model: {', '.join(PIXEL_MODELS)}, which train network_g on losses between images, or "
+        f"{', '.join(ADVERSARIAL_MODELS)}, which train it beside network_d. All of a kind mean the same, but: that of "
+        "PFT cuts large images in tests and validation as its authors do (val.pft_chop), the Real ones with a "
+        "discriminator can sharpen targets (l1_gt_usm, percep_gt_usm, gan_gt_usm), and that of ESRGAN compares real "
+        "with fake images (relativistic average)"
     )
     scale: int | float = option(
         "super-resolution factor; in a test file of a network for any scale, any number",
@@ -298,7 +352,7 @@ class Options(Checked):
     )
     num_gpu: int = option("GPUs of this machine to use; 0: the CPU; auto: all there are", minimum=0, maximum=1024)
     manual_seed: int = option("seed of all random numbers", minimum=0, maximum=2**32 - 1)
-    network_g: NetworkOptions = option("the network: type and the arguments of its constructor")
+    network_g: AnyGenerator = option("the network: type and the arguments of its constructor")
     datasets: Mapping[str, AnyDataset] = option(
         "the data: train, val, val_2, ... in training files; any names in test files, run in string order"
     )
@@ -328,8 +382,43 @@ class TrainOptions(DegradationOptions, Options):
     """A training file."""
 
     scale: int = option("super-resolution factor", 1, minimum=1, maximum=_LARGEST_SCALE)
-    train: TrainingOptions = option("loss, optimiser, schedule")
+    network_d: AnyDiscriminator | None = option(
+        "the discriminator: type and the arguments of its constructor; null: none", None
+    )
+    l1_gt_usm: bool | None = option("Real GAN models, required: the target of pixel_opt is sharpened", None)
+    percep_gt_usm: bool | None = option("Real GAN models, required: the target of perceptual_opt is sharpened", None)
+    gan_gt_usm: bool | None = option("Real GAN models, required: the real images of network_d are sharpened", None)
+    gt_size: int | None = option(
+        "RealESRGANDataset: side of the high-resolution patches, pixels; null: the data set's own gt_size. Of two that "
+        "differ, this one counts",
+        None,
+        minimum=1,
+        maximum=_LARGEST_SIDE,
+    )
+    train: TrainingOptions = option("losses, optimisers, schedule")
     logger: LoggerOptions = option("what is logged and saved how often", default_factory=LoggerOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        training = self.datasets.get("train")
+        if self.gt_size is not None and isinstance(training, RealESRGANOptions):
+            training = dataclasses.replace(training, gt_size=self.gt_size)
+            object.__setattr__(self, "datasets", {**self.datasets, "train": training})
+
+    @property
+    def kind(self) -> Kind:
+        """What is trained: "pixel": network_g on losses between images; "adversarial": network_g beside network_d."""
+        return "adversarial" if self.model_type in ADVERSARIAL_MODELS else "pixel"
+
+    @property
+    def relativistic(self) -> bool:
+        """Whether what the discriminator says of real and fake images counts by comparison (ESRGAN)."""
+        return self.model_type in RELATIVISTIC_MODELS
+
+    def target_of(self, part: Literal["l1", "percep", "gan"]) -> Target:
+        """Which image a part of the losses compares with: the true one, or it sharpened (``l1_gt_usm`` and so on)."""
+        sharpened = self.model_type in REAL_ADVERSARIAL_MODELS and getattr(self, f"{part}_gt_usm")
+        return "gt_usm" if sharpened else "gt"
 
     @property
     def train_dataset(self) -> DatasetOptions:
@@ -338,11 +427,17 @@ class TrainOptions(DegradationOptions, Options):
 
     @property
     def degradations(self) -> DegradationOptions | None:
-        """How training images are degraded; None where the data set does not do that."""
+        """How training images are degraded; None where the data set does not do that.
+
+        The Real GAN models degrade sharpened images and sharpen the targets of single losses later.
+        """
         if not isinstance(self.train_dataset, RealESRGANOptions):
             return None
         names = [field.name for field in dataclasses.fields(DegradationOptions)]
-        return DegradationOptions(**{name: getattr(self, name) for name in names})
+        own = {name: getattr(self, name) for name in names}
+        if self.model_type in REAL_ADVERSARIAL_MODELS:
+            own |= {"lq_usm": True, "gt_usm": False}
+        return DegradationOptions(**own)
 
     @property
     def val_datasets(self) -> dict[str, DatasetOptions]:
@@ -357,6 +452,8 @@ class TestOptions(Options):
     __test__: ClassVar[bool] = False  # not a test class, whatever pytest makes of the name
     IGNORED: ClassVar[Mapping[str, str]] = {
         **Options.IGNORED,
+        **dict.fromkeys(("network_d", "l1_gt_usm", "percep_gt_usm", "gan_gt_usm"), _DISCRIMINATOR),
+        "gt_size": "only training cuts patches",
         "logger": "testing logs to the console and a log file",
         **{field.name: _DEGRADATIONS for field in dataclasses.fields(DegradationOptions)},
     }

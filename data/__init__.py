@@ -2,6 +2,7 @@
 
 from data.dataset_options import DatasetOptions
 from data.datasets import DATASETS, build_dataset
+from data.datasets.any_scale import AnyScaleOptions
 from data.datasets.paired import PairedImageOptions
 from data.datasets.realesrgan import RealESRGANOptions
 from data.datasets.single import SingleImageOptions
@@ -9,15 +10,17 @@ from data.degradations import DegradationOptions, usm_sharpen
 from data.images.files import image_size, list_images, read_image, to_levels, to_tensor, to_uint8, write_image
 from data.loader import Batch, train_batches
 from data.resizing.matlab import downscale, imresize, mod_crop
-from data.samples import EvalDataset, Sample, SampleKey, TrainDataset
+from data.samples import EvalDataset, Queries, Sample, SampleKey, TrainDataset
 
 __all__ = [
     "DATASETS",
+    "AnyScaleOptions",
     "Batch",
     "DatasetOptions",
     "DegradationOptions",
     "EvalDataset",
     "PairedImageOptions",
+    "Queries",
     "RealESRGANOptions",
     "Sample",
     "SampleKey",

@@ -32,7 +32,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from data.dataset_options import DatasetOptions
 from data.degradations import PairPool
 from data.patches.sampler import batch_stream
-from data.samples import PixelBatch, SampleKey, TrainDataset
+from data.samples import PixelBatch, Queries, SampleKey, TrainDataset
 from utils.env import available_cores
 from utils.errors import InputError, WorkerError
 from utils.log import get_logger
@@ -60,6 +60,8 @@ class Batch:
         size: (H, W) of the output that is wanted.
         names: the file of each sample.
         epoch: of the first sample.
+        queries: the points that the network is asked for, whose colours the targets [B, C, Q, 1] are; None: all pixels
+            of the output.
     """
 
     lq: Tensor
@@ -67,6 +69,7 @@ class Batch:
     size: tuple[int, int]
     names: tuple[str, ...]
     epoch: int
+    queries: Queries | None = None
 
     @classmethod
     def of_pair(cls, lq: Tensor, gt: Tensor, names: tuple[str, ...], epoch: int) -> Batch:
@@ -83,24 +86,30 @@ class Batch:
         return len(self.lq)
 
     def tensors(self) -> Iterator[Tensor]:
-        """The low-resolution patches, then every target."""
+        """The low-resolution patches, every target, then what is asked for."""
         yield self.lq
         yield from self.targets.values()
+        yield from self.queries or ()
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with every tensor put through ``change``, which keeps the size of the images."""
         targets = {name: change(target) for name, target in self.targets.items()}
-        return replace(self, lq=change(self.lq), targets=targets)
+        queries = None if self.queries is None else Queries(*map(change, self.queries))
+        return replace(self, lq=change(self.lq), targets=targets, queries=queries)
 
     def micro_batches(self, count: int) -> Iterator[Batch]:
         """The samples in at most ``count`` parts of nearly equal size, in their order."""
         parts = min(count, len(self))
         lqs = self.lq.tensor_split(parts)
         targets = {name: target.tensor_split(parts) for name, target in self.targets.items()}
+        queries = None if self.queries is None else [tensor.tensor_split(parts) for tensor in self.queries]
         start = 0
         for i, lq in enumerate(lqs):
-            names = self.names[start : start + len(lq)]
-            yield Batch(lq, {name: split[i] for name, split in targets.items()}, self.size, names, self.epoch)
+            yield replace(
+                self, lq=lq, targets={name: split[i] for name, split in targets.items()},
+                names=self.names[start : start + len(lq)],
+                queries=None if queries is None else Queries(*(split[i] for split in queries)),
+            )  # fmt: skip
             start += len(lq)
 
 
@@ -209,7 +218,8 @@ class _Placement:
                 return None
             lq, gt, names = self.pool.exchange(pixels.step, lq, gt, names)
         lq, gt = lq.contiguous(memory_format=self.layout), gt.contiguous(memory_format=self.layout)
-        return Batch.of_pair(lq, gt, names, pixels.epoch)
+        batch = Batch.of_pair(lq, gt, names, pixels.epoch)
+        return batch if moved.points is None else replace(batch, queries=moved.points.queries())
 
 
 @dataclass(frozen=True)

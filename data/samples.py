@@ -1,6 +1,7 @@
 """What data sets hand out, and what training and evaluation ask of them.
 
-Shapes: B samples, h w low-resolution pixels, H W high-resolution pixels; C is 3, or 1 for ``color: y``.
+Shapes: B samples, h w low-resolution pixels, H W high-resolution pixels, Q pixels that a network for any scale is asked
+for; C is 3, or 1 for ``color: y``.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 Phase = Literal["train", "val", "test"]
@@ -71,6 +73,37 @@ class DegradationDraws(NamedTuple):
     seeds: tuple[int, ...]
 
 
+class Queries(NamedTuple):
+    """Points of high-resolution images that a network for any scale is asked for.
+
+    Attributes:
+        coord: [B, Q, 2] as (row, column), the centres of pixels; the image goes from -1 to 1 along both axes.
+        cell: [B, 2], height and width of a pixel in these units.
+    """
+
+    coord: Tensor
+    cell: Tensor
+
+
+class Points(NamedTuple):
+    """:class:`Queries` in whole numbers, as they leave the workers.
+
+    Attributes:
+        pixel: int32 [B, Q], pixels of square high-resolution patches, counted row by row.
+        side: int32 [B], of these patches.
+    """
+
+    pixel: Tensor
+    side: Tensor
+
+    def queries(self) -> Queries:
+        """The same as coordinates, on the device of the points; in float64, as exact as any network may want them."""
+        side = self.side[:, None]
+        place = torch.stack([self.pixel // side, self.pixel % side], -1)  # [B, Q, 2]
+        size = side.to(torch.float64)
+        return Queries((2 * place + 1) / size[..., None] - 1, (2 / size).expand(-1, 2))
+
+
 class PixelBatch(NamedTuple):
     """A training batch as it leaves the workers: 8 bit where possible, a quarter of the bytes.
 
@@ -82,6 +115,7 @@ class PixelBatch(NamedTuple):
         step: number of the batch in the stream, from 0.
         skipped: what was wrong with images that others have taken the place of.
         draws: for data sets that degrade on the device.
+        points: the pixels of high-resolution patches that ``gt`` [B, 3, Q, 1] holds, where those are not all.
     """
 
     lq: Tensor | None
@@ -91,19 +125,29 @@ class PixelBatch(NamedTuple):
     step: int = 0
     skipped: tuple[str, ...] = ()
     draws: DegradationDraws | None = None
+    points: Points | None = None
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> PixelBatch:
         """The batch with every tensor put through ``move``."""
         draws = self.draws
         if draws is not None:
             draws = draws._replace(kernels=move(draws.kernels))  # the numbers are read by the host
-        return self._replace(lq=None if self.lq is None else move(self.lq), gt=move(self.gt), draws=draws)
+        points = None if self.points is None else Points(*map(move, self.points))
+        return self._replace(
+            lq=None if self.lq is None else move(self.lq), gt=move(self.gt), draws=draws, points=points
+        )
 
 
 class EvalDataset(Protocol):
-    """Whole images, in a fixed order."""
+    """Whole images, in a fixed order.
+
+    Attributes:
+        name: of the data set.
+        scale: of its images.
+    """
 
     name: str
+    scale: float
 
     def __len__(self) -> int:
         """Number of images."""

@@ -7,10 +7,11 @@ gradients, over gloo on the CPU and nccl on GPUs.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,14 @@ class World:
         value = value.clone()
         dist.all_reduce(value)
         return value / self.size
+
+    def means(self, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Mean over the ranks of each of several numbers, exchanged at once; of the widest of their types."""
+        if self.size == 1:
+            return dict(values)
+        kind = functools.reduce(torch.promote_types, (value.dtype for value in values.values()))
+        found = self.mean(torch.stack([value.to(kind) for value in values.values()]))
+        return dict(zip(values, found.unbind(), strict=True))
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """The network as its training step calls it: inside DistributedDataParallel where there are several ranks."""

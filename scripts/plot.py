@@ -100,7 +100,7 @@ def read_curves(path: Path, smooth: int = 1) -> RunCurves:
     if not run.curves:
         raise InputError(f"{file}: holds no records")
     for title, curve in run.curves.items():
-        if title.startswith("l_"):
+        if title.startswith(("l_", "out_")):
             run.curves[title] = smoothed(curve, smooth)
     return run
 
@@ -119,8 +119,9 @@ def _values(record: Mapping[str, Any]) -> list[tuple[str, float]]:
     if record["kind"] == "val":
         found = [(f"{record['dataset']}: {metric}", value) for metric, value in record["scores"].items()]
     else:
-        found = [(name, value) for name, value in record.items() if name.startswith("l_")]
-        found += [("lr", record["lr"][0]), ("grad_norm", record.get("grad_norm"))]
+        found = [(name, value) for name, value in record.items() if name.startswith(("l_", "out_"))]
+        found += [(name, value[0]) for name, value in record.items() if name == "lr" or name.startswith("lr_")]
+        found += [(name, value) for name, value in record.items() if name.startswith("grad_norm")]
     return [(title, float(value)) for title, value in found if value is not None]
 
 

@@ -19,11 +19,11 @@ from models.distributed import World
 from models.training import checkpoint
 from models.training.checkpoint import CheckpointFolder
 from models.training.state import TrainState
-from models.weights import sums
 from models.weights.files import load_weights, read_checkpoint, write_safetensors
 from tests.runs import workplace
 from tests.states import Tiny, moved_state, options, save, state_of
 from utils.errors import InputError
+from utils.tensor_files import sums
 
 Damage = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 VALUES: list[Any] = [

@@ -11,6 +11,9 @@ from typing import Any
 from utils.errors import InputError
 from utils.reading import read_regular
 
+_RATES_OF = "lr_"
+"""What the learning rates of players beside the generator begin with; as "lr", they are lists."""
+
 
 @dataclass(frozen=True)
 class Records:
@@ -57,8 +60,8 @@ def is_record(value: Any) -> bool:
     if not isinstance(value, dict) or not _is_whole(value.get("step")):
         return False
     if value.get("kind") == "train":
-        rates = value.get("lr")
-        sound = isinstance(rates, list) and len(rates) > 0 and all(map(_is_figure, rates))
+        rates = [value.get("lr"), *(value[key] for key in value if key.startswith(_RATES_OF))]
+        sound = all(isinstance(own, list) and len(own) > 0 and all(map(_is_figure, own)) for own in rates)
         return sound and all(_is_figure(value[key]) for key in _figures(value))
     scores = value.get("scores")
     if value.get("kind") == "val" and isinstance(value.get("dataset"), str) and isinstance(scores, dict):
@@ -73,7 +76,7 @@ def _record(line: bytes) -> Mapping[str, Any] | None:
 
 def _figures(record: Mapping[str, Any]) -> Sequence[str]:
     """The keys of a training record that hold one figure each, or null."""
-    return [key for key in record if key not in ("kind", "step", "lr")]
+    return [key for key in record if key not in ("kind", "step", "lr") and not key.startswith(_RATES_OF)]
 
 
 def _is_whole(value: Any) -> bool:

@@ -8,6 +8,11 @@ from __future__ import annotations
 import math
 
 
+def as_scale(number: float) -> int | float:
+    """A scale as the functions here take it: whole ones as integers."""
+    return int(number) if number == int(number) else number
+
+
 def scaled_length(length: int, scale: float) -> int:
     """Pixels of an axis after upscaling; rounded."""
     return length * scale if isinstance(scale, int) else round(length * scale)

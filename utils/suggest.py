@@ -37,7 +37,7 @@ def nearest(name: object, candidates: Iterable[str]) -> str | None:
         elif any(_is_part(*pair) or _is_part(*reversed(pair)) for pair in pairs):
             longer.append(candidate)
     if ranked:
-        return min(ranked)[1]
+        return min(ranked, key=lambda item: item[0])[1]  # the first of equally near ones
     return longer[0] if len(longer) == 1 else None
 
 

@@ -14,3 +14,8 @@ def first_few(names: Iterable[object], shown: int = 5) -> str:
 def shortened(text: str, most: int = 200) -> str:
     """A text for a message: the start of one that is longer than ``most`` characters, and how long it is."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or the name of its class where it has none."""
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -2,19 +2,21 @@
 
 The decoder is LTE (Lee and Jin, Local Texture Estimator for Implicit Representation Function, CVPR 2022, arXiv
 2111.08918). On the grid of an image all that depends on positions is a product of rows and columns, so nothing of the
-size of all queries is made before the MLP, which works through the rows in bands. The four neighbours of a position are
-weighted along each axis; that differs from published on the last centre lines of odd whole scales alone.
+size of all queries is made before the MLP, which works through the rows in bands. Training asks for single points, of
+another scale in each image. The four neighbours of a position are weighted along each axis; that differs from published
+on the last centre lines of odd whole scales alone.
 
 Published attribute names are kept: they are the format of the checkpoints.
 
-Shapes: B images, H W low-resolution pixels, C channels, n hidden channels; Y X pixels of the result.
+Shapes: B images, H W low-resolution pixels, C channels, n hidden channels; Y X pixels of the result, Q points.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -28,13 +30,12 @@ from archs.layers.conv import convolve
 from archs.layers.window import Pair
 from ops.registry import exporting
 from utils.errors import InputError
-from utils.scale import scaled_length
-
-LARGEST_TRAINED = 4.0
-"""The published network was trained with scales up to this; beyond, the size of a pixel that it is given grows."""
+from utils.scale import as_scale, scaled_length
 
 BAND = 30_000
 """Output pixels that the MLP takes at a time, of each image."""
+
+Pick = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class ESCEncoder(Encoder):
@@ -76,12 +77,12 @@ class DecoderMLP(nn.Module):
 
 
 class Axis(NamedTuple):
-    """One of the two neighbours along an axis, for each of the m output pixels.
+    """One of the two neighbours along an axis: [m] for each of m output pixels, or [B, Q] for points.
 
     Attributes:
-        pixel: [m] int64, the low-resolution pixel.
-        offset: [m] float64, where the output pixel lies, seen from it; in low-resolution pixels times two.
-        weight: [m] float64, of its colour; those of the two neighbours add up to 1.
+        pixel: int64, the low-resolution pixel.
+        offset: where the output pixel lies, seen from it; in low-resolution pixels times two.
+        weight: of its colour; those of the two neighbours add up to 1.
     """
 
     pixel: Tensor
@@ -96,8 +97,12 @@ class ESCLTE(ESCNetwork):
         hidden_dim: channels n of the decoder, even.
         hidden_list: widths inside the decoder's MLP.
         out_dim: channels of the image.
-        upscaling_factor: the scale, any number from 1 on.
+        upscaling_factor: the scale of whole images, any number from 1 on.
+        scale_max: the largest scale of the training. Beyond it, the size of an output pixel that the decoder is given
+            stays that of this scale.
     """
+
+    takes_queries = True
 
     def __init__(
         self,
@@ -115,6 +120,7 @@ class ESCLTE(ESCNetwork):
         upscaling_factor: float = 4,
         attn_type: AttentionType = "auto",
         use_ln: bool = False,
+        scale_max: float = 4,
     ) -> None:
         settings = BlockSettings(
             dim, pdim, conv_blocks, window_size, num_heads, exp_ratio,
@@ -127,32 +133,51 @@ class ESCLTE(ESCNetwork):
             )
         if out_dim != IMAGE_CHANNELS:
             raise InputError(f"ESCLTE: out_dim must be {IMAGE_CHANNELS}, the channels of the image, got {out_dim}")
-        if not (upscaling_factor >= 1 and math.isfinite(upscaling_factor)):
-            raise InputError(f"ESCLTE: upscaling_factor must be a number of at least 1, got {upscaling_factor}")
+        for key, value in (("upscaling_factor", upscaling_factor), ("scale_max", scale_max)):
+            if not (value >= 1 and math.isfinite(value)):
+                raise InputError(f"ESCLTE: {key} must be a number of at least 1, got {value}")
         super().__init__(window_size)
-        self.scale = int(upscaling_factor) if upscaling_factor == int(upscaling_factor) else upscaling_factor
+        self.scale = as_scale(upscaling_factor)
+        self.scale_max = float(scale_max)
         self.encoder = ESCEncoder(settings, n_blocks, kernel_size)
         self.coef = nn.Conv2d(dim, hidden_dim, 3, padding=1)
         self.freq = nn.Conv2d(dim, hidden_dim, 3, padding=1)
         self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
         self.imnet = DecoderMLP([hidden_dim, *hidden_list, out_dim])
 
-    def forward(self, x: Tensor, output_size: Pair | None = None) -> Tensor:
-        """Upscale images.
+    def at_scale(self, scale: float) -> ESCLTE:
+        """The same network, sharing all weights, with another scale of whole images."""
+        other = copy.copy(self)
+        other.scale = as_scale(scale)
+        return other
+
+    def forward(
+        self, x: Tensor, output_size: Pair | None = None, queries: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Upscale images, or tell the colours of some points of the upscaled images.
 
         Args:
             x: [B, 3, H, W] in [0, 1].
             output_size: (Y, X) of the result; by default the sides of x times the scale, rounded.
+            queries: of points (:class:`data.patches.points.Queries`): their coordinates [B, Q, 2] as (row, column),
+                -1 to 1 from edge to edge of the image, and the size of an output pixel in such units, [B, 2]; each
+                float32 or float64. Half precision would be off by pixels.
 
         Returns:
-            [B, 3, Y, X], not clamped.
+            [B, 3, Y, X], or [B, 3, Q, 1] of points; not clamped.
+
+        Raises:
+            ValueError: ``queries`` are of another type or shape.
         """
-        size = output_size or (scaled_length(x.shape[2], self.scale), scaled_length(x.shape[3], self.scale))
         x = x.contiguous(memory_format=torch.channels_last)
         normal = 2 * x - 1
+        features = self.encoder(normal)
+        if queries is not None:
+            return self.at_points(features, normal, *queries) / 2 + 0.5
+        size = output_size or (scaled_length(x.shape[2], self.scale), scaled_length(x.shape[3], self.scale))
         # A whole scale stays a number in graphs with free sizes.
         scale = self.scale if output_size is None and isinstance(self.scale, int) else size[0] / x.shape[2]
-        image = self.decode(self.encoder(normal), size, scale)
+        image = self.decode(features, size, scale)
         image = image + F.interpolate(normal, size=size, mode="bilinear")
         return image / 2 + 0.5
 
@@ -160,53 +185,114 @@ class ESCLTE(ESCNetwork):
         """[B, H, W, C], (Y, X) and Y / H -> [B, 3, Y, X], channels last."""
         coefficients, frequencies = convolve(self.coef, features), convolve(self.freq, features)
         _, H, W, _ = features.shape
-        # Positions and phases need float32: half precision would be off by pixels.
-        dtype = torch.promote_types(features.dtype, torch.float32)
-        larger = max(scale / LARGEST_TRAINED, 1.0)
+        larger = max(scale / self.scale_max, 1.0)
         # The size of an output pixel, in low-resolution pixels times two.
-        cell = (2 * H / size[0] * larger, 2 * W / size[1] * larger)
-        down, right = self.phase.weight.to(dtype).unbind(1)
-        phase = down * cell[0] + right * cell[1]  # [n / 2]
-        rows, columns = _neighbours(H, size[0], features.device), _neighbours(W, size[1], features.device)
+        phase = self._phase(2 * H / size[0] * larger, 2 * W / size[1] * larger)  # [n / 2]
+        rows, columns = (
+            _neighbours(_centres(wanted, features.device), length) for wanted, length in zip(size, (H, W), strict=True)
+        )
         parts = [slice(None)]  # a graph for free sizes cannot count bands
         if not exporting():
             band = max(1, BAND // size[1])
             parts = [slice(start, start + band) for start in range(0, size[0], band)]
         bands = []
         for part in parts:
-            few = [Axis(pixel[part], offset[part], weight[part]) for pixel, offset, weight in rows]
-            bands.append(self._band(coefficients, frequencies, phase, few, columns))
+            few = [Axis(*(values[part, None] for values in row)) for row in rows]  # each [m, 1]
+            bands.append(self._blended(_of_grid, coefficients, frequencies, phase, few, columns))
         image = bands[0] if len(bands) == 1 else torch.cat(bands, 1)
         return image.to(features.dtype).permute(0, 3, 1, 2)
 
-    def _band(
-        self, coefficients: Tensor, frequencies: Tensor, phase: Tensor, rows: list[Axis], columns: list[Axis]
-    ) -> Tensor:
-        """[B, H, W, n] twice, [n / 2], two neighbours of m rows and of X columns -> [B, m, X, 3]."""
-        dtype = phase.dtype
+    def at_points(self, features: Tensor, normal: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
+        """[B, H, W, C], the image in [-1, 1] and the two tensors of ``queries`` -> [B, 3, Q, 1] in [-1, 1]."""
+        _check_queries(coord, cell, len(normal))
+        coefficients, frequencies = convolve(self.coef, features), convolve(self.freq, features)
+        _, H, W, _ = features.shape
+        larger = (2 / (cell[:, :1] * H) / self.scale_max).clamp(min=1)  # [B, 1]
+        phase = self._phase(cell[:, :1] * H * larger, cell[:, 1:] * W * larger)[:, None]  # [B, 1, n / 2]
+        rows, columns = _neighbours(coord[..., 0], H), _neighbours(coord[..., 1], W)
+        colours = self._blended(_of_points, coefficients, frequencies, phase, rows, columns)  # [B, Q, 3]
+        grid = coord.flip(-1)[:, :, None].to(colours.dtype)  # as (column, row)
+        skip = F.grid_sample(normal.to(colours.dtype), grid, padding_mode="border", align_corners=False)
+        return (colours.permute(0, 2, 1)[..., None] + skip).to(features.dtype)
+
+    def _phase(self, down: float | Tensor, right: float | Tensor) -> Tensor:
+        """The sides of an output pixel, in low-resolution pixels times two -> [..., n / 2]."""
+        # Positions and phases need float32: half precision would be off by pixels.
+        weight = self.phase.weight.to(torch.promote_types(self.phase.weight.dtype, torch.float32))
+        return weight[:, 0] * _like(down, weight) + weight[:, 1] * _like(right, weight)
+
+    def _blended(
+        self, pick: Pick, coefficients: Tensor, frequencies: Tensor, phase: Tensor,
+        rows: list[Axis], columns: list[Axis],
+    ) -> Tensor:  # fmt: skip
+        """The colours of positions, blended of what the decoder makes of each of their four neighbours.
+
+        Args:
+            pick: takes [B, H, W, n] and the rows and columns of low-resolution pixels, and gives what is there.
+            coefficients: [B, H, W, n].
+            frequencies: likewise.
+            phase: [n / 2], or [B, 1, n / 2].
+            rows: the two neighbours along the columns: [m, 1], or [B, Q].
+            columns: those along the rows: [X], or [B, Q].
+
+        Returns:
+            [B, m, X, 3], or [B, Q, 3].
+        """
+        dtype = torch.promote_types(frequencies.dtype, torch.float32)
+        phase = phase.to(dtype)
         total: Tensor | None = None
         for row, column in [(row, column) for row in rows for column in columns]:
-            a = coefficients.index_select(1, row.pixel).index_select(2, column.pixel)  # [B, m, X, n]
-            q = frequencies.index_select(1, row.pixel).index_select(2, column.pixel).to(dtype)
-            along = row.offset.to(dtype)[:, None, None] * q[..., 0::2] + column.offset.to(dtype)[:, None] * q[..., 1::2]
-            angle = math.pi * (along + phase)
+            a = pick(coefficients, row.pixel, column.pixel)  # [B, m, X, n], or [B, Q, n]
+            q = pick(frequencies, row.pixel, column.pixel).to(dtype)
+            down, right = row.offset.to(dtype)[..., None], column.offset.to(dtype)[..., None]
+            angle = math.pi * (down * q[..., 0::2] + right * q[..., 1::2] + phase)
             t = torch.cat([angle.cos(), angle.sin()], -1).to(a.dtype) * a
-            weight = (row.weight[:, None] * column.weight).to(dtype)  # [m, X]
-            colour = self.imnet(t).to(dtype) * weight[..., None]
+            colour = self.imnet(t).to(dtype) * (row.weight * column.weight).to(dtype)[..., None]
             total = colour if total is None else total + colour
         assert total is not None
         return total
 
 
-def _neighbours(length: int, wanted: int, device: torch.device) -> list[Axis]:
-    """The nearest low-resolution pixels of positions half a pixel before and after, of an axis of ``wanted`` pixels.
+def _of_grid(features: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """[B, H, W, n] at rows [m, 1] and columns [X] -> [B, m, X, n]."""
+    return features.index_select(1, row.flatten()).index_select(2, column)
+
+
+def _of_points(features: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """[B, H, W, n] at rows and columns [B, Q] -> [B, Q, n]."""
+    B, H, W, n = features.shape
+    image = torch.arange(B, device=features.device)[:, None]
+    index = (image * H + row) * W + column
+    return features.reshape(B * H * W, n).index_select(0, index.flatten()).view(B, -1, n)
+
+
+def _like(value: float | Tensor, weight: Tensor) -> float | Tensor:
+    return value.to(weight.dtype) if isinstance(value, Tensor) else value
+
+
+def _check_queries(coord: Tensor, cell: Tensor, images: int) -> None:
+    """Raise ValueError unless these are coordinates and cells of points of so many images."""
+    shapes = (coord.ndim, coord.shape[0], coord.shape[-1]) == (3, images, 2) and list(cell.shape) == [images, 2]
+    if not shapes or {coord.dtype, cell.dtype} - {torch.float32, torch.float64}:
+        raise ValueError(
+            f"queries: expected coordinates [{images}, Q, 2] and cells [{images}, 2] in float32 or float64, got "
+            f"{list(coord.shape)} in {coord.dtype} and {list(cell.shape)} in {cell.dtype}"
+        )
+
+
+def _centres(count: int, device: torch.device) -> Tensor:
+    """The centres of pixels of an axis that runs from -1 to 1, [count] in float64."""
+    return (2 * torch.arange(count, device=device, dtype=torch.float64) + 1) / count - 1
+
+
+def _neighbours(centre: Tensor, length: int) -> list[Axis]:
+    """The nearest pixels of positions half a pixel before and after, of an axis of ``length`` low-resolution pixels.
 
     Positions run from -1 to 1 over the axis. The small numbers are the published ones. A neighbour's weight is the
     distance to the other one, over the sum of both. Published code weighs by areas instead, which are products of the
     distances along both axes: where those along one axis vanish (on the last centre line of odd whole scales, whose two
     neighbours are one pixel), all its areas are a rounding error, and the distances along the other axis are lost.
     """
-    centre = (2 * torch.arange(wanted, device=device, dtype=torch.float64) + 1) / wanted - 1
     indices = []
     for side in (-1, 1):
         moved = (centre + side / length + 1e-6).clamp(-1 + 1e-6, 1 - 1e-6)

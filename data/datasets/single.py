@@ -51,7 +51,7 @@ class SingleImageOptions(DatasetOptions):
 
     def evaluation_set(self, scale: float) -> SingleImages:
         """The images; see :meth:`data.dataset_options.DatasetOptions.evaluation_set`."""
-        return SingleImages(self)
+        return SingleImages(self, scale)
 
 
 class SingleImages:
@@ -59,13 +59,14 @@ class SingleImages:
 
     Args:
         options: the section of the option file.
+        scale: what they are upscaled by.
 
     Raises:
         InputError: the folder is missing or empty.
     """
 
-    def __init__(self, options: SingleImageOptions) -> None:
-        self.options, self.name = options, options.name
+    def __init__(self, options: SingleImageOptions, scale: float) -> None:
+        self.options, self.name, self.scale = options, options.name, scale
         roots = folders(options.dataroot_lq)
         check_backend(options, roots)
         with about(self.name):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images.pairs import PairPixels
+from data.patches.batch import Patch
 
 _FLIP_CODES = {(True, False): 1, (False, True): 0, (True, True): -1}  # OpenCV's
 
@@ -46,9 +46,9 @@ class Augmentation:
         return Flips(horizontal, vertical, transpose)
 
 
-def flip_pair(gt: NDArray[Any], lq: NDArray[Any] | None, flips: Flips) -> PairPixels:
+def flip_pair(gt: NDArray[Any], lq: NDArray[Any] | None, flips: Flips) -> Patch:
     """Both images [H, W, 3] flipped alike."""
-    return PairPixels(flip(gt, flips), None if lq is None else flip(lq, flips))
+    return Patch(flip(gt, flips), None if lq is None else flip(lq, flips))
 
 
 def flip(image: NDArray[Any], flips: Flips) -> NDArray[Any]:

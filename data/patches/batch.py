@@ -1,13 +1,13 @@
 """Patches copied into the tensors of a batch.
 
-Shapes: B samples, H W high-resolution and h w low-resolution pixels.
+Shapes: B samples, H W high-resolution and h w low-resolution pixels, Q pixels that are asked for.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,16 +17,32 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from data.images.files import in_unit
-from data.images.pairs import PairPixels
+from data.samples import Points
 
 
-def stack_pairs(patches: Sequence[PairPixels]) -> tuple[Tensor | None, Tensor]:
-    """Patches of one size as batches: lq [B, 3, h, w] or None, and gt [B, 3, H, W].
+class Patch(NamedTuple):
+    """The pixels of a patch of both images of a pair.
 
-    Each uint8 where all patches are, else float32 in [0, 1].
+    Attributes:
+        gt: [H, W, 3], uint8, or float32 in [0, 1]; [Q, 1, 3] where only some of its pixels are asked for.
+        lq: [h, w, 3]; None where it is to be made of ``gt``.
+        chosen: those pixels, [Q], counted row by row; None: all.
+        side: of the patch that they were taken from.
+    """
+
+    gt: NDArray[Any]
+    lq: NDArray[Any] | None
+    chosen: NDArray[np.int64] | None = None
+    side: int = 0
+
+
+def stack_patches(patches: Sequence[Patch]) -> tuple[Tensor | None, Tensor, Points | None]:
+    """Patches of one size as batches: lq [B, 3, h, w] or None, gt [B, 3, H, W], and which pixels these are.
+
+    Images are uint8 where all patches are, else float32 in [0, 1].
     """
     low = [patch.lq for patch in patches if patch.lq is not None]
-    return _stack(low) if low else None, _stack([patch.gt for patch in patches])
+    return _stack(low) if low else None, _stack([patch.gt for patch in patches]), _points(patches)
 
 
 def batch_memory(shape: Sequence[int], kind: torch.dtype) -> Tensor:
@@ -40,6 +56,16 @@ def batch_memory(shape: Sequence[int], kind: torch.dtype) -> Tensor:
     storage = torch.UntypedStorage._new_shared(math.prod(shape) * kind.itemsize)
     empty: Tensor = torch.empty(0, dtype=kind)
     return empty.set_(storage, 0, tuple(shape), torch.empty(tuple(shape), device="meta").stride())
+
+
+def _points(patches: Sequence[Patch]) -> Points | None:
+    chosen = [patch.chosen for patch in patches if patch.chosen is not None]
+    if not chosen:
+        return None
+    index = batch_memory((len(chosen), len(chosen[0])), torch.int32)
+    for row, numbers in zip(index.numpy(), chosen, strict=True):
+        row[...] = numbers
+    return Points(index, torch.tensor([patch.side for patch in patches], dtype=torch.int32))
 
 
 def _stack(images: Sequence[NDArray[Any]]) -> Tensor:

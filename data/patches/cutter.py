@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from data.images.pairs import PairPixels
 from data.patches.augment import Augmentation, flip_pair
+from data.patches.batch import Patch
 from data.resizing.matlab import Region, window
 
 
 class Cutter(Protocol):
     """How the patch of one sample is cut."""
 
-    def cut(self, images: PairPixels, stream: np.random.Generator) -> PairPixels:
+    def cut(self, images: PairPixels, stream: np.random.Generator) -> Patch:
         """The flipped patch of both images, views or new arrays; ``stream`` is that of the sample."""
 
 
@@ -42,7 +43,7 @@ class AlignedCutter:
     augmentation: Augmentation
     margin: int = 0
 
-    def cut(self, images: PairPixels, stream: np.random.Generator) -> PairPixels:
+    def cut(self, images: PairPixels, stream: np.random.Generator) -> Patch:
         """See :class:`Cutter`."""
         gt, lq = images
         place = draw_square(gt.shape[0] // self.scale, gt.shape[1] // self.scale, self.gt_size // self.scale, stream)
@@ -63,7 +64,7 @@ class AnywhereCutter:
     gt_size: int
     augmentation: Augmentation
 
-    def cut(self, images: PairPixels, stream: np.random.Generator) -> PairPixels:
+    def cut(self, images: PairPixels, stream: np.random.Generator) -> Patch:
         """See :class:`Cutter`."""
         height, width = images.gt.shape[:2]
         place = draw_square(height, width, self.gt_size, stream)
@@ -84,7 +85,7 @@ class MirroringCutter:
     size: int
     augmentation: Augmentation
 
-    def cut(self, images: PairPixels, stream: np.random.Generator) -> PairPixels:
+    def cut(self, images: PairPixels, stream: np.random.Generator) -> Patch:
         """See :class:`Cutter`."""
         flips = self.augmentation.draw(stream)
         height, width = images.gt.shape[:2]

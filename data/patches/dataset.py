@@ -11,9 +11,9 @@ from torch import Tensor
 
 from data.images.colour import convert
 from data.images.faults import fault_lines
-from data.images.pairs import ImagePairs, PairPixels
+from data.images.pairs import ImagePairs
 from data.images.scan import in_threads
-from data.patches.batch import stack_pairs
+from data.patches.batch import Patch, stack_patches
 from data.patches.cutter import Cutter
 from data.patches.options import PatchOptions
 from data.patches.rules import LrRule
@@ -90,8 +90,9 @@ class PatchDataset:
         """The patches of batch ``step``; ``reading`` is called with each file before; errors as :meth:`sample`."""
         skipped: list[str] = []
         patches, names = zip(*(self._usable(key, skipped, reading) for key in keys), strict=True)
-        lq, gt = stack_pairs(patches)
-        return self.rule.prepare(PixelBatch(lq, gt, names, keys[0].epoch, step, tuple(skipped)), keys)
+        lq, gt, points = stack_patches(patches)
+        batch = PixelBatch(lq, gt, names, keys[0].epoch, step, tuple(skipped), points=points)
+        return self.rule.prepare(batch, keys)
 
     def finish(self, batch: PixelBatch) -> tuple[Tensor, Tensor]:
         """Lq and gt as the network sees them, float32 [B, C, h, w] and [B, C, H, W], on the device of the batch."""
@@ -122,9 +123,7 @@ class PatchDataset:
         """Read all images; returns what is wrong, an entry for each image that cannot be used."""
         return self.pairs.scan()
 
-    def _usable(
-        self, key: SampleKey, skipped: list[str], reading: Callable[[str], None] | None
-    ) -> tuple[PairPixels, str]:
+    def _usable(self, key: SampleKey, skipped: list[str], reading: Callable[[str], None] | None) -> tuple[Patch, str]:
         """The patch of a key, or of the image that takes the place of one that cannot be used; and its file."""
         for attempt in range(1, _ATTEMPTS + 1):
             label = self.pairs.sources[key.image].gt.label

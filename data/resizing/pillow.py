@@ -55,14 +55,14 @@ def pil_bicubic_to(images: Tensor, size: tuple[int, int]) -> Tensor:
     return x.reshape(*images.shape[:-2], *size)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)  # any-scale training draws about as many sizes
 def _same(n: int, device: str) -> Taps:
     """An axis that stays as it is."""
     source = torch.arange(n, device=device)[:, None]
     return Taps(source, torch.ones_like(source, dtype=torch.float64))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def _taps(n: int, m: int, device: str) -> Taps:
     scale = n / m
     centre = (np.arange(m) + 0.5) * scale  # [m] in input pixels, pixel j covering j .. j + 1

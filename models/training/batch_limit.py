@@ -49,9 +49,6 @@ def find_largest_batch(state: TrainState, batch: Batch, options: TrainOptions) -
 
     def fits(count: int) -> bool:
         enough = trial.fits(count)
-        if not enough:
-            for player in state.players.values():
-                player.optimizer.zero_grad(set_to_none=True)  # of an iteration that was cut short
         get_logger().info("batch %d %s", count, "fits" if enough else "does not fit", extra={PASSING: True})
         return enough
 
@@ -95,7 +92,8 @@ def repeated(batch: Batch, count: int) -> Batch:
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def repeat(tensor: Tensor) -> Tensor:
-        return tensor.index_select(0, index).contiguous(memory_format=layout)
+        repeated = tensor.index_select(0, index)
+        return repeated.contiguous(memory_format=layout) if repeated.ndim == 4 else repeated  # queries are no images
 
     names = tuple(batch.names[i % len(batch.names)] for i in range(count))
     return replace(batch.mapped(repeat), names=names)

@@ -21,6 +21,7 @@ from models.training.demand import batch_advice, check_activations, check_demand
 from models.training.objectives import Objective, build_objective
 from models.training.run import describe_run, prepare_state, training_set, validation_sets
 from models.training.state import TrainState
+from models.training.step import output_of
 from utils.env import peak_memory
 from utils.errors import InputError
 from utils.log import configure_logging, get_logger
@@ -87,7 +88,8 @@ def inspect_training(
             dataset, options.train_dataset, stop=1, device=device, channels_last=options.channels_last
         ))  # fmt: skip
     targets = ", ".join(f"{name} {list(target.shape)}" for name, target in batch.targets.items())
-    log("one batch: lq %s, %s", list(batch.lq.shape), targets)
+    queries = "" if batch.queries is None else f" at {batch.size[0]:,} points of each of {len(batch)} patches"
+    log("one batch: lq %s, %s%s", list(batch.lq.shape), targets, queries)
     with memory_for(f"an iteration on {device}, {of_batch(options, batch)}", batch_advice(options)):
         objective = _one_iteration(state, batch, options)
         _measure(state, objective, batch, options)
@@ -114,7 +116,7 @@ def _measure(state: TrainState, objective: Objective, batch: Batch, options: Tra
     """Log what an iteration costs: arithmetic, memory, time, and how long the run would take at that."""
     log = get_logger().info
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        state.generator.network(batch.lq[:1])
+        output_of(state.generator.network, next(batch.micro_batches(len(batch))))
     pixels = batch.lq.shape[-2] * batch.lq.shape[-1]
     work = counter.get_total_flops() / 2
     log("arithmetic: %.3g multiply-adds per patch, %.3g per low-resolution pixel", work, work / pixels)

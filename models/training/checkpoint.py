@@ -26,7 +26,6 @@ from models.training.state import Best, Player, TrainState
 from models.training.state_form import check_form
 from models.weights.entries import entry_for
 from models.weights.files import (
-    first_line,
     read_checkpoint,
     refuse_nonfinite,
     write_checkpoint,
@@ -37,7 +36,7 @@ from utils.errors import InputError
 from utils.files import archive_existing, storage_error, sync_file, sync_folder
 from utils.log import get_logger
 from utils.seed import set_random_state
-from utils.wording import first_few
+from utils.wording import first_few, first_line
 
 FORMAT = 2
 """Of what is written under ``focalsr``; 1 had no number, one network, and one ``scaler`` in place of ``scalers``."""

@@ -7,6 +7,7 @@ at the next log point.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,12 +24,20 @@ class NonFiniteLossError(ArithmeticError):
 
 @dataclass(frozen=True)
 class Suspect:
-    """An iteration whose flag nobody has looked at yet."""
+    """An iteration whose flag nobody has looked at yet.
+
+    Attributes:
+        step: its number.
+        bad: the flag, on the device.
+        losses: player -> its loss terms by log name.
+        grad_norms: player -> norm of its gradient.
+        names: the images.
+    """
 
     step: int
     bad: Tensor
-    losses: Mapping[str, Tensor]
-    grad_norm: Tensor
+    losses: Mapping[str, Mapping[str, Tensor]]
+    grad_norms: Mapping[str, Tensor]
     names: Sequence[str]
 
 
@@ -79,13 +88,22 @@ class FiniteGuard:
         return len(bad)
 
 
+_ROLES = {"g": "generator", "d": "discriminator"}
+
+
 def _message(suspect: Suspect) -> str:
-    terms = {name: float(value) for name, value in suspect.losses.items()}
-    finite = all(value - value == 0 for value in terms.values())
-    found = "; ".join(f"{name} = {value}" for name, value in terms.items())
-    what = f"the gradient is not finite (norm {float(suspect.grad_norm)})" if finite else "the loss is not finite"
+    terms = {(player, name): float(value) for player, own in suspect.losses.items() for name, value in own.items()}
+    bad = [key for key, value in terms.items() if not math.isfinite(value)]
+    what = f"the loss is not finite ({', '.join(f'{name} of the {_ROLES[player]}' for player, name in bad)})"
+    if not bad:
+        norms = {player: float(norm) for player, norm in suspect.grad_norms.items()}
+        bad = [(player, "") for player, norm in norms.items() if not math.isfinite(norm)]
+        named = ", ".join(f"that of the {_ROLES[player]} has norm {norms[player]}" for player, _ in bad)
+        what = f"the gradient is not finite ({named})"
+    found = "; ".join(f"{name} = {value}" for (_, name), value in terms.items())
+    clip = "train.grad_clip_d" if {player for player, _ in bad} == {"d"} else "train.grad_clip"
     return (
-        f"{what} in iteration {suspect.step}: {found}; images: {', '.join(suspect.names)}. The optimiser has left the "
-        "iteration out. Lower the learning rate, set train.grad_clip, look at these images, or set train.nonfinite: "
-        "skip to leave such batches out"
+        f"{what} in iteration {suspect.step}: {found}; images: {', '.join(suspect.names)}. No optimiser has moved. "
+        f"Lower the learning rate, set {clip}, look at these images, or set train.nonfinite: skip to leave such "
+        "batches out"
     )

@@ -156,14 +156,9 @@ def _iterate(run: Run, state: TrainState, objective: Objective, batch: Batch) ->
     The weights are, unless ``state.moving`` says that they are not.
     """
     what = f"iteration {state.step + 1} on {state.device}, {of_batch(run.options, batch)}"
-    try:
-        # Dropout has drawn for the iteration, which the resumed run begins anew.
-        with random_state_before(state.device, FullMemoryError), memory_for(what, batch_advice(run.options)):
-            return objective.step(state, batch)
-    except FullMemoryError:
-        for player in state.players.values():
-            player.optimizer.zero_grad(set_to_none=True)
-        raise
+    # Dropout has drawn for the iteration, which the resumed run begins anew.
+    with random_state_before(state.device, FullMemoryError), memory_for(what, batch_advice(run.options)):
+        return objective.step(state, batch)
 
 
 def _count_skipped(guard: FiniteGuard, state: TrainState) -> None:

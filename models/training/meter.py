@@ -59,8 +59,8 @@ class Meter:
         seconds, waited = (now - self.since) / count, self.waited / count
         per_step = (now - self.started) / (result.step - self.first)
         record = TrainRecord(
-            step=result.step, epoch=batch.epoch, lr=result.lr, losses=losses,
-            grad_norm=None if result.grad_norm is None else float(result.grad_norm),
+            step=result.step, epoch=batch.epoch, rates=result.rates, losses=losses,
+            grad_norms={player: float(norm) for player, norm in result.grad_norms.items()},
             images_per_second=self.images / seconds, seconds=seconds, data_seconds=waited,
             eta_seconds=per_step * (self.total - result.step), memory=peak_memory(batch.lq.device),
         )  # fmt: skip

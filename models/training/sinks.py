@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,9 @@ class TrainRecord:
     Attributes:
         step: the iteration, from 1.
         epoch: of its first sample.
-        lr: rate of each parameter group.
+        rates: player ("g", "d") -> learning rate of each of its parameter groups.
         losses: terms by their log names, means over the ranks.
-        grad_norm: L2 norm of the gradient before clipping.
+        grad_norms: player -> L2 norm of its gradient before clipping; without those that did not move.
         images_per_second: over the iterations since the last record, all ranks.
         seconds: per iteration, since the last record.
         data_seconds: of these, spent waiting for the batch.
@@ -44,9 +45,9 @@ class TrainRecord:
 
     step: int
     epoch: int
-    lr: tuple[float, ...]
+    rates: Mapping[str, tuple[float, ...]]
     losses: Mapping[str, float]
-    grad_norm: float | None
+    grad_norms: Mapping[str, float]
     images_per_second: float
     seconds: float
     data_seconds: float
@@ -61,10 +62,26 @@ class TrainRecord:
     def as_json(self) -> dict[str, Any]:
         """As ``metrics.jsonl`` has it: of kind ``train``, without times."""
         return {
-            "kind": "train", "step": self.step, "epoch": self.epoch, "lr": list(self.lr), **self.losses,
-            "grad_norm": self.grad_norm, "images_per_second": round(self.images_per_second, 2),
+            "kind": "train", "step": self.step, "epoch": self.epoch,
+            **{_of_player("lr", player): list(rates) for player, rates in self.rates.items()}, **self.losses,
+            **{_of_player("grad_norm", player): self.grad_norms.get(player) for player in self.rates},
+            "images_per_second": round(self.images_per_second, 2),
             "data_share": round(self.data_share, 4), "memory": self.memory,
         }  # fmt: skip
+
+    def curves(self) -> dict[str, float]:
+        """As TensorBoard and Weights & Biases have it, under BasicSR's tags: ``losses/l_pix``, ``out_d_real``."""
+        return {
+            **{f"losses/{name}" if name.startswith("l_") else name: loss for name, loss in self.losses.items()},
+            **{_of_player("lr", player): rates[0] for player, rates in self.rates.items()},
+            **{_of_player("grad_norm", player): norm for player, norm in self.grad_norms.items()},
+            "speed/images_per_second": self.images_per_second,
+        }
+
+
+def _of_player(figure: str, player: str) -> str:
+    """The name of a figure that each player has: the generator's has the plain one."""
+    return figure if player == "g" else f"{figure}_{player}"
 
 
 @dataclass(frozen=True)
@@ -107,10 +124,13 @@ class LogSink:
 
     def training(self, record: TrainRecord) -> None:
         """``[NAME][epoch: 0, iter: 1,000, lr:(2e-04,)] [eta: 1:02:03, time (data): 0.1 (0.0)] l_pix: 3e-02``."""
-        rates = "".join(f"{rate:.3e}," for rate in record.lr)
+        rates = ", ".join(
+            f"{_of_player('lr', player)}:({''.join(f'{rate:.3e},' for rate in rates)})"
+            for player, rates in record.rates.items()
+        )
         losses = " ".join(f"{name}: {value:.4e}" for name, value in record.losses.items())
         get_logger().info(
-            "[%s][epoch:%3d, iter:%8s, lr:(%s)] [eta: %s, time (data): %.3f (%.3f)] %s "
+            "[%s][epoch:%3d, iter:%8s, %s] [eta: %s, time (data): %.3f (%.3f)] %s "
             "[%.1f images/s, data wait %.0f%%, %.1f GiB]",
             self.name, record.epoch, f"{record.step:,}", rates, clock(record.eta_seconds), record.seconds,
             record.data_seconds, losses, record.images_per_second, 100 * record.data_share,
@@ -225,15 +245,8 @@ class TensorBoardSink:
         self._write(record)
 
     def _write(self, record: TrainRecord) -> None:
-        values = {f"losses/{name}" if name.startswith("l_") else name: loss for name, loss in record.losses.items()}
-        values["lr"] = record.lr[0]
-        if record.grad_norm is not None:
-            values["grad_norm"] = record.grad_norm
-        values |= {
-            "speed/images_per_second": record.images_per_second, "speed/data_share": record.data_share,
-            "speed/memory_gib": record.memory / 2**30,
-        }  # fmt: skip
-        self.events.scalars(values, record.step)
+        more = {"speed/data_share": record.data_share, "speed/memory_gib": record.memory / 2**30}
+        self.events.scalars({**record.curves(), **more}, record.step)
 
     def validation(self, record: ValidationRecord) -> None:
         """Means and pictures."""
@@ -281,11 +294,7 @@ class WandbSink:
 
     def training(self, record: TrainRecord) -> None:
         """Losses, rate, gradient norm, speed."""
-        values: dict[str, object] = {f"losses/{name}": value for name, value in record.losses.items()}
-        values |= {"lr": record.lr[0], "speed/images_per_second": record.images_per_second}
-        if record.grad_norm is not None:
-            values["grad_norm"] = record.grad_norm
-        self._send(values, record.step)
+        self._send(record.curves(), record.step)
 
     def validation(self, record: ValidationRecord) -> None:
         """Means and pictures."""
@@ -320,16 +329,26 @@ def _is_past(record: Mapping[str, Any], step: int, validated: int) -> bool:
     return bool(record["step"] <= (validated if record["kind"] == "val" else step))
 
 
-_NO_LOSS = {"kind", "step", "epoch", "lr", "grad_norm", "images_per_second", "data_share", "memory"}
+_NO_LOSS = {"kind", "step", "epoch", "images_per_second", "data_share", "memory"}
+_OF_PLAYER = re.compile(r"(lr|grad_norm)(?:_(\w+))?")
 
 
 def _as_written(record: Mapping[str, Any]) -> TrainRecord:
     """A record as :class:`JsonLinesSink` has written it, but for times, which it leaves out."""
+    figures: dict[str, dict[str, Any]] = {"lr": {}, "grad_norm": {}}
+    losses = {}
+    for key, value in record.items():
+        found = _OF_PLAYER.fullmatch(key)
+        if found:
+            figures[found[1]][found[2] or "g"] = value
+        elif key not in _NO_LOSS:
+            losses[key] = _number(value)
     share = record.get("data_share") or 0.0
     return TrainRecord(
-        step=record["step"], epoch=record.get("epoch") or 0, lr=tuple(_number(rate) for rate in record["lr"]),
-        losses={key: _number(value) for key, value in record.items() if key not in _NO_LOSS},
-        grad_norm=record.get("grad_norm"), images_per_second=record.get("images_per_second") or 0.0, seconds=1.0,
+        step=record["step"], epoch=record.get("epoch") or 0,
+        rates={player: tuple(_number(rate) for rate in rates) for player, rates in figures["lr"].items()},
+        losses=losses, grad_norms={player: norm for player, norm in figures["grad_norm"].items() if norm is not None},
+        images_per_second=record.get("images_per_second") or 0.0, seconds=1.0,
         data_seconds=share, eta_seconds=0.0, memory=record.get("memory") or 0,
     )  # fmt: skip
 

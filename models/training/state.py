@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.training.buffers import KeptBuffers
 from models.training.ema import Tensors, tensors_of
 from models.weights.fit import LoadReport
 
@@ -50,6 +51,11 @@ class Player:
     def ema_tensors(self) -> Tensors | None:
         """Of the EMA network, or None."""
         return None if self.ema is None else tensors_of(self.ema)
+
+    @cached_property
+    def buffers(self) -> KeptBuffers:
+        """Those of the network, with room for what they were before an iteration."""
+        return KeptBuffers.of(self.network)
 
     @property
     def evaluated(self) -> nn.Module:

@@ -10,33 +10,29 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import pickle
-import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import archs
+from archs.contract import Discriminator
 from config.schema import Pretrained
-from models.weights import numpy_values, trainer_values
+from data.images.kinds import kind_of_content
 from models.weights.entries import HOW_TO_CHOOSE, Entry, entry_for
 from models.weights.fit import LISTED, LoadReport, fit
-from models.weights.kinds import foreign_kind, holds_module, is_safetensors
 from models.weights.published import missing_weights
-from models.weights.sums import SEAL_KEY, UNSEALED, compared, explained, sealed_archive, sealed_tensors
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.log import get_logger
+from utils.tensor_files.kinds import WANTED
+from utils.tensor_files.reading import tensor_content
+from utils.tensor_files.sums import SEAL_KEY, UNSEALED, sealed_archive, sealed_tensors
 from utils.wording import first_few
-
-# What files may hold beside tensors and plain values.
-_ALLOWED = [*numpy_values.ALLOWED, *trainer_values.ALLOWED]
 
 
 def load_weights(
@@ -100,6 +96,8 @@ class _Fitted:
 
 def _fitted(network: nn.Module, entry: Entry, key: str | None, start: Pretrained) -> _Fitted:
     taken, report = fit(network, entry.tensors, resize_tables=start.resize_tables)
+    if report and (swapped := _swapped(start.path, network, entry)):
+        raise InputError(swapped)
     if report and start.strict:
         raise InputError(_misfit(start.path, network, entry, report))
     refuse_nonfinite(network, taken, entry.name, start.path)
@@ -147,50 +145,16 @@ def checkpoint_content(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.is_file():
         raise InputError(missing_weights(path))
-    with explained(path):
-        kind = foreign_kind(path)
-        safetensors = kind is None and is_safetensors(path)
-    if kind is not None:
-        raise InputError(f"{path}: not a readable checkpoint: {kind}")
-    # Opened here: given a name, torch goes by its suffix.
-    with _opened(path) as file, compared(file, path, safetensors=safetensors):
-        yield _read_safetensors(path) if safetensors else _read_torch(file, path)
+    with tensor_content(path, picture=_picture) as content:
+        yield content
 
 
-def _opened(path: Path) -> BinaryIO:
-    with explained(path):
-        return path.open("rb")
-
-
-def _read_torch(file: BinaryIO, path: Path) -> dict[str, Any]:
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_ALLOWED):
-            warnings.simplefilter("ignore", UserWarning)  # about pickle protocols of files that are refused anyway
-            content = numpy_values.unwrapped(torch.load(file, map_location="cpu", weights_only=True))
-    except pickle.UnpicklingError as error:
-        raise InputError(_refusal(path, error)) from error
-    except Exception as error:  # of any kind: a damaged pickle calls the loader's functions with anything
-        raise InputError(f"{path}: not a readable checkpoint (damaged or cut off?): {first_line(error)}") from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
-    return dict(content)
-
-
-def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
-    """Why the weights-only loader refuses a file, and how its owner makes one of its weights alone."""
-    if holds_module(path):
-        return (
-            f"{path}: refused, because it holds a whole network as Python objects, which can run code when loaded; "
-            "where you trust it and have its source, write the weights alone there: "
-            "torch.save(torch.load('IN', weights_only=False).state_dict(), 'OUT.pth')"
-        )
-    _, _, text = str(error).partition("WeightsUnpickler error: ")
-    reason = re.split(r"\. Please| was not|Check the documentation", text)[0].strip() or first_line(error)
-    return (
-        f"{path}: refused, because it is damaged or holds more than tensors and plain values (loading it could run "
-        f"code): {reason}. Where you trust the file, write its weights alone into another one: torch.load(..., "
-        "weights_only=False), then torch.save"
-    )
+def _picture(head: bytes) -> str | None:
+    """What to say of a file that begins as pictures and films do; None of others."""
+    kind = kind_of_content(head)
+    if kind is None:
+        return None
+    return f"a {'film' if kind.role == 'film' else 'picture'} ({kind.name}), not weights; {WANTED}"
 
 
 def load_pretrained(network: nn.Module, start: Pretrained) -> LoadReport:
@@ -227,7 +191,7 @@ def load_pretrained_ema(ema: nn.Module, start: Pretrained) -> None:
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Save atomically, sealed (:mod:`models.weights.sums`).
+    """Save atomically, sealed (:mod:`utils.tensor_files.sums`).
 
     Raises:
         StorageError: the disk is full or broken; what was there before is whole.
@@ -251,7 +215,7 @@ def write_network(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Save tensors atomically, sealed (:mod:`models.weights.sums`), with texts beside them.
+    """Save tensors atomically, sealed (:mod:`utils.tensor_files.sums`), with texts beside them.
 
     Raises:
         StorageError: the disk is full or broken; what was there before is whole.
@@ -267,26 +231,25 @@ def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
             file.write(part)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or the name of its class where it has none."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
-
-
 def _misfit(path: Path, network: nn.Module, entry: Entry, report: LoadReport) -> str:
     message = f"{path}: does not fit {type(network).__name__}: {report}."
-    held = archs.identify(entry.tensors)
+    section = "network_d" if isinstance(network, Discriminator) else "network_g"
+    identify = archs.identify_discriminator if section == "network_d" else archs.identify
+    held = identify(entry.tensors)
     if held is None:
         where = f' under "{entry.name}"' if entry.name else ""
         return f"{message} Its keys{where} belong to no network known here; if others are meant, {HOW_TO_CHOOSE}."
     described = ", ".join(f"{key}: {value}" for key, value in held.items())
-    return message + f" The file fits network_g: {{{described}}}."
+    return message + f" The file fits {section}: {{{described}}}."
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a readable safetensors file: {error}") from error
+def _swapped(path: Path, network: nn.Module, entry: Entry) -> str | None:
+    """What is wrong where the weights are those of the other player of an adversarial training."""
+    name = type(network).__name__
+    if isinstance(network, Discriminator):
+        held = archs.identify(entry.tensors)
+        place = f"the discriminator {name} of network_d; it belongs to path.pretrain_network_g"
+        return None if held is None else f"{path}: holds a network for super-resolution ({held['type']}), not {place}"
+    held = archs.identify_discriminator(entry.tensors)
+    place = f"the {name} of network_g; it belongs to path.pretrain_network_d"
+    return None if held is None else f"{path}: holds a discriminator ({held['type']}), not {place}"

@@ -113,3 +113,19 @@ def test_files_of_the_arbitrary_scale_form_load(tmp_path: Path) -> None:
     network = built(LTE)
     assert not load_weights(network, tmp_path / "lte.pth")
     assert torch.equal(network.coef.weight, source.coef.weight)
+
+
+def grid(B: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """All pixels of an image of this size as queries, in float64: coordinates [B, Y X, 2], cells [B, 2]."""
+    axes = [(2 * torch.arange(n).double() + 1) / n - 1 for n in size]
+    coord = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1)
+    return coord.expand(B, -1, 2), torch.tensor([[2 / n for n in size]] * B, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("size", [(6, 7), (15, 18), (18, 21), (42, 49)])
+def test_points_are_those_of_the_grid(size: tuple[int, int]) -> None:
+    network, x = randomised(built(LTE)).double(), pixels(2, 3, 6, 7, dtype=torch.float64)
+    with torch.no_grad():
+        points = network(x, queries=grid(2, size))
+        assert points.shape == (2, 3, size[0] * size[1], 1)
+        torch.testing.assert_close(points.view(2, 3, *size), network(x, size), rtol=0, atol=1e-12)

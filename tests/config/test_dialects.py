@@ -31,7 +31,6 @@ NOTED = {
     "esc_dflip_train.yml": ["datasets.train.filename_tmpl", "datasets.train.use_shuffle", "train.optim_d"],
     "hat_imagenet_train.yml": ["datasets.train.dataroot_lq", "datasets.train.use_shuffle"],
     "hat_real_train.yml": [
-        "gt_size",
         "datasets.train.blur_kernel_size",
         "datasets.train.blur_kernel_size2",
         "datasets.train.use_shuffle",
@@ -51,7 +50,6 @@ NOTED = {
         *("val.flip", "val.window_size", "val.rgb2bgr", "val.max_minibatch"),
     ],
     "real_esrnet_train.yml": [
-        "gt_size",
         "datasets.train.blur_kernel_size",
         "datasets.train.blur_kernel_size2",
         "datasets.train.use_shuffle",
@@ -169,7 +167,6 @@ def test_real_esrgan_lists_its_images_by_a_name_of_its_own() -> None:
         (["path:strict_load=true"], 'unknown key (did you mean "strict_load_g"?)'),
         (["path:pretrain_model_g=x.pth"], "early BasicSR's name of pretrain_network_g"),
         (["datasets:train:use_flip=true"], 'unknown key of DownsampleImageDataset (did you mean "use_hflip"?)'),
-        (["train:fft_opt={type: FFTLoss}"], "losses on Fourier coefficients are not supported; train with pixel_opt"),
         (["train:use_grad_clip=true"], "it clips the gradient to a norm of 0.01, which is grad_clip: 0.01 here"),
         (["model_type=ATDModel"], 'unknown model "ATDModel"; known: SRModel, '),
     ],

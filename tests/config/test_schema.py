@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import config
-from archs import NETWORKS
+from archs import DISCRIMINATORS, NETWORKS
 from config.checks import UNSUPPORTED_KEYS
 from config.docs_generator import sections
 from config.optimizers import OPTIMIZERS, OptimOptions
@@ -31,9 +31,9 @@ from config.schema import (
     ValOptions,
 )
 from data import DATASETS
-from losses import LOSSES
+from losses import ADVERSARIAL, LOSSES, PERCEPTUAL
 from metrics import METRICS
-from tests.config.files import TRAIN, write
+from tests.config.files import TEST, write
 from utils.typed import fields_of
 
 DATACLASSES = sorted({section.target for section in sections() if dataclasses.is_dataclass(section.target)}, key=str)
@@ -51,7 +51,8 @@ def test_dataclasses_are_frozen_and_explained(kind: Any) -> None:
 
 def test_every_type_of_a_section_is_documented() -> None:
     names = {name for section in sections() for name in section.types}
-    assert names == {*NETWORKS, *DATASETS, *LOSSES, *METRICS, *OPTIMIZERS, *SCHEDULERS}
+    networks, losses = {*NETWORKS, *DISCRIMINATORS}, {*LOSSES, *PERCEPTUAL, *ADVERSARIAL}
+    assert names == {*networks, *losses, *DATASETS, *METRICS, *OPTIMIZERS, *SCHEDULERS}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -114,5 +115,5 @@ def test_help_of_model_type_lists_what_the_reader_accepts(tmp_path: Path) -> Non
     names = re.findall(r"\w+Model", fields_of(TrainOptions)["model_type"].help)
     assert names == list(MODEL_TYPES)
     for name in names:
-        file = write(tmp_path, TRAIN.replace("model_type: SRModel", f"model_type: {name}"))
-        assert config.read(file, mode="train").model_type == name
+        file = write(tmp_path, TEST.replace("model_type: SRModel", f"model_type: {name}"))
+        assert config.read(file, mode="test").model_type == name

@@ -51,4 +51,4 @@ def test_low_resolution_images_that_are_given(tmp_path: Path) -> None:
 def test_training_needs_a_whole_scale(tmp_path: Path) -> None:
     options = PairedImageOptions(name="A", dataroot_gt=folder(tmp_path / "gt", (40, 37)), gt_size=20)
     with pytest.raises(InputError, match=r"scale 2\.5 is no whole number"):
-        build_dataset(options, scale=2.5, phase="train")  # type: ignore[call-overload]
+        build_dataset(options, scale=2.5, phase="train")

@@ -73,7 +73,7 @@ def test_a_slip_is_recognised(table: str, name: str, meant: str) -> None:
         ("metric", "calculate_fid"),
         ("optimizer", "Lion"),
         ("scheduler", "StepLR"),
-        ("training", "perceptual_opt"),
+        ("training", "edge_opt"),
     ],
 )
 def test_another_thing_is_no_slip(table: str, name: str) -> None:

@@ -1,35 +1,47 @@
-"""One network, one loss between its output and the ground truth."""
+"""One network, and any number of losses of its output."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
-import losses
 from config.schema import TrainOptions
 from data.loader import Batch
 from models.distributed import World
 from models.training.finite import FiniteGuard
+from models.training.objectives.terms import GeneratorTerms, total_of, with_sharpened
 from models.training.players import PlayerOptions, generator_options
 from models.training.state import TrainState
-from models.training.step import StepResult, autocast, backward, begin_step, finish_step, without_exchange
-from utils.errors import InputError
+from models.training.step import (
+    StepResult,
+    Sums,
+    autocast,
+    backward,
+    check_output,
+    ema_output,
+    finish_step,
+    iteration,
+    output_of,
+    without_exchange,
+)
 
 
 class PixelObjective:
-    """``train.pixel_opt`` of every batch, logged as ``l_pix``.
+    """``train.pixel_opt`` and the other losses of the output, logged as ``l_pix`` and so on.
 
     A batch may be computed in micro-batches (``train.accumulate``): the gradient is that of the whole batch.
 
     Args:
-        options: loss, schedule, clipping, precision, EMA decay.
+        options: losses, schedule, clipping, precision, EMA decay.
         state: whose player "g" is trained.
         models: the networks as they are called, by player: compiled, inside their wrappers for distributed training;
             default: as they are in the state.
-        world: the processes that train together; the loss reported and checked is their mean.
+        world: the processes that train together; the losses reported and checked are their means.
         guard: watches over losses that are not finite; by default one that looks at every iteration.
+
+    Raises:
+        InputError: the weights of a loss cannot be read.
     """
 
     def __init__(
@@ -45,7 +57,7 @@ class PixelObjective:
         self.model = state.generator.network if models is None else models["g"]
         self.world = world or World()
         self.guard = guard or FiniteGuard(deferred=False, skip=options.train.nonfinite == "skip")
-        self.loss = losses.build(options.train.pixel_opt, state.device)
+        self.terms = GeneratorTerms(options, state.device)
 
     @staticmethod
     def players(options: TrainOptions) -> dict[str, PlayerOptions]:
@@ -53,38 +65,40 @@ class PixelObjective:
         return {"g": generator_options(options)}
 
     def step(self, state: TrainState, batch: Batch) -> StepResult:
-        """Forward, loss, backward, optimiser, EMA: ``state`` is one iteration further.
+        """Forward, losses, backward, optimiser, EMA: ``state`` is one iteration further.
 
         Args:
             state: mutated: the player's weights, EMA, optimiser and scaler, and the position.
-            batch: lq [B, C, h, w] and its target "gt" [B, C, s*h, s*w] on the state's device.
+            batch: lq [B, C, h, w] and its target "gt" [B, C, s*h, s*w], or of points [B, C, Q, 1]; on the state's
+                device.
 
         Raises:
             InputError: output and ground truth differ in size.
             NonFiniteLossError: see :func:`models.training.step.finish_step`.
         """
-        begin_step(state.generator, self.options, state.step + 1)
-        terms = {"l_pix": self.world.mean(self._accumulate(state, batch))}
-        return finish_step(state, {"g": state.generator}, terms, batch, self.options, self.guard)
+        with iteration(state, self.options):
+            terms = {"g": self.world.means(self._accumulate(state, batch))}
+            return finish_step(state, terms, batch, self.options, self.guard)
 
-    def _accumulate(self, state: TrainState, batch: Batch) -> Tensor:
-        """The loss of a batch, detached, after the gradients of its micro-batches have been added up."""
-        parts: list[Tensor] = []
+    def advice(self, step: int, losses: Mapping[str, float]) -> str | None:
+        """Nothing: no other player can win."""
+        return None
+
+    def _accumulate(self, state: TrainState, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a batch, detached, after the gradients of its micro-batches have been added up."""
+        step, sums = state.step + 1, Sums()
+        if "gt_usm" in self.terms.targets:
+            batch = with_sharpened(batch)
         done = 0
         for part in batch.micro_batches(self.options.accumulate):
             done += len(part)
+            average = ema_output(state, part, self.options) if self.terms.needs_ema(step) else None
             # Distributed training exchanges gradients once per batch, after its last micro-batch.
             with without_exchange(self.model, when=done < len(batch)):
                 with autocast(self.options.amp, state.device):
-                    prediction = self.model(part.lq)
-                target = part.targets["gt"]
-                if prediction.shape != target.shape:
-                    raise InputError(
-                        f"the network turns {tuple(part.lq.shape)} into {tuple(prediction.shape)}, "
-                        f"but the ground truth is {tuple(target.shape)}; check scale and network_g"
-                    )
-                share = len(part) / len(batch) if self.loss.reduction == "mean" else 1.0
-                loss = self.loss(prediction, target) * share
-                backward(loss, state.generator)
-            parts.append(loss.detach())
-        return torch.stack(parts).sum()  # of the loss's own type: float64 for a float64 network
+                    output = output_of(self.model, part)
+                check_output(output, part)
+                found = self.terms(output, part.targets, average, step, share=len(part) / len(batch))
+                backward(total_of(found, output), state.generator)
+            sums.add({f"l_{name}": value for name, value in found.items()})
+        return sums.values

@@ -24,7 +24,8 @@ def test_the_bar_counts_what_the_log_counts_and_shows_the_loss_of_its_last_line(
         for step in range(101, 121):
             meter.advance()
             if step % 10 == 0:
-                result = StepResult(step=step, losses={"l_pix": torch.tensor(1 / step)}, lr=(1e-3,), grad_norm=None)
+                losses = {"l_pix": torch.tensor(1 / step)}
+                result = StepResult(step=step, losses=losses, rates={"g": (1e-3,)}, grad_norms={})
                 record = meter.record(result, batch)
         line = meter.bar.line(200)
     assert record.step == 120

@@ -20,9 +20,14 @@ from models.training.state import Best
 from utils.errors import InputError
 
 RECORD = TrainRecord(
-    step=1000, epoch=3, lr=(2e-4,), losses={"l_pix": 0.0312}, grad_norm=0.5, images_per_second=160.0, seconds=0.1,
-    data_seconds=0.002, eta_seconds=3661.0, memory=3 << 29,
+    step=1000, epoch=3, rates={"g": (2e-4,)}, losses={"l_pix": 0.0312}, grad_norms={"g": 0.5},
+    images_per_second=160.0, seconds=0.1, data_seconds=0.002, eta_seconds=3661.0, memory=3 << 29,
 )  # fmt: skip
+OF_TWO = dataclasses.replace(
+    RECORD, rates={"g": (2e-4,), "d": (1e-4, 0.0)}, grad_norms={"d": 0.25},
+    losses={"l_d_real": 0.5, "out_d_real": -0.25, "l_d_fake": 0.75, "out_d_fake": -0.5},
+)  # fmt: skip
+"""Of an iteration of an adversarial training in which the generator did not move."""
 VALIDATION = ValidationRecord(
     1000, "Set5", {"psnr": 30.5}, {"psnr": Best(31.0, 500)}, {"baby": np.zeros((8, 8, 3), np.uint8)}
 )
@@ -41,6 +46,42 @@ def test_the_log_line_is_basicsr_s_with_the_whole_name_of_the_run(caplog: pytest
     )
     assert "[160.0 images/s, data wait 2%, 1.5 GiB]" in line
     assert table == "Validation Set5\n\t # psnr: 30.5000\tBest: 31.0000 @ 500 iter"
+
+
+def test_figures_of_both_players_are_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    caplog.set_level("INFO")
+    fake = FakeWandb(online=True, fails=False)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    path, board = tmp_path / "metrics.jsonl", tmp_path / "board"
+    sinks = (
+        LogSink("x"), JsonLinesSink(path, 0, -1), TensorBoardSink(board, 0, ""),
+        WandbSink(tmp_path, "x4", WandbOptions(project="sr"), {}),
+    )  # fmt: skip
+    for sink in sinks:
+        sink.training(OF_TWO)
+        sink.close()
+    assert "iter:   1,000, lr:(2.000e-04,), lr_d:(1.000e-04,0.000e+00,)] " in caplog.text
+    assert "l_d_real: 5.0000e-01 out_d_real: -2.5000e-01 l_d_fake: " in caplog.text
+    (record,) = map(json.loads, path.read_text().splitlines())
+    assert (record["lr"], record["lr_d"]) == ([2e-4], [1e-4, 0.0])
+    assert (record["grad_norm"], record["grad_norm_d"]) == (None, 0.25)
+    expected = {
+        "losses/l_d_real": 0.5, "out_d_real": -0.25, "losses/l_d_fake": 0.75, "out_d_fake": -0.5, "lr": 2e-4,
+        "lr_d": 1e-4, "grad_norm_d": 0.25,
+    }  # fmt: skip
+    assert {tag: value for tag, value in fake.logged[0][1].items() if not tag.startswith("speed/")} == expected
+    events = EventAccumulator(str(board))
+    events.Reload()
+    assert {tag for tag in events.Tags()["scalars"] if not tag.startswith("speed/")} == set(expected)
+    resumed = JsonLinesSink(path, 1000, 0)
+    resumed.close()
+    again = resumed.resumed
+    assert again is not None
+    assert (again.rates, again.losses, again.grad_norms) == (OF_TWO.rates, OF_TWO.losses, OF_TWO.grad_norms)
 
 
 def test_json_lines_read_as_if_the_run_had_never_stopped(tmp_path: Path) -> None:
@@ -166,7 +207,7 @@ def test_what_is_no_number_is_no_figure_anywhere(
     path = tmp_path / "metrics.jsonl"
     scores = {"psnr": math.nan, "ssim": 0.9, "first": math.nan}
     undefined = ValidationRecord(1000, "Set5", scores, {"psnr": Best(31.0, 500), "ssim": Best(0.9, 1000)}, {})
-    skipped = dataclasses.replace(RECORD, losses={"l_pix": math.nan}, grad_norm=math.inf)
+    skipped = dataclasses.replace(RECORD, losses={"l_pix": math.nan}, grad_norms={"g": math.inf})
     sinks = (
         LogSink("x"), JsonLinesSink(path, 0, -1), TensorBoardSink(tmp_path / "board", 0, ""),
         WandbSink(tmp_path, "x4", WandbOptions(project="sr"), {}),

@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from archs import build_network
-from models.weights import files, sums
+from models.weights import files
 from models.weights.files import load_weights, read_checkpoint, write_checkpoint, write_safetensors
 from utils.errors import InputError
+from utils.tensor_files import sums
 
 ULTRA = {"type": "PlainUSR_ultra", "n_feat": 8, "im_feat": [8, 4], "scale": 2}
 CONTENT: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 torch looks at no checksum when it reads. Here the data of each member is compared with the CRC-32 that the archive
 holds of it, and what stands around the data (names, sizes, offsets) is looked through as far as torch's own reader
-relies on it. The seal in files of FocalSR is in :mod:`models.weights.sums`.
+relies on it. The seal in files of FocalSR is in :mod:`utils.tensor_files.sums`.
 """
 
 from __future__ import annotations

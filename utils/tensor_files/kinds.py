@@ -6,12 +6,12 @@ import html
 import json
 import re
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from data.images.kinds import kind_of_content
-from models.weights.archive import CutOffError, DamagedError, read_directory, reader
+from utils.tensor_files.archive import CutOffError, DamagedError, read_directory, reader
 
 _HEAD = 4096  # bytes that are looked at
 _ARCHIVES = {
@@ -29,7 +29,7 @@ _OTHERS = {
     b"\x93NUMPY": "a NumPy array",
 }
 _AGAIN = "download it again"
-_WANTED = "take the PyTorch weights of this network (.pth or .safetensors)"
+WANTED = "take the PyTorch weights of this network (.pth or .safetensors)"
 
 
 def is_safetensors(path: Path) -> bool:
@@ -39,11 +39,12 @@ def is_safetensors(path: Path) -> bool:
     return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 2**32
 
 
-def foreign_kind(path: Path) -> str | None:
+def foreign_kind(path: Path, picture: Callable[[bytes], str | None] = lambda _head: None) -> str | None:
     """What the file is, and what to do, in one sentence after its name; None where it may be weights.
 
     Args:
         path: an existing file.
+        picture: what to say of a picture or film that begins so; None where it is none.
     """
     size = path.stat().st_size
     if size == 0:
@@ -63,15 +64,15 @@ def foreign_kind(path: Path) -> str | None:
             return f"a {name} archive; unpack it and give the file inside"
     for beginning, name in _OTHERS.items():
         if head.startswith(beginning):
-            return f"{name}, not weights; {_WANTED}"
+            return f"{name}, not weights; {WANTED}"
     if head.startswith(b"PK"):
         return _zip_kind(path, size)
     if head[257:262] == b"ustar":
         return f"a tar archive{_first(_tar_names(path))}; unpack it and give the file inside"
     if path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and re.search(rb"pytorch|onnx|torch", head[:64])):
-        return f"an ONNX model, a graph for other programs; {_WANTED}"
-    if (picture := kind_of_content(head)) is not None:
-        return f"a {'film' if picture.role == 'film' else 'picture'} ({picture.name}), not weights; {_WANTED}"
+        return f"an ONNX model, a graph for other programs; {WANTED}"
+    if (said := picture(head)) is not None:
+        return said
     return _text_kind(head, path.suffix.lower())
 
 
@@ -100,11 +101,11 @@ def _zip_kind(path: Path, size: int) -> str | None:
             "python -c \"import torch; torch.save(torch.jit.load('IN').state_dict(), 'OUT.pth')\""
         )
     if any(name.endswith(("serialized_exported_program.json", "models/model.json")) for name in names):
-        return f"a program of torch.export, not its weights; {_WANTED}"
+        return f"a program of torch.export, not its weights; {WANTED}"
     if any(name.endswith("data.pkl") for name in names):
         return None
     if names and all(name.endswith(".npy") for name in names):
-        return f"a NumPy archive, as numpy.savez writes them; {_WANTED}"
+        return f"a NumPy archive, as numpy.savez writes them; {WANTED}"
     return f"a zip archive{_first(names)}; unpack it and give the file inside"
 
 

@@ -2,7 +2,7 @@
 
 The seal is the CRC-32 of all other bytes of the file: in the comment at the end of a torch file, which is a zip
 archive, and under :data:`SEAL_KEY` in the metadata of a safetensors file. Other programs pass over both. Torch files of
-others have a CRC-32 of each tensor (:mod:`models.weights.archive`); their safetensors files, and torch files in the
+others have a CRC-32 of each tensor (:mod:`utils.tensor_files.archive`); their safetensors files, and torch files in the
 form before PyTorch 1.6, have none.
 """
 
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from models.weights.archive import Archive, DamagedError, Read, read_directory, reader, verify
 from utils.errors import InputError
+from utils.tensor_files.archive import Archive, DamagedError, Read, read_directory, reader, verify
 
 SEAL_KEY = "focalsr_crc32"
 UNSEALED = "0" * 8

@@ -13,18 +13,13 @@ from config.document import Document
 from config.network import read_discriminator
 from config.optimizers import OPTIMIZERS
 from config.schema import ADVERSARIAL_MODELS, MODEL_TYPES, PIXEL_MODELS, REAL_ADVERSARIAL_MODELS, RELATIVISTIC_MODELS
-from config.terms import AnyNamed, AnyPerceptual, log_name
+from config.terms import LOG_NAMES, AnyNamed, AnyPerceptual, log_name
 from config.training_checks import value_of
 from losses import PERCEPTUAL, PerceptualLossOptions
 from utils.errors import InputError
 from utils.scalars import is_null
 from utils.typed import KeyPath, Report, key_text, read
 
-# The keys of section train that hold a loss -> what the loss is called in logs.
-NAMED_LOSSES: Mapping[str, str] = {
-    "pixel_opt": "pix", "wave_opt": "wave", "fft_opt": "fft", "perceptual_opt": "percep", "mesa_opt": "mesa",
-    "ldl_opt": "ldl", "gan_opt": "gan",
-}  # fmt: skip
 _STYLE = "style"  # the second term of a perceptual loss
 _TARGETS = ("l1_gt_usm", "percep_gt_usm", "gan_gt_usm")
 _SHARPEN = ("gt_usm", "lq_usm")
@@ -171,7 +166,7 @@ def _check_sharpening(document: Document, model: str, report: Report) -> None:
 
 def _losses(document: Document) -> Iterator[_Loss]:
     """The losses of the generator."""
-    for key, name in NAMED_LOSSES.items():
+    for key, name in LOG_NAMES.items():
         section = document.get(("train", key))
         if isinstance(section, Mapping):
             yield _Loss(("train", key), name, section)

@@ -18,6 +18,12 @@ from utils.errors import InputError
 from utils.typed import OneOf, option
 from utils.wording import shortened
 
+LOG_NAMES: Mapping[str, str] = {
+    "pixel_opt": "pix", "wave_opt": "wave", "fft_opt": "fft", "ldl_opt": "ldl", "perceptual_opt": "percep",
+    "mesa_opt": "mesa", "gan_opt": "gan",
+}  # fmt: skip
+"""The keys of the section that hold a loss -> what the loss is called in logs, after l_ or l_g_."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ArtefactKeys(Checked):

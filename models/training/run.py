@@ -15,6 +15,7 @@ from torch import nn
 from config import describe, to_dict
 from config.command import Command
 from config.schema import TrainOptions
+from config.training_plan import training_plan
 from data import EvalDataset, TrainDataset, build_dataset
 from models.distributed import World, has_begun, mark_begun, restarts
 from models.evaluation.check import check_borders, together
@@ -165,12 +166,16 @@ def describe_run(
     options: TrainOptions, state: TrainState, dataset: TrainDataset, validation: tuple[EvalDataset, ...]
 ) -> None:
     """Log what is about to be trained, on what."""
-    count = sum(parameter.numel() for parameter in state.generator.network.parameters())
     log = get_logger().info
-    log("network %s: %s parameters, scale x%d", options.network_g.type, f"{count:,}", options.scale)
-    for player in state.players.values():
+    names = {"g": options.network_g, "d": options.network_d}
+    for name, player in state.players.items():
+        own, what = names[name], {"g": f", scale x{options.scale}", "d": ", the discriminator"}[name]
+        count = sum(parameter.numel() for parameter in player.network.parameters())
+        log("network %s: %s parameters%s", "" if own is None else own.type, f"{count:,}", what)
         if player.start is not None:
             log_loaded(player.start)
+    for line in training_plan(options):
+        log("%s", line)
     epoch = dataset.epoch_length
     log(
         "%s: %s samples an epoch, batch %d, %s iterations (%.1f epochs)",

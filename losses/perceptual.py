@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,17 @@ from utils.typed import option
 Criterion = Literal["l1", "l2", "fro"]
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # R G B of ImageNet
+
+
+class FeatureLoss(Protocol):
+    """A loss of features that is ready to be called."""
+
+    @property
+    def reduction(self) -> Reduction:
+        """How it sums up over a batch."""
+
+    def terms(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Its terms by name, each with its weight."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

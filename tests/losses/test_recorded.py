@@ -44,7 +44,7 @@ def options_of(case: dict[str, Any], table: Any) -> Any:
 def gradient_norm(loss: Tensor, x: Tensor) -> float:
     """The norm of the gradient of ``x``."""
     [gradient] = torch.autograd.grad(loss, x)
-    return gradient.norm().item()
+    return float(gradient.norm())
 
 
 def test_pixel_losses(shared: Path) -> None:

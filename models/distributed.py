@@ -117,18 +117,15 @@ class World:
         found = self.mean(torch.stack([value.to(kind) for value in values.values()]))
         return dict(zip(values, found.unbind(), strict=True))
 
-    def wrap(self, network: nn.Module, *, shares_buffers: bool = True) -> nn.Module:
+    def wrap(self, network: nn.Module) -> nn.Module:
         """The network as its training step calls it: inside DistributedDataParallel where there are several ranks.
 
-        Args:
-            network: to be wrapped.
-            shares_buffers: all ranks take over the buffers of rank 0 in each pass. False: those of each rank are its
-                own. Vectors of spectral norms follow from the weights, and are the same everywhere; running statistics
-                of batch norms differ, and rank 0 saves its.
+        In each pass all ranks take over the buffers of rank 0: of batch norms, whose running statistics would else
+        differ from rank to rank. Vectors of spectral norms follow from the weights, and are the same everywhere.
         """
         if self.size == 1:
             return network
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=shares_buffers)
+        return nn.parallel.DistributedDataParallel(network)
 
     def device(self, num_gpu: int | Literal["auto"]) -> torch.device:
         """The device for this rank: a GPU unless ``num_gpu`` is 0 or there is none.

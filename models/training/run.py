@@ -172,7 +172,7 @@ def called_networks(state: TrainState, options: TrainOptions, world: World) -> d
         network = player.network.train()
         if options.train.compile and name == "g":
             network = cast("nn.Module", torch.compile(network, mode=options.train.compile_mode))
-        called[name] = world.wrap(network, shares_buffers=name == "g")
+        called[name] = world.wrap(network)
     return called
 
 

@@ -6,6 +6,7 @@ Shapes: B images, C channels, H W pixels; training at any scale has Q points in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -18,6 +19,7 @@ from data import usm_sharpen
 from data.loader import Batch
 from losses import FeatureDistance, Loss, LossOptions, PerceptualLossOptions, ScheduledOptions, artefact_map, factor_at
 from losses.loss import Reduction
+from utils.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +166,18 @@ class GeneratorTerms:
         terms: in their order.
 
     Raises:
-        InputError: the weights of a loss cannot be read.
+        InputError: the weights of a loss cannot be read, or two losses have one name.
     """
 
     def __init__(self, options: TrainOptions, device: torch.device) -> None:
         self.terms = tuple(_terms(options, device))
+        names = Counter(name for term in self.terms for name in term.weights)
+        names["gan"] += options.train.gan_opt is not None
+        twice = [name for name, count in names.items() if count > 1]
+        if twice:
+            raise InputError(
+                f'train.losses: two losses are called "{twice[0]}"; give the one there another name (key name)'
+            )
 
     @property
     def targets(self) -> set[Target]:

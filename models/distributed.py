@@ -6,6 +6,7 @@ gradients, over gloo on the CPU and nccl on GPUs.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import re
@@ -152,6 +153,14 @@ def _program() -> str:
     return sys.argv[0] if Path(sys.argv[0]).suffix == ".py" else "train.py"
 
 
+_groups: list[object] = []
+"""Every group that was connected, until the process ends.
+
+Else the last to hold it would be DistributedDataParallel, which waits for the end of gloo's threads without letting go
+of Python's global lock. A thread that needs the lock, to release the tensors of the last exchange, never ends then.
+"""
+
+
 @contextmanager
 def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[World]:
     """The ranks of this run: connects them on entry and disconnects them on exit.
@@ -181,6 +190,8 @@ def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[Wo
     try:
         with ending_with_parent("the launcher") if _is_watched(launcher) else nullcontext():
             dist.init_process_group(backend, store=_restarted_store(), rank=rank, world_size=size)
+            _groups.append(dist.group.WORLD)
+            atexit.register(_groups.clear)
             try:
                 if rank == 0 and restarts() == 0:
                     mark_begun("")

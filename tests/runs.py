@@ -6,19 +6,19 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scripts.faults.workplace import TRAIN_FILE, picture, write_pictures
+from tests.forked import ROOT, start
 from utils.command import run_command
 
 __all__ = [
-    "ROOT", "TEST_FILE", "TRAIN_FILE", "adversarial", "command", "environment", "main_of", "picture", "run", "run_here",
-    "workplace",
+    "ROOT", "TEST_FILE", "TRAIN_FILE", "TWO_RANKS", "adversarial", "command", "environment", "main_of", "picture", "run",
+    "run_here", "run_line", "start", "torchrun", "workplace",
 ]  # fmt: skip
-
-ROOT = Path(__file__).resolve().parent.parent
 
 TEST_FILE = """\
 name: tiny_test
@@ -95,12 +95,38 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+TWO_RANKS = ("--standalone", "--nproc-per-node", "2")
+
+
+def torchrun(script: str, *arguments: str, launch: Sequence[str] = TWO_RANKS) -> list[str]:
+    """The command line of torchrun, whose own arguments are ``launch``, with a script."""
+    return [sys.executable, "-m", "torch.distributed.run", *launch, *command(script, *arguments)[1:]]
+
+
 def run(folder: Path, script: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run a command in ``folder``; its output and exit code are the caller's to judge."""
-    line = command(script, *arguments)
-    return subprocess.run(
-        line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
-    )
+    return run_line(folder, command(script, *arguments), timeout=timeout)
+
+
+def run_line(
+    folder: Path, line: Sequence[str], *, timeout: float = 300, new: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a command line of :func:`command` or :func:`torchrun`, forked or as a ``new`` interpreter."""
+    if new:
+        return subprocess.run(
+            line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+        )
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        program = start(line, folder, environment(), stdout=stdout, stderr=stderr)
+        try:
+            program.wait(timeout)
+        finally:
+            program.kill()  # nothing where it has ended
+        texts = []
+        for file in (stdout, stderr):
+            file.seek(0)
+            texts.append(file.read())
+        return subprocess.CompletedProcess(list(line), program.wait(), *texts)
 
 
 def run_here(script: str, *arguments: str) -> int:

@@ -68,8 +68,8 @@ def _check_pixel(document: Document, model: str, report: Report) -> None:
             report.note(path, f"has no effect here: {model} trains no discriminator")
     for path in _FOR_ADVERSARIAL:
         if not is_null(document.get(path)):
-            choice = "choose RealESRGANModel" if path[-1] == "ldl_opt" else f"choose {', '.join(ADVERSARIAL_MODELS)}"
-            report.problem(path, f"{model} trains no discriminator; leave the key out, or {choice} as model_type")
+            problem = f"{model} trains no discriminator; leave the key out, or choose another model_type"
+            report.problem(path, f"{problem}: {', '.join(ADVERSARIAL_MODELS)}")
     if isinstance(document.get(("train",)), Mapping) and not list(_losses(document)):
         report.problem(("train",), 'the key "pixel_opt" is missing, and there is no other loss; expected one')
 
@@ -83,9 +83,6 @@ def _check_adversarial(document: Document, model: str, report: Report) -> None:
     ):
         if is_null(document.get(path)) and (has_section or len(path) == 1):
             report.problem(path[:-1], f'the key "{path[-1]}" is missing; {model} needs {what}')
-    if model not in REAL_ADVERSARIAL_MODELS and not is_null(document.get(("train", "ldl_opt"))):
-        names = " or ".join(REAL_ADVERSARIAL_MODELS)
-        report.problem(("train", "ldl_opt"), f"is for {names}, not for {model}; leave it out or change model_type")
     kind: KeyPath = ("train", "gan_opt", "gan_type")
     if model in RELATIVISTIC_MODELS and value_of(document, kind, str) == "hinge":
         problem = f"{model} asks the generator's loss about fake images too, which hinge leaves out; choose vanilla"

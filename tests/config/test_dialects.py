@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,6 @@ from utils.errors import InputError
 FOLDER = Path(__file__).parent / "dialects"
 
 DEGRADED = ["datasets.train.blur_kernel_size", "datasets.train.blur_kernel_size2", "datasets.train.use_shuffle"]
-# File -> the network of BasicSR that it trains.
-OF_BASICSR = {
-    **dict.fromkeys(("real_esrgan_train.yml", "ldl_train.yml", "esrgan_train.yml"), "RRDBNet"),
-    "srgan_train.yml": "MSRResNet",
-}
-ANOTHER = "network_g={type: PlainUSR_ultra, scale: 4}"  # in its place
-
 # File -> the keys that it holds without effect.
 NOTED = {
     "hat_train.yml": ["datasets.train.use_shuffle"],
@@ -70,12 +62,11 @@ NOTED = {
 
 
 def read(path: Path, mode: Mode) -> config.Options:
-    return training(path.name) if mode == "train" else config.read(path, mode="test")
+    return config.read(path, mode="train") if mode == "train" else config.read(path, mode="test")
 
 
-def training(name: str, *edits: str) -> TrainOptions:
-    """A training file, with a network of ours where it trains one of BasicSR."""
-    return config.read(FOLDER / name, [*([ANOTHER] if name in OF_BASICSR else []), *edits], mode="train")
+def training(name: str) -> TrainOptions:
+    return config.read(FOLDER / name, mode="train")
 
 
 @pytest.fixture(params=NOTED)
@@ -89,15 +80,7 @@ def test_published_file_is_read_and_its_network_built(dialect: tuple[Path, Mode]
     found = read(path, mode)
     with torch.device("meta"):
         network = build_network(found.network_g.as_mapping())
-    if path.name not in OF_BASICSR:
-        assert isinstance(network, network_class(yaml.safe_load(path.read_text())["network_g"]["type"]))
-
-
-@pytest.mark.parametrize(("name", "network"), OF_BASICSR.items())
-def test_the_network_of_a_file_of_basicsr_is_all_that_may_be_missing(name: str, network: str) -> None:
-    with pytest.raises(InputError) as caught:
-        config.read(FOLDER / name, mode="train")
-    assert re.fullmatch(rf'.*: network_g.type: unknown network type "{network}"; BasicSR has it: .*', str(caught.value))
+    assert isinstance(network, network_class(yaml.safe_load(path.read_text())["network_g"]["type"]))
 
 
 def test_keys_of_published_files_without_effect_are_noted_once(dialect: tuple[Path, Mode]) -> None:

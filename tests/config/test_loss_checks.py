@@ -77,7 +77,7 @@ def test_flags_are_booleans_as_everywhere(tmp_path: Path) -> None:
             "network_d: SRModel trains no discriminator; leave t",
         ),
         (["train:gan_opt={type: GANLoss, gan_type: lsgan}"], "train:gan_opt: SRModel trains no discriminator; leave"),
-        (["train:ldl_opt={type: L1Loss}", "train:ema_decay=0.9"], "choose RealESRGANModel as model_type"),
+        (["train:ldl_opt={type: L1Loss}", "train:ema_decay=0.9"], "train:ldl_opt: SRModel trains no discriminator; "),
         (["train:pixel_opt=~"], 'train: the key "pixel_opt" is missing, and there is no other loss; expected one'),
         (["train:pixel_opt=~", "train:losses=[]"], "and there is no other loss; expected one"),
         (["train:mesa_opt={type: L1Loss}"], "train:mesa_opt: compares with the output of EMA weights; set ema_decay"),
@@ -120,10 +120,6 @@ def test_losses_of_a_pixel_model_that_cannot_be(tmp_path: Path, edits: Sequence[
         (["train:reset_momentum_iter=5", "train:optim_g:type=SGD"], "train:reset_momentum_iter: SGD keeps other mome"),
         (["train:ldl_opt={type: L1Loss}", "train:ema_decay=0"], "train:ldl_opt: compares with the output of EMA wei"),
         (
-            [*UNFLAGGED, "model_type=SRGANModel", "train:ldl_opt={type: L1Loss}"],
-            "is for RealHATGANModel or RealESRGANModel, not for SRGANModel; leave it out or change model_type",
-        ),
-        (
             [*UNFLAGGED, "model_type=ESRGANModel", "train:gan_opt:gan_type=hinge"],
             "ESRGANModel asks the generator's loss about fake images too, which hinge leaves out; choose vanilla",
         ),
@@ -157,6 +153,13 @@ def test_the_default_pool_is_blamed_where_the_batch_does_not_divide_it(tmp_path:
     found = refused(tmp_path, "datasets:train:batch_size_per_gpu=7")
     assert found.endswith("such as 175, or 0 for no pool, got 180, the default")
     assert notes(tmp_path, "datasets:train:batch_size_per_gpu=7", "queue_size=0") == []
+
+
+@pytest.mark.parametrize("model", ["SRGANModel", "ESRGANModel"])
+def test_losses_that_the_published_code_builds_and_forgets_act(tmp_path: Path, model: str) -> None:
+    edits = (*UNFLAGGED, f"model_type={model}", "train:ldl_opt={type: L1Loss}", "train:wave_opt={type: MSELoss}")
+    train = read(tmp_path, *edits).train
+    assert None not in (train.ldl_opt, train.wave_opt)
 
 
 def test_hinge_is_for_discriminators_that_judge_single_images(tmp_path: Path) -> None:

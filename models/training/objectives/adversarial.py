@@ -21,6 +21,7 @@ from data.loader import Batch
 from losses import factor_at
 from models.distributed import World
 from models.training.finite import FiniteGuard
+from models.training.objectives.balance import Balance
 from models.training.objectives.terms import GeneratorTerms, total_of, with_sharpened
 from models.training.players import PlayerOptions, discriminator_options, generator_options
 from models.training.state import Player, TrainState
@@ -88,6 +89,20 @@ class AdversarialObjective:
         self.gan_options, self.gan = gan, gan.build(state.device)
         self.real = options.target_of("gan")
         self.relativistic = options.relativistic
+        self.balance = Balance(self.gan, relativistic=self.relativistic, after=self.options.net_d_init_iters)
+        self.cycle = self.options.net_d_iters
+        moves = (self.options.net_d_init_iters // self.cycle + 1) * self.cycle
+        self.full_step = max(moves, -(-self.terms.full_step // self.cycle) * self.cycle)
+
+    def summary(self) -> list[str]:
+        """The losses of both players."""
+        options = self.gan_options
+        kind = f"GANLoss {options.gan_type}{', relativistic' if self.relativistic else ''}"
+        of_generator = [*self.terms.described("l_g_"), f"l_g_gan ({kind}, weight {options.loss_weight:g})"]
+        return [
+            f"losses of the generator: {', '.join(of_generator)}",
+            f"losses of the discriminator: l_d_real, l_d_fake ({kind}; real images: {self.real})",
+        ]
 
     @staticmethod
     def players(options: TrainOptions) -> dict[str, PlayerOptions]:
@@ -130,8 +145,8 @@ class AdversarialObjective:
             return finish_step(state, terms, batch, self.options, self.guard)
 
     def advice(self, step: int, losses: Mapping[str, float]) -> str | None:
-        """A sentence where the discriminator has won."""
-        return None
+        """A sentence where the discriminator has won, once."""
+        return self.balance.advice(step, losses)
 
     def generator_moves(self, step: int) -> bool:
         """Whether the generator is trained in an iteration."""

@@ -58,6 +58,11 @@ class PixelObjective:
         self.world = world or World()
         self.guard = guard or FiniteGuard(deferred=False, skip=options.train.nonfinite == "skip")
         self.terms = GeneratorTerms(options, state.device)
+        self.cycle, self.full_step = 1, self.terms.full_step
+
+    def summary(self) -> list[str]:
+        """The losses."""
+        return [f"losses: {', '.join(self.terms.described('l_'))}"]
 
     @staticmethod
     def players(options: TrainOptions) -> dict[str, PlayerOptions]:

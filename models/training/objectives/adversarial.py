@@ -168,7 +168,8 @@ class AdversarialObjective:
                     with autocast(self.options.amp, state.device):
                         output = output_of(self.generator, part)
                     check_output(output, part)
-                    fakes.append(output.detach())
+                    # A copy: what a compiled network returns may be written to when it is called again.
+                    fakes.append(output.detach().clone())
                     if moves:
                         with self._advancing(number == 0):
                             sums.add(self._teach(state, output, part, share))

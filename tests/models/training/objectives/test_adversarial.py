@@ -19,7 +19,7 @@ from models.training.objectives import build_objective, players_of
 from models.training.objectives.adversarial import AdversarialObjective
 from models.training.state import TrainState
 from tests.runs import adversarial
-from tests.states import iterate, options, state_of
+from tests.states import Waits, iterate, options, state_of
 from utils.errors import InputError
 
 VGG_STYLE = "network_d={type: VGGStyleDiscriminator, num_in_ch: 3, num_feat: 2}"
@@ -274,6 +274,22 @@ def test_where_the_generator_is_not_trained_its_pass_keeps_nothing() -> None:
     second = iterate(state, batch(), chosen)
     assert {"l_g_pix", "l_g_gan"} < set(second.losses)
     assert graphs == [False, True]
+
+
+@pytest.mark.parametrize("edits", [(), ("train:amp=bf16", "train:accumulate=2"), ("model_type=ESRGANModel",)])
+def test_the_host_does_not_wait_between_log_points(edits: tuple[str, ...]) -> None:
+    more = ("train:grad_clip=1", "train:mesa_opt={type: L1Loss}", "train:losses=[{type: L1Loss, target: gt_usm}]")
+    chosen = options(*more, "train:reset_momentum_iter=1", *edits)
+    state = fresh(chosen)
+    guard = FiniteGuard(deferred=True, skip=False)
+    made = objective(state, chosen, {}, guard)
+    made.step(state, batch(side=32))
+    with Waits() as waits:
+        for _ in range(2):
+            made.step(state, batch(side=32))
+        assert waits.count == 0
+        guard.check()
+    assert waits.count > 0
 
 
 def test_ranks_exchange_gradients_of_each_player_once(gan: Path) -> None:

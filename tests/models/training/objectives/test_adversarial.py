@@ -112,7 +112,7 @@ def without_gradient(y: Tensor) -> Tensor:
     return y
 
 
-def full(y: Tensor) -> Tensor:
+def full(*_: object) -> Tensor:
     raise MemoryError("out of memory")
 
 
@@ -233,6 +233,40 @@ def test_an_overflow_of_one_player_leaves_out_its_step_alone() -> None:
     assert all(not torch.equal(after[key], before[key]) for key in after if key.startswith("d "))
     scales = {name: player.scaler.get_scale() for name, player in state.players.items() if player.scaler is not None}
     assert scales["g"] == scales["d"] / 2
+
+
+def test_memory_that_is_full_between_unscaling_and_the_move_can_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = options("train:amp=fp16")
+    state = fresh(chosen)
+    with monkeypatch.context() as patch:
+        patch.setattr("models.training.step._clip", full)
+        with pytest.raises(MemoryError):
+            iterate(state, batch(), chosen)
+    assert not iterate(state, batch(), chosen).skipped
+
+
+class Reusing(nn.Module):
+    """A network that writes to its last output when it is called again, as CUDA graphs of compiled ones do."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.last is not None:
+            self.last.zero_()
+        y: Tensor = self.network(x)
+        self.last = y.detach()
+        return y
+
+
+def test_outputs_are_kept_although_the_network_uses_their_memory_again() -> None:
+    chosen = options("train:accumulate=2")
+    state, other = fresh(chosen), fresh(chosen)
+    iterate(state, batch(), chosen, model=Reusing(state.generator.network))
+    iterate(other, batch(), chosen)
+    assert_same(tensors(state), tensors(other))
 
 
 def test_each_player_has_a_gradient_clipping_of_its_own() -> None:

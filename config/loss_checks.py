@@ -22,7 +22,7 @@ from utils.typed import KeyPath, Report, key_text, read
 
 _STYLE = "style"  # the second term of a perceptual loss
 _TARGETS = ("l1_gt_usm", "percep_gt_usm", "gan_gt_usm")
-_SHARPEN = ("gt_usm", "lq_usm")
+_SHARPEN = {"gt_usm": True, "lq_usm": False}  # what the Real GAN models do not do
 _SETTINGS_OF_DISCRIMINATORS: tuple[KeyPath, ...] = (
     *(("train", key) for key in ("optim_d", "net_d_iters", "net_d_init_iters", "grad_clip_d")),
     *(("path", key) for key in ("pretrain_network_d", "param_key_d", "strict_load_d")),
@@ -155,8 +155,8 @@ def _check_sharpening(document: Document, model: str, report: Report) -> None:
         keys = f"the key{'s' if len(missing) > 1 else ''} {', '.join(missing)} {'are' if len(missing) > 1 else 'is'}"
         meaning = "true or false: whether the target of these losses is sharpened"
         report.problem((), f"{keys} missing; {model} expects {meaning}")
-    for key in _SHARPEN:
-        if not is_null(document.get((key,))):
+    for key, otherwise in _SHARPEN.items():
+        if value_of(document, (key,), bool) is otherwise:
             meaning = f"{model} degrades sharpened images, and {', '.join(_TARGETS)} say which targets are"
             report.note((key,), f"has no effect here: {meaning}")
 

@@ -202,6 +202,7 @@ def test_sharpening_at_the_top_level_has_no_effect_on_photographs_and_flags_none
     text = GAN.replace("gt_size: 64\ndatasets", "gt_size: 64\ngt_usm: true\ndatasets")
     (note,) = notes(tmp_path, text=text)
     assert note.startswith("9: gt_usm: has no effect here: RealESRGANModel degrades sharpened images, and ")
+    assert notes(tmp_path, text=text.replace("gt_usm: true\nd", "gt_usm: false\nlq_usm: true\nd")) == []
     (note,) = notes(tmp_path, "model_type=SRGANModel")
     expected = "has no effect here: it is for RealHATGANModel and RealESRGANModel"
     assert note == f"5: l1_gt_usm, percep_gt_usm, gan_gt_usm: {expected}"

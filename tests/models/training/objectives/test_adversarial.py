@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 
 from config.schema import TrainOptions
 from data.loader import Batch
+from models.distributed import World
 from models.training.finite import FiniteGuard, NonFiniteLossError
 from models.training.objectives import build_objective, players_of
 from models.training.objectives.adversarial import AdversarialObjective
+from models.training.run import called_networks
 from models.training.state import TrainState
 from tests.runs import adversarial
 from tests.states import Waits, iterate, options, state_of
@@ -311,6 +314,27 @@ def test_the_clipping_of_esr_models_is_halved_after_50_000_iterations(step: int,
     assert clip_limit(train, "g", step) == limit
     assert clip_limit(train, "d", step) is None
     assert clip_limit(dataclasses.replace(train, grad_clip=0.3), "g", step) == min(limit, 0.3)
+
+
+@pytest.mark.parametrize("edits", [("channels_last=true",), ("train:compile=true",)])
+def test_layout_and_compiler_train_the_same(edits: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, compiled = torch.compile, []
+
+    def traced(network: nn.Module, *, mode: str | None = None) -> Any:
+        compiled.append(network)
+        return compiler(network, backend="eager")  # generating code would take minutes
+
+    monkeypatch.setattr(torch, "compile", traced)
+    turns = "train:net_d_iters=2"  # the generator is called with and without gradients
+    chosen, plain = options(*SGD, turns, *edits), options(*SGD, turns)
+    state, other = fresh(chosen), fresh(plain)
+    images, layout = batch(), torch.channels_last if chosen.channels_last else torch.contiguous_format
+    made = build_objective(chosen, state, models=called_networks(state, chosen, World()))
+    for _ in range(3):
+        made.step(state, images.mapped(lambda image: image.contiguous(memory_format=layout)))
+        iterate(other, images, plain)
+    torch.testing.assert_close(tensors(state), tensors(other), rtol=1e-5, atol=1e-6)
+    assert compiled == ([state.generator.network] if chosen.train.compile else [])
 
 
 def test_where_the_generator_is_not_trained_its_pass_keeps_nothing() -> None:

@@ -112,8 +112,9 @@ def test_sharpened_targets_are_made_where_a_loss_asks(place: Path, layout: torch
 def test_targets_follow_the_file_in_the_real_models_alone(place: Path, model: str, sharpened: Target) -> None:
     (place / "train.yml").write_text(adversarial((place / "train.yml").read_text()))
     losses = [f"train:{key}={{type: L1Loss}}" for key in ("wave_opt", "fft_opt", "ldl_opt", "mesa_opt")]
-    flags = {"l1_gt_usm": True, "percep_gt_usm": False, "gan_gt_usm": True}
-    chosen = dataclasses.replace(options(*losses), model_type=model, **flags)
+    chosen = dataclasses.replace(
+        options(*losses), model_type=model, l1_gt_usm=True, percep_gt_usm=False, gan_gt_usm=True
+    )
     found = {term.name: term.target for term in GeneratorTerms(chosen, CPU).terms}
     assert found == {**dict.fromkeys(("pix", "wave", "fft"), sharpened), "ldl": "gt", "mesa": "gt"}
     assert chosen.target_of("percep") == "gt"

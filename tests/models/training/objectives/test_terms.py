@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from config.schema import Target
 from data import usm_sharpen
 from data.loader import Batch
+from models.training.objectives import build_objective
 from models.training.objectives.terms import GeneratorTerms, total_of, with_sharpened
 from tests.runs import adversarial
 from tests.states import CPU, iterate, options, state_of
@@ -103,6 +106,19 @@ def test_sharpened_targets_are_made_where_a_loss_asks(place: Path, layout: torch
     assert batch.targets["gt"] is gt
     whole = list(batch.micro_batches(2))
     assert torch.equal(torch.cat([part.targets["gt_usm"] for part in whole]), batch.targets["gt_usm"])
+
+
+@pytest.mark.parametrize(("model", "sharpened"), [("RealESRGANModel", "gt_usm"), ("SRGANModel", "gt")])
+def test_targets_follow_the_file_in_the_real_models_alone(place: Path, model: str, sharpened: Target) -> None:
+    (place / "train.yml").write_text(adversarial((place / "train.yml").read_text()))
+    losses = [f"train:{key}={{type: L1Loss}}" for key in ("wave_opt", "fft_opt", "ldl_opt", "mesa_opt")]
+    chosen = dataclasses.replace(
+        options(*losses), model_type=model, l1_gt_usm=True, percep_gt_usm=False, gan_gt_usm=True
+    )
+    found = {term.name: term.target for term in GeneratorTerms(chosen, CPU).terms}
+    assert found == {**dict.fromkeys(("pix", "wave", "fft"), sharpened), "ldl": "gt", "mesa": "gt"}
+    assert chosen.target_of("percep") == "gt"
+    assert f"real images: {sharpened}" in build_objective(chosen, state_of(chosen)).summary()[-1]
 
 
 def test_the_plan_of_a_training_names_its_losses(place: Path) -> None:

@@ -87,6 +87,19 @@ def test_micro_batches_are_the_training_of_the_whole_batch(pieces: int) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)  # u and v have moved as often
 
 
+@pytest.mark.parametrize("model", ["SRGANModel", "ESRGANModel"])
+def test_the_weight_of_the_judgement_follows_its_schedule(model: str) -> None:
+    edits = (f"model_type={model}", *SGD, "train:pixel_opt=~", "train:fft_opt={type: FFTLoss, loss_weight: 1e-6}")
+    always, rising = options(*edits), options(*edits, "train:gan_opt:weight_schedule=[[1, 0], [3, 1]]")
+    states = [fresh(chosen, torch.float64) for chosen in (always, rising)]
+    whole, none = (iterate(s, batch(kind=torch.float64), o) for s, o in zip(states, (always, rising), strict=True))
+    assert float(none.losses["l_g_gan"]) == 0 < float(whole.losses["l_g_gan"])
+    assert none.grad_norms["g"] < 1e-2 * whole.grad_norms["g"]
+    # The discriminator has been asked all the same, and is trained as ever.
+    d = [{key: value for key, value in tensors(state).items() if key.startswith("d ")} for state in states]
+    assert_same(d[1], d[0])
+
+
 def test_relativistic_losses_need_the_whole_batch() -> None:
     with pytest.raises(InputError, match=r"train[.:]accumulate: ESRGANModel compares each image with the mean"):
         players_of(options("model_type=ESRGANModel", "train:accumulate=2"))
@@ -236,6 +249,25 @@ def test_an_overflow_of_one_player_leaves_out_its_step_alone() -> None:
     assert all(not torch.equal(after[key], before[key]) for key in after if key.startswith("d "))
     scales = {name: player.scaler.get_scale() for name, player in state.players.items() if player.scaler is not None}
     assert scales["g"] == scales["d"] / 2
+
+
+@pytest.mark.parametrize(("where", "call"), [("judge", 2), ("d", 4)])
+def test_a_deferred_guard_holds_both_players_under_fp16_too(where: str, call: int) -> None:
+    chosen = options("train:amp=fp16", "train:ema_decay=0")
+    state = fresh(chosen)
+    guard = FiniteGuard(deferred=True, skip=True)
+    made = objective(state, chosen, {where: ({call}, infinite)}, guard)
+    made.step(state, batch())
+    before = tensors(state)
+    scales = {name: player.scaler.get_scale() for name, player in state.players.items() if player.scaler is not None}
+    made.step(state, batch())
+    assert_same(tensors(state), before)
+    assert guard.check() == 1
+    after = {name: player.scaler.get_scale() for name, player in state.players.items() if player.scaler is not None}
+    faulty = "g" if where == "judge" else "d"
+    assert after == {name: scale / (2 if name == faulty else 1) for name, scale in scales.items()}
+    made.step(state, batch())
+    assert all(not torch.equal(value, before[key]) for key, value in tensors(state).items() if key.endswith("_orig"))
 
 
 def test_memory_that_is_full_between_unscaling_and_the_move_can_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,13 +17,12 @@ from config.schema import TrainOptions
 from data.loader import Batch
 from models.distributed import World
 from models.training.finite import FiniteGuard, NonFiniteLossError
-from models.training.objectives import build_objective, players_of
+from models.training.objectives import build_objective
 from models.training.objectives.adversarial import AdversarialObjective
 from models.training.run import called_networks
 from models.training.state import TrainState
 from tests.runs import adversarial
 from tests.states import Waits, iterate, options, state_of
-from utils.errors import InputError
 
 VGG_STYLE = "network_d={type: VGGStyleDiscriminator, num_in_ch: 3, num_feat: 2}"
 SGD = ("train:optim_g={type: SGD, lr: 1e-2}", "train:optim_d={type: SGD, lr: 1e-2}")
@@ -98,11 +97,6 @@ def test_the_weight_of_the_judgement_follows_its_schedule(model: str) -> None:
     # The discriminator has been asked all the same, and is trained as ever.
     d = [{key: value for key, value in tensors(state).items() if key.startswith("d ")} for state in states]
     assert_same(d[1], d[0])
-
-
-def test_relativistic_losses_need_the_whole_batch() -> None:
-    with pytest.raises(InputError, match=r"train[.:]accumulate: ESRGANModel compares each image with the mean"):
-        players_of(options("model_type=ESRGANModel", "train:accumulate=2"))
 
 
 class Strange(nn.Module):

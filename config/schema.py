@@ -388,7 +388,9 @@ class TrainOptions(DegradationOptions, Options):
     network_d: AnyDiscriminator | None = option(
         "the discriminator: type and the arguments of its constructor; null: none", None
     )
-    l1_gt_usm: bool | None = option("Real GAN models, required: the target of pixel_opt is sharpened", None)
+    l1_gt_usm: bool | None = option(
+        "Real GAN models, required: the target of pixel_opt, wave_opt and fft_opt is sharpened", None
+    )
     percep_gt_usm: bool | None = option("Real GAN models, required: the target of perceptual_opt is sharpened", None)
     gan_gt_usm: bool | None = option("Real GAN models, required: the real images of network_d are sharpened", None)
     gt_size: int | None = option(

@@ -110,8 +110,8 @@ class TrainingOptions(Checked):
         "as grad_clip, but half of it after iteration 50,000, as ESC's ESRModel does it", None, above=0, infinite=True
     )
     reset_momentum_iter: int | None = option(
-        "after every n-th iteration the optimiser forgets its moments and starts to count anew, as ESC's ESRModel does "
-        "it (Adam and AdamW); null: never",
+        "after every n-th iteration the optimiser of network_g forgets its moments and starts to count anew, as ESC's "
+        "ESRModel does it (Adam and AdamW); null: never",
         None,
         minimum=1,
     )

@@ -10,10 +10,11 @@ import torch
 
 from config import describe
 from config.schema import TestOptions, TrainOptions, ValOptions
-from data import EvalDataset, TrainDataset, build_dataset
+from data import EvalDataset, TrainDataset
 from data.images.faults import fault_lines
 from models.distributed import World
 from models.evaluation.evaluate import tiling_of, way_of
+from models.evaluation.sets import evaluation_sets
 from models.evaluation.tester import load_network
 from models.inputs import check_inputs
 from models.weights.files import log_loaded
@@ -46,10 +47,9 @@ def _inspect(options: TestOptions, world: World, *, verbose: bool) -> None:
     log = get_logger().info
     log_options(options, verbose=verbose)
     check_inputs(options)
-    datasets = [
-        build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="test")
-        for dataset in options.datasets.values()
-    ]
+    datasets = evaluation_sets(
+        options.datasets.values(), options.val, scale=options.scale, seed=options.manual_seed, phase="test"
+    )
     check_images(datasets)
     check_borders(options.val, datasets)
     network, loaded = load_network(options, world.device(options.num_gpu))

@@ -40,7 +40,7 @@ def calculate_psnr_any_scale(img: Tensor, img2: Tensor, scale: float, protocol: 
     """
     if img.shape != img2.shape or img.ndim != 3 or len(img) != 3 or not img.is_floating_point():
         raise ValueError(f"expected floats [3, H, W] of one shape, got {list(img.shape)} and {list(img2.shape)}")
-    border = {"benchmark": math.ceil(scale), "div2k": math.ceil(scale) + _SURPLUS, "none": 0}[protocol]
+    border = border_of(protocol, scale)
     H, W = img.shape[-2:]
     if min(H, W) <= 2 * border:
         raise InputError(
@@ -57,6 +57,11 @@ def calculate_psnr_any_scale(img: Tensor, img2: Tensor, scale: float, protocol: 
     return -10.0 * math.log10(mse) if mse > 0 else math.inf
 
 
+def border_of(protocol: Protocol, scale: float) -> int:
+    """Pixels that a protocol leaves out at each border of images of a scale."""
+    return {"benchmark": math.ceil(scale), "div2k": math.ceil(scale) + _SURPLUS, "none": 0}[protocol]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnyScalePSNR(Metric):
     """PSNR of unrounded outputs in dB, as networks for any scale publish it; the border follows from the scale."""
@@ -65,6 +70,10 @@ class AnyScalePSNR(Metric):
         "benchmark: of the grey value of the difference, without as many pixels at each border as the scale; div2k: of "
         "R, G and B, without 6 pixels more; none: of R, G and B, of the whole image"
     )
+
+    def border_at(self, scale: float) -> int:
+        """See :class:`metrics.metric.Metric`."""
+        return border_of(self.protocol, scale)
 
     def of_output(self, output: Output) -> float:
         """See :class:`metrics.metric.Metric`."""

@@ -52,6 +52,10 @@ class Metric(Checked, ABC):
 
     better: Literal["higher", "lower"] = option("which direction counts as better when the best is recorded", "higher")
 
+    def border_at(self, scale: float) -> int:
+        """Pixels that are dropped on each side of images of a scale."""
+        return int(getattr(self, "crop_border", 0))
+
     @abstractmethod
     def of_output(self, output: Output) -> float:
         """The value for one output.

@@ -129,25 +129,24 @@ def check_images(datasets: Iterable[TrainDataset | EvalDataset]) -> None:
 
 
 def check_borders(val: ValOptions | None, datasets: Iterable[EvalDataset]) -> None:
-    """Look whether ``crop_border`` leaves something of the images; read are only the images of an unusual one.
+    """Look whether the borders of metrics leave something of the images; read are only the images of an unusual one.
 
     Raises:
         InputError: it is as large as an image.
     """
     metrics = {} if val is None else val.metrics
-    borders = {name: int(getattr(metric, "crop_border", 0)) for name, metric in metrics.items()}
-    name = max(borders, key=lambda name: borders[name], default="")
-    border = borders.get(name, 0)
-    if border <= _USUAL_BORDER:
-        return
     for dataset in datasets:
-        for index in range(len(dataset)):
+        borders = {name: metric.border_at(dataset.scale) for name, metric in metrics.items()}
+        name = max(borders, key=lambda name: borders[name], default="")
+        border = borders.get(name, 0)
+        key = ".crop_border" if hasattr(metrics.get(name), "crop_border") else ""
+        for index in range(len(dataset) if border > _USUAL_BORDER else 0):
             sample = dataset.read(index)
             if sample.gt is not None and min(sample.gt.shape[-2:]) <= 2 * border:
                 height, width = sample.gt.shape[-2:]
                 raise InputError(
-                    f"val.metrics.{name}.crop_border: {border} pixels on each side leave nothing of {sample.gt_path}, "
-                    f"which is {width} x {height} (width x height); it is usually the scale"
+                    f"val.metrics.{name}{key}: {border} pixels on each side leave nothing of {sample.gt_path}, "
+                    f"which is {width} x {height} (width x height){'; it is usually the scale' if key else ''}"
                 )
 
 

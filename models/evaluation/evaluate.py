@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from archs.contract import at_scale, contract_of
 from config.schema import TileOptions, ValOptions
-from data import EvalDataset, Sample, imresize, to_levels
+from data import EvalDataset, Sample, to_levels
 from metrics import LevelMetric, Metric, Output, UndefinedScoreError
 from models.distributed import World
+from models.evaluation.pictures import bicubic_to
 from models.inference.tiling import PFT_TILES, EqualTiles, GrownTiles, Tiling
 from models.inference.upscale import check_whole, upscale
 from models.weights.layout import for_inference, to_channels_last
@@ -339,14 +340,6 @@ def _multiple(network: nn.Module, options: ValOptions) -> int:
     return window
 
 
-def bicubic(sample: Sample, height: int, width: int) -> Tensor:
-    """The input of a sample upscaled to this size by MATLAB's bicubic, [3, height, width], not rounded."""
-    resized = imresize(sample.lq, height / sample.lq.shape[-2])
-    if resized.shape[-1] < width:  # a scale that is no whole number rounds the two sides apart
-        resized = imresize(sample.lq, width / sample.lq.shape[-1])
-    return resized[..., :height, :width]
-
-
 def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, means: bool = True) -> str:
     """Columns aligned, first one left, the others right; ``means``: a line before the last row, which holds them."""
     widths = [max(len(line[i]) for line in (heads, *rows)) for i in range(len(heads))]
@@ -387,7 +380,7 @@ def _row(
         else:
             scores = dict.fromkeys(metrics, math.nan)
         if options.bicubic:
-            simple = bicubic(sample, height, width)
+            simple = bicubic_to(sample.lq, height, width)
             levels, simple = to_levels(simple).to(image.device), simple.clamp(0, 1).to(image.device)
             base, _ = _score(output._replace(levels=levels, values=simple), metrics)
     except InputError as error:  # of a metric: the image is too small for it

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from config.schema import TrainingOptions
 from data.loader import Batch
@@ -201,6 +202,13 @@ def _clip(parameters: Sequence[Tensor], limit: float | None) -> Tensor:
 
 def _move(player: Player, bad: Tensor | None) -> None:
     """The optimiser's step; ``bad`` is a flag on the device that leaves it out."""
+    _step(player, bad)
+    # Fused optimisers write without a trace, and what networks keep of their parameters (ops.Memo) looks for one.
+    for parameter in player.tensors.parameters:
+        increment_version(parameter)
+
+
+def _step(player: Player, bad: Tensor | None) -> None:
     optimizer = player.optimizer
     if player.scaler is not None:
         player.scaler.step(optimizer)

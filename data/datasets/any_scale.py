@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from data.dataset_options import folders
-from data.datasets.paired import read_pair, template_problem
+from data.datasets.paired import template_problem
 from data.degradations import DegradationOptions
 from data.images.pairs import SmallestImage, read_gt
 from data.patches.any_scale import AnyScaleCutter, DownsampledWhenCut
@@ -107,12 +107,7 @@ class AnyScaleOptions(PatchOptions):
         scale = as_scale(scale)
         given = {_number(key): roots for key, roots in self.dataroot_lq.items()}.get(scale)
         template = self.filename_tmpl.replace("{scale}", f"{scale:g}")
-        if given is None or not isinstance(scale, int):
-            read = partial(read_any_scale, scale=scale)
-        else:
-            smallest = SmallestImage(scale, f"one pixel at x{scale}")
-            read = partial(read_pair, scale=scale, smallest=smallest, surplus="cut", make_lq=False)
-        return WholeImages(self, scale, self.pairs(read, given, template))
+        return WholeImages(self, scale, self.pairs(partial(read_any_scale, scale=scale, strict=True), given, template))
 
 
 def query_problem(lq_size: int, sample_q: int | None, low: float, high: float) -> str | None:

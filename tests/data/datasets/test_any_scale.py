@@ -153,5 +153,8 @@ def test_given_low_resolution_images_of_a_scale(folder: Path, tmp_path: Path) ->
     assert sample.gt is not None
     assert sample.gt.shape == (3, 30, 36)
     assert own.evaluation_set(3).read(1).name == "b"  # made
-    with pytest.raises(InputError, match="expected 3 times as many rows"):
-        options(folder, dataroot_lq={"3": tmp_path / "X2"}, filename_tmpl="{}x2").evaluation_set(3).read(0)
+    for scale, message in ((3, "at x3 larger than"), (1, "which is not x1 of")):
+        with pytest.raises(InputError, match=message):
+            options(folder, dataroot_lq={f"{scale}": tmp_path / "X2"}, filename_tmpl="{}x2").evaluation_set(scale).read(
+                0
+            )

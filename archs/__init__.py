@@ -30,6 +30,8 @@ NETWORKS: Mapping[str, str] = {
     "ESCRealM": "archs.esc:ESCRealM",
     "ESCLTE": "archs.esc:ESCLTE",
     "PFT": "archs.pft:PFT",
+    "RRDBNet": "archs.rrdbnet:RRDBNet",
+    "MSRResNet": "archs.srresnet:MSRResNet",
 }
 """The published name, as an option file's ``network_g: type`` says it, and where the class is."""
 
@@ -45,13 +47,15 @@ _RECOGNISERS = (
     "archs.rgt",
     "archs.esc",
     "archs.pft",
+    "archs.rrdbnet",
+    "archs.srresnet",
 )
 """Modules whose ``configuration_from_state`` reads a configuration off the names and shapes of the weights."""
 
 BASICSR = "basicsr:"
-"""Before the name of a network of BasicSR: ``type: basicsr:RRDBNet``."""
+"""Before the name of a network of BasicSR: ``type: basicsr:SwinIR``."""
 
-_OF_BASICSR = ("ECBSR", "EDSR", "MSRResNet", "RCAN", "RIDNet", "RRDBNet", "SRVGGNetCompact", "SwinIR")
+_OF_BASICSR = ("ECBSR", "EDSR", "RCAN", "RIDNet", "SRVGGNetCompact", "SwinIR")
 """BasicSR's networks that upscale single images, for messages where BasicSR is not installed."""
 
 

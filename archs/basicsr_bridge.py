@@ -2,7 +2,7 @@
 
 The one module whose import does something: ``import archs.basicsr_bridge`` before BasicSR's ``train_pipeline`` is all
 that its users have to write. Nothing here imports it but :func:`archs.network_class`, for types such as
-``basicsr:RRDBNet``.
+``basicsr:SwinIR``.
 """
 
 from __future__ import annotations

@@ -112,6 +112,9 @@ def _roughly(arguments: Mapping[str, Any]) -> float:
     for key in _COUNTS:
         blocks *= max(1, sum(_numbers(arguments.get(key))))
     ratio = largest(("mlp_ratio", "exp_ratio"))
-    per_block = width**2 * (16 + 2 * ratio) + width * largest(_KERNELS) ** 2 + largest(_WINDOWS) ** 2 * 4 * width
+    dense = 405 if "num_grow_ch" in arguments else 0  # 15 convolutions, up to five times as wide at their end
+    per_block = (
+        width**2 * (16 + dense + 2 * ratio) + width * largest(_KERNELS) ** 2 + largest(_WINDOWS) ** 2 * 4 * width
+    )
     ends = width**2 * (9 * largest(_SCALES) ** 2 + largest(_KERNELS) ** 2) + largest(("img_size",)) ** 2 * width
     return blocks * per_block + ends

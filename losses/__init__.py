@@ -12,7 +12,7 @@ import torch
 from losses.adversarial import AdversarialLoss, GANLoss
 from losses.artefacts import artefact_map
 from losses.loss import Loss, LossOptions, ScheduledOptions, factor_at
-from losses.perceptual import FeatureLoss, PerceptualLossOptions
+from losses.perceptual import FeatureDistance, FeatureLoss, PerceptualLossOptions, vgg_file
 from losses.pixel import CharbonnierLoss, L1Loss, MSELoss, PixelLoss
 from losses.spectrum import FFTLoss
 from losses.variation import WeightedTVLoss
@@ -36,7 +36,7 @@ def build(options: LossOptions, device: torch.device) -> Loss:
 
 
 __all__ = [
-    "ADVERSARIAL", "LOSSES", "PERCEPTUAL", "AdversarialLoss", "CharbonnierLoss", "FFTLoss", "FeatureLoss", "GANLoss",
-    "L1Loss", "Loss", "LossOptions", "MSELoss", "PerceptualLossOptions", "PixelLoss", "ScheduledOptions", "WaveletLoss",
-    "WeightedTVLoss", "artefact_map", "build", "factor_at",
+    "ADVERSARIAL", "LOSSES", "PERCEPTUAL", "AdversarialLoss", "CharbonnierLoss", "FFTLoss", "FeatureDistance",
+    "FeatureLoss", "GANLoss", "L1Loss", "Loss", "LossOptions", "MSELoss", "PerceptualLossOptions", "PixelLoss",
+    "ScheduledOptions", "WaveletLoss", "WeightedTVLoss", "artefact_map", "build", "factor_at", "vgg_file",
 ]  # fmt: skip

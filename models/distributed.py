@@ -6,6 +6,7 @@ gradients, over gloo on the CPU and nccl on GPUs.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import re
@@ -118,7 +119,11 @@ class World:
         return dict(zip(values, found.unbind(), strict=True))
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network as its training step calls it: inside DistributedDataParallel where there are several ranks."""
+        """The network as its training step calls it: inside DistributedDataParallel where there are several ranks.
+
+        In each pass all ranks take over the buffers of rank 0: of batch norms, whose running statistics would else
+        differ from rank to rank. Vectors of spectral norms follow from the weights, and are the same everywhere.
+        """
         if self.size == 1:
             return network
         return nn.parallel.DistributedDataParallel(network)
@@ -146,6 +151,14 @@ class World:
 def _program() -> str:
     """The program that runs, as it was typed, for messages."""
     return sys.argv[0] if Path(sys.argv[0]).suffix == ".py" else "train.py"
+
+
+_groups: list[object] = []
+"""Every group that was connected, until the process ends.
+
+Else the last to hold it would be DistributedDataParallel, which waits for the end of gloo's threads without letting go
+of Python's global lock. A thread that needs the lock, to release the tensors of the last exchange, never ends then.
+"""
 
 
 @contextmanager
@@ -177,6 +190,8 @@ def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[Wo
     try:
         with ending_with_parent("the launcher") if _is_watched(launcher) else nullcontext():
             dist.init_process_group(backend, store=_restarted_store(), rank=rank, world_size=size)
+            _groups.append(dist.group.WORLD)
+            atexit.register(_groups.clear)
             try:
                 if rank == 0 and restarts() == 0:
                     mark_begun("")

@@ -6,18 +6,19 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scripts.faults.workplace import TRAIN_FILE, picture, write_pictures
+from tests.forked import ROOT, start
 from utils.command import run_command
 
 __all__ = [
-    "ROOT", "TEST_FILE", "TRAIN_FILE", "command", "environment", "main_of", "picture", "run", "run_here", "workplace",
+    "ROOT", "TEST_FILE", "TRAIN_FILE", "TWO_RANKS", "adversarial", "command", "environment", "main_of", "picture", "run",
+    "run_here", "run_line", "start", "torchrun", "workplace",
 ]  # fmt: skip
-
-ROOT = Path(__file__).resolve().parent.parent
 
 TEST_FILE = """\
 name: tiny_test
@@ -41,6 +42,26 @@ val:
     psnr: {type: calculate_psnr, crop_border: 2, test_y_channel: true}
     ssim: {type: calculate_ssim, crop_border: 2, test_y_channel: true}
 """
+
+_ADVERSARIAL = (
+    (
+        "model_type: SRModel",
+        "model_type: SRGANModel\nnetwork_d: {type: UNetDiscriminatorSN, num_in_ch: 3, num_feat: 4}",
+    ),
+    (
+        "  scheduler:",
+        "  optim_d: {type: Adam, lr: 1e-3, betas: [0.9, 0.99]}\n"
+        "  gan_opt: {type: GANLoss, gan_type: vanilla, loss_weight: 0.1}\n  scheduler:",
+    ),
+)
+
+
+def adversarial(text: str) -> str:
+    """A training file of the tests with a discriminator beside the network."""
+    for old, new in _ADVERSARIAL:
+        assert old in text
+        text = text.replace(old, new)
+    return text
 
 
 def workplace(folder: Path) -> Path:
@@ -74,12 +95,38 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+TWO_RANKS = ("--standalone", "--nproc-per-node", "2")
+
+
+def torchrun(script: str, *arguments: str, launch: Sequence[str] = TWO_RANKS) -> list[str]:
+    """The command line of torchrun, whose own arguments are ``launch``, with a script."""
+    return [sys.executable, "-m", "torch.distributed.run", *launch, *command(script, *arguments)[1:]]
+
+
 def run(folder: Path, script: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run a command in ``folder``; its output and exit code are the caller's to judge."""
-    line = command(script, *arguments)
-    return subprocess.run(
-        line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
-    )
+    return run_line(folder, command(script, *arguments), timeout=timeout)
+
+
+def run_line(
+    folder: Path, line: Sequence[str], *, timeout: float = 300, new: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a command line of :func:`command` or :func:`torchrun`, forked or as a ``new`` interpreter."""
+    if new:
+        return subprocess.run(
+            line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+        )
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        program = start(line, folder, environment(), stdout=stdout, stderr=stderr)
+        try:
+            program.wait(timeout)
+        finally:
+            program.kill()  # nothing where it has ended
+        texts = []
+        for file in (stdout, stderr):
+            file.seek(0)
+            texts.append(file.read())
+        return subprocess.CompletedProcess(list(line), program.wait(), *texts)
 
 
 def run_here(script: str, *arguments: str) -> int:

@@ -7,15 +7,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from archs import build_network
 from config import read
 from config.schema import TrainOptions
 from data.loader import Batch
 from models.distributed import World
 from models.training.checkpoint import CheckpointFolder
 from models.training.finite import FiniteGuard
-from models.training.objectives import build_objective
-from models.training.players import generator_options, make_player
+from models.training.objectives import build_objective, players_of
+from models.training.players import build_players, generator_options, make_player
 from models.training.saver import Saver
 from models.training.state import TrainState
 from models.training.step import StepResult
@@ -39,9 +38,10 @@ def options(*overrides: str) -> TrainOptions:
 
 
 def state_of(options: TrainOptions, network: nn.Module | None = None, device: torch.device = CPU) -> TrainState:
-    """The state before the first iteration, of the options' network or another one."""
-    own = generator_options(options)
-    return TrainState({"g": make_player(network or build_network(own.network), own, options, device)}, device)
+    """The state before the first iteration; of the options' networks, or of a generator alone that is another one."""
+    if network is None:
+        return TrainState(build_players(players_of(options), options, device), device)
+    return TrainState({"g": make_player(network, generator_options(options), options, device)}, device)
 
 
 def iterate(
@@ -52,8 +52,10 @@ def iterate(
     model: nn.Module | None = None,
     guard: FiniteGuard | None = None,
 ) -> StepResult:
-    """One iteration of the options' objective; ``model`` is called in the network's place."""
-    models = None if model is None else {"g": model}
+    """One iteration of the options' objective; ``model`` is called in the generator's place."""
+    models = {name: player.network for name, player in state.players.items()}
+    if model is not None:
+        models["g"] = model
     return build_objective(options, state, models=models, guard=guard).step(state, batch)
 
 

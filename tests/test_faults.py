@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import pytest
 import torch
 
 from models.training.objectives import PixelObjective
-from tests.runs import ROOT, command, environment, run, run_here, workplace
+from tests.runs import ROOT, TWO_RANKS, command, environment, run, run_here, run_line, start, torchrun, workplace
 from tests.test_straight_line import assert_same_run, weights
 from utils.seed import random_stream
 
@@ -85,55 +83,31 @@ def test_validation_does_not_change_the_training(
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
-# Imports once and forks for each run, which is then a process like any other but for the seconds that imports take.
-STARTER = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-import models.training.loop, torch._dynamo  # what a run imports, and what the first optimiser does
-from tests.runs import run_here
-for line in sys.stdin:
-    log = line.rstrip()
-    pid = os.fork()
-    if pid == 0:
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        os._exit(run_here("train.py", "-opt", "train.yml", "--auto_resume", *sys.argv[2:]))
-    print(pid, flush=True)
-    print(os.waitpid(pid, 0)[1], flush=True)
-"""
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kill -9")
 def test_a_run_killed_twenty_five_times_ends_with_the_same_bits(tmp_path: Path) -> None:
     long = ("--force_yml", "train:total_iter=300", "val:val_freq=8")
     whole, killed = workplace(tmp_path / "whole"), workplace(tmp_path / "killed")
     done = run(whole, "train.py", "-opt", "train.yml", *long)
     assert done.returncode == 0, done.stderr
-    starter = subprocess.Popen(
-        [sys.executable, "-c", STARTER, str(ROOT), *long], cwd=killed, env=environment(),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert starter.stdin is not None
-    assert starter.stdout is not None
     random, kills = random_stream(25), 0
-    with starter, starter.stdin, starter.stdout:
-        for number in range(26):
-            log = killed / f"{number}.log"
-            print(log, file=starter.stdin, flush=True)
-            pid = int(starter.stdout.readline())
-            if number < 25:
-                # A few iterations on, and a few milliseconds after: in a step, a validation, or while a checkpoint is
-                # written.
-                left = int(random.integers(1, 12))
-                deadline = time.monotonic() + 60
-                while not log.exists() or log.read_text().count("iter:") < left:
-                    assert time.monotonic() < deadline, log.read_text()
-                    time.sleep(0.002)
-                time.sleep(float(random.uniform(0, 0.03)))
-                os.kill(pid, signal.SIGKILL)
-                kills += 1
-            status = int(starter.stdout.readline())
-            assert os.waitstatus_to_exitcode(status) == (-signal.SIGKILL if number < 25 else 0), log.read_text()
+    for number in range(26):
+        log = killed / f"{number}.log"
+        with log.open("w") as output:
+            line = command("train.py", "-opt", "train.yml", "--auto_resume", *long)
+            process = start(line, killed, environment(), stderr=output)
+        if number < 25:
+            # A few iterations on, and a few milliseconds after: in a step, a validation, or while a checkpoint is
+            # written.
+            left = int(random.integers(1, 12))
+            deadline = time.monotonic() + 60
+            while log.read_text().count("iter:") < left:
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.002)
+            time.sleep(float(random.uniform(0, 0.03)))
+            process.kill()
+            kills += 1
+        assert process.wait(60) == (-signal.SIGKILL if number < 25 else 0), log.read_text()
     assert kills == 25
     assert_same_run(whole / "experiments/tiny", killed / "experiments/tiny", last=300)
 
@@ -142,16 +116,19 @@ def test_a_run_killed_twenty_five_times_ends_with_the_same_bits(tmp_path: Path) 
 def test_a_lost_rank_is_replaced(tmp_path: Path) -> None:
     whole, lost = workplace(tmp_path / "whole"), workplace(tmp_path / "lost")
     # Rank 1 dies twice: before the run has begun, and when the first checkpoint is there.
-    (lost / "sitecustomize.py").write_text(
-        "import os, pathlib, threading, time\n"
+    dying = lost / "dying_train.py"
+    dying.write_text(
+        "import os, pathlib, runpy, sys, threading, time\n"
         "def wait():\n"
         "    first = os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'\n"
         "    sign = '.tiny.lock' if first else 'tiny/training_states/4.state'\n"
         "    while not pathlib.Path('experiments', sign).exists():\n"
         "        time.sleep(0.01)\n"
         "    os._exit(9)\n"
-        "if os.environ.get('RANK') == '1' and os.environ.get('TORCHELASTIC_RESTART_COUNT', '2') in '01':\n"
+        "if os.environ['RANK'] == '1' and os.environ['TORCHELASTIC_RESTART_COUNT'] in '01':\n"
         "    threading.Thread(target=wait, daemon=True).start()\n"
+        f"sys.path[0] = {str(ROOT)!r}\n"
+        f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
     )
     outputs = []
     # An earlier run is there, which is not gone on with: its weights would be others.
@@ -161,16 +138,10 @@ def test_a_lost_rank_is_replaced(tmp_path: Path) -> None:
         ).returncode
         == 0
     )
-    for place, restarts in ((whole, "0"), (lost, "2")):
-        launched = subprocess.run(
-            [
-                *(command("train.py")[0], "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-                *("--max-restarts", restarts, command("train.py")[1], "-opt", "train.yml", "--launcher", "pytorch"),
-                *("--force_yml", "train:total_iter=80", "val=~"),
-            ],
-            cwd=place, env={**environment(), "PYTHONPATH": str(place)}, capture_output=True, text=True, timeout=300,
-            check=False,
-        )  # fmt: skip
+    for place, script, restarts in ((whole, "train.py", "0"), (lost, str(dying), "2")):
+        launch = (*TWO_RANKS, "--max-restarts", restarts)
+        arguments = ("-opt", "train.yml", "--launcher", "pytorch", "--force_yml", "train:total_iter=80", "val=~")
+        launched = run_line(place, torchrun(script, *arguments, launch=launch))
         assert launched.returncode == 0, launched.stderr
         outputs.append(launched.stderr)
     assert "resumed from" not in outputs[0]

@@ -15,7 +15,10 @@ TESTS = [
     "tests/config/test_docs_generator.py", "tests/config/test_option_files.py", "tests/data/datasets/test_datasets.py",
     "tests/scripts/test_benchmark_rows.py", "tests/test_option_files.py",
 ]  # fmt: skip
-NEW = "hallow or test_imports or every_network or every_kind or current or every_common or is_tested or dge or veraged"
+NEW = (
+    "hallow or test_imports or every_network or every_kind or current or every_common or is_tested or dge or veraged "
+    "or name_every"
+)
 """The tests, in pytest's words, that concern what the pages add; with those that go through everything."""
 
 

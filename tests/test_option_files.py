@@ -30,6 +30,7 @@ SHALLOW = {
     "HAT": ("network_g:depths=[2]", "network_g:num_heads=[6]", "network_g:embed_dim=36"),
     "RGT": ("network_g:depth=[4]", "network_g:num_heads=[6]", "network_g:embed_dim=36"),
     "PFT": ("network_g:depths=[2]", "network_g:embed_dim=12", "network_g:num_topk=[64,16]", "network_g:window_size=8"),
+    "RRDBNet": ("network_g:num_block=1", "network_g:num_feat=8"),
 }
 
 

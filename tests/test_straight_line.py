@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from models.training.meter import Meter
-from tests.runs import TRAIN_FILE, command, environment, picture, run, run_here, workplace
+from tests.runs import TRAIN_FILE, command, environment, picture, run, run_here, run_line, start, torchrun, workplace
 from utils.errors import WorkerError
 
 
@@ -60,7 +60,7 @@ def assert_same_run(one: Path, two: Path, last: int = 12) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workplace where a run of twelve iterations went through undisturbed."""
     folder = workplace(tmp_path_factory.mktemp("straight line"))
-    done = run(folder, "train.py", "-opt", "train.yml")
+    done = run_line(folder, command("train.py", "-opt", "train.yml"), new=True)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -90,9 +90,7 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
 
 def test_a_killed_run_resumes_bit_for_bit(trained: Path, tmp_path: Path) -> None:
     folder = workplace(tmp_path)
-    process = subprocess.Popen(
-        command("train.py", "-opt", "train.yml"), cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
-    )
+    process = start(command("train.py", "-opt", "train.yml"), folder, environment(), stderr=subprocess.PIPE)
     assert process.stderr is not None
     for line in process.stderr:
         if "iter:       6" in line:
@@ -110,9 +108,7 @@ def test_a_killed_run_resumes_bit_for_bit(trained: Path, tmp_path: Path) -> None
 
 def test_a_signal_saves_the_state_and_the_resumed_run_ends_the_same(trained: Path, tmp_path: Path) -> None:
     folder = workplace(tmp_path)
-    process = subprocess.Popen(
-        command("train.py", "-opt", "train.yml"), cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
-    )
+    process = start(command("train.py", "-opt", "train.yml"), folder, environment(), stderr=subprocess.PIPE)
     assert process.stderr is not None
     for line in process.stderr:
         if "iter:       2" in line:
@@ -400,18 +396,7 @@ def test_two_ranks_train_as_one_with_the_double_batch(tmp_path: Path) -> None:
     one, two = workplace(tmp_path / "one"), workplace(tmp_path / "two")
     done = run(one, "train.py", "-opt", "train.yml", "--force_yml", "datasets:train:batch_size_per_gpu=4")
     assert done.returncode == 0, done.stderr
-    launched = subprocess.run(
-        [
-            *(command("train.py")[0], "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *(command("train.py")[1], "-opt", "train.yml", "--launcher", "pytorch"),
-        ],
-        cwd=two,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    launched = run_line(two, torchrun("train.py", "-opt", "train.yml", "--launcher", "pytorch"))
     assert launched.returncode == 0, launched.stderr
     mine, theirs = (weights(place / "experiments/tiny/models/net_g_latest.pth") for place in (one, two))
     for key, value in mine.items():

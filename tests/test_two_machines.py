@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.runs import TRAIN_FILE, command, environment, run_here, workplace
+from tests.runs import TRAIN_FILE, environment, run_here, start, torchrun, workplace
 from tests.test_straight_line import losses, scores, weights
 
 NETWORK = (
@@ -38,15 +37,15 @@ def free_port() -> int:
 
 def agents(folder: Path) -> list[tuple[int, str]]:
     """Exit code and messages of two agents that meet at a port."""
-    line = [
-        *(command("train.py")[0], "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--local-addr", "127.0.0.1"),
-        *(command("train.py")[1], "-opt", "train.yml", "--launcher", "pytorch", *CHANGES),
-    ]
+    meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--local-addr", "127.0.0.1")
+    line = torchrun(
+        "train.py", "-opt", "train.yml", "--launcher", "pytorch", *CHANGES,
+        launch=("--nnodes", "2", "--nproc-per-node", "1", *meeting),
+    )  # fmt: skip
     with contextlib.ExitStack() as leaving:
         # Into files: an agent whose pipe is full would wait for its reader, and the other agent for it.
         outputs = [leaving.enter_context((folder / f"agent_{i}.txt").open("w+")) for i in range(2)]
-        both = [subprocess.Popen(line, cwd=folder, env=environment(), stdout=text, stderr=text) for text in outputs]
+        both = [start(line, folder, environment(), stdout=text, stderr=text) for text in outputs]
         for agent in both:
             leaving.callback(agent.wait, 30)
             leaving.callback(agent.terminate)  # which takes its worker along; nothing where it has ended

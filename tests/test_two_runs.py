@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from models.training import run as training_run
-from tests.runs import command, environment, run_here, workplace
+from tests.forked import Program
+from tests.runs import command, environment, run_here, run_line, start, torchrun, workplace
 from utils.lock import exclusive
 
 ENDLESS = ("--force_yml", "train:total_iter=1000000", "val=null", "logger:keep_last=3", "logger:print_freq=100")
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 LOCK = Path("experiments/.tiny.lock")
 
 
@@ -34,10 +34,10 @@ def saved(folder: Path) -> bool:
 
 
 @contextmanager
-def background(folder: Path, line: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+def background(folder: Path, line: list[str]) -> Iterator[Program | subprocess.Popen[str]]:
     """A run that goes on until it has saved something, at least; killed at the end."""
     with (folder / "background.log").open("wb") as log:
-        process = subprocess.Popen(line, cwd=folder, env=environment(), stdout=log, stderr=log)
+        process = start(line, folder, environment(), stdout=log, stderr=log)
     with process:
         try:
             wait_for(lambda: saved(folder) or process.poll() is not None)
@@ -122,7 +122,7 @@ def test_ranks_end_when_their_launcher_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(workplace(tmp_path))
-    line = [*TORCHRUN, *command("train.py", "-opt", "train.yml", "--launcher", "pytorch", *ENDLESS)[1:]]
+    line = torchrun("train.py", "-opt", "train.yml", "--launcher", "pytorch", *ENDLESS)
     with background(tmp_path, line) as agent:
         ranks = children(agent.pid)
         assert len(ranks) == 2
@@ -146,9 +146,9 @@ def test_ranks_end_when_their_launcher_is_gone(
 @pytest.mark.slow
 def test_a_refused_rank_0_ends_all_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace(tmp_path))
-    line = [*TORCHRUN, *command("train.py", "-opt", "train.yml", "--launcher", "pytorch")[1:]]
+    line = torchrun("train.py", "-opt", "train.yml", "--launcher", "pytorch")
     with exclusive(Path("experiments/tiny"), "trains"):
-        done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+        done = run_line(tmp_path, line, new=True)
     assert done.returncode == 1, done.stderr  # torchrun's own
     # torchrun ends the other ranks when it has seen the first one end, which may be before they have said so.
     assert "another process trains here" in done.stderr

@@ -18,7 +18,7 @@ def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         InputError: the keys are not those of a discriminator.
     """
-    if {"conv0.weight", "conv1.weight_orig", "conv8.weight_orig", "conv9.weight"} <= state.keys():
+    if {"conv0.weight", "conv1.weight_orig", "conv1.weight_u", "conv1.weight_v", "conv9.weight"} <= state.keys():
         num_feat, num_in_ch = state["conv0.weight"].shape[:2]
         return {"type": "UNetDiscriminatorSN", "num_in_ch": num_in_ch, "num_feat": num_feat}
     if {"conv0_0.weight", "bn4_1.weight", "linear1.weight", "linear2.weight"} <= state.keys():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from ops import linear
@@ -25,3 +26,12 @@ def pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
 def to_bhwc(image: Tensor) -> Tensor:
     """[B, C, H, W] -> [B, H, W, C]; no copy of channels-last images."""
     return image.permute(0, 2, 3, 1).contiguous()
+
+
+@torch.no_grad()
+def initialise_small(layer: nn.Conv2d, factor: float = 0.1) -> None:
+    """The initial values of networks without normalisation (ESRGAN, section 3.1): He's, made smaller; the bias 0."""
+    nn.init.kaiming_normal_(layer.weight)
+    layer.weight.mul_(factor)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -19,9 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ops.autocast import without_autocast
-
-EPSILON = 1e-12
-"""Vectors shorter than this are divided by it instead of by their length."""
+from ops.power_iteration import power_iteration, unit
 
 
 class SpectralConv2d(nn.Module):
@@ -55,7 +53,7 @@ class SpectralConv2d(nn.Module):
         nn.init.kaiming_uniform_(self.weight_orig, a=math.sqrt(5))  # as torch.nn.Conv2d
         # No warm-up iterations, as published: sigma of a fresh network starts at about 0.8 of the true norm.
         for name, length in (("weight_u", out_channels), ("weight_v", in_channels * kernel_size**2)):
-            self.register_buffer(name, _unit(self.weight_orig.new_empty(length).normal_()).detach())
+            self.register_buffer(name, unit(self.weight_orig.new_empty(length).normal_()).detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in, H, W] -> [B, out, H', W']."""
@@ -66,20 +64,16 @@ class SpectralConv2d(nn.Module):
         weight = self.weight_orig
         with without_autocast(weight.device):
             matrix = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
-            u, v = self._vectors(matrix.detach())
+            advances = self.training and self.advances
+            with torch.no_grad():
+                before = self.weight_u.to(matrix.dtype), self.weight_v.to(matrix.dtype)
+                # Not the buffers themselves, which the next pass writes to, perhaps before this one's backward pass.
+                u, v = power_iteration(matrix.detach(), *before, steps=1 if advances else 0)
+                if advances:
+                    self.weight_u.copy_(u)
+                    self.weight_v.copy_(v)
             sigma = torch.dot(u, torch.mv(matrix, v))
             return (matrix / sigma).view_as(weight).to(weight.dtype)
-
-    @torch.no_grad()
-    def _vectors(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """The u and v of this pass; never the buffers themselves, which the next pass writes to."""
-        u, v = self.weight_u.to(matrix.dtype, copy=True), self.weight_v.to(matrix.dtype, copy=True)
-        if self.training and self.advances:
-            v = _unit(torch.mv(matrix.t(), u))
-            u = _unit(torch.mv(matrix, v))
-            self.weight_u.copy_(u)
-            self.weight_v.copy_(v)
-        return u, v
 
     def extra_repr(self) -> str:
         """Sizes, for printing."""
@@ -126,8 +120,3 @@ def held(module: nn.Module) -> Iterator[None]:
             part.advances = advances
         for norm, tracks in zip(batch, before[1], strict=True):
             norm.track_running_stats = tracks
-
-
-def _unit(x: Tensor) -> Tensor:
-    """[n] of length 1."""
-    return F.normalize(x, dim=0, eps=EPSILON)

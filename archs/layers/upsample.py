@@ -6,7 +6,7 @@ Shapes: B images, H W low-resolution pixels, D channels of the network, f channe
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, cast, get_args
 
 import torch.nn.functional as F
@@ -115,6 +115,11 @@ class HeadedNetwork(nn.Module):
         features = self.conv_before_upsample(features)
         if self.upsampler == "pixelshuffle":
             return cast("Tensor", self.conv_last(self.upsample(features)))
-        for conv in (self.conv_up1, self.conv_up2):
-            features = F.leaky_relu(conv(F.interpolate(features, scale_factor=2)), 0.2)
-        return cast("Tensor", self.conv_last(F.leaky_relu(self.conv_hr(features), 0.2)))
+        return doubled_twice(features, (self.conv_up1, self.conv_up2), self.conv_hr, self.conv_last)
+
+
+def doubled_twice(features: Tensor, conv_up: Sequence[nn.Module], conv_hr: nn.Module, conv_last: nn.Module) -> Tensor:
+    """Upsampling of ESRGAN: pixels doubled before each of two convolutions; [B, f, H, W] -> [B, c, 4*H, 4*W]."""
+    for conv in conv_up:
+        features = F.leaky_relu(conv(F.interpolate(features, scale_factor=2)), 0.2)
+    return cast("Tensor", conv_last(F.leaky_relu(conv_hr(features), 0.2)))

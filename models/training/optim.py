@@ -15,16 +15,22 @@ from utils.errors import InputError
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 """Optimisers that update all parameters in one kernel, and leave out a step where a flag on the device says so."""
 
+MOMENTUM = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam and AdamW remember."""
+
 _OF_TORCH = {"params", "fused", "foreach", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
 _SCHEDULED = {"lr", "initial_lr"}
 
 
-def build_optimizer(options: OptimOptions, network: nn.Module, *, decay_all: bool = True) -> torch.optim.Optimizer:
-    """The optimiser that ``optim_g`` names, over the parameters of a network that want a gradient.
+def build_optimizer(
+    options: OptimOptions, network: nn.Module, *, decay_all: bool = True, key: str = "optim_g"
+) -> torch.optim.Optimizer:
+    """The optimiser that an option file names, over the parameters of a network that want a gradient.
 
     Args:
         options: its name and arguments.
         network: whose parameters it moves.
+        key: of ``train`` where the options come from, for messages.
         decay_all: False leaves norms, biases and other vectors out of the weight decay, as a second parameter group.
 
     Adam, AdamW and SGD update all parameters in one fused kernel, on the CPU too: for small networks, the update
@@ -48,10 +54,20 @@ def build_optimizer(options: OptimOptions, network: nn.Module, *, decay_all: boo
     try:
         optimizer = kind(groups, **arguments)
     except ValueError as error:  # what torch knows about its arguments, and the option file's bounds do not say
-        raise InputError(f"train.optim_g ({name}): {error}") from error
+        raise InputError(f"train.{key} ({name}): {error}") from error
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def reset_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimiser forget both moments and how many steps it has done, so that bias correction starts again.
+
+    Of AMSGrad the largest second moment stays, as published.
+    """
+    for values in optimizer.state.values():
+        for name in MOMENTUM:
+            values[name].zero_()
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], kind: str | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from inspect import signature
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import archs
-from config.optimizers import OptimOptions
+from config.optimizers import Adam, AdamW, OptimOptions
 from config.schema import Pretrained, TrainOptions
 from models.training.ema import make_ema
 from models.training.optim import build_optimizer
@@ -25,16 +25,20 @@ class PlayerOptions:
     """What an option file says about one of the networks that are trained.
 
     Attributes:
-        network: type and arguments, as ``archs.build_network`` takes them.
+        name: of the player.
+        network: type and arguments, as ``build`` takes them.
         optim: its optimiser.
         ema_decay: of its EMA weights; 0: none are kept.
         pretrained: the weights that it starts from, if any.
+        build: makes the network.
     """
 
+    name: str
     network: Mapping[str, object]
     optim: OptimOptions
     ema_decay: float
     pretrained: Pretrained | None
+    build: Callable[[Mapping[str, object]], nn.Module] = archs.build_network
 
 
 def generator_options(options: TrainOptions) -> PlayerOptions:
@@ -51,7 +55,20 @@ def generator_options(options: TrainOptions) -> PlayerOptions:
                 "key out, or use train.accumulate to save memory"
             )
         network["use_checkpoint"] = True
-    return PlayerOptions(network, options.train.optim_g, options.train.ema_decay, options.path.pretrained_g)
+    if options.train.reset_momentum_iter is not None and not isinstance(options.train.optim_g, Adam | AdamW):
+        raise InputError(
+            f"train.reset_momentum_iter: {type(options.train.optim_g).__name__} keeps other moments; leave the key "
+            "out, or choose Adam or AdamW as train.optim_g"
+        )
+    return PlayerOptions("g", network, options.train.optim_g, options.train.ema_decay, options.path.pretrained_g)
+
+
+def discriminator_options(options: TrainOptions) -> PlayerOptions:
+    """The player "d" of an adversarial training: network_d, optim_d, pretrain_network_d; it has no EMA."""
+    network, optim = options.network_d, options.train.optim_d
+    assert network is not None  # the reader has looked
+    assert optim is not None
+    return PlayerOptions("d", network.as_mapping(), optim, 0.0, options.path.pretrained_d, archs.build_discriminator)
 
 
 def can_recompute(network: str) -> bool:
@@ -78,7 +95,7 @@ def build_players(
     """
     players = {}
     for name, own in described.items():
-        network = archs.build_network(own.network)
+        network = own.build(own.network)
         pretrained = None if name in resumed else own.pretrained
         start = None if pretrained is None else load_pretrained(network, pretrained)
         players[name] = make_player(network, own, options, device)
@@ -95,6 +112,8 @@ def make_player(network: nn.Module, own: PlayerOptions, options: TrainOptions, d
     if options.channels_last:
         network = to_channels_last(network)
     ema = make_ema(network) if own.ema_decay > 0 else None
-    optimizer = build_optimizer(own.optim, network, decay_all=options.train.decay_norms_and_biases)
+    optimizer = build_optimizer(
+        own.optim, network, decay_all=options.train.decay_norms_and_biases, key=f"optim_{own.name}"
+    )
     scaler = torch.amp.GradScaler(device.type) if options.train.amp == "fp16" else None
     return Player(network, ema, optimizer, scaler)

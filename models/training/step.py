@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import increment_version
 
 from config.schema import TrainingOptions
 from data.loader import Batch
 from models.training.ema import decay_of, update_ema
 from models.training.finite import FiniteGuard, Suspect
+from models.training.optim import reset_momentum
 from models.training.schedule import learning_rate
 from models.training.state import Player, TrainState
 from utils.errors import InputError
+
+_HALVED_AFTER = 50_000
+"""The iteration after which ``train.gradient_clip`` counts half, whatever ``total_iter`` is."""
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -101,7 +104,7 @@ def finish_step(
     step = state.step + 1
     moved = {name: state.players[name] for name in losses}
     terms = {name: value for own in losses.values() for name, value in own.items()}
-    norms = {name: _clipped_norm(player, options.grad_clip) for name, player in moved.items()}
+    norms = {name: _clipped_norm(player, clip_limit(options, name, step)) for name, player in moved.items()}
     finite = torch.stack([loss.isfinite() for loss in terms.values()]).all()
     for name, player in moved.items():
         if player.scaler is None:  # which expects overflows now and then, and leaves those steps out by itself
@@ -126,6 +129,8 @@ def finish_step(
             player.buffers.put_back(bad)
         if player.ema_tensors is not None:
             update_ema(player.ema_tensors, player.tensors, decay_of(options, state.step))
+    if options.reset_momentum_iter is not None and step % options.reset_momentum_iter == 0:
+        reset_momentum(state.generator.optimizer)
     state.step, state.epoch, state.moving = step, batch.epoch, False
     return StepResult(step, terms, norms, rates)
 
@@ -150,6 +155,15 @@ def without_exchange(model: nn.Module, *, when: bool) -> AbstractContextManager[
 def backward(loss: Tensor, player: Player) -> None:
     """Add the gradient of a loss to a player's, scaled where float16 needs it."""
     (loss if player.scaler is None else player.scaler.scale(loss)).backward()
+
+
+@torch.no_grad()
+def ema_output(state: TrainState, batch: Batch, options: TrainingOptions) -> Tensor:
+    """What the EMA weights, as they stand before the iteration, make of a batch."""
+    ema = state.generator.ema
+    assert ema is not None
+    with autocast(options.amp, state.device):
+        return output_of(ema, batch)
 
 
 def check_output(output: Tensor, batch: Batch) -> None:
@@ -184,6 +198,18 @@ def rates_of(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
     return tuple(group["lr"] for group in optimizer.param_groups)
 
 
+def clip_limit(options: TrainingOptions, player: str, step: int) -> float | None:
+    """The largest norm of a player's gradient in an iteration; None: any.
+
+    ``train.gradient_clip`` is that of ESC's ESRModel, which halves it after a fixed number of iterations.
+    """
+    if player == "d":
+        return options.grad_clip_d
+    halved = None if options.gradient_clip is None else options.gradient_clip / (2 if step > _HALVED_AFTER else 1)
+    limits = [limit for limit in (options.grad_clip, halved) if limit is not None]
+    return min(limits, default=None)
+
+
 def _clipped_norm(player: Player, limit: float | None) -> Tensor:
     """The norm of a player's gradient, which is then scaled down to the limit if there is one."""
     if player.scaler is not None:
@@ -202,25 +228,19 @@ def _clip(parameters: Sequence[Tensor], limit: float | None) -> Tensor:
 
 def _move(player: Player, bad: Tensor | None) -> None:
     """The optimiser's step; ``bad`` is a flag on the device that leaves it out."""
-    _step(player, bad)
-    # Fused optimisers write without a trace, and what networks keep of their parameters (ops.Memo) looks for one.
-    for parameter in player.tensors.parameters:
-        increment_version(parameter)
-
-
-def _step(player: Player, bad: Tensor | None) -> None:
-    optimizer = player.optimizer
     if player.scaler is not None:
-        player.scaler.step(optimizer)
+        player.scaler.step(player.optimizer)
         player.scaler.update()
-        return
-    if bad is None:
-        optimizer.step()
-        return
-    # The way in which a gradient scaler tells torch's fused optimisers.
-    fused: Any = optimizer
-    fused.found_inf, fused.grad_scale = bad.float(), None
-    try:
-        optimizer.step()
-    finally:
-        del fused.found_inf, fused.grad_scale
+    elif bad is None:
+        player.optimizer.step()
+    else:
+        # The way in which a gradient scaler tells torch's fused optimisers.
+        fused: Any = player.optimizer
+        fused.found_inf, fused.grad_scale = bad.float(), None
+        try:
+            player.optimizer.step()
+        finally:
+            del fused.found_inf, fused.grad_scale
+    # torch's fused optimisers leave no trace in a parameter's version, by which ops.Memo knows that a value which a
+    # network keeps for passes without gradients has to be computed again.
+    torch.autograd.graph.increment_version(player.tensors.parameters)

@@ -119,6 +119,13 @@ def identified_entry(content: Mapping[str, Any], key: str | None, path: Path) ->
     return None if described is None else (entry, described)
 
 
+def discriminator_in(content: Mapping[str, Any]) -> str | None:
+    """The name of the discriminator whose weights these are, alone or in BasicSR's entry; None if they are not."""
+    flat = _flat(content)
+    held = archs.identify_discriminator(_plain(flat).tensors) if flat else None
+    return None if held is None else str(held["type"])
+
+
 def _flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Tensor]:
     """All tensors by dotted names, without the parts that wrappers of torch add."""
     result: dict[str, Tensor] = {}

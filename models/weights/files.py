@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import archs
+from archs.contract import Discriminator
 from config.schema import Pretrained
 from data.images.kinds import kind_of_content
 from models.weights.entries import HOW_TO_CHOOSE, Entry, entry_for
@@ -95,6 +96,8 @@ class _Fitted:
 
 def _fitted(network: nn.Module, entry: Entry, key: str | None, start: Pretrained) -> _Fitted:
     taken, report = fit(network, entry.tensors, resize_tables=start.resize_tables)
+    if report and (swapped := _swapped(start.path, network, entry)):
+        raise InputError(swapped)
     if report and start.strict:
         raise InputError(_misfit(start.path, network, entry, report))
     refuse_nonfinite(network, taken, entry.name, start.path)
@@ -230,9 +233,23 @@ def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
 
 def _misfit(path: Path, network: nn.Module, entry: Entry, report: LoadReport) -> str:
     message = f"{path}: does not fit {type(network).__name__}: {report}."
-    held = archs.identify(entry.tensors)
+    section = "network_d" if isinstance(network, Discriminator) else "network_g"
+    identify = archs.identify_discriminator if section == "network_d" else archs.identify
+    held = identify(entry.tensors)
     if held is None:
         where = f' under "{entry.name}"' if entry.name else ""
         return f"{message} Its keys{where} belong to no network known here; if others are meant, {HOW_TO_CHOOSE}."
     described = ", ".join(f"{key}: {value}" for key, value in held.items())
-    return message + f" The file fits network_g: {{{described}}}."
+    return message + f" The file fits {section}: {{{described}}}."
+
+
+def _swapped(path: Path, network: nn.Module, entry: Entry) -> str | None:
+    """What is wrong where the weights are those of the other player of an adversarial training."""
+    name = type(network).__name__
+    if isinstance(network, Discriminator):
+        held = archs.identify(entry.tensors)
+        place = f"the discriminator {name} of network_d; it belongs to path.pretrain_network_g"
+        return None if held is None else f"{path}: holds a network for super-resolution ({held['type']}), not {place}"
+    held = archs.identify_discriminator(entry.tensors)
+    place = f"the {name} of network_g; it belongs to path.pretrain_network_d"
+    return None if held is None else f"{path}: holds a discriminator ({held['type']}), not {place}"

@@ -44,6 +44,11 @@ SOURCES = (
         "PlainUSR-U, -T, -S, -M, base, -L", ("plainusr",), "https://github.com/icandle/PlainUSR",
         "folder `2024_PlainUSR_ACCV/pretrained_model`",
     ),
+    Source("RRDBNet of Real-ESRGAN", ("realesrgan",), "https://github.com/xinntao/Real-ESRGAN", "releases"),
+    Source(
+        "RRDBNet of ESRGAN, MSRResNet", ("esrgan", "msrresnet"), "https://github.com/XPixelGroup/BasicSR",
+        "docs/ModelZoo.md",
+    ),
 )  # fmt: skip
 
 

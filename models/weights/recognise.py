@@ -13,7 +13,7 @@ import archs
 from config.bases import load
 from config.network import SCALE_KEYS, read_network
 from config.schema import Pretrained
-from models.weights.entries import HOW_TO_CHOOSE, LISTED, identified_entry
+from models.weights.entries import HOW_TO_CHOOSE, LISTED, discriminator_in, identified_entry
 from models.weights.files import fill, log_loaded, read_checkpoint
 from models.weights.layout import for_inference
 from utils.errors import InputError
@@ -64,6 +64,11 @@ def _described(content: Mapping[str, Any], weights: Path, key: str | None) -> Ma
         return recorded
     found = identified_entry(content, key, weights)
     if found is None:
+        if name := discriminator_in(content):
+            raise InputError(
+                f"{weights}: holds a discriminator ({name}), which upscales nothing; the network that was trained "
+                "against it is in the file net_g_*.pth beside it"
+            )
         raise InputError(
             f"{weights} does not say which network it belongs to; give an option file with -opt. Its entries: "
             f"{first_few(content, LISTED)} (where one of them holds the weights, {HOW_TO_CHOOSE})"

@@ -37,6 +37,8 @@ HEADS: Mapping[str, Mapping[str, object]] = {
         for upsampler in ("nearest+conv", "pixelshuffle", "pixelshuffledirect", "dysample")
     },
 }
+# BasicSR's networks of its GAN files; the files of the second are the user's.
+GENERATORS: Mapping[str, Mapping[str, object]] = {"msrresnet": {"type": "MSRResNet"}}
 # Several files train the same network; of HAT-L the fine-tuning on DF2K. ESC-XL is fine-tuned on larger patches. The
 # smaller and the large PlainUSR have no file: they are trained as the one that has.
 TRAINED = {
@@ -85,6 +87,7 @@ def forwards() -> Iterator[Forward]:
     yield Forward("esc_real", 4)
     others = [(name, 3.0) for name in VARIANTS if name == "plainusr" or _file(f"test_{name}_x3").is_file()]
     others += [("esc_lte", 3.0), ("esc_lte", 3.7), ("esc_realm_nearest_conv", 2.0), *((name, 4.0) for name in HEADS)]
+    others += [("real_esrgan", 4.0), *((name, 4.0) for name in GENERATORS)]
     for name, factor in others:
         yield Forward(name, factor, IMAGES[:1], _FEW)
 
@@ -246,6 +249,8 @@ def configuration(name: str, scale: float) -> Mapping[str, object]:
     """
     if name in HEADS:
         return {**configuration("esc_real", 4), "upscaling_factor": int(scale), **HEADS[name]}
+    if name in GENERATORS:
+        return {**GENERATORS[name], "upscale": int(scale)}
     if name == "esc_lte":
         return {**_network("test_esc_lte", "test"), "upscaling_factor": float(scale)}
     if name == "plainusr" and scale == 3:

@@ -130,8 +130,8 @@ def test_theirs_here(package: Any) -> None:
     [
         ({"type": "basicsr:RRDBNett"}, r'BasicSR has no network "RRDBNett" \(did you mean "RRDBNet"\?\)'),
         ({"type": "basicsr:Nothing"}, r"known: .*RRDBNet"),
-        ({"type": "rrdbnet"}, r'^unknown network type "rrdbnet"; BasicSR has it: "basicsr:RRDBNet"$'),
-        ({"type": "Windows"}, r'BasicSR has it: "basicsr:Windows"$'),
+        ({"type": "rrdbnet"}, r'^unknown network type "rrdbnet" \(did you mean "RRDBNet"\?\)$'),  # which is ours
+        ({"type": "windows"}, r'BasicSR has it: "basicsr:Windows"$'),
         ({"type": "Nothing"}, r"; known: PlainUSR_ultra, "),
         ({"type": "basicsr:RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "nf": 1}, "nf: unknown key of basicsr:RRDBNet"),
         ({"type": "basicsr:RRDBNet", "num_in_ch": 3}, '"num_out_ch" of basicsr:RRDBNet is missing'),

@@ -70,6 +70,11 @@ def test_a_network_is_counted_before_memory_is_taken() -> None:
         build_network({**ESC, "dim": 8192, "pdim": 512, "n_blocks": 4})
 
 
+def test_dense_blocks_are_counted_as_what_they_are() -> None:
+    with pytest.raises(InputError, match=r"network_g \(RRDBNet\): [\d,]+ parameters take [\d,]+ bytes, too many"):
+        build_network({"type": "RRDBNet", "num_feat": 1024, "num_grow_ch": 1024, "num_block": 8})
+
+
 def test_the_memory_bounds_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("archs.limits._ROUGHLY_LARGE", 0)
     monkeypatch.setattr("archs.limits.obtainable_memory", lambda: 100)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -57,6 +59,8 @@ def test_slurm_connects(monkeypatch: pytest.MonkeyPatch) -> None:
     with world("slurm") as ranks:
         assert (ranks.rank, ranks.size, ranks.local_rank) == (0, 1, 0)
         assert torch.distributed.get_backend() == ("nccl" if torch.cuda.is_available() else "gloo")
+        group = weakref.ref(torch.distributed.group.WORLD)
+    assert group() is not None  # models.distributed._groups holds it, or DistributedDataParallel would be the last
 
 
 def test_only_launchers_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import torch
 from config import read
 from models.training.objectives import PixelObjective
 from models.weights.files import read_checkpoint
-from tests.runs import ROOT, environment, run_here, workplace
+from tests.runs import run_here, run_line, torchrun, workplace
 from utils.lock import exclusive
 
 SCRIPT = "scripts/run_recipe.py"
@@ -210,11 +208,8 @@ def test_the_copy_of_a_file_with_a_base_stands_alone(place: Path) -> None:
 
 @pytest.mark.slow
 def test_under_torchrun(place: Path) -> None:
-    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613"]
-    done = subprocess.run(
-        [*line, str(ROOT / SCRIPT), "recipe.yml", "--launcher", "pytorch"],
-        cwd=place, env=environment(), capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    launch = ("--nproc-per-node", "2", "--master-port", "29613")
+    done = run_line(place, torchrun(SCRIPT, "recipe.yml", "--launcher", "pytorch", launch=launch))
     assert done.returncode == 0, done.stderr
     stored = read_checkpoint(Path("experiments/second/models/net_g_latest.pth"))["focalsr"]
     assert stored["step"] == 6

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from archs import build_network
+from archs import build_discriminator, build_network
 from archs.layers.constants import published_state
 from models.weights.files import load_weights, read_checkpoint
 from tests.states import Tiny
@@ -148,3 +148,34 @@ def test_a_file_without_weights_lists_its_entries(tmp_path: Path) -> None:
         load_weights(Tiny(), tmp_path / "8.state")
     with pytest.raises(InputError, match="there is no such file"):
         load_weights(Tiny(), tmp_path / "absent.pth")
+
+
+UNET = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4}
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_of_the_other_player_are_named(tmp_path: Path, strict: bool) -> None:
+    generator, discriminator = build_network(ULTRA), build_discriminator(UNET)
+    torch.save({"params": generator.state_dict(), "params_ema": generator.state_dict()}, tmp_path / "net_g.pth")
+    torch.save({"params": discriminator.state_dict()}, tmp_path / "net_d.pth")
+    assert not load_weights(discriminator, tmp_path / "net_d.pth", "params")
+    assert not load_weights(build_discriminator(UNET), tmp_path / "net_d.pth")
+    belongs = (
+        r"net_d\.pth: holds a discriminator \(UNetDiscriminatorSN\), not the .* of network_g; .*pretrain_network_d"
+    )
+    with pytest.raises(InputError, match=belongs):
+        load_weights(generator, tmp_path / "net_d.pth", strict=strict)
+    belongs = r"net_g\.pth: holds a network .*\(PlainUSR_ultra\), not .*UNetDiscriminatorSN .*path\.pretrain_network_g"
+    with pytest.raises(InputError, match=belongs):
+        load_weights(discriminator, tmp_path / "net_g.pth", "params", strict)
+
+
+def test_another_discriminator_s_weights_say_what_they_fit(tmp_path: Path) -> None:
+    torch.save({"params": build_discriminator({**UNET, "num_feat": 5}).state_dict()}, tmp_path / "net_d.pth")
+    with pytest.raises(InputError, match=r"does not fit UNetDiscriminatorSN: .*fits network_d: .*num_feat: 5"):
+        load_weights(build_discriminator(UNET), tmp_path / "net_d.pth", "params")
+    old = {name: v for name, v in build_discriminator(UNET).state_dict().items() if not name.endswith("weight_v")}
+    torch.save({"params": old}, tmp_path / "old.pth")
+    for strict, message in ((True, "8 missing in the file: conv1.weight_v"), (False, "weight_v is missing beside")):
+        with pytest.raises(InputError, match=message):
+            load_weights(build_discriminator(UNET), tmp_path / "old.pth", "params", strict)

@@ -55,6 +55,13 @@ def test_unknown(tmp_path: Path) -> None:
         network_from_weights(tmp_path / "net.pth")
 
 
+def test_a_discriminator_upscales_nothing(tmp_path: Path) -> None:
+    judge = archs.build_discriminator({"type": "VGGStyleDiscriminator", "num_in_ch": 3, "num_feat": 2})
+    torch.save({"params": judge.state_dict()}, tmp_path / "net_d_5.pth")
+    with pytest.raises(InputError, match=r"net_d_5\.pth: holds a discriminator \(VGGStyleDiscriminator\), .*net_g_\*"):
+        network_from_weights(tmp_path / "net_d_5.pth")
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (2, 2), (3, 3, 3, 3, 3)])
 def test_known_names_with_other_shapes_are_no_fault_of_the_program(tmp_path: Path, shape: tuple[int, ...]) -> None:
     for name in archs.build_network(NETWORK).state_dict():

@@ -116,7 +116,8 @@ def test_what_is_not_finite_stops_before_the_weights_change(place: Path, what: s
     guard = FiniteGuard(deferred=deferred, skip=False)
     iterate(state, batch(), chosen, model=model, guard=guard)
     before = [p.detach().clone() for p in state.generator.network.parameters()]
-    message = rf"the {what} is not finite .*iteration 2: l_pix = .*; images: image_0, image_1"
+    whose = {"loss": "l_pix of the generator", "gradient": "that of the generator, norm nan"}[what]
+    message = rf"the {what} is not finite in iteration 2 \({whose}\): l_pix = .*; images: image_0, image_1"
     with pytest.raises(NonFiniteLossError, match=message):
         iterate(state, batch(), chosen, model=model, guard=guard)
         guard.check()

@@ -11,7 +11,7 @@ from config.document import Document
 from config.schema import ADVERSARIAL_MODELS
 from config.training_checks import value_of
 from data.datasets.any_scale import query_problem
-from losses import LOSSES
+from losses import LOSSES, PERCEPTUAL
 from utils.errors import InputError
 from utils.scalars import is_null
 from utils.scale import scale_text
@@ -94,20 +94,15 @@ def _check_losses(document: Document, report: Report) -> None:
             ("model_type",), f"{model} looks at whole patches, and {ANY_SCALE} asks for single pixels; choose SRModel"
         )
     entries = document.get(("train", "losses"))
-    count = len(entries) if isinstance(entries, list | tuple) else 0
-    paths: list[KeyPath] = [("train", key) for key in _PIXEL_LOSSES]
-    paths += [("train", "losses", i) for i in range(count)]
-    good = ", ".join(name for name, loss in LOSSES.items() if loss.pointwise)
-    for path in paths:
-        section = document.get(path)
-        name = section.get("type") if isinstance(section, Mapping) else None
-        if name is None:
-            continue
-        if not getattr(LOSSES.get(str(name)), "pointwise", str(name) not in {*LOSSES, "PerceptualLoss"}):
-            report.problem(
-                (*path, "type"), f"{name} looks at neighbours, and {ANY_SCALE} asks for single pixels; choose {good}"
-            )
-        if str(section.get("target")) == "gt_usm":
+    sections: dict[KeyPath, Any] = {("train", key): document.get(("train", key)) for key in _PIXEL_LOSSES}
+    sections |= {("train", "losses", i): own for i, own in enumerate(entries if isinstance(entries, list) else ())}
+    pointwise = [name for name, loss in LOSSES.items() if loss.pointwise]
+    for path, section in sections.items():
+        name = str(section.get("type")) if isinstance(section, Mapping) else ""
+        if name in {*LOSSES, *PERCEPTUAL} and name not in pointwise:
+            asks = f"{name} looks at neighbours, and {ANY_SCALE} asks for single pixels"
+            report.problem((*path, "type"), f"{asks}; choose {', '.join(pointwise)}")
+        if name and str(section.get("target")) == "gt_usm":
             report.problem((*path, "target"), f"{ANY_SCALE} asks for single pixels, which cannot be sharpened")
     for key in ("perceptual_opt", "ldl_opt"):
         if not is_null(document.get(("train", key))):

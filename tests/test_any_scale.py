@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.models.training.objectives.test_any_scale import FILE
-from tests.runs import run_here, workplace
+from tests.runs import run_here, run_line, torchrun, workplace
 from tests.test_straight_line import losses
 
 VALIDATION = """\
@@ -144,3 +144,19 @@ def test_check_shows_the_plan(
     assert "one batch: lq [4, 3, 8, 8], gt [4, 3, 48, 1] at 48 points of each of 4 patches" in printed
     assert "HeldOut x6: 2 images to validate on" in printed
     assert "the check is passed; nothing was written" in printed
+
+
+def test_two_ranks_train_as_one_process_with_their_samples(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    # SGD moves by the gradient itself; Adam would enlarge rounding where one is close to 0.
+    edits = ("--force_yml", "train:optim_g={type: SGD, lr: 0.05}", "train:total_iter=3", "val:val_freq=3")
+    assert run_here("train.py", "-opt", "any_scale.yml", *edits, "name=one") == 0
+    line = ("train.py", "-opt", "any_scale.yml", "--launcher", "pytorch", *edits, "name=two")
+    done = run_line(trained, torchrun(*line, "datasets:train:batch_size_per_gpu=2"))
+    assert done.returncode == 0, done.stderr
+    runs = [trained / "experiments" / name for name in ("one", "two")]
+    mine, theirs = (torch.load(run / "models/net_g_latest.pth", weights_only=True)["params"] for run in runs)
+    for key, value in mine.items():
+        torch.testing.assert_close(value, theirs[key], rtol=1e-5, atol=1e-7)
+    one, two = map(validations, runs)
+    assert [score for *_, score in one] == pytest.approx([score for *_, score in two], rel=1e-5)

@@ -105,9 +105,13 @@ class AnyScaleOptions(PatchOptions):
     def evaluation_set(self, scale: float) -> WholeImages:
         """Whole images; see :meth:`data.dataset_options.DatasetOptions.evaluation_set`."""
         scale = as_scale(scale)
-        given = {_number(key): roots for key, roots in self.dataroot_lq.items()}.get(scale)
         template = self.filename_tmpl.replace("{scale}", f"{scale:g}")
-        return WholeImages(self, scale, self.pairs(partial(read_any_scale, scale=scale, strict=True), given, template))
+        read = partial(read_any_scale, scale=scale, strict=True)
+        return WholeImages(self, scale, self.pairs(read, self.given(scale), template))
+
+    def given(self, scale: float) -> Path | tuple[Path, ...] | None:
+        """The folders of low-resolution images of a scale; None where they are made."""
+        return next((roots for key, roots in self.dataroot_lq.items() if _number(key) == scale), None)
 
 
 def query_problem(lq_size: int, sample_q: int | None, low: float, high: float) -> str | None:

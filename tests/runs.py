@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scripts.faults.workplace import TRAIN_FILE, picture, write_pictures
+from scripts.faults.workplace import DISCRIMINATOR, TRAIN_FILE, changed, picture, write_pictures
 from tests.forked import ROOT, start
 from utils.command import run_command
 
 __all__ = [
-    "ROOT", "TEST_FILE", "TRAIN_FILE", "TWO_RANKS", "adversarial", "command", "environment", "main_of", "picture", "run",
-    "run_here", "run_line", "start", "torchrun", "workplace",
+    "ROOT", "TEST_FILE", "TRAIN_FILE", "TWO_RANKS", "adversarial", "command", "environment", "main_of", "picture",
+    "run", "run_here", "run_line", "start", "torchrun", "workplace",
 ]  # fmt: skip
 
 TEST_FILE = """\
@@ -43,25 +43,10 @@ val:
     ssim: {type: calculate_ssim, crop_border: 2, test_y_channel: true}
 """
 
-_ADVERSARIAL = (
-    (
-        "model_type: SRModel",
-        "model_type: SRGANModel\nnetwork_d: {type: UNetDiscriminatorSN, num_in_ch: 3, num_feat: 4}",
-    ),
-    (
-        "  scheduler:",
-        "  optim_d: {type: Adam, lr: 1e-3, betas: [0.9, 0.99]}\n"
-        "  gan_opt: {type: GANLoss, gan_type: vanilla, loss_weight: 0.1}\n  scheduler:",
-    ),
-)
-
 
 def adversarial(text: str) -> str:
     """A training file of the tests with a discriminator beside the network."""
-    for old, new in _ADVERSARIAL:
-        assert old in text
-        text = text.replace(old, new)
-    return text
+    return changed(text, DISCRIMINATOR)
 
 
 def workplace(folder: Path) -> Path:

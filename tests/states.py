@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from config import read
 from config.schema import TrainOptions
@@ -30,6 +32,18 @@ class Tiny(nn.Module):
         self.register_buffer("steps", torch.zeros(1, dtype=torch.int64))
         self.conv = nn.Conv2d(3, 4, 3, 1, 1)
         self.up = nn.Conv2d(4, 12, 3, 1, 1)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a device: reading a number out of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
 
 
 def options(*overrides: str) -> TrainOptions:

@@ -101,6 +101,7 @@ def start_new(place: Path, log: Path, arguments: Sequence[str]) -> Child:
 
 def fork(function: Callable[..., int], place: Path, log: Path, *arguments: Any) -> Child:
     """Call a function in a child of this process, in a folder; its result is the exit code."""
+    log.touch()  # others read it, perhaps before the child has begun
     process = multiprocessing.get_context("fork").Process(
         target=_in_child, args=(function, place, log, *arguments), daemon=False
     )

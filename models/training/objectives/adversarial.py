@@ -85,7 +85,7 @@ class AdversarialObjective:
         """The discriminator without a wrapper: what it does in a pass for the generator concerns no other process."""
         self.world = world or World()
         self.guard = guard or FiniteGuard(deferred=False, skip=options.train.nonfinite == "skip")
-        self.terms = GeneratorTerms(options, state.device)
+        self.terms = GeneratorTerms(options, state.device, ranks=self.world.size)
         self.gan_options, self.gan = gan, gan.build(state.device)
         self.real = options.target_of("gan")
         self.relativistic = options.relativistic
@@ -168,7 +168,8 @@ class AdversarialObjective:
                     with autocast(self.options.amp, state.device):
                         output = output_of(self.generator, part)
                     check_output(output, part)
-                    fakes.append(output.detach())
+                    # A copy: what a compiled network returns may be written to when it is called again.
+                    fakes.append(output.detach().clone())
                     if moves:
                         with self._advancing(number == 0):
                             sums.add(self._teach(state, output, part, share))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from data.loader import Batch
+from models.training import batch_limit
+from models.training.objectives import AdversarialObjective
+from models.training.state import TrainState
+from models.training.step import StepResult
 from tests.runs import adversarial, run_here
 
 LONGER = ("train:total_iter=6", "train:net_d_iters=2", "val=~", "logger:use_tb_logger=false")
@@ -100,3 +106,36 @@ def test_checking_shows_the_plan_of_both_players(gan: Path, capsys: pytest.Captu
     ):  # fmt: skip
         assert line in printed, line
     assert not Path("experiments").exists()
+
+
+def test_all_that_an_iteration_may_do_is_measured(gan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    step = AdversarialObjective.step
+
+    def noted(objective: AdversarialObjective, state: TrainState, batch: Batch) -> StepResult:
+        result = step(objective, state, batch)
+        done.append(result.step)
+        return result
+
+    monkeypatch.setattr(AdversarialObjective, "step", noted)
+    monkeypatch.setattr(batch_limit, "MOST", 2)
+    edits = ("train:net_d_iters=2", "train:net_d_init_iters=3", "train:mesa_opt={type: L1Loss, start_ratio: 0.5}")
+    assert run_here("train.py", "-opt", "train.yml", "--check", "--largest_batch", "--force_yml", *edits) == 0
+    # The first, as a run would; four from the one on in which the generator is trained on all losses; a trial of that.
+    assert done == [1, 6, 7, 8, 9, 6]
+
+
+def test_advice_is_logged_beside_the_figures_that_it_is_about(
+    gan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[int, float]] = []
+
+    def advice(_: AdversarialObjective, step: int, losses: Mapping[str, float]) -> str | None:
+        asked.append((step, losses["l_d_real"]))
+        return "the discriminator wins" if step == 4 else None
+
+    monkeypatch.setattr(AdversarialObjective, "advice", advice)
+    edits = ("val=~", "train:total_iter=4", "logger:print_freq=2")
+    assert run_here("train.py", "-opt", "train.yml", "--force_yml", *edits) == 0
+    assert asked == [(record["step"], record["l_d_real"]) for record in records("tiny")]
+    assert capsys.readouterr().err.count("WARNING: the discriminator wins") == 1

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 
 from config.schema import TrainOptions
 from data.loader import Batch
+from models.distributed import World
 from models.training.finite import FiniteGuard, NonFiniteLossError
 from models.training.objectives import build_objective, players_of
 from models.training.objectives.adversarial import AdversarialObjective
+from models.training.run import called_networks
 from models.training.state import TrainState
 from tests.runs import adversarial
-from tests.states import iterate, options, state_of
+from tests.states import Waits, iterate, options, state_of
 from utils.errors import InputError
 
 VGG_STYLE = "network_d={type: VGGStyleDiscriminator, num_in_ch: 3, num_feat: 2}"
@@ -84,6 +87,19 @@ def test_micro_batches_are_the_training_of_the_whole_batch(pieces: int) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)  # u and v have moved as often
 
 
+@pytest.mark.parametrize("model", ["SRGANModel", "ESRGANModel"])
+def test_the_weight_of_the_judgement_follows_its_schedule(model: str) -> None:
+    edits = (f"model_type={model}", *SGD, "train:pixel_opt=~", "train:fft_opt={type: FFTLoss, loss_weight: 1e-6}")
+    always, rising = options(*edits), options(*edits, "train:gan_opt:weight_schedule=[[1, 0], [3, 1]]")
+    states = [fresh(chosen, torch.float64) for chosen in (always, rising)]
+    whole, none = (iterate(s, batch(kind=torch.float64), o) for s, o in zip(states, (always, rising), strict=True))
+    assert float(none.losses["l_g_gan"]) == 0 < float(whole.losses["l_g_gan"])
+    assert none.grad_norms["g"] < 1e-2 * whole.grad_norms["g"]
+    # The discriminator has been asked all the same, and is trained as ever.
+    d = [{key: value for key, value in tensors(state).items() if key.startswith("d ")} for state in states]
+    assert_same(d[1], d[0])
+
+
 def test_relativistic_losses_need_the_whole_batch() -> None:
     with pytest.raises(InputError, match=r"train\.accumulate: ESRGANModel compares each image with the mean"):
         players_of(options("model_type=ESRGANModel", "train:accumulate=2"))
@@ -112,7 +128,7 @@ def without_gradient(y: Tensor) -> Tensor:
     return y
 
 
-def full(y: Tensor) -> Tensor:
+def full(*_: object) -> Tensor:
     raise MemoryError("out of memory")
 
 
@@ -235,6 +251,59 @@ def test_an_overflow_of_one_player_leaves_out_its_step_alone() -> None:
     assert scales["g"] == scales["d"] / 2
 
 
+@pytest.mark.parametrize(("where", "call"), [("judge", 2), ("d", 4)])
+def test_a_deferred_guard_holds_both_players_under_fp16_too(where: str, call: int) -> None:
+    chosen = options("train:amp=fp16", "train:ema_decay=0")
+    state = fresh(chosen)
+    guard = FiniteGuard(deferred=True, skip=True)
+    made = objective(state, chosen, {where: ({call}, infinite)}, guard)
+    made.step(state, batch())
+    before = tensors(state)
+    scales = {name: player.scaler.get_scale() for name, player in state.players.items() if player.scaler is not None}
+    made.step(state, batch())
+    assert_same(tensors(state), before)
+    assert guard.check() == 1
+    after = {name: player.scaler.get_scale() for name, player in state.players.items() if player.scaler is not None}
+    faulty = "g" if where == "judge" else "d"
+    assert after == {name: scale / (2 if name == faulty else 1) for name, scale in scales.items()}
+    made.step(state, batch())
+    assert all(not torch.equal(value, before[key]) for key, value in tensors(state).items() if key.endswith("_orig"))
+
+
+def test_memory_that_is_full_between_unscaling_and_the_move_can_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = options("train:amp=fp16")
+    state = fresh(chosen)
+    with monkeypatch.context() as patch:
+        patch.setattr("models.training.step._clip", full)
+        with pytest.raises(MemoryError):
+            iterate(state, batch(), chosen)
+    assert not iterate(state, batch(), chosen).skipped
+
+
+class Reusing(nn.Module):
+    """A network that writes to its last output when it is called again, as CUDA graphs of compiled ones do."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.last is not None:
+            self.last.zero_()
+        y: Tensor = self.network(x)
+        self.last = y.detach()
+        return y
+
+
+def test_outputs_are_kept_although_the_network_uses_their_memory_again() -> None:
+    chosen = options("train:accumulate=2")
+    state, other = fresh(chosen), fresh(chosen)
+    iterate(state, batch(), chosen, model=Reusing(state.generator.network))
+    iterate(other, batch(), chosen)
+    assert_same(tensors(state), tensors(other))
+
+
 def test_each_player_has_a_gradient_clipping_of_its_own() -> None:
     chosen = options(*SGD, "train:grad_clip=1e-3", "train:grad_clip_d=1e-4", "train:ema_decay=0")
     state = fresh(chosen, torch.float64)
@@ -260,6 +329,27 @@ def test_the_clipping_of_esr_models_is_halved_after_50_000_iterations(step: int,
     assert clip_limit(dataclasses.replace(train, grad_clip=0.3), "g", step) == min(limit, 0.3)
 
 
+@pytest.mark.parametrize("edits", [("channels_last=true",), ("train:compile=true",)])
+def test_layout_and_compiler_train_the_same(edits: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, compiled = torch.compile, []
+
+    def traced(network: nn.Module, *, mode: str | None = None) -> Any:
+        compiled.append(network)
+        return compiler(network, backend="eager")  # generating code would take minutes
+
+    monkeypatch.setattr(torch, "compile", traced)
+    turns = "train:net_d_iters=2"  # the generator is called with and without gradients
+    chosen, plain = options(*SGD, turns, *edits), options(*SGD, turns)
+    state, other = fresh(chosen), fresh(plain)
+    images, layout = batch(), torch.channels_last if chosen.channels_last else torch.contiguous_format
+    made = build_objective(chosen, state, models=called_networks(state, chosen, World()))
+    for _ in range(3):
+        made.step(state, images.mapped(lambda image: image.contiguous(memory_format=layout)))
+        iterate(other, images, plain)
+    torch.testing.assert_close(tensors(state), tensors(other), rtol=1e-5, atol=1e-6)
+    assert compiled == ([state.generator.network] if chosen.train.compile else [])
+
+
 def test_where_the_generator_is_not_trained_its_pass_keeps_nothing() -> None:
     chosen = options("train:net_d_iters=2")
     state = fresh(chosen)
@@ -274,6 +364,22 @@ def test_where_the_generator_is_not_trained_its_pass_keeps_nothing() -> None:
     second = iterate(state, batch(), chosen)
     assert {"l_g_pix", "l_g_gan"} < set(second.losses)
     assert graphs == [False, True]
+
+
+@pytest.mark.parametrize("edits", [(), ("train:amp=bf16", "train:accumulate=2"), ("model_type=ESRGANModel",)])
+def test_the_host_does_not_wait_between_log_points(edits: tuple[str, ...]) -> None:
+    more = ("train:grad_clip=1", "train:mesa_opt={type: L1Loss}", "train:losses=[{type: L1Loss, target: gt_usm}]")
+    chosen = options(*more, "train:reset_momentum_iter=1", *edits)
+    state = fresh(chosen)
+    guard = FiniteGuard(deferred=True, skip=False)
+    made = objective(state, chosen, {}, guard)
+    made.step(state, batch(side=32))
+    with Waits() as waits:
+        for _ in range(2):
+            made.step(state, batch(side=32))
+        assert waits.count == 0
+        guard.check()
+    assert waits.count > 0
 
 
 def test_ranks_exchange_gradients_of_each_player_once(gan: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from config.schema import TrainOptions
 from data.loader import Batch
@@ -18,7 +17,7 @@ from models.distributed import World
 from models.training.finite import FiniteGuard, NonFiniteLossError
 from models.training.run import called_networks, prepare_state
 from models.training.state import TrainState
-from tests.states import CPU, iterate, options, state_of
+from tests.states import CPU, Waits, iterate, options, state_of
 from utils.errors import InputError
 
 
@@ -140,18 +139,6 @@ def test_what_is_not_finite_is_skipped_and_counted_where_that_is_asked_for(place
     for _ in range(2):
         iterate(other, batch(), chosen)
     torch.testing.assert_close(weights(state), weights(other), rtol=1e-6, atol=1e-8)
-
-
-class Waits(TorchDispatchMode):
-    """Counts what makes the host wait for a device: reading a number out of a tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("amp", ["~", "bf16"])

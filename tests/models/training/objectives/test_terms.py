@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from config.schema import Target
 from data import usm_sharpen
 from data.loader import Batch
+from models.training.objectives import build_objective
 from models.training.objectives.terms import GeneratorTerms, total_of, with_sharpened
 from tests.runs import adversarial
 from tests.states import CPU, iterate, options, state_of
@@ -83,6 +86,17 @@ def test_mesa_begins_at_its_part_of_the_training(place: Path) -> None:
     torch.testing.assert_close(late["mesa"], (output - average).abs().mean())
 
 
+@pytest.mark.parametrize(
+    ("points", "step"),
+    [("[[0, 0], [10, 1]]", 1), ("[[3, 0], [10, 0], [20, 1], [30, 0]]", 11), ("[[5, 1], [9, 0]]", 1)],
+)
+def test_what_is_measured_is_an_iteration_of_all_losses(place: Path, points: str, step: int) -> None:
+    terms = terms_of(f"train:wave_opt={{type: MSELoss, weight_schedule: {points}}}")
+    assert terms.full_step == step
+    found = terms(images(1), {"gt": images(2)}, None, terms.full_step)
+    assert all(float(value) > 0 for value in found.values())
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_sharpened_targets_are_made_where_a_loss_asks(place: Path, layout: torch.memory_format) -> None:
     gt = images(2).contiguous(memory_format=layout)
@@ -92,6 +106,19 @@ def test_sharpened_targets_are_made_where_a_loss_asks(place: Path, layout: torch
     assert batch.targets["gt"] is gt
     whole = list(batch.micro_batches(2))
     assert torch.equal(torch.cat([part.targets["gt_usm"] for part in whole]), batch.targets["gt_usm"])
+
+
+@pytest.mark.parametrize(("model", "sharpened"), [("RealESRGANModel", "gt_usm"), ("SRGANModel", "gt")])
+def test_targets_follow_the_file_in_the_real_models_alone(place: Path, model: str, sharpened: Target) -> None:
+    (place / "train.yml").write_text(adversarial((place / "train.yml").read_text()))
+    losses = [f"train:{key}={{type: L1Loss}}" for key in ("wave_opt", "fft_opt", "ldl_opt", "mesa_opt")]
+    chosen = dataclasses.replace(
+        options(*losses), model_type=model, l1_gt_usm=True, percep_gt_usm=False, gan_gt_usm=True
+    )
+    found = {term.name: term.target for term in GeneratorTerms(chosen, CPU).terms}
+    assert found == {**dict.fromkeys(("pix", "wave", "fft"), sharpened), "ldl": "gt", "mesa": "gt"}
+    assert chosen.target_of("percep") == "gt"
+    assert f"real images: {sharpened}" in build_objective(chosen, state_of(chosen)).summary()[-1]
 
 
 def test_the_plan_of_a_training_names_its_losses(place: Path) -> None:

@@ -22,7 +22,7 @@ from losses import factor_at
 from models.distributed import World
 from models.training.finite import FiniteGuard
 from models.training.objectives.balance import Balance
-from models.training.objectives.terms import GeneratorTerms, total_of, with_sharpened
+from models.training.objectives.terms import GeneratorTerms, schedule_text, total_of, with_sharpened
 from models.training.players import PlayerOptions, discriminator_options, generator_options
 from models.training.state import Player, TrainState
 from models.training.step import (
@@ -98,10 +98,17 @@ class AdversarialObjective:
         """The losses of both players."""
         options = self.gan_options
         kind = f"GANLoss {options.gan_type}{', relativistic' if self.relativistic else ''}"
-        of_generator = [*self.terms.described("l_g_"), f"l_g_gan ({kind}, weight {options.loss_weight:g})"]
+        of_generator = [
+            *self.terms.described("l_g_"),
+            f"l_g_gan ({kind}, weight {options.loss_weight:g}{schedule_text(options)})",
+        ]
+        every, first = self.options.net_d_iters, self.options.net_d_init_iters
+        turns = "every iteration" if every == 1 else f"one of {every:,} iterations"
+        late = f", from iteration {first + 1:,} on" if first else ""
         return [
             f"losses of the generator: {', '.join(of_generator)}",
             f"losses of the discriminator: l_d_real, l_d_fake ({kind}; real images: {self.real})",
+            f"the discriminator is trained in every iteration, the generator in {turns}{late}",
         ]
 
     @staticmethod

@@ -204,7 +204,7 @@ class GeneratorTerms:
     def described(self, prefix: str) -> list[str]:
         """Each in words, under its log name with a prefix."""
         return [
-            f"{prefix}{name} ({term.kind}, weight {weight:g}, {term.against})"
+            f"{prefix}{name} ({term.kind}, weight {weight:g}{schedule_text(term.options)}, {term.against})"
             for term in self.terms
             for name, weight in term.weights.items()
         ]
@@ -243,6 +243,12 @@ class GeneratorTerms:
             values = term.values(output, targets[term.target], ema_output)
             found.update({name: value if factor == 1 else value * factor for name, value in values.items()})
         return found
+
+
+def schedule_text(options: ScheduledOptions) -> str:
+    """The points of a loss's schedule, to follow its weight in a line; nothing where there are none."""
+    points = [f"{factor:g} at {step:,}" for step, factor in options.weight_schedule or ()]
+    return f" times {', '.join(points)}" if points else ""
 
 
 def total_of(terms: Mapping[str, Tensor], output: Tensor) -> Tensor:

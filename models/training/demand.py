@@ -8,6 +8,7 @@ Shapes: B samples of a batch, C channels, h w low-resolution and H W high-resolu
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from typing import NamedTuple
@@ -86,16 +87,19 @@ def check_activations(state: TrainState, options: TrainOptions) -> None:
     if sample is None or available is None or options.train.compile:
         return
     samples = -(-options.train_dataset.batch_size_per_gpu // options.train.accumulate)
-    network, channels = state.generator.network, contract_of(state.generator.network).channels
+    channels = contract_of(state.generator.network).channels
     values = sample.low**2 + sample.high * (_PER_POINT if sample.points else 1)
     if samples * channels * 4 * values * _PER_VALUE < available:
         return
-    # The difference of two measurements: what does not grow with the batch (weights in bfloat16) is kept once.
-    one, two = (_kept(network, _blank(sample, count, channels), options) for count in (1, 2))
-    total = one + (samples - 1) * (two - one)
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    what = f"what {options.network_g.type} keeps for the gradient of {samples:,} patches of {sample.words}"
-    _refuse_if_more([Need(ranks * total, what)], available, "memory", batch_advice(options))
+    patches = f"keeps for the gradient of {samples:,} patches of {sample.words}"
+    needs = []
+    for name, player in state.players.items():  # the generator's gradient goes through a discriminator too
+        seen, kind = (sample, options.network_g) if name == "g" else (sample.of_output, options.network_d)
+        # The difference of two measurements: what does not grow with the batch (weights in bfloat16) is kept once.
+        one, two = (_kept(player.network, _blank(seen, count, channels), options) for count in (1, 2))
+        needs.append(Need(ranks * (one + (samples - 1) * (two - one)), f"what {kind.type if kind else name} {patches}"))
+    _refuse_if_more(needs, available, "memory", batch_advice(options))
 
 
 def batch_advice(options: TrainOptions) -> str:
@@ -103,7 +107,7 @@ def batch_advice(options: TrainOptions) -> str:
     train = options.train
     recomputes = can_recompute(options.network_g.type) and not train.checkpoint_activations
     return "; ".join([
-        f"train.accumulate: {2 * train.accumulate} (now {train.accumulate})",
+        *([] if options.relativistic else [f"train.accumulate: {2 * train.accumulate} (now {train.accumulate})"]),
         *([] if train.amp else ["train.amp: bf16"]),
         *(["train.checkpoint_activations: true"] if recomputes else []),
         "a smaller batch_size_per_gpu or gt_size",
@@ -166,6 +170,11 @@ class _SampleSize(NamedTuple):
     prepared: int
     words: str
     points: bool = False
+
+    @property
+    def of_output(self) -> _SampleSize:
+        """What a discriminator sees of it."""
+        return self._replace(low=math.isqrt(self.high))
 
 
 def _sample_of(options: TrainOptions) -> _SampleSize | None:

@@ -92,7 +92,9 @@ def test_what_does_not_grow_with_the_batch_is_counted_once(monkeypatch: pytest.M
     wide = options("train:amp=bf16", "datasets:train:batch_size_per_gpu=256", "datasets:train:gt_size=4",
                    "network_g:n_feat=64", "network_g:im_feat=[64,64]")  # fmt: skip
     state = state_of(wide)
-    kept = [demand._kept(state.generator.network, torch.zeros(count, 3, 2, 2), wide) for count in (1, 2, 256)]
+    sample = demand._sample_of(wide)
+    assert sample is not None
+    kept = [demand._kept(state.generator.network, demand._blank(sample, count, 3), wide) for count in (1, 2, 256)]
     assert kept[2] == kept[0] + 255 * (kept[1] - kept[0])
     assert kept[2] < 256 * kept[0] / 2
     monkeypatch.setattr(demand, "obtainable_memory", lambda: kept[2])

@@ -110,8 +110,8 @@ class TrainingOptions(Checked):
         "as grad_clip, but half of it after iteration 50,000, as ESC's ESRModel does it", None, above=0, infinite=True
     )
     reset_momentum_iter: int | None = option(
-        "after every n-th iteration the optimiser forgets its moments and starts to count anew, as ESC's ESRModel does "
-        "it (Adam and AdamW); null: never",
+        "after every n-th iteration the optimiser of network_g forgets its moments and starts to count anew, as ESC's "
+        "ESRModel does it (Adam and AdamW); null: never",
         None,
         minimum=1,
     )
@@ -388,7 +388,9 @@ class TrainOptions(DegradationOptions, Options):
     network_d: AnyDiscriminator | None = option(
         "the discriminator: type and the arguments of its constructor; null: none", None
     )
-    l1_gt_usm: bool | None = option("Real GAN models, required: the target of pixel_opt is sharpened", None)
+    l1_gt_usm: bool | None = option(
+        "Real GAN models, required: the target of pixel_opt, wave_opt and fft_opt is sharpened", None
+    )
     percep_gt_usm: bool | None = option("Real GAN models, required: the target of perceptual_opt is sharpened", None)
     gan_gt_usm: bool | None = option("Real GAN models, required: the real images of network_d are sharpened", None)
     gt_size: int | None = option(

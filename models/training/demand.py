@@ -85,15 +85,21 @@ def check_activations(state: TrainState, options: TrainOptions) -> None:
         return
     samples = -(-options.train_dataset.batch_size_per_gpu // options.train.accumulate)
     low = side // options.scale
-    network, channels = state.generator.network, contract_of(state.generator.network).channels
+    channels = contract_of(state.generator.network).channels
     if samples * channels * 4 * (side * side + low * low) * _PER_VALUE < available:
         return
-    # The difference of two measurements: what does not grow with the batch (weights in bfloat16) is kept once.
-    one, two = (_kept(network, torch.zeros(count, channels, low, low), options) for count in (1, 2))
-    total = one + (samples - 1) * (two - one)
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    what = f"what {options.network_g.type} keeps for the gradient of {samples:,} patches of {side} x {side} pixels"
-    _refuse_if_more([Need(ranks * total, what)], available, "memory", batch_advice(options))
+    patches = f"keeps for the gradient of {samples:,} patches of {side} x {side} pixels"
+    needs = []
+    for (
+        name,
+        player,
+    ) in state.players.items():  # the generator's gradient goes through the discriminator, if there is one
+        sides, kind = (low, options.network_g) if name == "g" else (side, options.network_d)
+        # The difference of two measurements: what does not grow with the batch (weights in bfloat16) is kept once.
+        one, two = (_kept(player.network, torch.zeros(count, channels, sides, sides), options) for count in (1, 2))
+        needs.append(Need(ranks * (one + (samples - 1) * (two - one)), f"what {kind.type if kind else name} {patches}"))
+    _refuse_if_more(needs, available, "memory", batch_advice(options))
 
 
 def batch_advice(options: TrainOptions) -> str:
@@ -101,7 +107,7 @@ def batch_advice(options: TrainOptions) -> str:
     train = options.train
     recomputes = can_recompute(options.network_g.type) and not train.checkpoint_activations
     return "; ".join([
-        f"train.accumulate: {2 * train.accumulate} (now {train.accumulate})",
+        *([] if options.relativistic else [f"train.accumulate: {2 * train.accumulate} (now {train.accumulate})"]),
         *([] if train.amp else ["train.amp: bf16"]),
         *(["train.checkpoint_activations: true"] if recomputes else []),
         "a smaller batch_size_per_gpu or gt_size",

@@ -10,7 +10,7 @@ import torch
 from models.training import demand
 from models.training.demand import check_activations, check_demand
 from models.training.run import training_set
-from tests.runs import run_here, workplace
+from tests.runs import adversarial, run_here, workplace
 from tests.states import options, state_of
 from utils.errors import InputError
 from utils.log import configure_logging
@@ -118,6 +118,26 @@ def test_activations_that_cannot_fit_are_found_on_one_patch(monkeypatch: pytest.
     assert state.generator.network.training
     # In micro-batches they do.
     check_activations(state, options("datasets:train:batch_size_per_gpu=4096", "train:accumulate=512"))
+
+
+def test_activations_of_the_discriminator_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = adversarial(Path("train.yml").read_text())
+    Path("train.yml").write_text(text)
+    many = options("datasets:train:batch_size_per_gpu=1024", "model_type=ESRGANModel")
+    state = state_of(many)
+    before = {name: value.clone() for name, value in state.players["d"].network.state_dict().items()}
+    total = 0
+    for name, side in (("g", 12), ("d", 24)):
+        one, two = (demand._kept(state.players[name].network, torch.zeros(n, 3, side, side), many) for n in (1, 2))
+        total += one + 1023 * (two - one)
+    monkeypatch.setattr(demand, "obtainable_memory", lambda: total)
+    check_activations(state, many)
+    monkeypatch.setattr(demand, "obtainable_memory", lambda: total - 1)
+    with pytest.raises(InputError, match="what UNetDiscriminatorSN keeps for the gradient of 1,024 patches") as refused:
+        check_activations(state, many)
+    assert "train.accumulate" not in str(refused.value)  # which relativistic losses do not take
+    after = state.players["d"].network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 @pytest.mark.parametrize("check", [(), ("--check",)])

@@ -12,22 +12,25 @@ import pytest
 from scripts.faults.disturbances import EXIT_CODES, draw
 from scripts.faults.record import BEGIN, END, read_record, rewrite_page
 from scripts.faults.settings import SETTINGS, Setting
-from tests.runs import ROOT, environment
+from tests.runs import ROOT, command, run_line
 from utils.errors import InputError
 from utils.seed import random_stream
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
-# Two faults: states are read without their random generators, and one of the files is written in place, not at once.
-PLANTED = """
+# With trainings of half the length.
+SHORT = """
 import contextlib, dataclasses, sys, time
 sys.path.insert(0, sys.argv.pop(1))
 from scripts.faults import settings
 settings.SETTINGS = tuple(dataclasses.replace(setting, steps=setting.steps // 2) for setting in settings.SETTINGS)
 from scripts import soak
+from utils.command import run_command
+"""
+# Two faults: states are read without their random generators, and one of the files is written in place, not at once.
+PLANTED = """
 from models.training import checkpoint
 from models.weights import files
-from utils.command import run_command
 
 sound = files.atomic_write
 
@@ -39,7 +42,7 @@ class InPlace:
         for part in (content[:middle], content[middle:]):
             self.file.write(part)
             self.file.flush()
-            time.sleep(0.4)
+            time.sleep(0.2)
 
 @contextlib.contextmanager
 def written_in_place(path):
@@ -53,23 +56,21 @@ def written_in_place(path):
 
 checkpoint.set_random_state = lambda state: None
 files.atomic_write = written_in_place
-sys.exit(run_command(soak.main))
 """
 
 
-def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], env=environment(), capture_output=True, text=True, timeout=600, check=False
-    )
+def soak(folder: Path, *arguments: str, planted: str = "") -> subprocess.CompletedProcess[str]:
+    """Run scripts/soak.py, by a script that shortens it."""
+    script = folder / "soak.py"
+    script.write_text(f"{SHORT}{planted}sys.exit(run_command(soak.main))\n")
+    return run_line(folder, command(str(script), str(ROOT), *arguments), timeout=600)
 
 
 @pytest.mark.slow
 def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = soak(
-        str(ROOT / "scripts/soak.py"), "--minutes", "5", "--rounds", "1", "--seed", "17", "--setting", "2 workers",
-        "--output", str(out), "--keep",
-    )  # fmt: skip
+    arguments = ("--minutes", "5", "--rounds", "1", "--seed", "1", "--setting", "2 workers")
+    done = soak(tmp_path, *arguments, "--output", str(out), "--keep")
     assert done.returncode == 0, done.stdout + done.stderr
     record = read_record(out)
     runs = [run for one in record["rounds"] for run in one["runs"]]
@@ -79,17 +80,15 @@ def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
     assert "0 deviations" in (out / "soak.md").read_text()
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    assert soak(str(ROOT / "scripts/soak.py"), "--output", str(out), "--page", str(page)).returncode == 0
+    assert soak(tmp_path, "--output", str(out), "--page", str(page)).returncode == 0
     assert page.read_text() == f"before\n{BEGIN}\n{(out / 'soak.md').read_text()}{END}\nafter\n"
 
 
 @pytest.mark.slow
 def test_the_soak_finds_planted_faults(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = soak(
-        "-c", PLANTED, str(ROOT), "--minutes", "5", "--rounds", "1", "--seed", "17",
-        "--setting", "HAT with dropout, EMA", "--output", str(out),
-    )  # fmt: skip
+    arguments = ("--minutes", "5", "--rounds", "1", "--seed", "17", "--setting", "HAT with dropout, EMA")
+    done = soak(tmp_path, *arguments, "--output", str(out), planted=PLANTED)
     assert done.returncode == 1, done.stdout + done.stderr
     deviations = [text for one in json.loads((out / "soak.json").read_text())["rounds"] for text in one["deviations"]]
     assert any("a reader saw" in text for text in deviations), deviations

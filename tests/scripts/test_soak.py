@@ -18,11 +18,12 @@ from utils.seed import random_stream
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
-# With trainings of half the length.
+# With trainings of half the length, and the undisturbed ones forked as the others are.
 SHORT = """
 import contextlib, dataclasses, sys, time
 sys.path.insert(0, sys.argv.pop(1))
-from scripts.faults import settings
+from scripts.faults import processes, settings
+processes.start_new = lambda place, log, line: processes.fork(processes._train, place, log, line[1:], None)
 settings.SETTINGS = tuple(dataclasses.replace(setting, steps=setting.steps // 2) for setting in settings.SETTINGS)
 from scripts import soak
 from utils.command import run_command

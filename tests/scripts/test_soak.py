@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from scripts.faults import processes
 from scripts.faults.disturbances import EXIT_CODES, draw
 from scripts.faults.record import BEGIN, END, read_record, rewrite_page
 from scripts.faults.settings import SETTINGS, Setting
@@ -40,10 +43,10 @@ class InPlace:
         self.file = file
     def write(self, content):
         middle = len(content) // 2
-        for part in (content[:middle], content[middle:]):
-            self.file.write(part)
-            self.file.flush()
-            time.sleep(0.2)
+        self.file.write(content[:middle])
+        self.file.flush()
+        time.sleep(0.2)
+        self.file.write(content[middle:])
 
 @contextlib.contextmanager
 def written_in_place(path):
@@ -96,6 +99,15 @@ def test_the_soak_finds_planted_faults(tmp_path: Path) -> None:
     assert any("30.state: focalsr.random[0].torch has other values" in text for text in deviations), deviations
     assert any("net_g_latest.pth: params" in text for text in deviations), deviations
     assert "--seed 17 --setting 'HAT with dropout, EMA' --round 0" in (out / "soak.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_the_log_of_a_process_is_there_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.faults.processes.os.setsid", lambda: time.sleep(0.2))  # the first that a child does
+    child = processes.fork(os.write, tmp_path, tmp_path / "log", 1, b"words\n")
+    assert child.log.exists()
+    assert child.wait() == 6  # what the function returns
+    assert child.text() == "words\n"
 
 
 def test_a_seed_decides_what_happens() -> None:

@@ -59,5 +59,9 @@ def _image_factor(residual: Tensor) -> Tensor:
 def _local_variance(residual: Tensor) -> Tensor:
     """The variance (divisor n - 1) of the window around each pixel of [B, 1, H, W], reflected at the borders."""
     padded = F.pad(residual, [_REFLECTED] * 4, mode="reflect")
-    windows = padded.unfold(-2, _WINDOW, 1).unfold(-2, _WINDOW, 1)  # [B, 1, H, W, 7, 7], a view
-    return windows.var(dim=(-1, -2))
+    # The variance of a window is the mean of those of its rows, plus that of their means: nothing cancels, and a pixel
+    # is looked at 21 times instead of 49.
+    of_rows, means = torch.var_mean(padded.unfold(-1, _WINDOW, 1), dim=-1, correction=0)  # [B, 1, H + 6, W] each
+    inside = of_rows.unfold(-2, _WINDOW, 1).mean(dim=-1)  # [B, 1, H, W]
+    between = means.unfold(-2, _WINDOW, 1).var(dim=-1, correction=0)
+    return (inside + between) * (_WINDOW**2 / (_WINDOW**2 - 1))

@@ -119,7 +119,11 @@ class World:
         return dict(zip(values, found.unbind(), strict=True))
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network as its training step calls it: inside DistributedDataParallel where there are several ranks."""
+        """The network as its training step calls it: inside DistributedDataParallel where there are several ranks.
+
+        In each pass all ranks take over the buffers of rank 0: of batch norms, whose running statistics would else
+        differ from rank to rank. Vectors of spectral norms follow from the weights, and are the same everywhere.
+        """
         if self.size == 1:
             return network
         return nn.parallel.DistributedDataParallel(network)

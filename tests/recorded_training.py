@@ -92,10 +92,10 @@ class Recording:
             yield Batch.of_pair(lq, gt, tuple(f"batch_{i}_{j}" for j in range(shape[0])), epoch=0)
 
     def assert_logged(self, result: StepResult, rtol: float) -> None:
-        """The losses and learning rates of an iteration are the recorded ones, in their order, and no others."""
+        """The losses and learning rates of an iteration are the recorded ones, and no others."""
         expected = self.info["logs"][result.step - 1]
         losses = {name: float(value) for name, value in result.losses.items()}
-        assert list(losses) == list(expected["log"])
+        assert set(losses) == set(expected["log"])
         assert losses == pytest.approx(expected["log"], rel=rtol, abs=1e-12)
         assert [rates[0] for rates in result.rates.values()] == pytest.approx(expected["lr"], rel=1e-15)
 

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scripts.faults.workplace import TRAIN_FILE, picture, write_pictures
+from scripts.faults.workplace import DISCRIMINATOR, TRAIN_FILE, changed, picture, write_pictures
 from tests.forked import ROOT, start
 from utils.command import run_command
 
 __all__ = [
-    "ROOT", "TEST_FILE", "TRAIN_FILE", "TWO_RANKS", "command", "environment", "main_of", "picture", "run", "run_here",
-    "run_line", "start", "torchrun", "workplace",
+    "ROOT", "TEST_FILE", "TRAIN_FILE", "TWO_RANKS", "adversarial", "command", "environment", "main_of", "picture",
+    "run", "run_here", "run_line", "start", "torchrun", "workplace",
 ]  # fmt: skip
 
 TEST_FILE = """\
@@ -42,6 +42,11 @@ val:
     psnr: {type: calculate_psnr, crop_border: 2, test_y_channel: true}
     ssim: {type: calculate_ssim, crop_border: 2, test_y_channel: true}
 """
+
+
+def adversarial(text: str) -> str:
+    """A training file of the tests with a discriminator beside the network."""
+    return changed(text, DISCRIMINATOR)
 
 
 def workplace(folder: Path) -> Path:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from archs import build_network
 from config import read
 from config.schema import TrainOptions
 from data.loader import Batch
 from models.distributed import World
 from models.training.checkpoint import CheckpointFolder
 from models.training.finite import FiniteGuard
-from models.training.objectives import build_objective
-from models.training.players import generator_options, make_player
+from models.training.objectives import build_objective, players_of
+from models.training.players import build_players, generator_options, make_player
 from models.training.saver import Saver
 from models.training.state import TrainState
 from models.training.step import StepResult
@@ -33,15 +34,28 @@ class Tiny(nn.Module):
         self.up = nn.Conv2d(4, 12, 3, 1, 1)
 
 
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a device: reading a number out of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
 def options(*overrides: str) -> TrainOptions:
     """The training file of the current folder, with edits."""
     return read(Path("train.yml"), overrides, mode="train")
 
 
 def state_of(options: TrainOptions, network: nn.Module | None = None, device: torch.device = CPU) -> TrainState:
-    """The state before the first iteration, of the options' network or another one."""
-    own = generator_options(options)
-    return TrainState({"g": make_player(network or build_network(own.network), own, options, device)}, device)
+    """The state before the first iteration; of the options' networks, or of a generator alone that is another one."""
+    if network is None:
+        return TrainState(build_players(players_of(options), options, device), device)
+    return TrainState({"g": make_player(network, generator_options(options), options, device)}, device)
 
 
 def iterate(
@@ -52,8 +66,10 @@ def iterate(
     model: nn.Module | None = None,
     guard: FiniteGuard | None = None,
 ) -> StepResult:
-    """One iteration of the options' objective; ``model`` is called in the network's place."""
-    models = None if model is None else {"g": model}
+    """One iteration of the options' objective; ``model`` is called in the generator's place."""
+    models = {name: player.network for name, player in state.players.items()}
+    if model is not None:
+        models["g"] = model
     return build_objective(options, state, models=models, guard=guard).step(state, batch)
 
 

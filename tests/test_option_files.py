@@ -10,6 +10,7 @@ import torch
 
 from archs import build_network
 from config import read
+from losses.vgg import shapes_of
 from tests.runs import ROOT, picture, run_here
 
 FILES = sorted(
@@ -30,6 +31,7 @@ SHALLOW = {
     "RGT": ("network_g:depth=[4]", "network_g:num_heads=[6]", "network_g:embed_dim=36"),
     "PFT": ("network_g:depths=[2]", "network_g:embed_dim=12", "network_g:num_topk=[64,16]", "network_g:window_size=8"),
     "RRDBNet": ("network_g:num_block=1", "network_g:num_feat=8"),
+    "MSRResNet": ("network_g:num_block=1", "network_g:num_feat=8"),
 }
 
 
@@ -63,12 +65,22 @@ def stand_in(path: Path, pictures: Path) -> list[str]:
         if dataset.__class__.__qualname__.startswith("Paired"):
             edits += [f"datasets:{key}:dataroot_lq=~", f"datasets:{key}:filename_tmpl='{{}}'"]
     if mode == "train":
-        edits += [
-            "datasets:train:batch_size_per_gpu=1",
-            "datasets:train:num_worker_per_gpu=0",
-            f"datasets:train:gt_size={16 * options.scale}",
-        ]
+        edits += ["datasets:train:batch_size_per_gpu=1", "datasets:train:num_worker_per_gpu=0"]
+        judge = options.network_d
+        if judge is None or judge.type != "VGGStyleDiscriminator":  # which takes patches of one size
+            edits.append(f"datasets:train:gt_size={16 * options.scale}")
+        if judge is not None:
+            edits.append("network_d:num_feat=8")
+        if options.train.perceptual_opt is not None:
+            edits.append(f"train:perceptual_opt:vgg_weights={vgg_stand_in()}")
     return edits + list(SHALLOW.get(options.network_g.type, ()))
+
+
+def vgg_stand_in() -> Path:
+    """A file with the names and shapes of VGG-19's weights, in the current folder; each is one number, repeated."""
+    path = Path("vgg19.pth").absolute()
+    torch.save({name: torch.full((1,), 2e-4).expand(shape) for name, shape in shapes_of("vgg19").items()}, path)
+    return path
 
 
 @pytest.mark.parametrize("path", TRAIN, ids=name_of)

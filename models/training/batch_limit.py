@@ -42,6 +42,7 @@ def find_largest_batch(state: TrainState, batch: Batch, options: TrainOptions) -
     objective = build_objective(options, state, guard=guard)
 
     def step(count: int) -> None:
+        state.step = objective.full_step - 1  # the iteration that needs most
         objective.step(state, repeated(batch, count))
         guard.check()  # waits for the device
 

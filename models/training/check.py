@@ -30,6 +30,7 @@ from utils.progress import clock
 from utils.seed import seed_everything
 
 _MEASURED = 3  # iterations that are timed
+_LONGEST_CYCLE = 12  # where network_g is trained more rarely, the time is that of so many, one of them with it
 
 
 def check_training(options: TrainOptions, world: World, *, largest_batch: bool = False, verbose: bool = False) -> None:
@@ -81,8 +82,11 @@ def inspect_training(
     state = prepare_state(options, device, resumed)
     if resume is not None:
         apply_resume(state, resume, options, world)
-    describe_run(options, state, dataset, held_out)
     check_activations(state, options)
+    for player in state.players.values():
+        player.network.train()
+    objective = build_objective(options, state)
+    describe_run(options, state, objective, dataset, held_out)
     with memory_for(f"a batch of {dataset.name}", data_advice(options)):
         batch = next(train_batches(
             dataset, options.train_dataset, stop=1, device=device, channels_last=options.channels_last
@@ -91,7 +95,7 @@ def inspect_training(
     queries = "" if batch.queries is None else f" at {batch.size[0]:,} points of each of {len(batch)} patches"
     log("one batch: lq %s, %s%s", list(batch.lq.shape), targets, queries)
     with memory_for(f"an iteration on {device}, {of_batch(options, batch)}", batch_advice(options)):
-        objective = _one_iteration(state, batch, options)
+        _one_iteration(state, objective, batch)
         _measure(state, objective, batch, options)
     if largest_batch:
         most, refused = find_largest_batch(state, batch, options)
@@ -99,34 +103,40 @@ def inspect_training(
         log("largest batch in this memory: batch_size_per_gpu %d (%s)", most, bound)
 
 
-def _one_iteration(state: TrainState, batch: Batch, options: TrainOptions) -> Objective:
-    """Do the first iteration and log what came of it; returns what does the next ones."""
-    for player in state.players.values():
-        player.network.train()
-    objective = build_objective(options, state)
+def _one_iteration(state: TrainState, objective: Objective, batch: Batch) -> None:
+    """Do the first iteration and log what came of it."""
     result = objective.step(state, batch)
     losses = ", ".join(f"{name} {float(value):.4e}" for name, value in result.losses.items())
-    get_logger().info(
-        "one iteration: %s, gradient norm %.3e, lr %.3e", losses, float(result.grad_norm or 0.0), result.lr[0]
+    players = ", ".join(
+        f"gradient norm{of} {float(result.grad_norms[name]):.3e}, lr{of} {rates[0]:.3e}"
+        for name, rates in result.rates.items()
+        if name in result.grad_norms
+        for of in ("" if name == "g" else f" of network_{name}",)
     )
-    return objective
+    get_logger().info("one iteration: %s, %s", losses, players)
 
 
 def _measure(state: TrainState, objective: Objective, batch: Batch, options: TrainOptions) -> None:
     """Log what an iteration costs: arithmetic, memory, time, and how long the run would take at that."""
     log = get_logger().info
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        output_of(state.generator.network, next(batch.micro_batches(len(batch))))
+    single = next(batch.micro_batches(len(batch)))
     pixels = batch.lq.shape[-2] * batch.lq.shape[-1]
-    work = counter.get_total_flops() / 2
-    log("arithmetic: %.3g multiply-adds per patch, %.3g per low-resolution pixel", work, work / pixels)
+    for name, player in state.players.items():
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            output_of(player.network, single) if name == "g" else player.network(single.gt)
+        work = counter.get_total_flops() / 2
+        per_pixel = f", {work / pixels:.3g} per low-resolution pixel" if name == "g" else " by the discriminator"
+        log("arithmetic: %.3g multiply-adds per patch%s", work, per_pixel)
+    # Iterations in which all players and losses take their part, each as often as in the long run.
+    state.step = max(state.step, objective.full_step - 1)
+    count = -(-_MEASURED // objective.cycle) * objective.cycle if objective.cycle <= _LONGEST_CYCLE else _LONGEST_CYCLE
     wait = torch.cuda.synchronize if state.device.type == "cuda" else _nothing
     wait()
     started = time.perf_counter()
-    for _ in range(_MEASURED):
+    for _ in range(count):
         objective.step(state, batch)
     wait()
-    seconds = (time.perf_counter() - started) / _MEASURED
+    seconds = (time.perf_counter() - started) / count
     total = seconds * options.train.total_iter
     log(
         "speed: %.3f s per iteration without waiting for data, %.1f images/s, %s for %s iterations; memory so far: "

@@ -43,7 +43,11 @@ FORMAT = 2
 
 _PLAYERS = ("g", "d")  # in the order in which BasicSR lists their optimisers
 _LISTED = 6  # names in a message
-_DECISIVE = ("scale", "network_g", "datasets", "train")  # sections of options whose changes are logged
+_DECISIVE = (
+    "model_type", "scale", "network_g", "network_d", "l1_gt_usm", "percep_gt_usm", "gan_gt_usm", "gt_size", "datasets",
+    "train",
+)  # fmt: skip
+"""Options whose changes are logged."""
 
 
 class NewerFormatError(InputError):
@@ -346,7 +350,9 @@ def apply_resume(state: TrainState, resume: Resume, options: TrainOptions, world
     """Put a read state into ``state``: weights, EMA weights, optimisers, position, random generators.
 
     The option file rules: arguments of optimisers and everything else that it says are followed; what differs from
-    the options of the saved run is logged. Nothing is changed before every rank has looked at everything.
+    the options of the saved run is logged. Nothing is changed before every rank has looked at everything. A player
+    whose network is not taken from the run (``path.ignore_resume_networks``) keeps a new optimiser: what the saved one
+    remembers is of other weights.
 
     Raises:
         DamagedStateError: something in it cannot have been saved so.
@@ -355,8 +361,14 @@ def apply_resume(state: TrainState, resume: Resume, options: TrainOptions, world
     ours, saved = resume.metadata, resume.optimizers
     fitted = world.together(partial(_fitting, state, resume, options))
     for name, player in state.players.items():
+        if name not in resume.networks:
+            get_logger().info(
+                "network_%s: its weights are not taken from %s (path.ignore_resume_networks), and its optimiser begins "
+                "anew", name, resume.path,
+            )  # fmt: skip
+            continue
         for network, tensors in fitted[name]:
-            _load(network, tensors, resume.path)
+            _load(network, tensors, name, resume.path)
         resume_optimizer(player.optimizer, saved[name])
         scalers = ours.get("scalers") or {"g": ours.get("scaler")}
         if player.scaler is not None and scalers.get(name):
@@ -388,34 +400,35 @@ _Filling = list[tuple[nn.Module, Mapping[str, Tensor]]]
 
 
 def _fitting(state: TrainState, resume: Resume, options: TrainOptions) -> dict[str, _Filling]:
-    """What the networks of each player are filled with; its optimiser has been looked at too."""
+    """What the networks of each player are filled with, if they are; its optimiser has been looked at too."""
     saved = resume.optimizers
     if set(saved) != set(state.players):
         raise InputError(
             f"{resume.path}: holds the training of {', '.join(saved)}, and this option file trains "
             f"{', '.join(state.players)}; begin a new run from its weights (path.pretrain_network_g) instead"
         )
-    fitted = {name: _fitting_weights(player, name, resume, options) for name, player in state.players.items()}
-    for name, player in state.players.items():
+    taken = {name: player for name, player in state.players.items() if name in resume.networks}
+    fitted = {name: _fitting_weights(player, name, resume, options) for name, player in taken.items()}
+    for name, player in taken.items():
         _check_optimizer(player, name, saved[name], resume, options)
     return fitted
 
 
 def _fitting_weights(player: Player, name: str, resume: Resume, options: TrainOptions) -> _Filling:
-    """The networks of a player, each with the tensors for it; none where its weights are not to be taken."""
-    if name not in resume.networks:
-        return []
+    """The networks of a player, each with the tensors for it."""
     path = CheckpointFolder(resume.path.parent.parent).network(resume.step, name)
     wanted = [(player.network, "params"), *([] if player.ema is None else [(player.ema, "params_ema")])]
     try:
-        return [(network, _fitting_tensors(network, resume.networks[name], key, path)) for network, key in wanted]
+        return [(network, _fitting_tensors(network, name, resume.networks[name], key, path)) for network, key in wanted]
     except InputError as error:
         if resume.was_saved_with(options, f"network_{name}"):  # with this network it was saved, and it does not fit
             raise DamagedStateError(str(error)) from error
         raise
 
 
-def _fitting_tensors(network: nn.Module, content: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Tensor]:
+def _fitting_tensors(
+    network: nn.Module, player: str, content: Mapping[str, Any], key: str, path: Path
+) -> Mapping[str, Tensor]:
     entry = entry_for(network, content, key, path)
     own = network.state_dict()
     misfit = [
@@ -424,16 +437,16 @@ def _fitting_tensors(network: nn.Module, content: Mapping[str, Any], key: str, p
     surplus = [name for name in entry.tensors if name not in own and name not in constant_keys(network)]
     if misfit or surplus:
         named = first_few([*misfit, *surplus], _LISTED)
-        raise InputError(f"{path}: belongs to another network than network_g; these tensors do not fit: {named}")
+        raise InputError(f"{path}: belongs to another network than network_{player}; these tensors do not fit: {named}")
     refuse_nonfinite(network, entry.tensors, entry.name, path)
     return entry.tensors
 
 
-def _load(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+def _load(network: nn.Module, tensors: Mapping[str, Tensor], player: str, path: Path) -> None:
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:  # a stored table that does not follow from the network's arguments
-        raise InputError(f"{path}: belongs to another network than network_g: {first_line(error)}") from error
+        raise InputError(f"{path}: belongs to another network than network_{player}: {first_line(error)}") from error
 
 
 def _check_optimizer(player: Player, name: str, saved: Any, resume: Resume, options: TrainOptions) -> None:
@@ -445,7 +458,7 @@ def _check_optimizer(player: Player, name: str, saved: Any, resume: Resume, opti
             raise DamagedStateError(f"{resume.path}: its optimiser is not as it was saved: {error}") from error
         raise InputError(
             f"{resume.path}: its optimiser does not fit train.optim_{name}: {error}. Give the option "
-            "file the optimiser of the saved run, or begin a new run from its weights (path.pretrain_network_g)"
+            f"file the optimiser of the saved run, or begin a new run from its weights (path.pretrain_network_{name})"
         ) from error
 
 

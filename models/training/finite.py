@@ -94,16 +94,16 @@ _ROLES = {"g": "generator", "d": "discriminator"}
 def _message(suspect: Suspect) -> str:
     terms = {(player, name): float(value) for player, own in suspect.losses.items() for name, value in own.items()}
     bad = [key for key, value in terms.items() if not math.isfinite(value)]
-    what = f"the loss is not finite ({', '.join(f'{name} of the {_ROLES[player]}' for player, name in bad)})"
+    what, whose = "the loss", [f"{name} of the {_ROLES[player]}" for player, name in bad]
     if not bad:
         norms = {player: float(norm) for player, norm in suspect.grad_norms.items()}
         bad = [(player, "") for player, norm in norms.items() if not math.isfinite(norm)]
-        named = ", ".join(f"that of the {_ROLES[player]} has norm {norms[player]}" for player, _ in bad)
-        what = f"the gradient is not finite ({named})"
+        what, whose = "the gradient", [f"that of the {_ROLES[player]}, norm {norms[player]}" for player, _ in bad]
     found = "; ".join(f"{name} = {value}" for (_, name), value in terms.items())
     clip = "train.grad_clip_d" if {player for player, _ in bad} == {"d"} else "train.grad_clip"
     return (
-        f"{what} in iteration {suspect.step}: {found}; images: {', '.join(suspect.names)}. No optimiser has moved. "
+        f"{what} is not finite in iteration {suspect.step} ({'; '.join(whose)}): {found}; images: "
+        f"{', '.join(suspect.names)}. No optimiser has moved. "
         f"Lower the learning rate, set {clip}, look at these images, or set train.nonfinite: skip to leave such "
         "batches out"
     )

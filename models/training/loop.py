@@ -14,9 +14,8 @@ from models.distributed import World
 from models.training.demand import batch_advice, data_advice, of_batch
 from models.training.finite import FiniteGuard
 from models.training.meter import Meter
-from models.training.objectives import Objective, build_objective
 from models.training.rescue import state_kept
-from models.training.run import Run, alone, called_networks, opened
+from models.training.run import Run, alone, opened
 from models.training.state import TrainState
 from models.training.step import StepResult
 from models.training.validation import report_lag, stop_request, validate, validates
@@ -65,9 +64,7 @@ def train_until(last: int, run: Run, state: TrainState, dataset: TrainDataset) -
     """
     with state_kept(run, state), memory_for(f"the training {run.options.name}", _OTHER_PROGRAMS):
         _validate_first(run, state)
-        guard = FiniteGuard.create(state, skip=run.options.train.nonfinite == "skip")
-        models = called_networks(state, run.options, run.world)
-        objective = build_objective(run.options, state, models=models, world=run.world, guard=guard)
+        guard = run.objective.guard
         with memory_for(f"images and worker processes of {dataset.name}", data_advice(run.options)):
             batches = train_batches(
                 dataset, run.options.train_dataset, start=state.step, stop=run.options.train.total_iter,
@@ -77,7 +74,7 @@ def train_until(last: int, run: Run, state: TrainState, dataset: TrainDataset) -
         with contextlib.closing(batches), Meter(run.options, state.step, run.world) as meter:
             while state.step < last:
                 batch = _next_batch(run, state, guard, meter, batches)
-                result = _iterate(run, state, objective, batch)
+                result = _iterate(run, state, batch)
                 meter.advance()
                 _after_iteration(run, state, guard, meter, result, batch)
         _count_skipped(guard, state)
@@ -113,6 +110,9 @@ def _after_iteration(
         for sink in run.sinks:
             sink.training(record)
         state.unlogged = None
+        advice = run.objective.advice(record.step, record.losses)
+        if advice is not None and run.world.is_main:
+            get_logger().warning("%s", advice)
     if saves:
         # Before validating: "validated" still names an earlier iteration; a resumed run makes up for it.
         run.saver.save(state)
@@ -150,7 +150,7 @@ def _leave_if_asked(run: Run) -> None:
         raise StopRequested("stopped while the images of a batch were waited for", run.stop.exit_code)
 
 
-def _iterate(run: Run, state: TrainState, objective: Objective, batch: Batch) -> StepResult:
+def _iterate(run: Run, state: TrainState, batch: Batch) -> StepResult:
     """One iteration; where memory runs out, ``state`` and the random generators are as they were before it.
 
     The weights are, unless ``state.moving`` says that they are not.
@@ -158,7 +158,7 @@ def _iterate(run: Run, state: TrainState, objective: Objective, batch: Batch) ->
     what = f"iteration {state.step + 1} on {state.device}, {of_batch(run.options, batch)}"
     # Dropout has drawn for the iteration, which the resumed run begins anew.
     with random_state_before(state.device, FullMemoryError), memory_for(what, batch_advice(run.options)):
-        return objective.step(state, batch)
+        return run.objective.step(state, batch)
 
 
 def _count_skipped(guard: FiniteGuard, state: TrainState) -> None:

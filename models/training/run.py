@@ -29,7 +29,8 @@ from models.training.checkpoint import (
     take_over,
 )
 from models.training.demand import check_activations, check_demand
-from models.training.objectives import players_of
+from models.training.finite import FiniteGuard
+from models.training.objectives import Objective, build_objective, players_of
 from models.training.players import build_players
 from models.training.saver import Saver
 from models.training.sinks import JsonLinesSink, LogSink, Sink, TensorBoardSink, WandbSink
@@ -49,6 +50,7 @@ class Run:
     """What stays the same during a training run."""
 
     options: TrainOptions
+    objective: Objective
     folder: RunFolder
     saver: Saver
     validation: tuple[EvalDataset, ...]
@@ -100,6 +102,7 @@ def opened(
     dataset = training_set(options)
     check_demand(options, state.device, dataset)
     check_activations(state, options)
+    objective = _objective(options, state, world)
     validation = validation_sets(options)
     check_borders(options.val, validation)
     if world.is_main:  # only now: bad input must not rename an earlier run's folder
@@ -113,8 +116,8 @@ def opened(
     sinks = _open_sinks(options, folder, state) if world.is_main else ()
     state.unlogged = None
     saver = Saver(CheckpointFolder(folder.root), options, world)
-    run = Run(options, folder, saver, validation, sinks, world, stop, command.goes_on)
-    describe_run(options, state, dataset, validation)
+    run = Run(options, objective, folder, saver, validation, sinks, world, stop, command.goes_on)
+    describe_run(options, state, objective, dataset, validation)
     with contextlib.ExitStack() as closing:
         for sink in run.sinks:
             closing.callback(sink.close)
@@ -150,24 +153,52 @@ def set_precision(*, tf32: bool) -> None:
     torch.backends.cudnn.allow_tf32 = tf32
 
 
+def _objective(options: TrainOptions, state: TrainState, world: World) -> Objective:
+    """What trains the players, with the weights that its losses hold."""
+    guard = FiniteGuard.create(state, skip=options.train.nonfinite == "skip")
+    with memory_for(f"the losses on {state.device}", "closing other programs, or a machine with more memory"):
+        models = called_networks(state, options, world)
+        return build_objective(options, state, models=models, world=world, guard=guard)
+
+
 def called_networks(state: TrainState, options: TrainOptions, world: World) -> dict[str, nn.Module]:
-    """The networks as training calls them: compiled where the options say so, and connected to the other ranks."""
+    """The networks as training calls them: connected to the other ranks, the generator compiled where options say so.
+
+    A discriminator is not compiled: in an iteration it is called in several ways (frozen, with and without gradients),
+    each of which would be compiled for itself.
+    """
     called = {}
     for name, player in state.players.items():
         network = player.network.train()
-        if options.train.compile:
+        if options.train.compile and name == "g":
             network = cast("nn.Module", torch.compile(network, mode=options.train.compile_mode))
         called[name] = world.wrap(network)
     return called
 
 
 def describe_run(
-    options: TrainOptions, state: TrainState, dataset: TrainDataset, validation: tuple[EvalDataset, ...]
+    options: TrainOptions,
+    state: TrainState,
+    objective: Objective,
+    dataset: TrainDataset,
+    validation: tuple[EvalDataset, ...],
 ) -> None:
     """Log what is about to be trained, on what."""
-    count = sum(parameter.numel() for parameter in state.generator.network.parameters())
     log = get_logger().info
-    log("network %s: %s parameters, scale x%d", options.network_g.type, f"{count:,}", options.scale)
+    counts = {
+        name: f"{sum(parameter.numel() for parameter in player.network.parameters()):,}"
+        for name, player in state.players.items()
+    }
+    log("network %s: %s parameters, scale x%d", options.network_g.type, counts["g"], options.scale)
+    if options.network_d is not None and "d" in counts:
+        log("discriminator %s: %s parameters", options.network_d.type, counts["d"])
+    optimizers = [
+        f"{type(player.optimizer).__name__} (lr {player.optimizer.param_groups[0]['initial_lr']:g}) for network_{name}"
+        for name, player in state.players.items()
+    ]
+    log("optimisers: %s", ", ".join(optimizers))
+    for line in objective.summary():
+        log("%s", line)
     for player in state.players.values():
         if player.start is not None:
             log_loaded(player.start)

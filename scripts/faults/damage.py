@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,13 +35,14 @@ class Damage:
     step: int | None
 
 
-def damage(random: np.random.Generator, root: Path, sound: list[int]) -> Damage | None:
+def damage(random: np.random.Generator, root: Path, sound: list[int], players: Sequence[str]) -> Damage | None:
     """Damage something of a run; None where nothing can be spared.
 
     Args:
         random: decides what, and how.
         root: ``experiments/NAME``.
         sound: iterations whose states are whole, newest first; the newest is the one that may be damaged.
+        players: the networks that are trained.
     """
     kind = KINDS[int(random.integers(len(KINDS)))]
     folder = CheckpointFolder(root)
@@ -58,15 +60,16 @@ def damage(random: np.random.Generator, root: Path, sound: list[int]) -> Damage 
     if len(sound) < 2:  # one is always left to go on from
         return None
     step = sound[0]
-    path = folder.network(step) if random.random() < 0.5 else folder.state(step)
+    network = folder.network(step, players[int(random.integers(len(players)))])
+    path = network if random.random() < 0.5 else folder.state(step)
     if kind == "unfinished files left":
         # By a process that is gone: no id is as large.
         path = path.with_name(f".{path.name}.{(1 << 22) + int(random.integers(1000))}.part")
         path.write_bytes(random.bytes(int(random.integers(5000))))
         return Damage(kind, path, None)
     if kind == "network file deleted":
-        folder.network(step).unlink()
-        return Damage(kind, folder.network(step), step)
+        network.unlink()
+        return Damage(kind, network, step)
     _spoil(random, kind, path)
     return Damage(kind, path, step)
 

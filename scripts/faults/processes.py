@@ -101,7 +101,7 @@ def start_new(place: Path, log: Path, arguments: Sequence[str]) -> Child:
 
 def fork(function: Callable[..., int], place: Path, log: Path, *arguments: Any) -> Child:
     """Call a function in a child of this process, in a folder; its result is the exit code."""
-    log.write_bytes(b"")  # there for readers, before the child gets so far
+    log.touch()  # others read it, perhaps before the child has begun
     process = multiprocessing.get_context("fork").Process(
         target=_in_child, args=(function, place, log, *arguments), daemon=False
     )
@@ -136,7 +136,7 @@ def _write_result(result: Path, function: Callable[..., Any], arguments: Sequenc
 def _in_child(function: Callable[..., int], place: Path, log: Path, *arguments: Any) -> None:
     os.setsid()
     os.chdir(place)
-    output = os.open(log, os.O_WRONLY)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     os.close(output)

@@ -169,7 +169,7 @@ class Training:
         self._judge_start(text, sound, archived)
         self.ended = code == 0
         if not self.ended and disturbed and random.random() < _DAMAGED:
-            done = damage(random, self.root, self._sound())
+            done = damage(random, self.root, self._sound(), self.setting.players)
             if done is not None:
                 outcome.damage = f"{done.kind}: {done.path.name}"
                 if done.path.exists():
@@ -181,7 +181,10 @@ class Training:
 
     def _sound(self) -> list[int]:
         """Iterations with a whole checkpoint, newest first."""
-        files = {step: [self.folder.state(step), self.folder.network(step)] for step in self.folder.steps()}
+        files = {
+            step: [self.folder.state(step), *(self.folder.network(step, player) for player in self.setting.players)]
+            for step in self.folder.steps()
+        }
         return [
             step for step, paths in files.items()
             if all(path.exists() and identity(path) not in self.damaged for path in paths)

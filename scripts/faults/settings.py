@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.prepare.lmdb_writer import write_lmdb
 from data.prepare.pack_writer import write_pack
-from scripts.faults.workplace import TRAIN_FILE, write_pictures
+from scripts.faults.workplace import DISCRIMINATOR, TRAIN_FILE, changed, write_pictures
 from utils.files import write_text
 
 NAME = "tiny"
@@ -32,6 +32,12 @@ _DEGRADATIONS = {
     "type: PairedImageDataset\n    dataroot_gt: photos/HR": (
         "type: RealESRGANDataset\n    dataroot_gt: photos/HR\n    crop_size: 48"
     ),
+}
+_ADVERSARIAL = {
+    **DISCRIMINATOR,
+    "model_type: SRGANModel": "model_type: RealESRGANModel\nl1_gt_usm: true\npercep_gt_usm: true\ngan_gt_usm: false",
+    "gt_size: 24": "gt_size: 32",  # sharpening needs 26, the discriminator a multiple of 8
+    "  gan_opt:": "  ldl_opt: {type: L1Loss}\n  net_d_iters: 2\n  net_d_init_iters: 3\n  gan_opt:",
 }
 
 
@@ -58,14 +64,14 @@ class Setting:
     workers: bool = False
     steps: int = 160
 
+    @property
+    def players(self) -> tuple[str, ...]:
+        """The networks that are trained, as the names of their files say it."""
+        return ("g", "d") if "network_d" in self.option_file() else ("g",)
+
     def option_file(self) -> str:
         """The text of the option file."""
-        text = TRAIN_FILE
-        for old, new in {**_CHANGES, **self.changes, "total_iter: 12": f"total_iter: {self.steps}"}.items():
-            if old not in text:
-                raise ValueError(f"{self.name}: TRAIN_FILE does not hold {old!r}")
-            text = text.replace(old, new)
-        return text
+        return changed(TRAIN_FILE, {**_CHANGES, **self.changes, "total_iter: 12": f"total_iter: {self.steps}"})
 
 
 SETTINGS = (
@@ -75,11 +81,16 @@ SETTINGS = (
     Setting("2 ranks", ranks=2, steps=100),
     Setting("degradation pool", _DEGRADATIONS, steps=80),
     Setting("AMP bf16", {"ema_decay: 0.9": "ema_decay: 0.9\n  amp: bf16"}),
+    Setting("GAN", _ADVERSARIAL, steps=80),
+    Setting("GAN, degradation pool", {**_DEGRADATIONS, **_ADVERSARIAL}, steps=60),
     Setting("LMDB, 2 workers", {**_WORKERS, **_data("lmdb")}, workers=True),
     Setting("2 micro-batches, no EMA", {"ema_decay: 0.9": "accumulate: 2"}),
     Setting("pack", _data("pack")),
     Setting("2 ranks with 2 workers each", _WORKERS, ranks=2, workers=True, steps=100),
     Setting("degradation pool, 2 workers", {**_WORKERS, **_DEGRADATIONS}, workers=True, steps=80),
+    Setting("GAN, 2 micro-batches", {**_ADVERSARIAL, "ema_decay: 0.9": "ema_decay: 0.9\n  accumulate: 2"}, steps=80),
+    Setting("GAN, AMP bf16", {**_ADVERSARIAL, "ema_decay: 0.9": "ema_decay: 0.9\n  amp: bf16"}, steps=60),
+    Setting("GAN, 2 ranks", _ADVERSARIAL, ranks=2, steps=60),
 )  # fmt: skip
 """In the order of the rounds."""
 

@@ -32,8 +32,12 @@ def compare(whole: Path, disturbed: Path, setting: Setting) -> list[str]:
         setting: of both.
     """
     ours, theirs = (CheckpointFolder(place / "experiments" / NAME) for place in (disturbed, whole))
-    pairs = [(folder.network("latest"), folder.network("best"), folder.network(setting.steps),
-              folder.state(setting.steps)) for folder in (ours, theirs)]  # fmt: skip
+    pairs = [
+        [
+            folder.network("best"), folder.state(setting.steps),
+            *(folder.network(step, name) for step in ("latest", setting.steps) for name in setting.players),
+        ] for folder in (ours, theirs)
+    ]  # fmt: skip
     found = []
     for mine, other in zip(*pairs, strict=True):
         if not mine.exists():

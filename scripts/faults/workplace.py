@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -50,6 +51,29 @@ val:
     ssim: {type: calculate_ssim, crop_border: 2, test_y_channel: true}
 logger: {print_freq: 1, save_checkpoint_freq: 4, use_tb_logger: false}
 """
+DISCRIMINATOR = {
+    "model_type: SRModel": (
+        "model_type: SRGANModel\nnetwork_d: {type: UNetDiscriminatorSN, num_in_ch: 3, num_feat: 4}"
+    ),
+    "  scheduler:": (
+        "  optim_d: {type: Adam, lr: 1e-3, betas: [0.9, 0.99]}\n"
+        "  gan_opt: {type: GANLoss, gan_type: vanilla, loss_weight: 0.1}\n  scheduler:"
+    ),
+}
+"""The changes of :data:`TRAIN_FILE` for a discriminator beside the network."""
+
+
+def changed(text: str, changes: Mapping[str, str]) -> str:
+    """A text with changes: what is there -> what takes its place, one after the other.
+
+    Raises:
+        ValueError: something is not there.
+    """
+    for old, new in changes.items():
+        if old not in text:
+            raise ValueError(f"there is no {old!r} in the text")
+        text = text.replace(old, new)
+    return text
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:

@@ -110,7 +110,7 @@ def distance_of(
 
     def build(options: PerceptualLossOptions) -> FeatureDistance:
         distance = FeatureDistance(options, CPU)
-        features, key = distance.features, (options.vgg_type, *options.layers, options.use_input_norm)
+        features, key = distance.features, (options.vgg_type, options.use_input_norm)
 
         def remembered(images: Tensor) -> dict[str, Tensor]:
             place = (*key, images.requires_grad)

@@ -23,9 +23,13 @@ class Objective(Protocol):
 
     Attributes:
         guard: watches over losses that are not finite.
+        cycle: after so many iterations, all players have been trained alike again.
+        full_step: the first iteration in which all players are trained, on all their losses.
     """
 
     guard: FiniteGuard
+    cycle: int
+    full_step: int
 
     def step(self, state: TrainState, batch: Batch) -> StepResult:
         """One iteration: ``state``, which alone is mutated, is one iteration further.
@@ -33,6 +37,9 @@ class Objective(Protocol):
         Raises:
             NonFiniteLossError: a loss or gradient is not finite, and such iterations are not to be skipped.
         """
+
+    def summary(self) -> list[str]:
+        """What is trained on which losses, a line each."""
 
     def advice(self, step: int, losses: Mapping[str, float]) -> str | None:
         """What to tell the user about the losses of an iteration that is logged; None: nothing, or it was said before.

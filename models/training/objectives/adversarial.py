@@ -21,7 +21,8 @@ from data.loader import Batch
 from losses import factor_at
 from models.distributed import World
 from models.training.finite import FiniteGuard
-from models.training.objectives.terms import GeneratorTerms, total_of, with_sharpened
+from models.training.objectives.balance import Balance
+from models.training.objectives.terms import GeneratorTerms, schedule_text, total_of, with_sharpened
 from models.training.players import PlayerOptions, discriminator_options, generator_options
 from models.training.state import Player, TrainState
 from models.training.step import (
@@ -84,10 +85,31 @@ class AdversarialObjective:
         """The discriminator without a wrapper: what it does in a pass for the generator concerns no other process."""
         self.world = world or World()
         self.guard = guard or FiniteGuard(deferred=False, skip=options.train.nonfinite == "skip")
-        self.terms = GeneratorTerms(options, state.device)
+        self.terms = GeneratorTerms(options, state.device, ranks=self.world.size)
         self.gan_options, self.gan = gan, gan.build(state.device)
         self.real = options.target_of("gan")
         self.relativistic = options.relativistic
+        self.balance = Balance(self.gan, relativistic=self.relativistic, after=self.options.net_d_init_iters)
+        self.cycle = self.options.net_d_iters
+        moves = (self.options.net_d_init_iters // self.cycle + 1) * self.cycle
+        self.full_step = max(moves, -(-self.terms.full_step // self.cycle) * self.cycle)
+
+    def summary(self) -> list[str]:
+        """The losses of both players."""
+        options = self.gan_options
+        kind = f"GANLoss {options.gan_type}{', relativistic' if self.relativistic else ''}"
+        of_generator = [
+            *self.terms.described("l_g_"),
+            f"l_g_gan ({kind}, weight {options.loss_weight:g}{schedule_text(options)})",
+        ]
+        every, first = self.options.net_d_iters, self.options.net_d_init_iters
+        turns = "every iteration" if every == 1 else f"one of {every:,} iterations"
+        late = f", from iteration {first + 1:,} on" if first else ""
+        return [
+            f"losses of the generator: {', '.join(of_generator)}",
+            f"losses of the discriminator: l_d_real, l_d_fake ({kind}; real images: {self.real})",
+            f"the discriminator is trained in every iteration, the generator in {turns}{late}",
+        ]
 
     @staticmethod
     def players(options: TrainOptions) -> dict[str, PlayerOptions]:
@@ -130,8 +152,8 @@ class AdversarialObjective:
             return finish_step(state, terms, batch, self.options, self.guard)
 
     def advice(self, step: int, losses: Mapping[str, float]) -> str | None:
-        """A sentence where the discriminator has won."""
-        return None
+        """A sentence where the discriminator has won, once."""
+        return self.balance.advice(step, losses)
 
     def generator_moves(self, step: int) -> bool:
         """Whether the generator is trained in an iteration."""
@@ -153,7 +175,8 @@ class AdversarialObjective:
                     with autocast(self.options.amp, state.device):
                         output = output_of(self.generator, part)
                     check_output(output, part)
-                    fakes.append(output.detach())
+                    # A copy: what a compiled network returns may be written to when it is called again.
+                    fakes.append(output.detach().clone())
                     if moves:
                         with self._advancing(number == 0):
                             sums.add(self._teach(state, output, part, share))

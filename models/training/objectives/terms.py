@@ -6,6 +6,7 @@ Shapes: B images, C channels, H W pixels; training at any scale has Q points in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -16,8 +17,18 @@ from torch import Tensor
 from config.schema import Target, TrainOptions
 from data import usm_sharpen
 from data.loader import Batch
-from losses import FeatureLoss, Loss, LossOptions, PerceptualLossOptions, ScheduledOptions, artefact_map, factor_at
+from losses import (
+    FeatureDistance,
+    Loss,
+    LossOptions,
+    PerceptualLossOptions,
+    ScheduledOptions,
+    acts_from,
+    artefact_map,
+    factor_at,
+)
 from losses.loss import Reduction
+from utils.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +55,19 @@ class Term(ABC):
         """How it sums up over a batch."""
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The log names of all that :meth:`values` gives."""
-        return (self.name,)
+    @abstractmethod
+    def weights(self) -> Mapping[str, float]:
+        """The log names of all that :meth:`values` gives, each with its weight."""
+
+    @property
+    def against(self) -> str:
+        """What the output is compared with, for people."""
+        return self.target
+
+    @property
+    def kind(self) -> str:
+        """The ``type`` of the loss in an option file."""
+        return type(self.options).__name__.removesuffix("Options")
 
     @abstractmethod
     def values(self, output: Tensor, target: Tensor, ema_output: Tensor | None) -> dict[str, Tensor]:
@@ -61,7 +82,13 @@ class Term(ABC):
 class PairTerm(Term):
     """A loss between output and target."""
 
+    options: LossOptions
     loss: Loss
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The one of the loss."""
+        return {self.name: self.options.loss_weight}
 
     @property
     def reduction(self) -> Reduction:
@@ -78,6 +105,11 @@ class EmaTerm(PairTerm):
     """MESA: a loss between the output and that of the EMA weights as they stand before the iteration."""
 
     needs_ema: ClassVar[bool] = True
+
+    @property
+    def against(self) -> str:
+        """What the EMA weights make."""
+        return "output of the EMA weights"
 
     def values(self, output: Tensor, target: Tensor, ema_output: Tensor | None) -> dict[str, Tensor]:
         """The loss."""
@@ -109,10 +141,11 @@ class FeatureTerm(Term):
     """Losses between features of output and target.
 
     Attributes:
-        logged: what the losses call a term -> its log name.
+        logged: what the loss calls its terms, "percep" and "style" -> log name.
     """
 
-    loss: FeatureLoss
+    options: PerceptualLossOptions
+    loss: FeatureDistance
     logged: Mapping[str, str]
 
     @property
@@ -121,9 +154,10 @@ class FeatureTerm(Term):
         return self.loss.reduction
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Those of the content and of the style, as far as they have a weight."""
-        return tuple(self.logged.values())
+    def weights(self) -> Mapping[str, float]:
+        """Those of the content and of the style that are above 0."""
+        own = {"percep": self.options.perceptual_weight, "style": self.options.style_weight}
+        return {self.logged[name]: weight for name, weight in own.items() if weight > 0}
 
     def values(self, output: Tensor, target: Tensor, ema_output: Tensor | None) -> dict[str, Tensor]:
         """The losses of the content and of the style."""
@@ -136,21 +170,44 @@ class GeneratorTerms:
     Args:
         options: of the training.
         device: where losses that hold weights keep them.
+        ranks: processes that train together, whose gradients are averaged: the sum over the whole batch is the mean of
+            their own sums, times their number.
 
     Attributes:
         terms: in their order.
 
     Raises:
-        InputError: the weights of a loss cannot be read.
+        InputError: the weights of a loss cannot be read, or two losses have one name.
     """
 
-    def __init__(self, options: TrainOptions, device: torch.device) -> None:
+    def __init__(self, options: TrainOptions, device: torch.device, *, ranks: int = 1) -> None:
+        self.ranks = ranks
         self.terms = tuple(_terms(options, device))
+        names = Counter(name for term in self.terms for name in term.weights)
+        names["gan"] += options.train.gan_opt is not None
+        twice = [name for name, count in names.items() if count > 1]
+        if twice:
+            raise InputError(
+                f'train.losses: two losses are called "{twice[0]}"; give the one there another name (key name)'
+            )
 
     @property
     def targets(self) -> set[Target]:
         """What is compared with."""
         return {term.target for term in self.terms}
+
+    @property
+    def full_step(self) -> int:
+        """The iteration from which on each of them has begun to act."""
+        return max((max(term.first, acts_from(term.options)) for term in self.terms), default=1)
+
+    def described(self, prefix: str) -> list[str]:
+        """Each in words, under its log name with a prefix."""
+        return [
+            f"{prefix}{name} ({term.kind}, weight {weight:g}{schedule_text(term.options)}, {term.against})"
+            for term in self.terms
+            for name, weight in term.weights.items()
+        ]
 
     def needs_ema(self, step: int) -> bool:
         """Whether the output of the EMA weights is looked at in an iteration."""
@@ -180,12 +237,18 @@ class GeneratorTerms:
         for term in self.terms:
             factor = term.factor(step)
             if factor == 0:
-                found.update({name: output.new_zeros((), dtype=torch.float32) for name in term.names})
+                found.update({name: output.new_zeros((), dtype=torch.float32) for name in term.weights})
                 continue
-            factor *= share if term.reduction == "mean" else 1.0
+            factor *= share if term.reduction == "mean" else self.ranks
             values = term.values(output, targets[term.target], ema_output)
             found.update({name: value if factor == 1 else value * factor for name, value in values.items()})
         return found
+
+
+def schedule_text(options: ScheduledOptions) -> str:
+    """The points of a loss's schedule, to follow its weight in a line; nothing where there are none."""
+    points = [f"{factor:g} at {step:,}" for step, factor in options.weight_schedule or ()]
+    return f" times {', '.join(points)}" if points else ""
 
 
 def total_of(terms: Mapping[str, Tensor], output: Tensor) -> Tensor:
@@ -209,24 +272,18 @@ def _terms(options: TrainOptions, device: torch.device) -> Iterator[Term]:
         if pair is not None:
             yield PairTerm(name=name, options=pair, target=pixels, loss=pair.build(device))
     if train.ldl_opt is not None:
-        own = train.ldl_opt
-        yield MappedTerm(name="ldl", options=own, loss=own.build(device), detach=own.detach_map)
+        ldl = train.ldl_opt
+        yield MappedTerm(name="ldl", options=ldl, loss=ldl.build(device), detach=ldl.detach_map)
     if train.perceptual_opt is not None:
-        yield _features(train.perceptual_opt, features, {"percep": "percep", "style": "style"}, device)
+        own, logged = train.perceptual_opt, {"percep": "percep", "style": "style"}
+        yield FeatureTerm(name="percep", options=own, target=features, loss=own.build(device), logged=logged)
     if train.mesa_opt is not None:
         first = int(train.mesa_opt.start_ratio * train.total_iter)
         yield EmaTerm(name="mesa", options=train.mesa_opt, first=first, loss=train.mesa_opt.build(device))
     for named in train.losses:
         name = str(named.name)
         if isinstance(named, PerceptualLossOptions):
-            yield _features(named, named.target, {"percep": name, "style": f"{name}_style"}, device)
+            logged = {"percep": name, "style": f"{name}_style"}
+            yield FeatureTerm(name=name, options=named, target=named.target, loss=named.build(device), logged=logged)
         elif isinstance(named, LossOptions):
             yield PairTerm(name=name, options=named, target=named.target, loss=named.build(device))
-
-
-def _features(
-    options: PerceptualLossOptions, target: Target, logged: Mapping[str, str], device: torch.device
-) -> FeatureTerm:
-    weights = {"percep": options.perceptual_weight, "style": options.style_weight}
-    acting = {name: logged[name] for name, weight in weights.items() if weight > 0}
-    return FeatureTerm(name=logged["percep"], options=options, target=target, loss=options.build(device), logged=acting)

@@ -5,8 +5,8 @@ arguments, folder, environment, import path, streams, Python's own handlers of s
 interpreter does, with the same exit code. torchrun's agent forks its ranks in the same way: they are its children.
 
 What differs: ``sitecustomize`` is not run, next to nothing is left to import, and modules are not taken apart at
-the end, which takes 0.3 s. How a program starts is tested with new interpreters (tests/utils/test_start.py), and so are one
-training and one under torchrun.
+the end, which takes 0.3 s. How a program starts is tested with new interpreters (tests/utils/test_start.py), and
+so are one training and one under torchrun.
 """
 
 from __future__ import annotations

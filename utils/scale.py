@@ -13,6 +13,11 @@ def as_scale(number: float) -> int | float:
     return int(number) if number == int(number) else number
 
 
+def scale_text(scale: float | tuple[float, float]) -> str:
+    """A scale, or a range of scales, as messages and tables call it: x4, x1 to x4."""
+    return f"x{scale[0]:g} to x{scale[1]:g}" if isinstance(scale, tuple) else f"x{scale:g}"
+
+
 def scaled_length(length: int, scale: float) -> int:
     """Pixels of an axis after upscaling; rounded."""
     return length * scale if isinstance(scale, int) else round(length * scale)

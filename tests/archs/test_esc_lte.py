@@ -129,3 +129,23 @@ def test_points_are_those_of_the_grid(size: tuple[int, int]) -> None:
         points = network(x, queries=grid(2, size))
         assert points.shape == (2, 3, size[0] * size[1], 1)
         torch.testing.assert_close(points.view(2, 3, *size), network(x, size), rtol=0, atol=1e-12)
+
+
+def test_points_of_a_compiled_decoder() -> None:
+    network, x = randomised(built(LTE)), pixels(2, 3, 6, 7)
+    features, queries = network.encoder(x).detach(), grid(2, (9, 10))
+    compiler: Any = torch.compile
+    compiled = compiler(network.at_points, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(features, x, *queries), network.at_points(features, x, *queries))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_points_in_lower_precision(kind: torch.dtype) -> None:
+    """Positions stay exact: float32 coordinates, and features of half precision, change colours by rounding only."""
+    network, x = randomised(built(LTE)), pixels(2, 3, 6, 7)
+    coord, cell = grid(2, (20, 25))
+    with torch.no_grad():
+        expected = network.double()(x.double(), queries=(coord, cell))
+        found = network.to(kind)(x.to(kind), queries=(coord.float(), cell.float()))
+    assert found.dtype == kind
+    assert (found - expected).abs().max() < (1e-5 if kind == torch.float32 else 0.05)

@@ -37,7 +37,6 @@ from models.training.step import (
     output_of,
     without_exchange,
 )
-from utils.errors import InputError
 
 LossOfLogits = Callable[[Tensor], Tensor]
 
@@ -77,7 +76,9 @@ class AdversarialObjective:
         guard: FiniteGuard | None = None,
     ) -> None:
         gan = options.train.gan_opt
-        assert gan is not None  # the reader has looked
+        # The reader has looked. A relativistic loss compares with the mean of the batch, which its parts do not know.
+        assert gan is not None
+        assert not (options.relativistic and options.train.accumulate > 1)
         self.options = options.train
         called = models or {name: player.network for name, player in state.players.items()}
         self.generator, self.discriminator = called["g"], called["d"]
@@ -113,17 +114,7 @@ class AdversarialObjective:
 
     @staticmethod
     def players(options: TrainOptions) -> dict[str, PlayerOptions]:
-        """Generator and discriminator.
-
-        Raises:
-            InputError: relativistic losses are to be computed in micro-batches.
-        """
-        if options.relativistic and options.train.accumulate > 1:
-            raise InputError(
-                f"train.accumulate: {options.model_type} compares each image with the mean of the whole batch, which "
-                "micro-batches do not know; leave the key out, or use train.checkpoint_activations or train.amp to "
-                "save memory"
-            )
+        """Generator and discriminator."""
         return {"g": generator_options(options), "d": discriminator_options(options)}
 
     def step(self, state: TrainState, batch: Batch) -> StepResult:

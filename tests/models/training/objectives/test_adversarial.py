@@ -17,13 +17,12 @@ from config.schema import TrainOptions
 from data.loader import Batch
 from models.distributed import World
 from models.training.finite import FiniteGuard, NonFiniteLossError
-from models.training.objectives import build_objective, players_of
+from models.training.objectives import build_objective
 from models.training.objectives.adversarial import AdversarialObjective
 from models.training.run import called_networks
 from models.training.state import TrainState
 from tests.runs import adversarial
 from tests.states import Waits, iterate, options, state_of
-from utils.errors import InputError
 
 VGG_STYLE = "network_d={type: VGGStyleDiscriminator, num_in_ch: 3, num_feat: 2}"
 SGD = ("train:optim_g={type: SGD, lr: 1e-2}", "train:optim_d={type: SGD, lr: 1e-2}")
@@ -98,11 +97,6 @@ def test_the_weight_of_the_judgement_follows_its_schedule(model: str) -> None:
     # The discriminator has been asked all the same, and is trained as ever.
     d = [{key: value for key, value in tensors(state).items() if key.startswith("d ")} for state in states]
     assert_same(d[1], d[0])
-
-
-def test_relativistic_losses_need_the_whole_batch() -> None:
-    with pytest.raises(InputError, match=r"train[.:]accumulate: ESRGANModel compares each image with the mean"):
-        players_of(options("model_type=ESRGANModel", "train:accumulate=2"))
 
 
 class Strange(nn.Module):
@@ -348,6 +342,18 @@ def test_layout_and_compiler_train_the_same(edits: tuple[str, ...], monkeypatch:
         iterate(other, images, plain)
     torch.testing.assert_close(tensors(state), tensors(other), rtol=1e-5, atol=1e-6)
     assert compiled == ([state.generator.network] if chosen.train.compile else [])
+
+
+def test_only_the_optimiser_of_the_generator_forgets_its_moments() -> None:
+    chosen = options("train:reset_momentum_iter=2")
+    state = fresh(chosen)
+    for forgotten in (set(), {"g"}, set()):
+        iterate(state, batch(), chosen)
+        empty = {
+            name for name, player in state.players.items()
+            if not any(values["exp_avg"].any() for values in player.optimizer.state.values())
+        }  # fmt: skip
+        assert empty == forgotten
 
 
 def test_where_the_generator_is_not_trained_its_pass_keeps_nothing() -> None:

@@ -32,7 +32,7 @@ from data.prepare.lmdb_writer import write_lmdb
 from data.prepare.pack_writer import write_pack
 from data.resizing.pillow import pil_bicubic
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
-from tests.runs import ROOT
+from tests.runs import ROOT, run_line
 from utils.errors import InputError, StopRequested, WorkerError
 from utils.memory import FullMemoryError
 
@@ -450,8 +450,7 @@ def test_the_memory_of_a_worker_does_not_grow(tmp_path: Path, backend: Backend, 
     if backend == "pack":
         root = tmp_path / "hr.pack"
         write_pack(tmp_path / "hr", root)
-    command = [sys.executable, "-W", "ignore", "-c", WATCH_A_WORKER, str(root), backend, lr_on]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = run_line(ROOT, [sys.executable, "-c", WATCH_A_WORKER, str(root), backend, lr_on])
     assert done.returncode == 0, done.stderr
     held = [int(line) for line in done.stdout.split()]
     assert len(held) == 13

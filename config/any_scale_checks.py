@@ -88,7 +88,9 @@ def _check_range(
             how = "" if document.get(path) is not None else ", the default"
             report.problem(path, f"expected the largest scale of the training, {high:g}, got {most:g}{how}")
         elif high < most:
-            report.note(path, f"{most:g}, but the largest scale of the training is {high:g}")
+            report.note(
+                path, f"scales between {high:g}, the largest of the training, and {most:g} are new to the network"
+            )
 
 
 def _check_losses(document: Document, report: Report) -> None:

@@ -45,7 +45,7 @@ def test_one_scale_that_is_not_whole(tmp_path: Path) -> None:
     found = config.read(write(tmp_path, FILE), ["scale=2.5", "network_g:upscaling_factor=2.5"], mode="train")
     assert found.largest_scale == 2.5
     (note,) = found.notes
-    assert note.endswith("network_g.scale_max: 4, but the largest scale of the training is 2.5")
+    assert note.endswith("scales between 2.5, the largest of the training, and 4 are new to the network")
 
 
 @pytest.mark.parametrize(

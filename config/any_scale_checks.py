@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,8 @@ def check_any_scale(document: Document, report: Report, *, training: bool) -> No
             _check_network(report, name, network)
             _check_range(document, report, scale, network)
             _check_losses(document, report)
+            if value_of(document, (*_TRAINING, "color"), str | None) == "y":
+                report.problem((*_TRAINING, "color"), "networks for any scale see R, G and B; leave the key out")
         elif not isinstance(scale, int):
             shown = f"{scale:g}" if isinstance(scale, float) else f"[{scale[0]:g}, {scale[1]:g}]"
             expected = f"expected a whole number; others, and ranges, are for datasets.train.type {ANY_SCALE}"
@@ -66,6 +69,8 @@ def _check_range(
     document: Document, report: Report, scale: int | float | tuple[float, float], network: type | None
 ) -> None:
     low, high = scale if isinstance(scale, tuple) else (scale, scale)
+    if not math.isfinite(low + high):  # reported where the key is read
+        return
     if low > high:
         report.problem(("scale",), f"expected the smaller scale first, got [{low:g}, {high:g}]")
         return
@@ -83,7 +88,9 @@ def _check_range(
             how = "" if document.get(path) is not None else ", the default"
             report.problem(path, f"expected the largest scale of the training, {high:g}, got {most:g}{how}")
         elif high < most:
-            report.note(path, f"{most:g}, but the largest scale of the training is {high:g}")
+            report.note(
+                path, f"scales between {high:g}, the largest of the training, and {most:g} are new to the network"
+            )
 
 
 def _check_losses(document: Document, report: Report) -> None:
@@ -116,11 +123,12 @@ def _check_scales(document: Document, report: Report, name: str, network: type |
     scales = value_of(document, _SCALES, tuple[int | float, ...] | None)
     if scales is None:
         return
-    if not scales or len(set(scales)) < len(scales):
+    # By what they are called: folders and scores go by that.
+    if not scales or len(set(map(scale_text, scales))) < len(scales):
         report.problem(_SCALES, f"expected each scale once, and at least one, got {_listed(scales)}")
     if network is not None and not for_any_scale(network):
         report.problem(_SCALES, f"{name} is for one scale; leave the key out, or choose a network for any ({_known()})")
-    broken = [scale for scale in scales if scale != int(scale)]
+    broken = [scale for scale in scales if not float(scale).is_integer()]
     cut = [path for path in _TILES if not is_null(document.get(path)) and str(document.get(path)).lower() != "false"]
     if broken and cut:
         shown, keys = first_few(map(scale_text, broken)), " and ".join(map(key_text, cut))

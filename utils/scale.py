@@ -10,7 +10,7 @@ import math
 
 def as_scale(number: float) -> int | float:
     """A scale as the functions here take it: whole ones as integers."""
-    return int(number) if number == int(number) else number
+    return int(number) if float(number).is_integer() else number
 
 
 def scale_text(scale: float | tuple[float, float]) -> str:

@@ -7,6 +7,7 @@ images, unless the data set names files of a scale.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,8 @@ class AnyScaleOptions(PatchOptions):
         for key, roots in self.dataroot_lq.items():
             if _number(key) is None:
                 raise InputError(f'dataroot_lq: expected a mapping from scales to folders, got the key "{key}"')
+            if sum(_number(other) == _number(key) for other in self.dataroot_lq) > 1:
+                raise InputError(f"dataroot_lq: expected each scale once, got {', '.join(self.dataroot_lq)}")
             if len(folders(roots)) != count:
                 raise InputError(f"dataroot_lq: {key}: expected one for each folder of dataroot_gt ({count})")
 
@@ -127,7 +130,9 @@ def query_problem(lq_size: int, sample_q: int | None, low: float, high: float) -
 
 
 def _number(text: str) -> float | None:
+    """The scale that a text names; None: it names none."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return number if 1 <= number < math.inf else None

@@ -17,6 +17,8 @@ from torch import Tensor
 from data.images.files import to_tensor, to_uint8, write_image
 from data.resizing.matlab import Region, imresize
 from metrics.color import luma
+from ops import resample
+from ops.pixels.imresize import taps_of
 
 Pixels = NDArray[np.uint8]
 
@@ -86,10 +88,12 @@ def enlarged(image: Pixels, height: int, width: int) -> Pixels:
 
 def bicubic_to(lq: Tensor, height: int, width: int) -> Tensor:
     """MATLAB's bicubic upsampling to the size of an output: [3, h, w] -> [3, height, width], not rounded."""
-    resized = imresize(lq, height / lq.shape[-2])
-    if resized.shape[-1] < width:  # a scale that is no whole number rounds the two sides apart
-        resized = imresize(lq, width / lq.shape[-1])
-    return resized[..., :height, :width]
+    # A scale that is no whole number rounds the sides apart: each has a factor of its own, or pixels would be shifted.
+    rows, columns = (
+        taps_of(lq.shape[axis], size / lq.shape[axis], True, lq.dtype, str(lq.device))
+        for axis, size in ((-2, height), (-1, width))
+    )
+    return resample(lq[..., None], rows, columns)[..., :height, :width, 0]
 
 
 def bicubic_picture(lq: Pixels, scale: int) -> Pixels:

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import archs.esc.lte
+from archs.contract import at_scale
 from models.inference.upscale import upscale
 from models.weights.files import load_weights
-from tests.archs.esc_networks import LTE, built, pixels, randomised
+from tests.archs.esc_networks import LTE, SMALL, built, pixels, randomised
 from utils.errors import InputError
 
 
@@ -99,6 +100,30 @@ def test_the_nearer_neighbour_weighs_more_on_the_last_centre_lines_of_odd_scales
             assert (y - published)[:, row].abs().max() > 1e-4
             assert (y - published)[:, :, column].abs().max() > 1e-4
     torch.testing.assert_close(y[:, elsewhere], published[:, elsewhere], rtol=0, atol=1e-8)
+
+
+def test_a_network_at_another_scale_shares_its_weights() -> None:
+    network, x = randomised(built(LTE, upscaling_factor=4)).eval(), pixels(1, 3, 6, 7)
+    other: Any = at_scale(network, 2.5)
+    assert (network.scale, other.scale) == (4, 2.5)
+    assert other.coef.weight is network.coef.weight
+    assert torch.equal(other(x), network(x, (15, 18)))
+    assert at_scale(network, 4) is network
+    with pytest.raises(ValueError, match="ESC is a network for x2, not for x3"):
+        at_scale(built(SMALL), 3)
+
+
+@pytest.mark.parametrize("key", ["upscaling_factor", "scale_max"])
+def test_scales_begin_at_one(key: str) -> None:
+    with pytest.raises(InputError, match=f"{key} must be a number of at least 1, got 0.5"):
+        built(LTE, **{key: 0.5})
+
+
+def test_the_size_of_a_pixel_ends_at_the_largest_trained_scale() -> None:
+    x = pixels(1, 3, 6, 7)
+    small, large = (randomised(built(LTE, scale_max=scale)).eval() for scale in (4, 8))
+    assert torch.equal(small(x, (24, 28)), large(x, (24, 28)))
+    assert not torch.allclose(small(x, (48, 56)), large(x, (48, 56)))
 
 
 def test_whole_images_only_at_real_scales() -> None:

@@ -45,7 +45,7 @@ def test_one_scale_that_is_not_whole(tmp_path: Path) -> None:
     found = config.read(write(tmp_path, FILE), ["scale=2.5", "network_g:upscaling_factor=2.5"], mode="train")
     assert found.largest_scale == 2.5
     (note,) = found.notes
-    assert note.endswith("network_g.scale_max: 4, but the largest scale of the training is 2.5")
+    assert note.endswith("scales between 2.5, the largest of the training, and 4 are new to the network")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,11 @@ def test_one_scale_that_is_not_whole(tmp_path: Path) -> None:
         (["network_g={type: PlainUSR_ultra, scale: 4}"], "expected a network for any scale (ESCLTE) to train on"),
         (["val:scales=[]"], "expected each scale once, and at least one, got []"),
         (["val:scales=[2, 2]"], "expected each scale once, and at least one, got [2, 2]"),
+        (["val:scales=[2.0000001, 2]"], "expected each scale once, and at least one, got [2, 2]"),
+        (["val:scales=[.inf, 2]"], "expected a finite number, got inf"),
+        (["scale=[1, .inf]"], "expected a finite number, got inf"),
+        (["scale=.inf"], "expected a finite number, got inf"),
+        (["datasets:train:color=y"], "networks for any scale see R, G and B; leave the key out"),
         (["tile={tile_size: 64}"], "images are upscaled as a whole at x2.5: leave out tile"),
         (["val:pad_to_window=true"], "images are upscaled as a whole at x2.5: leave out val.pad_to_window"),
         (

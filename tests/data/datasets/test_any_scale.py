@@ -125,6 +125,8 @@ def test_images_smaller_than_the_smallest_patch_are_refused_by_name(folder: Path
         ({"dataroot_lq": {"2": Path("x")}}, (1, 4), "dataroot_lq: low-resolution patches for training are made"),
         ({"gt_size": 64}, (1, 4), "gt_size: leave it out"),
         ({"dataroot_lq": {"two": Path("x")}}, 2, 'dataroot_lq: expected a mapping from scales.*"two"'),
+        ({"dataroot_lq": {"0.5": Path("x")}}, 2, 'dataroot_lq: expected a mapping from scales.*"0.5"'),
+        ({"dataroot_lq": {"2": Path("x"), "2.0": Path("y")}}, 2, "dataroot_lq: expected each scale once, got 2, 2.0"),
         ({"filename_tmpl": "x{scale}"}, 2, 'filename_tmpl: expected "{}" in it'),
     ],
 )

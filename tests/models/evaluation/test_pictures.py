@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from data.images.files import read_image, to_tensor, to_uint8
@@ -15,6 +16,7 @@ from models.evaluation.pictures import (
     STRIP,
     PictureWriter,
     bicubic_picture,
+    bicubic_to,
     comparison_picture,
     enlarged,
     most_improved_part,
@@ -184,3 +186,11 @@ def test_the_picture_writer_raises_what_failed(tmp_path: Path) -> None:
     writer.write(tmp_path / "file/one.png", pixels)
     with pytest.raises(InputError, match="a file, not a folder"):
         writer.finish()
+
+
+def test_bicubic_is_not_shifted_where_a_scale_rounds_the_sides_apart() -> None:
+    ramp = torch.arange(189, dtype=torch.float64).expand(3, 148, 189)  # x2.7: 400 / 148 is more than 510 / 189
+    wide = bicubic_to(ramp, 400, 510)
+    centres = (torch.arange(510) + 0.5) * 189 / 510 - 0.5
+    assert wide.shape == (3, 400, 510)
+    torch.testing.assert_close(wide[0, 9, 10:-10], centres[10:-10].double(), rtol=0, atol=1e-4)

@@ -47,6 +47,7 @@ _SHARED_FULL = re.compile(r"shared memory\(shm\).*No space left|file </?torch_.*
 _DIED = re.compile(r"DataLoader worker \(pid")
 _FEWER = "fewer num_worker_per_gpu"
 _LATE = 1  # seconds without a batch, after which the caller may lose its patience
+_POLITE = 0.5  # seconds until workers that were asked to end are told to
 _PATIENCE = 2.0  # seconds until a process whose connection is gone has ended
 
 
@@ -322,12 +323,7 @@ def _patient(results: _Results, waiting: Callable[[], None]) -> Iterator[PixelBa
         except RuntimeError as error:  # PyTorch's loader has no other; it can be asked again
             if "DataLoader timed out" not in str(error):
                 raise
-            try:
-                waiting()
-            except BaseException:
-                for worker in results._workers:  # else each is waited for in turn, five seconds long
-                    worker.terminate()
-                raise
+            waiting()
             continue
         yield result
 
@@ -359,8 +355,20 @@ def _checked(results: _Results, waiting: Callable[[], None], collector: _Collect
             "fewer num_worker_per_gpu; the same file again: remove it"
         ) from error
     finally:
-        # Not left to the end of the object: the traceback of an exception keeps it, and with it the workers.
-        results._shutdown_workers()
+        _dismiss(results)  # not left to the end of the object, which the traceback of an exception keeps
+
+
+def _dismiss(results: _Results) -> None:
+    """End the workers; one that hangs in a file system is not waited for, which PyTorch does for 5 s each."""
+
+    def terminate() -> None:
+        for worker in results._workers:
+            worker.terminate()
+
+    late = threading.Timer(_POLITE, terminate)
+    late.start()
+    results._shutdown_workers()
+    late.cancel()
 
 
 def _lacking(error: Exception) -> str | None:

@@ -28,10 +28,10 @@ import sys
 import threading
 import time
 import traceback
+import types
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, NoReturn
 
 from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
@@ -50,6 +50,7 @@ def start(
     folder: Path,
     environment: Mapping[str, str],
     *,
+    stdin: IO[Any] | None = None,
     stdout: IO[Any] | None = None,
     stderr: IO[Any] | int | None = None,
 ) -> Program | subprocess.Popen[str]:
@@ -59,15 +60,18 @@ def start(
     elsewhere than on Linux.
 
     Args:
-        line: the command line: ``[sys.executable, PATH, ...]`` or ``[sys.executable, "-m", MODULE, ...]``.
+        line: the command line: ``[sys.executable, PATH, ...]``, with ``-m MODULE`` or ``-c CODE`` in the place of PATH.
         folder: where it starts.
         environment: of the process.
+        stdin: a file; by default there is nothing to read.
         stdout: a file; by default the one of this process.
         stderr: the same, or ``subprocess.PIPE``: text to be read from the process's attribute.
     """
     if sys.platform == "linux" and all(environment.get(name) == _ENVIRONMENT.get(name) for name in _AT_START):
-        return Program(line, folder, environment, stdout, stderr)
-    return subprocess.Popen(line, cwd=folder, env=environment, stdout=stdout, stderr=stderr, text=True)
+        return Program(line, folder, environment, stdin, stdout, stderr)
+    return subprocess.Popen(
+        line, cwd=folder, env=environment, stdin=stdin or subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True
+    )
 
 
 class Program:
@@ -78,6 +82,7 @@ class Program:
         line: Sequence[str],
         folder: Path,
         environment: Mapping[str, str],
+        stdin: IO[Any] | None,
         stdout: IO[Any] | None,
         stderr: IO[Any] | int | None,
     ) -> None:
@@ -85,8 +90,8 @@ class Program:
         self.returncode: int | None = None
         self.stderr: IO[str] | None = None
         with ExitStack() as parents:
-            nothing = parents.enter_context(Path(os.devnull).open())
-            streams = [nothing.fileno(), 1 if stdout is None else stdout.fileno(), 2]
+            stdin = parents.enter_context(Path(os.devnull).open()) if stdin is None else stdin
+            streams = [stdin.fileno(), 1 if stdout is None else stdout.fileno(), 2]
             if isinstance(stderr, int):
                 assert stderr == subprocess.PIPE
                 reading, streams[2] = os.pipe()
@@ -134,7 +139,7 @@ class Program:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
         if self.stderr is not None:
             self.stderr.close()
@@ -258,6 +263,12 @@ def _become(arguments: list[str], folder: str, environment: Mapping[str, str], s
     if arguments[0] == "-m":
         sys.argv[:], sys.path[0] = arguments[1:], folder
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    elif arguments[0] == "-c":
+        code = arguments.pop(1)
+        sys.argv[:], sys.path[0] = arguments, ""
+        sys.modules["__main__"] = main = types.ModuleType("__main__")
+        main.__annotations__ = {}
+        exec(compile(code, "<string>", "exec"), main.__dict__)
     else:
         sys.argv[:], sys.path[0] = arguments, str(Path(arguments[0]).parent)
         runpy.run_path(arguments[0], run_name="__main__")

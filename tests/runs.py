@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from scripts.faults.workplace import DISCRIMINATOR, TRAIN_FILE, changed, picture, write_pictures
@@ -94,15 +95,27 @@ def run(folder: Path, script: str, *arguments: str, timeout: float = 120) -> sub
 
 
 def run_line(
-    folder: Path, line: Sequence[str], *, timeout: float = 300, new: bool = False
+    folder: Path, line: Sequence[str], *, given: str = "", timeout: float = 300, new: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command line of :func:`command` or :func:`torchrun`, forked or as a ``new`` interpreter."""
+    """Run a command line of :func:`command` or :func:`torchrun`, forked or as a ``new`` interpreter.
+
+    Args:
+        folder: where it starts.
+        line: the command line, as :func:`tests.forked.start` takes it.
+        given: what it reads from its standard input.
+        timeout: seconds, after which it is ended and an exception raised.
+        new: an interpreter of its own.
+    """
     if new:
         return subprocess.run(
-            line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
-        )
-    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
-        program = start(line, folder, environment(), stdout=stdout, stderr=stderr)
+            line, cwd=folder, env=environment(), input=given, capture_output=True, text=True, timeout=timeout,
+            check=False,
+        )  # fmt: skip
+    with ExitStack() as files:
+        stdin, stdout, stderr = (files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3))
+        stdin.write(given)
+        stdin.seek(0)
+        program = start(line, folder, environment(), stdin=stdin, stdout=stdout, stderr=stderr)
         try:
             program.wait(timeout)
         finally:

@@ -52,12 +52,19 @@ def test_a_program_finds_and_leaves_what_a_new_interpreter_does(
 ) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     line = [sys.executable, str(script), last, "an argument"]
-    forked, new = run_line(tmp_path, line), run_line(tmp_path, line, new=True)
+    forked, new = (run_line(tmp_path, line, given="words", new=new) for new in (False, True))
     assert forked.returncode == new.returncode
     assert forked.stderr.splitlines()[-1] == new.stderr.splitlines()[-1]
     ours, theirs = (done.stdout.partition("\n") for done in (forked, new))
     assert ours[2] == theirs[2]
     assert json.loads(ours[0] or "{}") == json.loads(theirs[0] or "{}")
+
+
+def test_code_is_run_as_a_new_interpreter_does(tmp_path: Path) -> None:
+    shown = "import sys; print(sys.argv, sys.path[0], sorted(globals()), sys.modules['__main__'].sys.argv)"
+    line = [sys.executable, "-c", shown, "one", "-c"]
+    forked, new = (run_line(tmp_path, line, new=new) for new in (False, True))
+    assert forked.stdout == new.stdout
 
 
 def test_a_program_is_read_watched_and_ended(tmp_path: Path, script: Path) -> None:

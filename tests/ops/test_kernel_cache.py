@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from ops import build, kernel_cache
 from ops.kernel_cache import BuildTarget, Unusable, cache_folder, library
 from ops.registry import ENVIRONMENT
 from tests.ops.kernels import needs_compiler
-from tests.runs import ROOT, has_ended
+from tests.runs import ROOT, environment, has_ended, start
 from utils.errors import InputError
 from utils.trust import CACHE
 
@@ -130,9 +131,13 @@ print(library(BuildTarget("CPU answer", 1, (step,), (tool, "-shared"), ("same",)
 def test_two_processes_build_once(tmp_path: Path, target: Callable[[str], BuildTarget]) -> None:
     target(GOOD)
     command = [sys.executable, "-c", BUILDER, str(tmp_path / "compiler"), str(tmp_path / "answer.cpp"), "no"]
-    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate()[0].strip() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
+    outputs = [tmp_path / name for name in ("one", "two")]
+    with ExitStack() as files:
+        written = [files.enter_context(path.open("w")) for path in outputs]
+        processes = [start(command, ROOT, environment(), stdout=file) for file in written]
+        assert [process.wait(60) for process in processes] == [0, 0]
+    said = [path.read_text() for path in outputs]
+    assert said[0]
     assert said[0] == said[1]
     assert calls(tmp_path) == 2
 
@@ -355,13 +360,16 @@ def test_a_signal_ends_the_compiler_at_once(
     way: str, number: signal.Signals, code: int, hanging: BuildTarget, tmp_path: Path, private_cache: Path
 ) -> None:
     line = [sys.executable, "-c", HANGS, str(ROOT), hanging.link[0], way]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while calls(tmp_path) < 2:
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)  # a build that does not answer takes two minutes
-    assert process.returncode == code, err
+    texts = tmp_path / "out", tmp_path / "err"
+    with texts[0].open("w") as stdout, texts[1].open("w") as stderr:
+        process = start(line, tmp_path, environment(), stdout=stdout, stderr=stderr)
+        while calls(tmp_path) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        ended = process.wait(60)  # a build that does not answer takes two minutes
+    out, err = (path.read_text() for path in texts)
+    assert ended == code, err
     assert "Traceback" not in err
     assert not running(tmp_path)
     assert not list(private_cache.glob("building-*"))

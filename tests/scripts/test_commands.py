@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.pages import PAGES, ROOT, code_of
-from tests.runs import environment, run_here
+from tests.runs import environment, run_here, run_line
 
 BASH = shutil.which("bash")
 README = ROOT / "README.md"
@@ -106,10 +106,7 @@ def of_programs(found: Sequence[Sequence[str]]) -> list[list[str]]:
 
 def take(commands: Sequence[Sequence[str]], folder: Path) -> subprocess.CompletedProcess[str]:
     """Start each command in ``folder``."""
-    return subprocess.run(
-        [sys.executable, "-c", TAKE_EACH, str(ROOT)], cwd=folder, env=environment(), input=json.dumps(commands),
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    return run_line(folder, [sys.executable, "-c", TAKE_EACH, str(ROOT)], given=json.dumps(commands))
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,9 @@ from data.prepare.meta import write_meta
 from data.prepare.origins import ORIGINS
 from scripts.prepare_dataset import main
 from tests.data.pictures import noise, write_folder
+from tests.runs import command, run_line
 from utils.command import run_command
 from utils.errors import InputError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments: object) -> int:
@@ -221,8 +218,7 @@ def test_unfinished_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
 
 
 def test_prepare_dataset_runs_from_any_folder(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts/prepare_dataset.py"), "--help"]
-    shown = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True).stdout
+    shown = run_line(tmp_path, command("scripts/prepare_dataset.py", "--help")).stdout
     for name in ("subimages", "lr", "meta", "lmdb", "pack", "check"):
         assert name in shown
 

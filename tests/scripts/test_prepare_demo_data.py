@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +10,9 @@ import pytest
 from data.images.files import image_size, list_images, read_image
 from data.resizing.matlab import mod_crop
 from scripts.prepare_demo_data import HELD_OUT, MULTIPLE, TRAINING, main, other_images, package_folder, prepare
+from tests.runs import command, run_line
 from utils.command import run_command
 from utils.errors import InputError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +76,5 @@ def test_a_demo_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None
 
 
 def test_prepare_demo_data_runs_from_any_folder(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts/prepare_demo_data.py"), "--help"]
-    shown = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True).stdout
+    shown = run_line(tmp_path, command("scripts/prepare_demo_data.py", "--help")).stdout
     assert "datasets/demo" in shown

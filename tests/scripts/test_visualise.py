@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +11,8 @@ from data.images.files import read_image, write_image
 from data.resizing.matlab import downscale
 from models.evaluation.pictures import GAP, STRIP, bicubic_picture
 from scripts.visualise import main
+from tests.runs import command, run_line
 from utils.command import run_command
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def picture(path: Path, height: int, width: int, seed: int = 0) -> Path:
@@ -110,8 +107,8 @@ def test_pictures_that_do_not_belong_together_are_reported(tmp_path: Path, capsy
 
 def test_visualise_runs_from_any_folder(tmp_path: Path) -> None:
     picture(tmp_path / "gt.png", 16, 16)
-    script = ROOT / "scripts" / "visualise.py"
-    command = [sys.executable, str(script), "comparison", "--sr", "gt.png", "--gt", "gt.png", "-o", "out.png"]
-    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True)
+    line = command("scripts/visualise.py", "comparison", "--sr", "gt.png", "--gt", "gt.png", "-o", "out.png")
+    done = run_line(tmp_path, line)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "wrote out.png"
     assert (tmp_path / "out.png").exists()

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import time
 import zlib
@@ -27,9 +26,9 @@ from data.prepare import common, lmdb_writer, pack_writer
 from data.prepare.lmdb_writer import write_lmdb
 from data.prepare.pack_writer import write_pack
 from tests.data.pictures import noise, write_folder
+from tests.runs import ROOT, environment, start
 from utils.errors import InputError, StorageError
 
-ROOT = Path(__file__).resolve().parents[3]
 NAMES = ["a b.png", "b.c.png", "é 漢字.png", "z.png"]
 Writer = Callable[..., Any]
 WRITERS: list[tuple[Writer, str]] = [(write_lmdb, ".lmdb"), (write_pack, ".pack")]
@@ -220,9 +219,7 @@ def test_a_killed_run_goes_on(writer: Writer, suffix: str, more: Any, tmp_path: 
     write_folder(tmp_path / "hr", [f"{i:03d}.png" for i in range(80)])
     target, part = tmp_path / f"hr{suffix}", tmp_path / f"hr{suffix}.part"
     command = [sys.executable, "-c", _KILLED, str(tmp_path / "hr"), str(target)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    ) as run:
+    with (tmp_path / "err").open("w") as stderr, start(command, ROOT, environment(), stderr=stderr) as run:
 
         def begun() -> bool:
             if suffix == ".pack":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,10 @@ from data.images.photo import Photo, read_photo
 from data.images.photo_writer import write_frames, write_photo
 from models.inference.upscale import upscale
 from tests.data.pictures import png_of
+from tests.runs import command, run_line
 from tests.scripts.upscale.runs import NETWORK, input_sizes, picture
 
 PROFILE = bytes(16) + b"RGB " + bytes(108)
-ROOT = Path(__file__).resolve().parents[3]
 NEEDS_GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
 
@@ -39,9 +37,8 @@ def test_every_picture_of_a_folder_is_upscaled(
 
 def test_the_program_upscales_one_file_from_another_folder(weights: Path, folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "deep er/result.jpg"
-    script = str(ROOT / "scripts/upscale.py")
-    command = [sys.executable, script, "-i", str(folder / "a.png"), "-o", str(target), "-w", str(weights), "--cpu"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    arguments = ("-i", str(folder / "a.png"), "-o", str(target), "-w", str(weights), "--cpu")
+    done = run_line(tmp_path, command("scripts/upscale.py", *arguments))
     assert done.returncode == 0, done.stderr
     assert "26 x 20 -> 52 x 40" in done.stdout
     assert "1 upscaled, 0 left as they were, 0 failed" in done.stdout

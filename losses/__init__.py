@@ -11,7 +11,7 @@ import torch
 
 from losses.adversarial import AdversarialLoss, GANLoss
 from losses.artefacts import artefact_map
-from losses.loss import Loss, LossOptions, ScheduledOptions, factor_at
+from losses.loss import Loss, LossOptions, ScheduledOptions, acts_from, factor_at
 from losses.perceptual import FeatureDistance, FeatureLoss, PerceptualLossOptions, vgg_file
 from losses.pixel import CharbonnierLoss, L1Loss, MSELoss, PixelLoss
 from losses.spectrum import FFTLoss
@@ -38,5 +38,5 @@ def build(options: LossOptions, device: torch.device) -> Loss:
 __all__ = [
     "ADVERSARIAL", "LOSSES", "PERCEPTUAL", "AdversarialLoss", "CharbonnierLoss", "FFTLoss", "FeatureDistance",
     "FeatureLoss", "GANLoss", "L1Loss", "Loss", "LossOptions", "MSELoss", "PerceptualLossOptions", "PixelLoss",
-    "ScheduledOptions", "WaveletLoss", "WeightedTVLoss", "artefact_map", "build", "factor_at", "vgg_file",
+    "ScheduledOptions", "WaveletLoss", "WeightedTVLoss", "acts_from", "artefact_map", "build", "factor_at", "vgg_file",
 ]  # fmt: skip

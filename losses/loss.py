@@ -89,6 +89,14 @@ def factor_at(options: ScheduledOptions, iteration: int) -> float:
     return points[-1][1]
 
 
+def acts_from(options: ScheduledOptions) -> int:
+    """The first iteration in which the factor of ``weight_schedule`` is above 0."""
+    points = options.weight_schedule
+    if points is None or points[0][1] > 0:
+        return 1
+    return next(before + 1 for (before, _), (_, factor) in itertools.pairwise(points) if factor > 0)
+
+
 def in_full_precision(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Two tensors in their common dtype, float32 at least: outputs are half precision under ``train.amp``."""
     dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)

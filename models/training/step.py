@@ -226,10 +226,29 @@ def _clip(parameters: Sequence[Tensor], limit: float | None) -> Tensor:
     return norm
 
 
+@contextlib.contextmanager
+def _left_out(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, bad: Tensor | None) -> Iterator[None]:
+    """Around a scaled step: where ``bad`` says so it is left out, as if this player's gradients had overflowed.
+
+    The scale does not learn of it: what is not finite may be of another player. Nothing public tells a scaler.
+    """
+    if bad is None:
+        yield
+        return
+    own = scaler._per_optimizer_states[id(optimizer)]
+    overflows = own["found_inf_per_device"]
+    own["found_inf_per_device"] = {device: torch.maximum(found, bad.to(found)) for device, found in overflows.items()}
+    try:
+        yield
+    finally:
+        own["found_inf_per_device"] = overflows
+
+
 def _move(player: Player, bad: Tensor | None) -> None:
     """The optimiser's step; ``bad`` is a flag on the device that leaves it out."""
     if player.scaler is not None:
-        player.scaler.step(player.optimizer)
+        with _left_out(player.scaler, player.optimizer, bad):
+            player.scaler.step(player.optimizer)
         player.scaler.update()
     elif bad is None:
         player.optimizer.step()

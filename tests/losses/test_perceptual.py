@@ -94,6 +94,18 @@ def test_terms_without_a_weight_are_left_out(build: Build, pair: tuple[Tensor, T
     assert build(perceptual_weight=0, style_weight=2.0).terms(*pair).keys() == {"style"}
 
 
+def test_images_from_minus_one_to_one_are_those_of_zero_to_one(build: Build, pair: tuple[Tensor, Tensor]) -> None:
+    moved = build(range_norm=True).terms(2 * pair[0] - 1, 2 * pair[1] - 1)
+    torch.testing.assert_close(moved, build().terms(*pair))
+
+
+def test_outputs_beyond_the_range_are_not_clamped(build: Build, pair: tuple[Tensor, Tensor]) -> None:
+    prediction = (pair[0] + 2).requires_grad_()
+    build().terms(prediction, pair[1])["percep"].backward()
+    assert prediction.grad is not None
+    assert bool(prediction.grad.any(dim=1).all())
+
+
 @pytest.mark.parametrize("criterion", ["l1", "l2", "fro"])
 def test_equal_images_have_no_loss_and_no_gradient(build: Build, pair: tuple[Tensor, Tensor], criterion: str) -> None:
     prediction = pair[0].clone().requires_grad_()

@@ -85,7 +85,7 @@ class AdversarialObjective:
         """The discriminator without a wrapper: what it does in a pass for the generator concerns no other process."""
         self.world = world or World()
         self.guard = guard or FiniteGuard(deferred=False, skip=options.train.nonfinite == "skip")
-        self.terms = GeneratorTerms(options, state.device)
+        self.terms = GeneratorTerms(options, state.device, ranks=self.world.size)
         self.gan_options, self.gan = gan, gan.build(state.device)
         self.real = options.target_of("gan")
         self.relativistic = options.relativistic

@@ -57,7 +57,7 @@ class PixelObjective:
         self.model = state.generator.network if models is None else models["g"]
         self.world = world or World()
         self.guard = guard or FiniteGuard(deferred=False, skip=options.train.nonfinite == "skip")
-        self.terms = GeneratorTerms(options, state.device)
+        self.terms = GeneratorTerms(options, state.device, ranks=self.world.size)
         self.cycle, self.full_step = 1, self.terms.full_step
 
     def summary(self) -> list[str]:

@@ -17,7 +17,16 @@ from torch import Tensor
 from config.schema import Target, TrainOptions
 from data import usm_sharpen
 from data.loader import Batch
-from losses import FeatureDistance, Loss, LossOptions, PerceptualLossOptions, ScheduledOptions, artefact_map, factor_at
+from losses import (
+    FeatureDistance,
+    Loss,
+    LossOptions,
+    PerceptualLossOptions,
+    ScheduledOptions,
+    acts_from,
+    artefact_map,
+    factor_at,
+)
 from losses.loss import Reduction
 from utils.errors import InputError
 
@@ -161,6 +170,8 @@ class GeneratorTerms:
     Args:
         options: of the training.
         device: where losses that hold weights keep them.
+        ranks: processes that train together, whose gradients are averaged: the sum over the whole batch is the mean of
+            their own sums, times their number.
 
     Attributes:
         terms: in their order.
@@ -169,7 +180,8 @@ class GeneratorTerms:
         InputError: the weights of a loss cannot be read, or two losses have one name.
     """
 
-    def __init__(self, options: TrainOptions, device: torch.device) -> None:
+    def __init__(self, options: TrainOptions, device: torch.device, *, ranks: int = 1) -> None:
+        self.ranks = ranks
         self.terms = tuple(_terms(options, device))
         names = Counter(name for term in self.terms for name in term.weights)
         names["gan"] += options.train.gan_opt is not None
@@ -186,8 +198,8 @@ class GeneratorTerms:
 
     @property
     def full_step(self) -> int:
-        """The first iteration in which all of them act, as far as their beginning goes."""
-        return max((term.first for term in self.terms), default=1)
+        """The iteration from which on each of them has begun to act."""
+        return max((max(term.first, acts_from(term.options)) for term in self.terms), default=1)
 
     def described(self, prefix: str) -> list[str]:
         """Each in words, under its log name with a prefix."""
@@ -227,7 +239,7 @@ class GeneratorTerms:
             if factor == 0:
                 found.update({name: output.new_zeros((), dtype=torch.float32) for name in term.weights})
                 continue
-            factor *= share if term.reduction == "mean" else 1.0
+            factor *= share if term.reduction == "mean" else self.ranks
             values = term.values(output, targets[term.target], ema_output)
             found.update({name: value if factor == 1 else value * factor for name, value in values.items()})
         return found

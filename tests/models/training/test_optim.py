@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from config.optimizers import OPTIMIZERS, Adam, AdamW
-from models.training.optim import build_optimizer
+from models.training.optim import build_optimizer, reset_momentum
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -51,3 +51,18 @@ def test_weight_decay_may_leave_out_norms_and_biases() -> None:
     assert [list(p.shape) for p in free["params"]] == [[3], [3], [3]]
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
     assert [group["initial_lr"] for group in (decayed, free)] == [1e-3, 1e-3]
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+def test_moments_and_their_count_are_forgotten_but_not_the_maximum_of_amsgrad(kind: type[Adam] | type[AdamW]) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+    optimizer = build_optimizer(kind(lr=1e-2, amsgrad=True), network)
+    network(torch.rand(4, 3)).sum().backward()
+    optimizer.step()
+    largest = [values["max_exp_avg_sq"].clone() for values in optimizer.state.values()]
+    reset_momentum(optimizer)
+    for values, kept in zip(optimizer.state.values(), largest, strict=True):
+        assert not any(values[name].any() for name in ("step", "exp_avg", "exp_avg_sq"))
+        assert bool(kept.all())
+        assert torch.equal(values["max_exp_avg_sq"], kept)

@@ -238,6 +238,25 @@ def test_an_overflow_of_one_player_leaves_out_its_step_alone() -> None:
     assert scales["g"] == scales["d"] / 2
 
 
+@pytest.mark.parametrize(("where", "call"), [("judge", 2), ("d", 4)])
+def test_a_deferred_guard_holds_both_players_under_fp16_too(where: str, call: int) -> None:
+    chosen = options("train:amp=fp16", "train:ema_decay=0")
+    state = fresh(chosen)
+    guard = FiniteGuard(deferred=True, skip=True)
+    made = objective(state, chosen, {where: ({call}, infinite)}, guard)
+    made.step(state, batch())
+    before = tensors(state)
+    scales = {name: player.scaler.get_scale() for name, player in state.players.items() if player.scaler is not None}
+    made.step(state, batch())
+    assert_same(tensors(state), before)
+    assert guard.check() == 1
+    after = {name: player.scaler.get_scale() for name, player in state.players.items() if player.scaler is not None}
+    faulty = "g" if where == "judge" else "d"
+    assert after == {name: scale / (2 if name == faulty else 1) for name, scale in scales.items()}
+    made.step(state, batch())
+    assert all(not torch.equal(value, before[key]) for key, value in tensors(state).items() if key.endswith("_orig"))
+
+
 def test_memory_that_is_full_between_unscaling_and_the_move_can_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = options("train:amp=fp16")
     state = fresh(chosen)

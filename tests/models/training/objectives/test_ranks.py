@@ -18,7 +18,10 @@ from models.training.state import TrainState
 from tests.runs import adversarial
 from tests.states import options, state_of
 
-EDITS = ("train:optim_g={type: SGD, lr: 1e-2}", "train:optim_d={type: SGD, lr: 1e-2}", "train:accumulate=2")
+EDITS = (
+    "train:optim_g={type: SGD, lr: 1e-2}", "train:optim_d={type: SGD, lr: 1e-2}", "train:accumulate=2",
+    "train:wave_opt={type: MSELoss, reduction: sum, loss_weight: 1e-3}",
+)  # fmt: skip
 ITERATIONS = 3
 
 

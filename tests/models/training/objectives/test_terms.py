@@ -83,6 +83,17 @@ def test_mesa_begins_at_its_part_of_the_training(place: Path) -> None:
     torch.testing.assert_close(late["mesa"], (output - average).abs().mean())
 
 
+@pytest.mark.parametrize(
+    ("points", "step"),
+    [("[[0, 0], [10, 1]]", 1), ("[[3, 0], [10, 0], [20, 1], [30, 0]]", 11), ("[[5, 1], [9, 0]]", 1)],
+)
+def test_what_is_measured_is_an_iteration_of_all_losses(place: Path, points: str, step: int) -> None:
+    terms = terms_of(f"train:wave_opt={{type: MSELoss, weight_schedule: {points}}}")
+    assert terms.full_step == step
+    found = terms(images(1), {"gt": images(2)}, None, terms.full_step)
+    assert all(float(value) > 0 for value in found.values())
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_sharpened_targets_are_made_where_a_loss_asks(place: Path, layout: torch.memory_format) -> None:
     gt = images(2).contiguous(memory_format=layout)

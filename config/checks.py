@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from config.document import Document
-from config.loss_checks import check_losses
+from config.loss_checks import check_losses, note_discriminator_in_tests, patch_size
 from config.published import variants
 from config.schedulers import SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
 from config.schema import MODEL_TYPES
@@ -48,6 +48,7 @@ _NEEDED_IN_TRAINING = {
 }
 
 
+_DEGRADED = "RealESRGANDataset"
 _LONGEST_NAME = 200  # bytes of a name of 255, to which runs add the time and the iteration
 
 
@@ -82,9 +83,8 @@ def check(document: Document, mode: Mode, report: Report, *, debug: bool = False
         check_losses(document, report)
         if is_set(document.get(("published",))):
             report.note(("published",), "has no effect here: it is for test files")
-        if value_of(document, ("train", "pixel_opt", "reduction"), str) == "none":
-            report.problem(("train", "pixel_opt", "reduction"), "expected mean or sum to train with, got none")
     else:
+        note_discriminator_in_tests(document, report)
         if isinstance(document.get(("datasets",)), Mapping) and not _datasets(document):
             report.problem(("datasets",), "expected at least one data set, as in 'test_1: ...'")
         variant = value_of(document, ("published",), str | None)
@@ -134,11 +134,11 @@ def is_set(value: Any) -> bool:
 
 def _check_patches(document: Document, report: Report) -> None:
     scale = value_of(document, ("scale",), int, 1)
-    for name in _datasets(document):
-        size = value_of(document, ("datasets", name, "gt_size"), int)
+    for path in (("gt_size",), *(("datasets", name, "gt_size") for name in _datasets(document))):
+        size = value_of(document, path, int)
         problem = None if size is None or scale <= 0 else gt_size_problem(size, scale)
         if problem is not None:
-            report.problem(("datasets", name, "gt_size"), problem)
+            report.problem(path, problem)
 
 
 def _check_tiles(document: Document, report: Report) -> None:
@@ -157,17 +157,43 @@ def _check_training_data(document: Document, report: Report) -> None:
             guess = near_miss(name, ("train", "val"))
             expected = f"a training file has the data sets train, val, val_2, ..., not {name}"
             report.problem(("datasets", name), f"{expected}{guess}")
-    kind = datasets["train"].get("type") if isinstance(datasets.get("train"), Mapping) else None
-    if kind != "RealESRGANDataset":
-        for field in dataclasses.fields(DegradationOptions):
-            if document.get((field.name,)) is not None:
-                report.note((field.name,), "has no effect here: it is for datasets.train.type RealESRGANDataset")
+    if document.get(("datasets", "train", "type")) == _DEGRADED:
+        _check_degraded(document, report)
+    else:
+        _note_degradations(document, report)
     if "train" not in datasets and isinstance(document.get(("datasets",)), Mapping):
         report.problem(("datasets",), 'the key "train" is missing; expected the data to train on')
     elif isinstance(datasets.get("train"), Mapping):
         for key, meaning in _NEEDED_IN_TRAINING.items():
-            if not is_set(datasets["train"].get(key)):
+            if not is_set(datasets["train"].get(key)) and (key != "gt_size" or patch_size(document)[1] is None):
                 report.problem(("datasets", "train"), f'the key "{key}" is missing; expected {meaning}')
+
+
+def _check_degraded(document: Document, report: Report) -> None:
+    """What degrades images on the device, and the keys about it at the top level."""
+    if value_of(document, ("high_order_degradation",), bool, True) is False:
+        advice = "choose datasets.train.type PairedImageDataset, or leave the key out"
+        problem = f"false asks for pairs of images, but {_DEGRADED} degrades; {advice}"
+        report.problem(("high_order_degradation",), problem)
+    own = value_of(document, ("datasets", "train", "gt_size"), int)
+    path, size = patch_size(document)
+    if own is not None and size != own:
+        report.note(path, f"counts, not datasets.train.gt_size {own}, as in BasicSR")
+    queue = value_of(document, ("queue_size",), int, DegradationOptions().queue_size)
+    batch = value_of(document, ("datasets", "train", "batch_size_per_gpu"), int)
+    if batch is not None and batch >= 1 and queue % batch:
+        given = document.get(("queue_size",)) is not None
+        lower = max(queue - queue % batch, batch)
+        problem = f"expected a multiple of batch_size_per_gpu {batch}, such as {lower}, or 0 for no pool, got {queue}"
+        report.problem(("queue_size",), problem if given else f"{problem}, the default")
+
+
+def _note_degradations(document: Document, report: Report) -> None:
+    """The keys of degradation where the data set does not degrade."""
+    for name in ("gt_size", *(field.name for field in dataclasses.fields(DegradationOptions))):
+        asked_not_to = name == "high_order_degradation" and value_of(document, (name,), bool) is False
+        if not is_null(document.get((name,))) and not asked_not_to:
+            report.note((name,), f"has no effect here: it is for datasets.train.type {_DEGRADED}")
 
 
 def _check_validation(document: Document, report: Report) -> None:

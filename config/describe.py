@@ -43,7 +43,9 @@ def to_plain(value: Any, annotation: Any = Any) -> Any:
         inner = get_args(annotation)[1] if get_args(annotation) else Any
         return {str(key): to_plain(item, inner) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [to_plain(item, Any) for item in value]
+        arguments = get_args(annotation)
+        inner = arguments[0] if arguments[1:] == (Ellipsis,) else Any
+        return [to_plain(item, inner) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 

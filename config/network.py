@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from archs import NETWORKS, discriminator_class, network_class
+from archs import DISCRIMINATORS, NETWORKS, discriminator_class, network_class
 from archs.limits import argument_problems
 from config.document import Document
 from config.schema import NetworkOptions
@@ -26,6 +26,14 @@ def read_network(document: Document, report: Report) -> Any:
 def read_discriminator(document: Document, report: Report) -> Any:
     """``network_d``, its arguments checked likewise."""
     return _read_section(document, ("network_d",), discriminator_class, report)
+
+
+def same_network(one: NetworkOptions, other: NetworkOptions) -> bool:
+    """Whether two sections ``network_d`` describe the same network, defaults of its constructor included."""
+    if one.type != other.type or one.type not in DISCRIMINATORS:
+        return False
+    defaults = {name: field.default for name, field in fields_of(discriminator_class(one.type)).items()}
+    return {**defaults, **one.arguments} == {**defaults, **other.arguments}
 
 
 def _read_section(document: Document, path: KeyPath, find: Callable[[str], type], report: Report) -> Any:

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from config.bases import load, merge
-from config.document import Document
+from config.document import Document, Place
+from config.network import read_discriminator, same_network
 from config.overrides import FLAG
 from config.reader import interpret
-from config.schema import TrainOptions
+from config.schema import NetworkOptions, TrainOptions
 from utils.checked import Checked
 from utils.errors import InputError
 from utils.reading import is_regular
@@ -34,7 +35,11 @@ class StageOptions(Checked):
 
     opt: Path = option("its option file, as seen from the recipe")
     start_from: str | None = option("the earlier stage whose weights it starts from; null: as its file says", None)
-    weights: Literal["latest", "best"] = option("which weights of that stage: the last, or the best", "latest")
+    weights: Literal["latest", "best"] = option(
+        "which weights of that stage: the last, or the best; of its discriminator, if both train the same one, always "
+        "the last",
+        "latest",
+    )
     options: Mapping[str, Any] = option("put over the option file", default_factory=dict)
 
 
@@ -56,12 +61,14 @@ class Stage:
         options: that file's, with everything put over it; ``path.pretrain_network_g`` names the weights of the stage
             that it starts from.
         start_from: that stage, or None.
+        inherited: the networks that start from its weights: "g", and "d" where both train the same discriminator.
     """
 
     name: str
     option_file: Path
     options: TrainOptions
     start_from: str | None
+    inherited: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,15 +173,28 @@ def _stage(
             raise
         raise InputError(str(recipe.mistake((*here, "opt"), str(error)))) from None
     document = merge(document, _part(recipe, (*here, "options"), option_file))
+    inherited: dict[str, str] = {}
     if settings.start_from is not None:
-        source = earlier[settings.start_from].options
-        weights = source.path.experiments_root / source.name / "models" / f"net_g_{settings.weights}.pth"
-        wired = {"path": {"pretrain_network_g": str(weights)}}
+        inherited = _weights_of(earlier[settings.start_from].options, settings, document)
         place = recipe.place((*here, "start_from"))
-        document = merge(
-            document, Document(str(option_file), wired, {("path",): place, ("path", "pretrain_network_g"): place})
-        )
-    return Stage(name, option_file, interpret(document, TrainOptions, overrides, debug=debug), settings.start_from)
+        wired = {f"pretrain_network_{network}": path for network, path in inherited.items()}
+        places: dict[KeyPath, Place] = {("path",): place, **{("path", key): place for key in wired}}
+        document = merge(document, Document(str(option_file), {"path": wired}, places))
+    options = interpret(document, TrainOptions, overrides, debug=debug)
+    return Stage(name, option_file, options, settings.start_from, tuple(inherited))
+
+
+def _weights_of(source: TrainOptions, settings: StageOptions, document: Document) -> dict[str, str]:
+    """Network -> the file of an earlier stage from which it starts.
+
+    The generator always does; a discriminator does where the earlier stage trains the same one.
+    """
+    folder = source.path.experiments_root / source.name / "models"
+    found = {"g": str(folder / f"net_g_{settings.weights}.pth")}
+    own = read_discriminator(document, Report())
+    if source.network_d is not None and isinstance(own, NetworkOptions) and same_network(own, source.network_d):
+        found["d"] = str(folder / "net_d_latest.pth")
+    return found
 
 
 def _part(document: Document, path: KeyPath, source: Path) -> Document:

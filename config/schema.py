@@ -69,11 +69,14 @@ class TrainingOptions(Checked):
     perceptual_opt: AnyPerceptual | None = option("loss between features of output and true image; null: none", None)
     gan_opt: AnyAdversarial | None = option("loss of what network_d says; null: none", None)
     ldl_opt: AnyArtefact | None = option(
-        "loss where the output is artefacts rather than texture (LDL), for Real GAN models with EMA; null: none", None
+        "loss where the output is artefacts rather than texture (LDL); it needs network_d and EMA weights; null: none",
+        None,
     )
     wave_opt: AnyLoss | None = option("a second loss between output and true image (l_wave); null: none", None)
     fft_opt: AnyLoss | None = option("a third loss between output and true image (l_fft); null: none", None)
-    mesa_opt: AnyMesa | None = option("loss between output and that of the EMA weights (MESA); null: none", None)
+    mesa_opt: AnyMesa | None = option(
+        "loss between output and that of the EMA weights (MESA), which it needs; null: none", None
+    )
     losses: tuple[AnyNamed, ...] = option("further losses, as many as wanted", default_factory=tuple)
     net_d_iters: int = option("network_g is trained in every n-th iteration only, network_d in each", 1, minimum=1)
     net_d_init_iters: int = option("in the first n iterations network_d is trained alone", 0, minimum=0)

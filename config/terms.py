@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 
 from losses import ADVERSARIAL, LOSSES, PERCEPTUAL, GANLoss, LossOptions, PerceptualLossOptions, ScheduledOptions
 from utils.checked import Checked
+from utils.errors import InputError
 from utils.typed import OneOf, option
+from utils.wording import shortened
+
+LOG_NAMES: Mapping[str, str] = {
+    "pixel_opt": "pix", "wave_opt": "wave", "fft_opt": "fft", "ldl_opt": "ldl", "perceptual_opt": "percep",
+    "mesa_opt": "mesa", "gan_opt": "gan",
+}  # fmt: skip
+"""The keys of the section that hold a loss -> what the loss is called in logs, after l_ or l_g_."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +53,9 @@ class NamedKeys(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.name is None:
-            object.__setattr__(self, "name", type(self).__name__.removesuffix("Loss").lower())
+            object.__setattr__(self, "name", log_name(type(self).__name__))
+        elif not re.fullmatch(r"\w{1,50}", self.name, re.ASCII):
+            raise InputError(f"name: expected letters, digits and _, got {shortened(repr(self.name))}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +71,11 @@ class MesaTerm(MesaKeys, LossOptions):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NamedTerm(NamedKeys, ScheduledOptions):
     """A loss with a name: ``LossOptions``, or ``PerceptualLossOptions``."""
+
+
+def log_name(kind: str) -> str:
+    """What a loss of a type is called in logs: fft for FFTLoss."""
+    return kind.removesuffix("Loss").lower()
 
 
 class Origin(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 
 from config.document import Document
 from config.schedulers import SCHEDULERS, CosineAnnealingLR, CosineAnnealingRestartLR, MultiStepLR
+from config.schema import ADVERSARIAL_MODELS
 from utils.scalars import is_null
 from utils.typed import INVALID, KeyPath, Report, read
 from utils.wording import first_few
@@ -98,11 +99,13 @@ def _check_iterations(document: Document, report: Report, key: str, total: int |
 
 
 def _check_minimum(document: Document, report: Report) -> None:
-    rate = value_of(document, (*_TRAIN, "optim_g", "lr"), float)
     least = value_of(document, (*_SCHEDULER, "eta_min"), float, 0.0)
-    if rate is not None and least > rate:
-        problem = f"expected at most the learning rate, train.optim_g.lr {rate:g}, got {least:g}"
-        report.problem((*_SCHEDULER, "eta_min"), problem)
+    adversarial = value_of(document, ("model_type",), str) in ADVERSARIAL_MODELS
+    for key in ("optim_g", "optim_d") if adversarial else ("optim_g",):
+        rate = value_of(document, (*_TRAIN, key, "lr"), float)
+        if rate is not None and least > rate:
+            problem = f"expected at most the learning rate, train.{key}.lr {rate:g}, got {least:g}"
+            report.problem((*_SCHEDULER, "eta_min"), problem)
 
 
 def _check_batch(document: Document, report: Report) -> None:

@@ -14,6 +14,7 @@ from config.bases import load
 from config.document import MOST_BYTES
 from config.schema import Options, TestOptions, TrainOptions
 from data import DatasetOptions
+from losses import PerceptualLossOptions, vgg_file
 from models.weights.published import where_to_get
 from utils.errors import InputError
 from utils.reading import read_text
@@ -75,7 +76,7 @@ def check_inputs(options: TrainOptions | TestOptions, resumed: Collection[str] =
 
     Args:
         options: of the run.
-        resumed: networks ("g") whose weights come from a checkpoint.
+        resumed: networks ("g", "d") whose weights come from a checkpoint.
 
     Raises:
         InputError: something is missing; the message lists all of it. A single path of the user's own is left to
@@ -83,7 +84,7 @@ def check_inputs(options: TrainOptions | TestOptions, resumed: Collection[str] =
     """
     training = isinstance(options, TrainOptions)
     check_place("experiments_root" if training else "results_root", options)
-    found = list(missing_inputs(options, weights="g" not in resumed))
+    found = list(missing_inputs(options, resumed))
     if len(found) > 1 or any(item.moves for item in found):
         raise_missing(found)
 
@@ -130,17 +131,22 @@ def raise_missing(found: Iterable[Missing]) -> None:
     raise InputError("\n".join(lines))
 
 
-def missing_inputs(options: TrainOptions | TestOptions, *, weights: bool = True) -> Iterator[Missing]:
+def missing_inputs(options: TrainOptions | TestOptions, supplied: Collection[str] = ()) -> Iterator[Missing]:
     """What an option file names and is not there: weights, training data, validation or test data.
 
     Args:
         options: of the run.
-        weights: look at ``path.pretrain_network_g`` too.
+        supplied: networks ("g", "d") whose weights come from elsewhere, so that their pretrained files are not needed.
     """
-    start = options.path.pretrain_network_g
-    if weights and start is not None and _is_missing(start, None):
-        yield Missing(f"weights {start}: there is no such file", tuple(_ways_to_weights(options, start)))
     training = isinstance(options, TrainOptions)
+    starts = {"g": options.path.pretrain_network_g}
+    if isinstance(options, TrainOptions) and options.kind == "adversarial":
+        starts["d"] = options.path.pretrain_network_d
+    for network, start in starts.items():
+        if network not in supplied and start is not None and _is_missing(start, None):
+            yield Missing(f"weights {start}: there is no such file", tuple(_ways_to_weights(options, start, network)))
+    if isinstance(options, TrainOptions):
+        yield from _missing_features(options)
     groups: dict[tuple[str, Guide | None], tuple[list[str], list[Path]]] = {}
     for key, dataset in options.datasets.items():
         if training and key != "train" and options.val is None:
@@ -160,6 +166,17 @@ def missing_inputs(options: TrainOptions | TestOptions, *, weights: bool = True)
         yield Missing(
             line if not any(map(Path.is_dir, paths)) else f"{line}, or nothing is there", _steps(guide, paths)
         )
+
+
+def _missing_features(options: TrainOptions) -> Iterator[Missing]:
+    """The weights of the networks that perceptual losses need."""
+    named = [("train.losses", loss) for loss in options.train.losses]
+    for key, loss in (("train.perceptual_opt", options.train.perceptual_opt), *named):
+        if isinstance(loss, PerceptualLossOptions):
+            try:
+                vgg_file(loss)
+            except InputError as error:
+                yield Missing(f"{key}: weights of {loss.vgg_type}: there is no such file", (str(error),))
 
 
 def _noun(paths: Sequence[Path]) -> str:
@@ -224,7 +241,7 @@ def _is_missing(path: Path, guide: Guide | None) -> bool:
         return False
 
 
-def _ways_to_weights(options: Options, weights: Path) -> Iterator[str]:
+def _ways_to_weights(options: Options, weights: Path, network: str = "g") -> Iterator[str]:
     """What to do about missing weights that another option file of ours, or of the user's, trains."""
     published, run = where_to_get(weights), _run_of(weights)
     if published is not None:
@@ -232,7 +249,7 @@ def _ways_to_weights(options: Options, weights: Path) -> Iterator[str]:
     here = Path(options.files[0]) if options.files else None
     if run is None:
         return
-    there = sorted(path.name for path in weights.parent.glob("net_g_*.pth"))
+    there = sorted(path.name for path in weights.parent.glob(f"net_{network}_*.pth"))
     if there:
         yield f"{weights.parent} holds {', '.join(there)}: name one of them, or let that training end (--auto_resume)"
     source = None if here is None else _trained_by(run, here.parent)
@@ -242,12 +259,12 @@ def _ways_to_weights(options: Options, weights: Path) -> Iterator[str]:
     recipe = None if here is None or source is None else _recipe_of(source, here)
     if recipe is not None:
         yield f"or run both in turn: python scripts/run_recipe.py {recipe}"
-    yield "or train from scratch: add --force_yml path:pretrain_network_g=null"
+    yield f"or train from scratch: add --force_yml path:pretrain_network_{network}=null"
 
 
 def _run_of(weights: Path) -> str | None:
-    """The name of the run that writes a file ``NAME/models/net_g_ITER.pth``."""
-    written = weights.parent.name == "models" and re.fullmatch(r"net_g_\w+\.(pth|safetensors)", weights.name)
+    """The name of the run that writes a file ``NAME/models/net_g_ITER.pth``, or the discriminator's."""
+    written = weights.parent.name == "models" and re.fullmatch(r"net_[gd]_\w+\.(pth|safetensors)", weights.name)
     return weights.parent.parent.name if written else None
 
 

@@ -28,7 +28,7 @@ from utils.files import archive_existing
 from utils.log import configure_logging, copied_log, get_logger
 
 # A run under a stage's name whose options differ in one of these is another training.
-_IDENTITY = ("scale", "network_g", "path.pretrain_network_g")
+_IDENTITY = ("scale", "network_g", "network_d", "path.pretrain_network_g", "path.pretrain_network_d")
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,19 @@ def _inspect_stages(recipe: Recipe, world: World, *, verbose: bool) -> None:
     _check_inputs(recipe, states)
     check_chain(recipe, states)
     for stage in recipe.stages:
-        options, start = stage.options, stage.options.path.pretrain_network_g
-        if stage.start_from is not None and start is not None and not start.is_file():
-            options = dataclasses.replace(options, path=dataclasses.replace(options.path, pretrain_network_g=None))
+        options, path = stage.options, stage.options.path
+        # What the stage before has not written yet.
+        if "g" in stage.inherited and not _is_there(path.pretrain_network_g):
+            path = dataclasses.replace(path, pretrain_network_g=None)
+        if "d" in stage.inherited and not _is_there(path.pretrain_network_d):
+            path = dataclasses.replace(path, pretrain_network_d=None)
+        options = dataclasses.replace(options, path=path)
         get_logger().info("stage %s", stage.name)
         inspect_training(options, world, verbose=verbose)
+
+
+def _is_there(path: Path | None) -> bool:
+    return path is not None and path.is_file()
 
 
 def _check_inputs(recipe: Recipe, states: Sequence[StageProgress]) -> None:
@@ -122,7 +130,7 @@ def _check_inputs(recipe: Recipe, states: Sequence[StageProgress]) -> None:
     found: list[Missing] = []
     for stage, state in zip(recipe.stages, states, strict=True):
         if not state.finished:
-            found += missing_inputs(stage.options, weights=stage.start_from is None and not state.done)
+            found += missing_inputs(stage.options, "gd" if state.done else stage.inherited)
     raise_missing(found)
 
 

@@ -49,7 +49,9 @@ class DegradationOptions(Checked):
         minimum=0,
         maximum=1_000_000,
     )
-    high_order_degradation: bool = option("false is not supported: the two stages are what there is", True)
+    high_order_degradation: bool = option(
+        "false: the data are pairs of images, of another data set; RealESRGANDataset always degrades", True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,8 +74,6 @@ class DegradationOptions(Checked):
             low, high = getattr(self, key)
             if not 0 < low <= high <= 100:
                 raise InputError(f"{key}: expected qualities above 0 and up to 100, got [{low:g}, {high:g}]")
-        if not self.high_order_degradation:
-            raise InputError("high_order_degradation: false is not supported; use PairedImageDataset without it")
 
     def stage(self, second: bool) -> Stage:
         """The keys of one stage, without the suffix."""

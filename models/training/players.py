@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import archs
-from config.optimizers import Adam, AdamW, OptimOptions
+from config.optimizers import OptimOptions
 from config.schema import Pretrained, TrainOptions
 from models.training.ema import make_ema
 from models.training.optim import build_optimizer
@@ -55,11 +55,6 @@ def generator_options(options: TrainOptions) -> PlayerOptions:
                 "key out, or use train.accumulate to save memory"
             )
         network["use_checkpoint"] = True
-    if options.train.reset_momentum_iter is not None and not isinstance(options.train.optim_g, Adam | AdamW):
-        raise InputError(
-            f"train.reset_momentum_iter: {type(options.train.optim_g).__name__} keeps other moments; leave the key "
-            "out, or choose Adam or AdamW as train.optim_g"
-        )
     return PlayerOptions("g", network, options.train.optim_g, options.train.ema_decay, options.path.pretrained_g)
 
 

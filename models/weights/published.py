@@ -46,7 +46,7 @@ SOURCES = (
     ),
     Source("RRDBNet of Real-ESRGAN", ("realesrgan",), "https://github.com/xinntao/Real-ESRGAN", "releases"),
     Source(
-        "RRDBNet of ESRGAN, MSRResNet", ("esrgan", "msrresnet"), "https://github.com/XPixelGroup/BasicSR",
+        "RRDBNet of ESRGAN, MSRResNet", ("esrgan", "rrdbnet", "msrresnet"), "https://github.com/XPixelGroup/BasicSR",
         "docs/ModelZoo.md",
     ),
 )  # fmt: skip

@@ -59,6 +59,34 @@ logger:
   use_tb_logger: true
 """
 
+GAN = """\
+name: exp
+model_type: RealESRGANModel
+scale: 4
+num_gpu: 0
+l1_gt_usm: true
+percep_gt_usm: yes
+gan_gt_usm: false
+gt_size: 64
+datasets:
+  train:
+    name: T
+    type: RealESRGANDataset
+    dataroot_gt: d/gt
+    gt_size: 64
+    batch_size_per_gpu: 12
+network_g: {type: PlainUSR_ultra, scale: 4}
+network_d: {type: UNetDiscriminatorSN, num_in_ch: 3, num_feat: 4}
+train:
+  ema_decay: 0.9
+  optim_g: {type: Adam, lr: 1e-4}
+  optim_d: {type: Adam, lr: 2e-4}
+  scheduler: {type: MultiStepLR, milestones: [50]}
+  total_iter: 100
+  pixel_opt: {type: L1Loss}
+  gan_opt: {type: GANLoss, gan_type: vanilla, loss_weight: 0.1}
+"""
+
 TEST = """\
 name: tst
 model_type: SRModel

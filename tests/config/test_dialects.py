@@ -11,12 +11,17 @@ import yaml
 import config
 from archs import build_network, network_class
 from config.checks import Mode
+from config.optimizers import Adam
+from config.schema import TrainOptions
 from data import RealESRGANOptions
 from data.images.colour import convert
+from losses import GANLoss, L1Loss, MSELoss, PerceptualLossOptions
+from tests.config.files import write
 from utils.errors import InputError
 
 FOLDER = Path(__file__).parent / "dialects"
 
+DEGRADED = ["datasets.train.blur_kernel_size", "datasets.train.blur_kernel_size2", "datasets.train.use_shuffle"]
 # File -> the keys that it holds without effect.
 NOTED = {
     "hat_train.yml": ["datasets.train.use_shuffle"],
@@ -30,11 +35,14 @@ NOTED = {
     "esc_xl_test.yml": [],
     "esc_dflip_train.yml": ["datasets.train.filename_tmpl", "datasets.train.use_shuffle", "train.optim_d"],
     "hat_imagenet_train.yml": ["datasets.train.dataroot_lq", "datasets.train.use_shuffle"],
-    "hat_real_train.yml": [
-        "datasets.train.blur_kernel_size",
-        "datasets.train.blur_kernel_size2",
-        "datasets.train.use_shuffle",
-    ],
+    "hat_real_train.yml": [*DEGRADED, "train.optim_d"],
+    "hat_real_gan_train.yml": DEGRADED,
+    "esc_real_gan_train.yml": DEGRADED,
+    "esc_mesa_train.yml": ["datasets.train.use_shuffle", "train.optim_d"],
+    "real_esrgan_train.yml": DEGRADED,
+    "ldl_train.yml": DEGRADED,
+    "srgan_train.yml": ["datasets.train.use_shuffle"],
+    "esrgan_train.yml": ["datasets.train.use_shuffle"],
     "basicsr_train.yml": ["datasets.train.use_shuffle"],
     "basicsr_test.yml": [],
     "basicsr_resolved_train.yml": [
@@ -49,16 +57,16 @@ NOTED = {
         *("suffix", "save_img", "print_network", "datasets.test_1.dataroot_gt", "datasets.test_1.filename_tmpl"),
         *("val.flip", "val.window_size", "val.rgb2bgr", "val.max_minibatch"),
     ],
-    "real_esrnet_train.yml": [
-        "datasets.train.blur_kernel_size",
-        "datasets.train.blur_kernel_size2",
-        "datasets.train.use_shuffle",
-    ],
+    "real_esrnet_train.yml": DEGRADED,
 }
 
 
 def read(path: Path, mode: Mode) -> config.Options:
     return config.read(path, mode="train") if mode == "train" else config.read(path, mode="test")
+
+
+def training(name: str) -> TrainOptions:
+    return config.read(FOLDER / name, mode="train")
 
 
 @pytest.fixture(params=NOTED)
@@ -137,6 +145,59 @@ def test_values_of_published_files_arrive() -> None:
     tiled = config.read(FOLDER / "hat_test.yml", mode="test")
     assert tiled.tile == config.schema.TileOptions(tile_size=256, tile_pad=32)
     assert tiled.path.param_key_g == "params_ema"
+
+
+@pytest.mark.parametrize("name", ["hat_real_gan_train.yml", "esc_real_gan_train.yml", "real_esrgan_train.yml"])
+def test_values_of_adversarial_files_for_photographs_arrive(name: str) -> None:
+    found = training(name)
+    assert (found.kind, found.relativistic, found.train.ema_decay) == ("adversarial", False, 0.999)
+    assert [found.target_of(part) for part in ("l1", "percep", "gan")] == ["gt_usm", "gt_usm", "gt"]
+    assert found.degradations is not None
+    assert (found.degradations.lq_usm, found.degradations.gt_usm, found.degradations.queue_size) == (True, False, 180)
+    assert found.network_d is not None
+    assert found.network_d.as_mapping() == {
+        "type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 64, "skip_connection": True
+    }  # fmt: skip
+    train = found.train
+    assert train.optim_d == train.optim_g == Adam(lr=1e-4, betas=(0.9, 0.99))
+    assert train.pixel_opt == L1Loss()
+    layers = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1, "conv4_4": 1, "conv5_4": 1}
+    assert train.perceptual_opt == PerceptualLossOptions(layer_weights=layers)
+    assert train.gan_opt == GANLoss(gan_type="vanilla", loss_weight=0.1)
+    assert (train.net_d_iters, train.net_d_init_iters, train.ldl_opt) == (1, 0, None)
+    assert found.path.pretrained_g is not None
+    assert (found.path.pretrained_g.key, found.path.pretrained_d) == ("params_ema", None)
+
+
+@pytest.mark.parametrize("name", ["srgan_train.yml", "esrgan_train.yml"])
+def test_values_of_adversarial_files_for_pairs_arrive(name: str) -> None:
+    found = training(name)
+    assert (found.kind, found.relativistic, found.degradations) == ("adversarial", name == "esrgan_train.yml", None)
+    assert {found.target_of(part) for part in ("l1", "percep", "gan")} == {"gt"}
+    assert found.network_d is not None
+    assert found.network_d.type == "VGGStyleDiscriminator"
+    assert found.train.pixel_opt == L1Loss(loss_weight=0.01)
+    assert found.train.perceptual_opt == PerceptualLossOptions(layer_weights={"conv5_4": 1})
+    assert found.train.gan_opt == GANLoss(gan_type="vanilla", loss_weight=0.005)
+
+
+def test_values_of_the_losses_on_artefacts_and_ema_arrive() -> None:
+    artefacts = training("ldl_train.yml").train.ldl_opt
+    assert artefacts is not None
+    assert (artefacts.detach_map, artefacts.loss_weight, isinstance(artefacts, L1Loss)) == (False, 1, True)
+    train = training("esc_mesa_train.yml").train
+    assert train.mesa_opt is not None
+    assert (train.mesa_opt.start_ratio, train.wave_opt) == (0.33, MSELoss(loss_weight=0.1))
+    assert (train.gradient_clip, train.reset_momentum_iter, train.optim_d) == (0.5, 100000, None)
+
+
+def test_both_optimisers_may_be_one_object(tmp_path: Path) -> None:
+    """``optim_d: *adam``, with which the published code fails."""
+    text = (FOLDER / "hat_real_gan_train.yml").read_text()
+    start, end = text.index("  optim_d:"), text.index("  scheduler:")
+    text = f"{text[:start]}  optim_d: *adam\n{text[end:]}".replace("  optim_g:\n", "  optim_g: &adam\n")
+    train = config.read(write(tmp_path, text), mode="train").train
+    assert train.optim_d == train.optim_g == Adam(lr=1e-4, betas=(0.9, 0.99))
 
 
 def test_what_basicsr_adds_to_a_file_changes_nothing() -> None:

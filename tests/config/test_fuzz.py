@@ -22,12 +22,13 @@ import torch
 import yaml
 
 import config
-from archs import build_network
+from archs import build_discriminator, build_network
+from config import to_dict
 from config.schema import TestOptions, TrainOptions
 from models.inputs import check_inputs
 from models.training.optim import build_optimizer
 from models.training.schedule import learning_rate
-from tests.config.files import TEST, TRAIN
+from tests.config.files import GAN, TEST, TRAIN
 from tests.runs import ROOT
 from utils.errors import InputError
 
@@ -53,8 +54,27 @@ def sources() -> list[dict[str, Any]]:
     texts = [TRAIN, TEST]
     for name in ("train_hat_s_x4.yml", "train_rgt_x4.yml", "train_pft_light_x4.yml", "test_esc_lte.yml"):
         texts.append(config.bases.written(ROOT / "options" / name))
-    texts.append((ROOT / "tests/config/dialects/real_esrnet_train.yml").read_text(encoding="utf-8"))
+    for name in ("real_esrnet_train.yml", "hat_real_gan_train.yml"):
+        texts.append((ROOT / "tests/config/dialects" / name).read_text(encoding="utf-8"))
+    texts += [yaml.safe_dump(adversarial())] * 2
     return [yaml.safe_load(text) for text in texts]
+
+
+def adversarial() -> dict[str, Any]:
+    """A small file with losses of every kind."""
+    value: dict[str, Any] = yaml.safe_load(GAN)
+    schedule = [[0, 0.0], [50, 1.0]]
+    perceptual = {"type": "PerceptualLoss", "layer_weights": {"conv1_2": 0.1, "relu2_1": 1.0}, "style_weight": 0.5}
+    listed = [{"type": "FFTLoss", "name": "spectrum"}, {"type": "WaveletLoss"}, {**perceptual, "target": "gt_usm"}]
+    value["train"] |= {
+        "ldl_opt": {"type": "L1Loss", "detach_map": True},
+        "mesa_opt": {"type": "CharbonnierLoss", "start_ratio": 0.3, "weight_schedule": schedule},
+        "perceptual_opt": perceptual,
+        "losses": listed,
+        "net_d_iters": 2, "net_d_init_iters": 10, "gradient_clip": 1.0, "reset_momentum_iter": 30,
+    }  # fmt: skip
+    value["path"] = {"pretrain_network_d": "netD.pth", "param_key_d": "params"}
+    return value
 
 
 def paths(value: Any, start: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -177,6 +197,17 @@ def use(options: TrainOptions | TestOptions) -> None:
         for iteration in (1, 2, options.train.total_iter // 2 + 1, options.train.total_iter):
             rate = learning_rate(options.train, options.train.optim_g.lr, iteration)
             assert rate >= 0, "a negative learning rate"
+        train = options.train
+        for loss in (train.pixel_opt, train.wave_opt, train.fft_opt, train.ldl_opt, train.mesa_opt, train.gan_opt):
+            if loss is not None:
+                loss.build(torch.device("cpu"))
+        if options.kind == "adversarial":
+            assert options.network_d is not None
+            assert train.optim_d is not None
+            build_optimizer(train.optim_d, network)
+            with torch.device("meta"):
+                build_discriminator(options.network_d.as_mapping())
+        assert to_dict(options)
     if options.network_g.type.startswith("PlainUSR_ultra"):
         build_network(options.network_g.as_mapping())
 

@@ -383,3 +383,15 @@ def test_mistakes_without_end_are_counted(tmp_path: Path) -> None:
     assert sum("unknown key; known" in line for line in found) == 30
     assert any(line.endswith("4,970 more unknown keys") for line in found)
     assert len(mistakes(write(tmp_path, TRAIN.replace("SRModel", "S" * 50_000)))[0]) < 2_100
+
+
+def test_optimisers_of_both_players_may_be_one_mapping(tmp_path: Path) -> None:
+    discriminator = "model_type: SRGANModel\nnetwork_d: {type: UNetDiscriminatorSN, num_in_ch: 3}"
+    text = TRAIN.replace("model_type: SRModel", discriminator).replace("optim_g: {", "optim_g: &adam {")
+    more = "  optim_d: *adam\n  gan_opt: {type: GANLoss, gan_type: vanilla}\n  scheduler:\n"
+    path = write(tmp_path, text.replace("  scheduler:\n", more))
+    train = config.read(path, mode="train").train
+    assert train.optim_d == train.optim_g == Adam(lr=2e-4, betas=(0.9, 0.99))
+    changed = config.read(path, ["train:optim_d:lr=1e-5"], mode="train").train
+    assert changed.optim_d == Adam(lr=1e-5, betas=(0.9, 0.99))
+    assert changed.optim_g == train.optim_g

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from config.recipe import Recipe, read_recipe
-from tests.config.files import TEST, TRAIN, write
+from tests.config.files import GAN, TEST, TRAIN, write
 from tests.runs import ROOT
 from utils.errors import InputError
 
@@ -102,6 +102,49 @@ def test_mistakes_of_a_stage_s_option_file_are_reported_with_that_file(tmp_path:
     write(tmp_path, TRAIN.replace("gamma", "gama"), "train.yml")
     with pytest.raises(InputError, match=r"train\.yml:\d+: train\.scheduler\.gama"):
         read_recipe(write(tmp_path, CHAIN, "recipe.yml"))
+
+
+PHOTOS = """\
+name: photos
+stages:
+  pixels:
+    opt: train.yml
+    options: {name: pixels, scale: 4, network_g: {scale: 4}, train: {ema_decay: 0.9}}
+  judged:
+    opt: gan.yml
+    start_from: pixels
+    options: {name: judged}
+  longer:
+    opt: gan.yml
+    start_from: judged
+    weights: best
+    options: {name: longer, network_d: {skip_connection: true}}
+  other:
+    opt: gan.yml
+    start_from: judged
+    options: {name: other, network_d: {num_feat: 8}}
+"""
+
+
+def test_a_discriminator_starts_from_that_of_the_stage_before_if_it_trains_the_same(tmp_path: Path) -> None:
+    write(tmp_path, GAN, "gan.yml")
+    found = recipe(tmp_path, PHOTOS)
+    assert [stage.inherited for stage in found.stages] == [(), ("g",), ("g", "d"), ("g",)]
+    assert starts(found)[1:] == [
+        "experiments/pixels/models/net_g_latest.pth",
+        "experiments/judged/models/net_g_best.pth",
+        "experiments/judged/models/net_g_latest.pth",
+    ]
+    second, third, fourth = (stage.options.path for stage in found.stages[1:])
+    assert second.pretrained_g is not None
+    assert second.pretrained_g.key is None, "the EMA weights, where there are some"
+    assert (second.pretrain_network_d, fourth.pretrain_network_d) == (None, None)
+    assert third.pretrained_d is not None
+    assert (third.pretrained_d.path.as_posix(), third.pretrained_d.key) == (
+        "experiments/judged/models/net_d_latest.pth", "params"
+    )  # fmt: skip
+    again = recipe(tmp_path, PHOTOS, ("longer:path:pretrain_network_d=null",))
+    assert again.stage("longer").options.path.pretrain_network_d is None
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

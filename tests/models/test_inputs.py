@@ -10,6 +10,7 @@ import pytest
 from config import describe, read
 from models.inputs import GUIDES, check_place, missing_inputs
 from models.weights.published import PAGE, SOURCES, markdown, missing_weights, source_of
+from tests.config.files import GAN, write
 from tests.runs import ROOT, run_here, workplace
 from utils.errors import InputError
 
@@ -78,6 +79,37 @@ def test_a_test_of_published_weights_on_a_fresh_clone(
     assert "made by python scripts/prepare_demo_data.py" in message
     assert "scratch" not in message
     assert not (clone / "results").exists()
+
+
+def test_what_both_players_and_their_losses_lack_is_one_message(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(clone / "hub"))
+    write(clone, GAN)
+    judge = "experiments/judged/models/net_d_latest.pth"
+    perceptual = "{type: PerceptualLoss, layer_weights: {conv1_2: 1}, vgg_type: "
+    edits = (
+        f"path={{pretrain_network_g: my.pth, pretrain_network_d: {judge}}}",
+        f"train:perceptual_opt={perceptual}vgg19}}",
+        f"train:losses=[{perceptual}vgg16, vgg_weights: mine.pth}}]",
+    )
+    message = refused(capsys, "train.py", "-opt", "options.yml", "--force_yml", *edits)
+    for expected in (
+        "weights my.pth: there is no such file\n",
+        f"weights {judge}: there is no such file\n",
+        "train judged first\n",
+        "or train from scratch: add --force_yml path:pretrain_network_d=null",
+        "train.perceptual_opt: weights of vgg19: there is no such file\n",
+        "put that file into experiments/pretrained_models or name it in vgg_weights",
+        "train.losses: weights of vgg16: there is no such file\n",
+        "vgg_weights: mine.pth: there is no such file; it should be torchvision's ImageNet weights of vgg16",
+        "training data T: the folder d/gt does not exist\n",
+    ):
+        assert expected in message
+    options = read("options.yml", edits, mode="train")
+    weights = [item.what for item in missing_inputs(options, ("g", "d")) if "weights" in item.what]
+    assert weights == [f"train.{key}: there is no such file" for key in
+                       ("perceptual_opt: weights of vgg19", "losses: weights of vgg16")]  # fmt: skip
 
 
 def test_a_recipe_names_what_all_its_stages_lack(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from losses import factor_at
 from models.distributed import World
 from models.training.finite import FiniteGuard
 from models.training.objectives.balance import Balance
-from models.training.objectives.terms import GeneratorTerms, total_of, with_sharpened
+from models.training.objectives.terms import GeneratorTerms, schedule_text, total_of, with_sharpened
 from models.training.players import PlayerOptions, discriminator_options, generator_options
 from models.training.state import Player, TrainState
 from models.training.step import (
@@ -37,7 +37,6 @@ from models.training.step import (
     output_of,
     without_exchange,
 )
-from utils.errors import InputError
 
 LossOfLogits = Callable[[Tensor], Tensor]
 
@@ -77,7 +76,9 @@ class AdversarialObjective:
         guard: FiniteGuard | None = None,
     ) -> None:
         gan = options.train.gan_opt
-        assert gan is not None  # the reader has looked
+        # The reader has looked. A relativistic loss compares with the mean of the batch, which its parts do not know.
+        assert gan is not None
+        assert not (options.relativistic and options.train.accumulate > 1)
         self.options = options.train
         called = models or {name: player.network for name, player in state.players.items()}
         self.generator, self.discriminator = called["g"], called["d"]
@@ -98,25 +99,22 @@ class AdversarialObjective:
         """The losses of both players."""
         options = self.gan_options
         kind = f"GANLoss {options.gan_type}{', relativistic' if self.relativistic else ''}"
-        of_generator = [*self.terms.described("l_g_"), f"l_g_gan ({kind}, weight {options.loss_weight:g})"]
+        of_generator = [
+            *self.terms.described("l_g_"),
+            f"l_g_gan ({kind}, weight {options.loss_weight:g}{schedule_text(options)})",
+        ]
+        every, first = self.options.net_d_iters, self.options.net_d_init_iters
+        turns = "every iteration" if every == 1 else f"one of {every:,} iterations"
+        late = f", from iteration {first + 1:,} on" if first else ""
         return [
             f"losses of the generator: {', '.join(of_generator)}",
             f"losses of the discriminator: l_d_real, l_d_fake ({kind}; real images: {self.real})",
+            f"the discriminator is trained in every iteration, the generator in {turns}{late}",
         ]
 
     @staticmethod
     def players(options: TrainOptions) -> dict[str, PlayerOptions]:
-        """Generator and discriminator.
-
-        Raises:
-            InputError: relativistic losses are to be computed in micro-batches.
-        """
-        if options.relativistic and options.train.accumulate > 1:
-            raise InputError(
-                f"train.accumulate: {options.model_type} compares each image with the mean of the whole batch, which "
-                "micro-batches do not know; leave the key out, or use train.checkpoint_activations or train.amp to "
-                "save memory"
-            )
+        """Generator and discriminator."""
         return {"g": generator_options(options), "d": discriminator_options(options)}
 
     def step(self, state: TrainState, batch: Batch) -> StepResult:

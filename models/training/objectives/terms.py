@@ -6,7 +6,6 @@ Shapes: B images, C channels, H W pixels; training at any scale has Q points in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -28,7 +27,6 @@ from losses import (
     factor_at,
 )
 from losses.loss import Reduction
-from utils.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,19 +175,14 @@ class GeneratorTerms:
         terms: in their order.
 
     Raises:
-        InputError: the weights of a loss cannot be read, or two losses have one name.
+        InputError: the weights of a loss cannot be read.
     """
 
     def __init__(self, options: TrainOptions, device: torch.device, *, ranks: int = 1) -> None:
         self.ranks = ranks
         self.terms = tuple(_terms(options, device))
-        names = Counter(name for term in self.terms for name in term.weights)
-        names["gan"] += options.train.gan_opt is not None
-        twice = [name for name, count in names.items() if count > 1]
-        if twice:
-            raise InputError(
-                f'train.losses: two losses are called "{twice[0]}"; give the one there another name (key name)'
-            )
+        names = [name for term in self.terms for name in term.weights]
+        assert len(set(names)) == len(names)  # the reader has looked
 
     @property
     def targets(self) -> set[Target]:
@@ -204,7 +197,7 @@ class GeneratorTerms:
     def described(self, prefix: str) -> list[str]:
         """Each in words, under its log name with a prefix."""
         return [
-            f"{prefix}{name} ({term.kind}, weight {weight:g}, {term.against})"
+            f"{prefix}{name} ({term.kind}, weight {weight:g}{schedule_text(term.options)}, {term.against})"
             for term in self.terms
             for name, weight in term.weights.items()
         ]
@@ -243,6 +236,12 @@ class GeneratorTerms:
             values = term.values(output, targets[term.target], ema_output)
             found.update({name: value if factor == 1 else value * factor for name, value in values.items()})
         return found
+
+
+def schedule_text(options: ScheduledOptions) -> str:
+    """The points of a loss's schedule, to follow its weight in a line; nothing where there are none."""
+    points = [f"{factor:g} at {step:,}" for step, factor in options.weight_schedule or ()]
+    return f" times {', '.join(points)}" if points else ""
 
 
 def total_of(terms: Mapping[str, Tensor], output: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from archs.layers import spectral
 from archs.layers.spectral import SpectralConv2d, held
+from ops.power_iteration import power_iteration
 
 
 @pytest.fixture
@@ -129,3 +131,18 @@ def test_two_compiled_passes_before_one_backward_pass(hold: bool) -> None:
     torch.testing.assert_close(other.weight_orig.grad, conv.weight_orig.grad)
     torch.testing.assert_close(other.weight_u, conv.weight_u)
     torch.testing.assert_close(other.weight_v, conv.weight_v)
+
+
+def test_the_norm_is_computed_without_autocast(conv: SpectralConv2d, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On CPUs autocast leaves products with vectors alone; on GPUs it would round the matrix and u and v.
+    seen: list[tuple[bool, torch.dtype]] = []
+
+    def noted(matrix: Tensor, u: Tensor, v: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        seen.append((torch.is_autocast_enabled("cpu"), matrix.dtype))
+        return power_iteration(matrix, u, v, steps)
+
+    monkeypatch.setattr(spectral, "power_iteration", noted)
+    conv.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv(image().float()).dtype == torch.bfloat16
+    assert seen == [(False, torch.float32)]

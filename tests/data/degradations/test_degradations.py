@@ -330,7 +330,6 @@ def test_a_synthesis_without_noise_is_blur_resize_and_jpeg() -> None:
         ({"resize_range2": (1.2, 1.5)}, "resize_range2: expected two factors around 1"),
         ({"noise_range": (5, 1)}, "noise_range: expected the smaller number first"),
         ({"jpeg_range2": (0, 95)}, "jpeg_range2: expected qualities above 0"),
-        ({"high_order_degradation": False}, "high_order_degradation: false is not supported"),
     ],
 )
 def test_options_that_cannot_be(change: dict[str, Any], message: str) -> None:

@@ -17,13 +17,12 @@ from config.schema import TrainOptions
 from data.loader import Batch
 from models.distributed import World
 from models.training.finite import FiniteGuard, NonFiniteLossError
-from models.training.objectives import build_objective, players_of
+from models.training.objectives import build_objective
 from models.training.objectives.adversarial import AdversarialObjective
 from models.training.run import called_networks
 from models.training.state import TrainState
 from tests.runs import adversarial
 from tests.states import Waits, iterate, options, state_of
-from utils.errors import InputError
 
 VGG_STYLE = "network_d={type: VGGStyleDiscriminator, num_in_ch: 3, num_feat: 2}"
 SGD = ("train:optim_g={type: SGD, lr: 1e-2}", "train:optim_d={type: SGD, lr: 1e-2}")
@@ -87,9 +86,17 @@ def test_micro_batches_are_the_training_of_the_whole_batch(pieces: int) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)  # u and v have moved as often
 
 
-def test_relativistic_losses_need_the_whole_batch() -> None:
-    with pytest.raises(InputError, match=r"train\.accumulate: ESRGANModel compares each image with the mean"):
-        players_of(options("model_type=ESRGANModel", "train:accumulate=2"))
+@pytest.mark.parametrize("model", ["SRGANModel", "ESRGANModel"])
+def test_the_weight_of_the_judgement_follows_its_schedule(model: str) -> None:
+    edits = (f"model_type={model}", *SGD, "train:pixel_opt=~", "train:fft_opt={type: FFTLoss, loss_weight: 1e-6}")
+    always, rising = options(*edits), options(*edits, "train:gan_opt:weight_schedule=[[1, 0], [3, 1]]")
+    states = [fresh(chosen, torch.float64) for chosen in (always, rising)]
+    whole, none = (iterate(s, batch(kind=torch.float64), o) for s, o in zip(states, (always, rising), strict=True))
+    assert float(none.losses["l_g_gan"]) == 0 < float(whole.losses["l_g_gan"])
+    assert none.grad_norms["g"] < 1e-2 * whole.grad_norms["g"]
+    # The discriminator has been asked all the same, and is trained as ever.
+    d = [{key: value for key, value in tensors(state).items() if key.startswith("d ")} for state in states]
+    assert_same(d[1], d[0])
 
 
 class Strange(nn.Module):
@@ -167,7 +174,7 @@ def test_what_is_not_finite_names_its_player_and_moves_none(
 
 
 @pytest.mark.parametrize("deferred", [False, True])
-@pytest.mark.parametrize("edits", [(), (VGG_STYLE,)], ids=["spectral norm", "batch norm"])
+@pytest.mark.parametrize("edits", [(), (VGG_STYLE, "datasets:train:gt_size=128")], ids=["spectral norm", "batch norm"])
 def test_a_skipped_iteration_is_as_if_it_had_not_been(edits: tuple[str, ...], deferred: bool) -> None:
     chosen = options("train:nonfinite=skip", "train:ema_decay=0", *edits)
     side = 128 if edits else 16

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from config.schema import Target
 from data import usm_sharpen
 from data.loader import Batch
+from models.training.objectives import build_objective
 from models.training.objectives.terms import GeneratorTerms, total_of, with_sharpened
 from tests.runs import adversarial
 from tests.states import CPU, iterate, options, state_of
-from utils.errors import InputError
 
 
 def images(seed: int, side: int = 32) -> Tensor:
@@ -35,14 +37,6 @@ def test_each_loss_of_the_file_is_a_term(place: Path) -> None:
     assert list(found) == ["pix", "wave", "fft", "sharp"]
     torch.testing.assert_close(found["pix"], (output - targets["gt"]).abs().mean())
     torch.testing.assert_close(found["sharp"], (output - targets["gt_usm"]).abs().mean())
-
-
-@pytest.mark.parametrize(
-    "edits", [("train:fft_opt={type: FFTLoss}", NAMED), ("train:losses=[{type: L1Loss, name: pix}]",)]
-)
-def test_two_losses_of_one_name_are_refused(place: Path, edits: tuple[str, ...]) -> None:
-    with pytest.raises(InputError, match=r'"(fft|pix)"'):
-        terms_of(*edits)
 
 
 @pytest.mark.parametrize(("step", "factor"), [(1, 0.0), (10, 0.0), (15, 0.5), (20, 1.0), (99, 1.0)])
@@ -105,21 +99,27 @@ def test_sharpened_targets_are_made_where_a_loss_asks(place: Path, layout: torch
     assert torch.equal(torch.cat([part.targets["gt_usm"] for part in whole]), batch.targets["gt_usm"])
 
 
+@pytest.mark.parametrize(("model", "sharpened"), [("RealESRGANModel", "gt_usm"), ("SRGANModel", "gt")])
+def test_targets_follow_the_file_in_the_real_models_alone(place: Path, model: str, sharpened: Target) -> None:
+    (place / "train.yml").write_text(adversarial((place / "train.yml").read_text()))
+    losses = [f"train:{key}={{type: L1Loss}}" for key in ("wave_opt", "fft_opt", "ldl_opt", "mesa_opt")]
+    chosen = dataclasses.replace(
+        options(*losses), model_type=model, l1_gt_usm=True, percep_gt_usm=False, gan_gt_usm=True
+    )
+    found = {term.name: term.target for term in GeneratorTerms(chosen, CPU).terms}
+    assert found == {**dict.fromkeys(("pix", "wave", "fft"), sharpened), "ldl": "gt", "mesa": "gt"}
+    assert chosen.target_of("percep") == "gt"
+    assert f"real images: {sharpened}" in "\n".join(build_objective(chosen, state_of(chosen)).summary())
+
+
 def test_the_plan_of_a_training_names_its_losses(place: Path) -> None:
     (place / "train.yml").write_text(adversarial((place / "train.yml").read_text()))
-    terms = terms_of(NAMED, "train:mesa_opt={type: L1Loss, loss_weight: 2}", "train:ldl_opt={type: L1Loss}")
+    scheduled = "train:pixel_opt:weight_schedule=[[0, 0], [5000, 0.5]]"
+    terms = terms_of(NAMED, "train:mesa_opt={type: L1Loss, loss_weight: 2}", "train:ldl_opt={type: L1Loss}", scheduled)
     assert terms.described("l_g_") == [
-        "l_g_pix (L1Loss, weight 1, gt)",
+        "l_g_pix (L1Loss, weight 1 times 0 at 0, 0.5 at 5,000, gt)",
         "l_g_ldl (L1Loss, weight 1, gt)",
         "l_g_mesa (L1Loss, weight 2, output of the EMA weights)",
         "l_g_fft (FFTLoss, weight 0.1, gt)",
         "l_g_sharp (L1Loss, weight 1, gt_usm)",
     ]
-
-
-@pytest.mark.parametrize("kind", ["SGD", "Adamax"])
-def test_only_adam_has_moments_to_reset(place: Path, kind: str) -> None:
-    text = (place / "train.yml").read_text()
-    (place / "train.yml").write_text(text.replace("type: Adam, lr: 2e-3, betas: [0.9, 0.99]", f"type: {kind}, lr: 0.1"))
-    with pytest.raises(InputError, match=rf"train\.reset_momentum_iter: {kind} keeps other moments"):
-        state_of(options("train:reset_momentum_iter=2"))

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from config.any_scale_checks import ANY_SCALE, check_any_scale
 from config.document import Document
 from config.loss_checks import check_losses, note_discriminator_in_tests, patch_size
 from config.published import variants
@@ -75,6 +76,7 @@ def check(document: Document, mode: Mode, report: Report, *, debug: bool = False
     _check_unsupported(document, report)
     _check_patches(document, report)
     _check_tiles(document, report)
+    check_any_scale(document, report, training=mode == "train")
     if mode == "train":
         _check_training_data(document, report)
         _check_validation(document, report)
@@ -165,7 +167,9 @@ def _check_training_data(document: Document, report: Report) -> None:
         report.problem(("datasets",), 'the key "train" is missing; expected the data to train on')
     elif isinstance(datasets.get("train"), Mapping):
         for key, meaning in _NEEDED_IN_TRAINING.items():
-            if not is_set(datasets["train"].get(key)) and (key != "gt_size" or patch_size(document)[1] is None):
+            absent = not is_set(datasets["train"].get(key))
+            of_any_scale = datasets["train"].get("type") == ANY_SCALE  # whose patches have no one size
+            if absent and (key != "gt_size" or not (of_any_scale or patch_size(document)[1])):
                 report.problem(("datasets", "train"), f'the key "{key}" is missing; expected {meaning}')
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +12,7 @@ import yaml
 from config.schema import NetworkOptions, Options, TrainOptions
 from data import DegradationOptions
 from utils.scalars import PlainText, plain_value
-from utils.typed import OneOf, option_fields
+from utils.typed import OneOf, fields_of
 
 
 def to_dict(options: Options) -> dict[str, Any]:
@@ -36,8 +35,8 @@ def to_plain(value: Any, annotation: Any = Any) -> Any:
     if isinstance(value, NetworkOptions):
         return to_plain(value.as_mapping(), Any)
     if dataclasses.is_dataclass(value):
-        hints = typing.get_type_hints(type(value), include_extras=True)
-        own = {field.name: to_plain(getattr(value, field.name), hints[field.name]) for field in option_fields(value)}
+        fields = fields_of(type(value)).values()  # which are known; finding the annotations takes milliseconds
+        own = {field.name: to_plain(getattr(value, field.name), field.annotation) for field in fields}
         return {**_variant(value, annotation), **own}
     if isinstance(value, Mapping):
         inner = get_args(annotation)[1] if get_args(annotation) else Any

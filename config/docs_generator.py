@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import json
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -64,6 +66,7 @@ trial run: validation and checkpoints every 8 iterations, a log line for each, n
 _SCHEMA_BOUNDS = {
     "at least": "minimum", "above": "exclusiveMinimum", "at most": "maximum", "below": "exclusiveMaximum",
 }  # fmt: skip
+_SHARED_FROM = 150  # letters of a part of the schema that is written once
 _BASE_SCHEMA = {
     "description": "option files, as seen from this one, that say what this one does not; of several, the later wins",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
@@ -99,13 +102,58 @@ def json_schema() -> dict[str, Any]:
     schema["required"] = [key for key in schema["required"] if key not in ("train", *Options.FILLED_IN)]
     partial = _without_required(schema)
     partial["properties"] = {BASE: _BASE_SCHEMA, **partial["properties"]}
-    return {
-        "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": "Option file of FocalSR",
-        "if": {"required": [BASE]},
-        "then": partial,
-        "else": schema,
-    }
+    definitions: dict[str, Any] = {}
+    whole = _shared({"if": {"required": [BASE]}, "then": partial, "else": schema}, definitions)
+    head = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Option file of FocalSR"}
+    return {**head, **whole, "definitions": definitions}
+
+
+def _shared(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The schema with references in the place of larger parts that occur several times, which go into definitions."""
+    texts: dict[int, str] = {}  # of each part, by its identity
+    pending = [schema]
+    while pending:
+        part = pending.pop()
+        texts[id(part)] = json.dumps(part)
+        pending.extend(_parts(part))
+    counts = Counter(texts.values())
+    names: dict[str, str] = {}
+
+    def replaced(part: dict[str, Any]) -> dict[str, Any]:
+        text = texts[id(part)]
+        if counts[text] < 2 or len(text) < _SHARED_FROM:
+            return _with_parts(part, replaced)
+        if text not in names:
+            names[text] = f"shared_{len(names) + 1}"
+            definitions[names[text]] = _with_parts(part, replaced)
+        return {"$ref": f"#/definitions/{names[text]}"}
+
+    return replaced(schema)
+
+
+def _parts(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The schemas directly inside one."""
+    found: list[dict[str, Any]] = []
+
+    def collected(part: dict[str, Any]) -> dict[str, Any]:
+        found.append(part)
+        return part
+
+    _with_parts(schema, collected)
+    return found
+
+
+def _with_parts(schema: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """A copy with the schemas directly inside it changed."""
+    result = dict(schema)
+    for key, value in schema.items():
+        if key == "properties":
+            result[key] = {name: change(part) for name, part in value.items()}
+        elif key in ("allOf", "anyOf"):
+            result[key] = [change(part) for part in value]
+        elif key in ("items", "additionalProperties", "if", "then", "else") and isinstance(value, dict):
+            result[key] = change(value)
+    return result
 
 
 def _without_required(schema: Any) -> Any:

@@ -15,10 +15,10 @@ from config.optimizers import OPTIMIZERS
 from config.schema import ADVERSARIAL_MODELS, MODEL_TYPES, PIXEL_MODELS, REAL_ADVERSARIAL_MODELS, RELATIVISTIC_MODELS
 from config.terms import LOG_NAMES, AnyNamed, AnyPerceptual, log_name
 from config.training_checks import value_of
-from losses import PERCEPTUAL, PerceptualLossOptions
+from losses import PERCEPTUAL, PerceptualLossOptions, acts_from
 from utils.errors import InputError
 from utils.scalars import is_null
-from utils.typed import KeyPath, Report, key_text, read
+from utils.typed import INVALID, KeyPath, Report, key_text, read
 
 _STYLE = "style"  # the second term of a perceptual loss
 _TARGETS = ("l1_gt_usm", "percep_gt_usm", "gan_gt_usm")
@@ -176,11 +176,17 @@ def _losses(document: Document) -> Iterator[_Loss]:
 
 
 def _check_each(document: Document, report: Report) -> None:
-    """Reductions to one number, names that occur once, images that VGG takes."""
+    """Reductions to one number, schedules that begin in time, names that occur once, images that VGG takes."""
     first: dict[str, KeyPath] = {}
+    total = value_of(document, ("train", "total_iter"), int)
     for loss in _losses(document):
         if loss.section.get("reduction") == "none":
             report.problem((*loss.path, "reduction"), "expected mean or sum to train with, got none")
+        points = read(loss.section.get("weight_schedule"), tuple[tuple[int, float], ...] | None, Report())
+        begin = None if points is INVALID else acts_from(points)
+        if total is not None and begin is not None and begin > total:
+            note = f"the loss never acts: its factor is 0 up to iteration {begin - 1:,}, and total_iter is {total:,}"
+            report.note((*loss.path, "weight_schedule"), note)
         perceptual = str(loss.section.get("type")) in PERCEPTUAL
         listed = loss.path[1] == "losses"
         style = [f"{loss.name}_{_STYLE}" if listed else _STYLE] if perceptual else []
@@ -200,16 +206,15 @@ def _check_perceptual(document: Document, loss: _Loss, report: Report) -> None:
     if not isinstance(options, PerceptualLossOptions):
         return
     if _channels(document) != 3:
-        report.problem(loss.path, f"{options.vgg_type} sees images of three channels; datasets.train.color is y")
+        problem = f"{options.vgg_type} sees images of three channels, and datasets.train.color is y; leave it out"
+        report.problem(loss.path, problem)
     path, size = patch_size(document)
     if size is not None and size < options.smallest:
         layers = ", ".join(options.layers)
         problem = f"expected at least {options.smallest} for {key_text(loss.path)}.layer_weights ({layers}), got {size}"
         report.problem(path, problem)
     if not options.mean_over_images and value_of(document, ("train", "accumulate"), int, 1) > 1:
-        problem = (
-            "fro is the norm of the whole batch, which micro-batches (train.accumulate) do not know; choose l1 or l2"
-        )
+        problem = "fro is the norm of the whole batch, which micro-batches (train.accumulate) do not know"
         report.problem((*loss.path, "criterion"), f"{problem}; choose l1 or l2")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from archs.limits import argument_problems
 from config.document import Document
 from config.schema import NetworkOptions
 from utils.errors import InputError
+from utils.scalars import is_null
+from utils.scale import as_scale
 from utils.typed import INVALID, KeyPath, Report, fields_of, read, read_arguments
 
 SCALE_KEYS = ("scale", "upscale", "upscaling_factor")  # what networks call the super-resolution factor
@@ -19,7 +22,9 @@ def read_network(document: Document, report: Report) -> Any:
     """``network_g``, its arguments checked against the constructor of the network that ``type`` names."""
     found = _read_section(document, ("network_g",), network_class, report)
     if isinstance(found, NetworkOptions) and found.type:
-        _check_scale(document, found.type, network_class(found.type), found.arguments, report)
+        network = network_class(found.type)
+        _check_scale(document, found.type, network, found.arguments, report)
+        found = dataclasses.replace(found, arguments={**_largest_scale(document, network), **found.arguments})
     return found
 
 
@@ -57,14 +62,22 @@ def _read_section(document: Document, path: KeyPath, find: Callable[[str], type]
     return NetworkOptions(name, values)
 
 
+def _largest_scale(document: Document, network: type) -> dict[str, Any]:
+    """Of a file with a range of scales, the network's factor where it has none of its own: the upper end."""
+    scales = read(document.value.get("scale", 1), tuple[float, float], Report())
+    key = next((key for key in SCALE_KEYS if key in fields_of(network)), None)
+    return {} if scales is INVALID or key is None else {key: as_scale(scales[1])}
+
+
 def scale_edits(document: Document, scale: float) -> list[str]:
-    """The edits that set the factor of a file and of its network."""
+    """The edits that set the factor of a file and of its network, and take back ``val.scales``."""
     section = document.value.get("network_g")
     given = [key for key in SCALE_KEYS if isinstance(section, Mapping) and key in section]
     name = read(section.get("type"), str, Report()) if isinstance(section, Mapping) else None
     known = fields_of(network_class(name)) if isinstance(name, str) and name in NETWORKS else {}
     keys = given or [key for key in SCALE_KEYS if key in known]
-    return [f"scale={scale}", *(f"network_g:{key}={scale}" for key in keys)]
+    only = [] if is_null(document.get(("val", "scales"))) else ["val:scales=null"]
+    return [f"scale={scale}", *(f"network_g:{key}={scale}" for key in keys), *only]
 
 
 def _check_scale(document: Document, name: str, network: type, values: Mapping[str, Any], report: Report) -> None:

@@ -1,6 +1,7 @@
 """Scores that the authors of the networks publish, as printed, with where they stand.
 
-PSNR in dB and SSIM, both on Y, without as many pixels at each border as the scale; a dash where nothing is printed.
+PSNR in dB and SSIM, both on Y, without as many pixels at each border as the scale, unless the head of a table says that
+they are of unrounded values (``calculate_psnr_any_scale``); a dash where nothing is printed.
 Nothing here was measured by this project: its own figures are in docs/reproducing.md, under "Measured (ours)".
 """
 
@@ -34,11 +35,13 @@ class Table:
         source: where it stands.
         note: what to know about it, or nothing.
         rows: (variant, scale) -> set -> score.
+        unrounded: PSNR is that of networks for any scale.
     """
 
     source: str
     note: str
     rows: Mapping[tuple[str, int], Mapping[str, Score]]
+    unrounded: bool = False
 
 
 # Lines: variant, scale, then Set5, Set14, B100, Urban100, Manga109.
@@ -87,7 +90,7 @@ ESC | x4 | 32.68/0.9011 28.93/0.7902 27.80/0.7447 27.07/0.8144 31.54/0.9207
 ESC-DFLIP | x2 | 38.34/0.9618 34.42/0.9235 32.50/0.9036 33.86/0.9424 39.73/0.9795
 ESC-DFLIP | x3 | 34.85/0.9312 30.97/0.8511 29.41/0.8135 29.70/0.8799 34.94/0.9525
 ESC-DFLIP | x4 | 32.79/0.9025 29.06/0.7927 27.85/0.7466 27.45/0.8229 31.87/0.9239
-# Table 6 of the ESC paper (arXiv 2503.06671) | on unrounded values, a colour difference weighted before it is squared
+# Table 6 of the ESC paper (arXiv 2503.06671) | of unrounded values, grey differences, as calculate_psnr_any_scale
 ESC+LTE | x2 | 38.29 34.05 32.38 33.30 -
 ESC+LTE | x3 | 34.79 30.69 29.32 29.21 -
 ESC+LTE | x4 | 32.72 28.94 27.77 27.04 -
@@ -109,7 +112,7 @@ def tables() -> tuple[Table, ...]:
             rows[variant, int(scale[1:])] = {
                 name: _score(cell) for name, cell in zip(SETS, cells.split(), strict=True) if cell != "-"
             }
-        result.append(Table(source, note, rows))
+        result.append(Table(source, note, rows, unrounded="unrounded" in note))
     return tuple(result)
 
 

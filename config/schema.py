@@ -20,6 +20,7 @@ from data import DATASETS, DatasetOptions, DegradationOptions, RealESRGANOptions
 from data.dataset_options import SET_BY_BASICSR
 from metrics import METRICS, Metric
 from utils.checked import Checked
+from utils.scale import as_scale
 from utils.typed import OneOf, option, remark
 
 # All of them mean the same in testing: pad, compute, crop. What to pad to, the network knows. PFTModel also cuts large
@@ -110,8 +111,8 @@ class TrainingOptions(Checked):
         "as grad_clip, but half of it after iteration 50,000, as ESC's ESRModel does it", None, above=0, infinite=True
     )
     reset_momentum_iter: int | None = option(
-        "after every n-th iteration the optimiser forgets its moments and starts to count anew, as ESC's ESRModel does "
-        "it (Adam and AdamW); null: never",
+        "after every n-th iteration the optimiser of network_g forgets its moments and starts to count anew, as ESC's "
+        "ESRModel does it (Adam and AdamW); null: never",
         None,
         minimum=1,
     )
@@ -155,6 +156,13 @@ class ValOptions(Checked):
 
     val_freq: int | None = option("iterations between validations; required in training", None, minimum=1)
     metrics: Mapping[str, AnyMetric] = option("what to measure: a name of your own -> metric", default_factory=dict)
+    scales: tuple[int | float, ...] | None = option(
+        "networks for any scale: evaluate every data set at each of these scales, as in [2, 3, 4, 6]; the first one "
+        "decides which weights are the best. null: at the scale of the file, of a range at its upper end",
+        None,
+        minimum=1,
+        maximum=_LARGEST_SCALE,
+    )
     batch_size: int = option(
         "this many images of one size go through the network together; the scores are the same to rounding. 1: each by "
         "itself",
@@ -347,8 +355,9 @@ class Options(Checked):
         "discriminator can sharpen targets (l1_gt_usm, percep_gt_usm, gan_gt_usm), and that of ESRGAN compares real "
         "with fake images (relativistic average)"
     )
-    scale: int | float = option(
-        "super-resolution factor; in a test file of a network for any scale, any number",
+    scale: int | float | tuple[float, float] = option(
+        "super-resolution factor; to train a network for any scale on AnyScaleDataset: the least and the largest one "
+        "that is drawn, as in [1, 4], or any number",
         1,
         minimum=1,
         maximum=_LARGEST_SCALE,
@@ -384,11 +393,12 @@ class Options(Checked):
 class TrainOptions(DegradationOptions, Options):
     """A training file."""
 
-    scale: int = option("super-resolution factor", 1, minimum=1, maximum=_LARGEST_SCALE)
     network_d: AnyDiscriminator | None = option(
         "the discriminator: type and the arguments of its constructor; null: none", None
     )
-    l1_gt_usm: bool | None = option("Real GAN models, required: the target of pixel_opt is sharpened", None)
+    l1_gt_usm: bool | None = option(
+        "Real GAN models, required: the target of pixel_opt, wave_opt and fft_opt is sharpened", None
+    )
     percep_gt_usm: bool | None = option("Real GAN models, required: the target of perceptual_opt is sharpened", None)
     gan_gt_usm: bool | None = option("Real GAN models, required: the real images of network_d are sharpened", None)
     gt_size: int | None = option(
@@ -422,6 +432,11 @@ class TrainOptions(DegradationOptions, Options):
         """Which image a part of the losses compares with: the true one, or it sharpened (``l1_gt_usm`` and so on)."""
         sharpened = self.model_type in REAL_ADVERSARIAL_MODELS and getattr(self, f"{part}_gt_usm")
         return "gt_usm" if sharpened else "gt"
+
+    @property
+    def largest_scale(self) -> int | float:
+        """The factor; of a range its upper end, at which is validated where ``val.scales`` says nothing else."""
+        return as_scale(self.scale[1] if isinstance(self.scale, tuple) else self.scale)
 
     @property
     def train_dataset(self) -> DatasetOptions:
@@ -460,3 +475,7 @@ class TestOptions(Options):
         "logger": "testing logs to the console and a log file",
         **{field.name: _DEGRADATIONS for field in dataclasses.fields(DegradationOptions)},
     }
+
+    scale: int | float = option(
+        "super-resolution factor; of a network for any scale, any number", 1, minimum=1, maximum=_LARGEST_SCALE
+    )

@@ -70,11 +70,16 @@ class WholeImages:
         return self.pairs.scan()
 
 
-def read_any_scale(pair: Pair, scale: float) -> PairPixels:
+def read_any_scale(pair: Pair, scale: float, *, strict: bool = False) -> PairPixels:
     """A pair at a scale that need not be whole; a low-resolution image that is missing is made.
 
     A low-resolution image of h pixels belongs to round(s h) high-resolution ones; what is beyond them is cropped. It is
     made by 8-bit bicubic downscaling as the Pillow library does it, which is how arbitrary scales are published.
+
+    Args:
+        pair: the images.
+        scale: s.
+        strict: refuse low-resolution images that are of a larger scale, by the next whole number or more.
 
     Raises:
         InputError: an image cannot be read, or their sizes do not fit.
@@ -91,6 +96,12 @@ def read_any_scale(pair: Pair, scale: float) -> PairPixels:
         assert pair.lq is not None
         raise InputError(
             f"{pair.lq.label}: the low-resolution image is {size_text(lq)}, and at x{scale:g} larger than "
+            f"{pair.gt.label}, {size_text(gt)}"
+        )
+    if lq is not None and strict and any(high >= (scale + 1) * side for high, side in zip(gt.shape, low, strict=False)):
+        assert pair.lq is not None
+        raise InputError(
+            f"{pair.lq.label}: the low-resolution image is {size_text(lq)}, which is not x{scale:g} of "
             f"{pair.gt.label}, {size_text(gt)}"
         )
     cropped = gt[:height, :width]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -89,12 +90,11 @@ def factor_at(options: ScheduledOptions, iteration: int) -> float:
     return points[-1][1]
 
 
-def acts_from(options: ScheduledOptions) -> int:
-    """The first iteration in which the factor of ``weight_schedule`` is above 0."""
-    points = options.weight_schedule
-    if points is None or points[0][1] > 0:
+def acts_from(points: Sequence[tuple[int, float]] | None) -> int | None:
+    """The first iteration in which the factor of a ``weight_schedule`` is above 0; None: there is none."""
+    if points is None or (points and points[0][1] > 0):
         return 1
-    return next(before + 1 for (before, _), (_, factor) in itertools.pairwise(points) if factor > 0)
+    return next((before + 1 for (before, _), (_, factor) in itertools.pairwise(points) if factor > 0), None)
 
 
 def in_full_precision(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from metrics.metric import Metric, UndefinedScoreError
+from metrics.any_scale import AnyScalePSNR, calculate_psnr_any_scale
+from metrics.metric import LevelMetric, Metric, Output, UndefinedScoreError
 from metrics.niqe import NIQE, calculate_niqe
 from metrics.perceptual import DISTS, LPIPS
 from metrics.psnr_ssim import PSNR, SSIM, calculate_psnr, calculate_psnr_pt, calculate_ssim, calculate_ssim_pt
@@ -15,6 +16,7 @@ METRICS: Mapping[str, type[Metric]] = {
     "calculate_niqe": NIQE,
     "calculate_lpips": LPIPS,
     "calculate_dists": DISTS,
+    "calculate_psnr_any_scale": AnyScalePSNR,
 }
 
 __all__ = [
@@ -24,10 +26,14 @@ __all__ = [
     "NIQE",
     "PSNR",
     "SSIM",
+    "AnyScalePSNR",
+    "LevelMetric",
     "Metric",
+    "Output",
     "UndefinedScoreError",
     "calculate_niqe",
     "calculate_psnr",
+    "calculate_psnr_any_scale",
     "calculate_psnr_pt",
     "calculate_ssim",
     "calculate_ssim_pt",

@@ -23,7 +23,7 @@ import numpy as np
 
 from metrics.arrays import as_hwc, crop
 from metrics.color import Image, luma
-from metrics.metric import Metric, UndefinedScoreError
+from metrics.metric import LevelMetric, UndefinedScoreError
 from ops.pixels.imresize import imresize
 from utils.errors import InputError
 from utils.reading import MOST_TEXT, read_regular
@@ -154,12 +154,12 @@ def load_pristine(path: str | Path) -> PristineModel:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NIQE(Metric):
+class NIQE(LevelMetric):
     """Naturalness without a true image; lower is better."""
 
     needs_reference = False
     IGNORED: ClassVar[Mapping[str, str]] = {
-        **Metric.IGNORED,
+        **LevelMetric.IGNORED,
         "test_y_channel": "convert_to says which channel is measured",
     }
 

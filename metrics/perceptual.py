@@ -20,14 +20,14 @@ from torch import Tensor
 
 from metrics.arrays import as_hwc, crop
 from metrics.color import Image
-from metrics.metric import Metric, UndefinedScoreError, require
+from metrics.metric import LevelMetric, UndefinedScoreError, require
 from utils.errors import InputError
 from utils.typed import option
 
 LIBRARY = "pyiqa"
 
 Judge = Callable[[Tensor, Tensor], Tensor]
-_IGNORED = {**Metric.IGNORED, "test_y_channel": "its features are of R G B images"}
+_IGNORED = {**LevelMetric.IGNORED, "test_y_channel": "its features are of R G B images"}
 _BORDER = "pixels of the high-resolution image dropped on each side; usually 0 for this metric"
 
 
@@ -82,7 +82,7 @@ def _judge(library: Any, name: str, device: str) -> Judge:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LPIPS(Metric):
+class LPIPS(LevelMetric):
     """Distance of deep features (LPIPS); needs pyiqa."""
 
     IGNORED: ClassVar[Mapping[str, str]] = _IGNORED
@@ -106,7 +106,7 @@ class LPIPS(Metric):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DISTS(Metric):
+class DISTS(LevelMetric):
     """Similarity of structure and texture in deep features (DISTS); needs pyiqa."""
 
     IGNORED: ClassVar[Mapping[str, str]] = _IGNORED

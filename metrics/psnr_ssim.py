@@ -24,7 +24,7 @@ from torch import Tensor
 
 from metrics.arrays import as_hwc, crop
 from metrics.color import LUMA, Image, luma, luma_pt, strips
-from metrics.metric import Metric, require
+from metrics.metric import LevelMetric, require
 from utils.errors import InputError
 from utils.typed import option
 
@@ -117,7 +117,7 @@ def ssim_of_levels(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PSNR(Metric):
+class PSNR(LevelMetric):
     """Peak signal-to-noise ratio in dB."""
 
     crop_border: int = option("pixels of the high-resolution image dropped on each side; usually the scale", minimum=0)
@@ -135,7 +135,7 @@ class PSNR(Metric):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SSIM(Metric):
+class SSIM(LevelMetric):
     """Structural similarity."""
 
     crop_border: int = option("pixels of the high-resolution image dropped on each side; usually the scale", minimum=0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from config.bases import load
 from config.document import MOST_BYTES
 from config.schema import Options, TestOptions, TrainOptions
-from data import DatasetOptions
+from data import AnyScaleOptions, DatasetOptions
 from losses import PerceptualLossOptions, vgg_file
 from models.weights.published import where_to_get
 from utils.errors import InputError
@@ -148,11 +148,14 @@ def missing_inputs(options: TrainOptions | TestOptions, supplied: Collection[str
     if isinstance(options, TrainOptions):
         yield from _missing_features(options)
     groups: dict[tuple[str, Guide | None], tuple[list[str], list[Path]]] = {}
+    scales = (None if options.val is None else options.val.scales) or (
+        options.largest_scale if isinstance(options, TrainOptions) else options.scale,
+    )
     for key, dataset in options.datasets.items():
         if training and key != "train" and options.val is None:
             continue
         kind = "training data" if key == "train" else "validation data" if training else "test data"
-        for path in _paths_of(dataset):
+        for path in _paths_of(dataset, scales):
             guide = _guide_of(path)
             if _is_missing(path, guide):
                 names, paths = groups.setdefault((kind, guide), ([], []))
@@ -216,10 +219,11 @@ def _of_any_set(path: Path) -> Path:
     return Path(*parts[:2], "SET", *parts[3:]) if parts[1] == "benchmark" and len(parts) > 3 else path
 
 
-def _paths_of(dataset: DatasetOptions) -> Iterator[Path]:
-    """Every file and folder that the options of a data set name."""
-    for field in dataclasses.fields(dataset):
-        value = getattr(dataset, field.name)
+def _paths_of(dataset: DatasetOptions, scales: Sequence[float]) -> Iterator[Path]:
+    """Every file and folder that the options of a data set name; of those of single scales, what these need."""
+    values = [getattr(dataset, field.name) for field in dataclasses.fields(dataset)]
+    values += [dataset.given(scale) for scale in scales] if isinstance(dataset, AnyScaleOptions) else []
+    for value in values:
         for path in value if isinstance(value, tuple) else (value,):
             if isinstance(path, Path):
                 yield path.expanduser()

@@ -27,6 +27,7 @@ from models.weights.fit import fit
 from utils.errors import InputError
 from utils.files import archive_existing
 from utils.log import configure_logging, copied_log, get_logger
+from utils.scale import scale_text
 
 # A run under a stage's name whose options differ in one of these is another training.
 _IDENTITY = ("scale", "network_g", "network_d", "path.pretrain_network_g", "path.pretrain_network_d")
@@ -143,7 +144,7 @@ def stage_table(recipe: Recipe, states: Sequence[StageProgress]) -> str:
         start = stage.start_from or (options.path.pretrain_network_g and str(options.path.pretrain_network_g))
         rows.append([
             stage.name,
-            f"{options.network_g.type} x{options.scale}",
+            f"{options.network_g.type} {scale_text(options.scale)}",
             options.train_dataset.name,
             f"{state.total:,}",
             start or "scratch",

@@ -37,6 +37,7 @@ from fnmatch import fnmatchcase
 import torch
 
 from scripts.benchmarks import (
+    adversarial,
     data,
     kernels,
     networks,
@@ -60,7 +61,7 @@ from utils.trust import private_cache
 
 GROUPS = ("ops", "networks", "train", "data", "metrics", "startup")
 REPORTS = ("kernels", "profile")
-_MODULES = (operators, networks, windows, training, published, data, pixels, startup)
+_MODULES = (operators, networks, windows, training, adversarial, published, data, pixels, startup)
 _COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 _LONGEST_NOTE = 150  # characters of an error's message in the table
 

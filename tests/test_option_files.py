@@ -10,6 +10,7 @@ import torch
 
 from archs import build_network
 from config import read
+from data import AnyScaleOptions
 from losses.vgg import shapes_of
 from tests.runs import ROOT, picture, run_here
 
@@ -62,12 +63,16 @@ def stand_in(path: Path, pictures: Path) -> list[str]:
             edits.append(f"datasets:{key}:dataroot_lq={pictures}")
             continue
         edits += [f"datasets:{key}:dataroot_gt={pictures}", f"datasets:{key}:meta_info_file=~"]
+        if isinstance(dataset, AnyScaleOptions):
+            edits.append(f"datasets:{key}:dataroot_lq={{}}")
         if dataset.__class__.__qualname__.startswith("Paired"):
             edits += [f"datasets:{key}:dataroot_lq=~", f"datasets:{key}:filename_tmpl='{{}}'"]
     if mode == "train":
         edits += ["datasets:train:batch_size_per_gpu=1", "datasets:train:num_worker_per_gpu=0"]
         judge = options.network_d
-        if judge is None or judge.type != "VGGStyleDiscriminator":  # which takes patches of one size
+        if isinstance(options.datasets["train"], AnyScaleOptions):
+            edits += ["datasets:train:lq_size=16", "datasets:train:sample_q=64"]
+        elif judge is None or judge.type != "VGGStyleDiscriminator":  # which takes patches of one size
             edits.append(f"datasets:train:gt_size={16 * options.scale}")
         if judge is not None:
             edits.append("network_d:num_feat=8")
@@ -108,10 +113,10 @@ def test_test_files_pass_the_check(path: Path, pictures: Path, capsys: pytest.Ca
     assert "the check is passed" in printed
 
 
-@pytest.mark.parametrize("name", ["plainusr", "hat", "rgt", "esc", "pft"])
+@pytest.mark.parametrize("name", ["plainusr_x4", "hat_x4", "rgt_x4", "esc_x4", "pft_x4", "esc_lte"])
 def test_demo_files_test_what_they_train(name: str) -> None:
-    trained = read(ROOT / f"options/demo/train_{name}_x4.yml", mode="train")
-    tested = read(ROOT / f"options/demo/test_{name}_x4.yml", mode="test")
+    trained = read(ROOT / f"options/demo/train_{name}.yml", mode="train")
+    tested = read(ROOT / f"options/demo/test_{name}.yml", mode="test")
     assert tested.network_g == trained.network_g
     assert str(tested.path.pretrain_network_g) == f"experiments/{trained.name}/models/net_g_latest.pth"
 

@@ -10,7 +10,12 @@ import math
 
 def as_scale(number: float) -> int | float:
     """A scale as the functions here take it: whole ones as integers."""
-    return int(number) if number == int(number) else number
+    return int(number) if float(number).is_integer() else number
+
+
+def scale_text(scale: float | tuple[float, float]) -> str:
+    """A scale, or a range of scales, as messages and tables call it: x4, x1 to x4."""
+    return f"x{scale[0]:g} to x{scale[1]:g}" if isinstance(scale, tuple) else f"x{scale:g}"
 
 
 def scaled_length(length: int, scale: float) -> int:

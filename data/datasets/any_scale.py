@@ -7,12 +7,13 @@ images, unless the data set names files of a scale.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from data.dataset_options import folders
-from data.datasets.paired import read_pair, template_problem
+from data.datasets.paired import template_problem
 from data.degradations import DegradationOptions
 from data.images.pairs import SmallestImage, read_gt
 from data.patches.any_scale import AnyScaleCutter, DownsampledWhenCut
@@ -64,6 +65,8 @@ class AnyScaleOptions(PatchOptions):
         for key, roots in self.dataroot_lq.items():
             if _number(key) is None:
                 raise InputError(f'dataroot_lq: expected a mapping from scales to folders, got the key "{key}"')
+            if sum(_number(other) == _number(key) for other in self.dataroot_lq) > 1:
+                raise InputError(f"dataroot_lq: expected each scale once, got {', '.join(self.dataroot_lq)}")
             if len(folders(roots)) != count:
                 raise InputError(f"dataroot_lq: {key}: expected one for each folder of dataroot_gt ({count})")
 
@@ -86,7 +89,7 @@ class AnyScaleOptions(PatchOptions):
                 f"{self.name}: dataroot_lq: low-resolution patches for training are made of the high-resolution ones; "
                 "leave the key out"
             )
-        problem = self.query_problem(low, high)
+        problem = query_problem(self.lq_size, self.sample_q, low, high)
         if problem is not None:
             raise InputError(f"{self.name}: sample_q: {problem}")
         least = round(self.lq_size * low)
@@ -102,33 +105,34 @@ class AnyScaleOptions(PatchOptions):
             rule=DownsampledWhenCut(),
         )
 
-    def query_problem(self, low: float, high: float) -> str | None:
-        """What is wrong with ``sample_q`` for these scales; None where nothing is."""
-        if self.sample_q is None:
-            if low == high:
-                return None
-            return f"expected a number, as the patches of a batch differ in size from x{low:g} to x{high:g}, got null"
-        most = round(self.lq_size * low) ** 2
-        if self.sample_q <= most:
-            return None
-        where = f"the patches of x{low:g} have (lq_size {self.lq_size})"
-        return f"expected at most {most:,}, as many pixels as {where}, got {self.sample_q:,}"
-
     def evaluation_set(self, scale: float) -> WholeImages:
         """Whole images; see :meth:`data.dataset_options.DatasetOptions.evaluation_set`."""
         scale = as_scale(scale)
-        given = {_number(key): roots for key, roots in self.dataroot_lq.items()}.get(scale)
         template = self.filename_tmpl.replace("{scale}", f"{scale:g}")
-        if given is None or not isinstance(scale, int):
-            read = partial(read_any_scale, scale=scale)
-        else:
-            smallest = SmallestImage(scale, f"one pixel at x{scale}")
-            read = partial(read_pair, scale=scale, smallest=smallest, surplus="cut", make_lq=False)
-        return WholeImages(self, scale, self.pairs(read, given, template))
+        read = partial(read_any_scale, scale=scale, strict=True)
+        return WholeImages(self, scale, self.pairs(read, self.given(scale), template))
+
+    def given(self, scale: float) -> Path | tuple[Path, ...] | None:
+        """The folders of low-resolution images of a scale; None where they are made."""
+        return next((roots for key, roots in self.dataroot_lq.items() if _number(key) == scale), None)
+
+
+def query_problem(lq_size: int, sample_q: int | None, low: float, high: float) -> str | None:
+    """What is wrong with ``sample_q`` for patches of ``lq_size`` at scales from ``low`` to ``high``; None: nothing."""
+    if sample_q is None:
+        if low == high:
+            return None
+        return f"expected a number, as the patches of a batch differ in size from x{low:g} to x{high:g}, got null"
+    most = round(lq_size * low) ** 2
+    if sample_q <= most:
+        return None
+    return f"expected at most {most:,}, the pixels of a patch at x{low:g} (lq_size {lq_size}), got {sample_q:,}"
 
 
 def _number(text: str) -> float | None:
+    """The scale that a text names; None: it names none."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return number if 1 <= number < math.inf else None

@@ -10,10 +10,11 @@ import torch
 
 from config import describe
 from config.schema import TestOptions, TrainOptions, ValOptions
-from data import EvalDataset, TrainDataset, build_dataset
+from data import EvalDataset, TrainDataset
 from data.images.faults import fault_lines
 from models.distributed import World
 from models.evaluation.evaluate import tiling_of, way_of
+from models.evaluation.sets import evaluation_sets
 from models.evaluation.tester import load_network
 from models.inputs import check_inputs
 from models.weights.files import log_loaded
@@ -46,10 +47,9 @@ def _inspect(options: TestOptions, world: World, *, verbose: bool) -> None:
     log = get_logger().info
     log_options(options, verbose=verbose)
     check_inputs(options)
-    datasets = [
-        build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="test")
-        for dataset in options.datasets.values()
-    ]
+    datasets = evaluation_sets(
+        options.datasets.values(), options.val, scale=options.scale, seed=options.manual_seed, phase="test"
+    )
     check_images(datasets)
     check_borders(options.val, datasets)
     network, loaded = load_network(options, world.device(options.num_gpu))
@@ -129,25 +129,24 @@ def check_images(datasets: Iterable[TrainDataset | EvalDataset]) -> None:
 
 
 def check_borders(val: ValOptions | None, datasets: Iterable[EvalDataset]) -> None:
-    """Look whether ``crop_border`` leaves something of the images; read are only the images of an unusual one.
+    """Look whether the borders of metrics leave something of the images; read are only the images of an unusual one.
 
     Raises:
         InputError: it is as large as an image.
     """
     metrics = {} if val is None else val.metrics
-    borders = {name: int(getattr(metric, "crop_border", 0)) for name, metric in metrics.items()}
-    name = max(borders, key=lambda name: borders[name], default="")
-    border = borders.get(name, 0)
-    if border <= _USUAL_BORDER:
-        return
     for dataset in datasets:
-        for index in range(len(dataset)):
+        borders = {name: metric.border_at(dataset.scale) for name, metric in metrics.items()}
+        name = max(borders, key=lambda name: borders[name], default="")
+        border = borders.get(name, 0)
+        key = ".crop_border" if hasattr(metrics.get(name), "crop_border") else ""
+        for index in range(len(dataset) if border > _USUAL_BORDER else 0):
             sample = dataset.read(index)
             if sample.gt is not None and min(sample.gt.shape[-2:]) <= 2 * border:
                 height, width = sample.gt.shape[-2:]
                 raise InputError(
-                    f"val.metrics.{name}.crop_border: {border} pixels on each side leave nothing of {sample.gt_path}, "
-                    f"which is {width} x {height} (width x height); it is usually the scale"
+                    f"val.metrics.{name}{key}: {border} pixels on each side leave nothing of {sample.gt_path}, "
+                    f"which is {width} x {height} (width x height){'; it is usually the scale' if key else ''}"
                 )
 
 

@@ -13,11 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from archs.contract import contract_of
+from archs.contract import at_scale, contract_of
 from config.schema import TileOptions, ValOptions
-from data import EvalDataset, Sample, imresize, to_levels
-from metrics import Metric, UndefinedScoreError
+from data import EvalDataset, Sample, to_levels
+from metrics import LevelMetric, Metric, Output, UndefinedScoreError
 from models.distributed import World
+from models.evaluation.pictures import bicubic_to
 from models.inference.tiling import PFT_TILES, EqualTiles, GrownTiles, Tiling
 from models.inference.upscale import check_whole, upscale
 from models.weights.layout import for_inference, to_channels_last
@@ -69,11 +70,13 @@ class EvalReport:
         dataset: its name.
         rows: one per image.
         memory: most bytes in use while it was evaluated, on the GPU or by the process; 0 where it was not looked at.
+        scale: of its images.
     """
 
     dataset: str
     rows: tuple[EvalRow, ...]
     memory: int = 0
+    scale: float = 1
 
     @property
     def scores(self) -> dict[str, float]:
@@ -157,8 +160,8 @@ def evaluate(
     """Upscale and score every image of a data set; the images are shared among the ranks.
 
     The network's mode and the random generators are left as they were. A network that is trained in another form
-    (PlainUSR's branches) is converted once by its ``for_inference``. PSNR and SSIM are measured on the device, so that
-    of the outputs only those leave it that ``keep`` fetches.
+    (PlainUSR's branches) is converted once by its ``for_inference``; one for any scale works at that of the data set.
+    PSNR and SSIM are measured on the device, so that of the outputs only those leave it that ``keep`` fetches.
 
     An image that cannot be read or scored, and an output that is not finite, have no score: NaN, and a fault in its
     row, which the caller reports. The others are scored all the same.
@@ -182,7 +185,7 @@ def evaluate(
         StopRequested: see ``stop``.
     """
     world = world or World()
-    prepared = for_inference(network)
+    prepared = at_scale(for_inference(network), dataset.scale)
     if channels_last:
         prepared = to_channels_last(prepared)
     tiling, multiple = tiling_of(options, tile), _multiple(prepared, options)
@@ -211,7 +214,7 @@ def evaluate(
         for group in of_equal_size(samples(), options.batch_size):
             done(scorer.rows(group))
     rows = sorted((pair for part in world.gather(mine) for pair in part), key=lambda pair: pair[0])
-    return EvalReport(dataset.name, _completed([row for _, row in rows], options))
+    return EvalReport(dataset.name, _completed([row for _, row in rows], options), scale=dataset.scale)
 
 
 @dataclass(frozen=True)
@@ -250,9 +253,10 @@ class _Scorer:
         finite = outputs.isfinite().flatten(1).all(1).tolist()  # waits for the device
         seconds = (time.perf_counter() - started) / len(group)
         rows = []
-        for (i, sample), image, sound in zip(group, images, finite, strict=True):
+        scale = contract_of(self.network).scale
+        for (i, sample), image, values, sound in zip(group, images, outputs, finite, strict=True):
             fault = None if sound else f"the output of {self.called} is not finite (NaN or infinity)"
-            rows.append((i, _row(sample, image, self.options, seconds, fault)))
+            rows.append((i, _row(sample, image, values, scale, self.options, seconds, fault)))
         # After the last row: a group that fails is tried again, image by image.
         for (_, sample), image, sound in zip(group, images, finite, strict=True):
             if self.keep is not None and sound:
@@ -336,14 +340,6 @@ def _multiple(network: nn.Module, options: ValOptions) -> int:
     return window
 
 
-def bicubic(sample: Sample, height: int, width: int) -> Tensor:
-    """The input of a sample upscaled to this size by MATLAB's bicubic, uint8 [height, width, 3]."""
-    resized = imresize(sample.lq, height / sample.lq.shape[-2])
-    if resized.shape[-1] < width:  # a scale that is no whole number rounds the two sides apart
-        resized = imresize(sample.lq, width / sample.lq.shape[-1])
-    return to_levels(resized[..., :height, :width])
-
-
 def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, means: bool = True) -> str:
     """Columns aligned, first one left, the others right; ``means``: a line before the last row, which holds them."""
     widths = [max(len(line[i]) for line in (heads, *rows)) for i in range(len(heads))]
@@ -363,22 +359,30 @@ def score_text(value: float | None) -> str:
     return "" if value is None else "no score" if math.isnan(value) else f"{value:.4f}"
 
 
-def _row(sample: Sample, image: Tensor, options: ValOptions, seconds: float, fault: str | None) -> EvalRow:
-    """The row of an 8-bit output; with a fault, which says that it is none, no metric is asked."""
+def _row(
+    sample: Sample, image: Tensor, values: Tensor, scale: float, options: ValOptions, seconds: float, fault: str | None
+) -> EvalRow:
+    """The row of an output, of 8 bits and not rounded; with a fault, which says that it is none, no metric is asked."""
     height, width = image.shape[:2]
     reference = None if sample.gt is None else to_levels(sample.gt).to(image.device)
     # Without ground truth, only the metrics that need none.
     metrics = {n: m for n, m in options.metrics.items() if reference is not None or not m.needs_reference}
+    output = Output(image, reference, values, None, scale)
+    if not all(isinstance(metric, LevelMetric) for metric in metrics.values()):  # four times the bytes of levels
+        truth = None if sample.gt is None else sample.gt.to(image.device)
+        output = output._replace(values=values.clamp(0, 1), true_values=truth)
     cause: Cause | None = None if fault is None else "output"
     base: dict[str, float] = {}
     try:
         if fault is None:
-            scores, fault = _score(image, reference, metrics)
+            scores, fault = _score(output, metrics)
             cause = None if fault is None else "output"
         else:
             scores = dict.fromkeys(metrics, math.nan)
         if options.bicubic:
-            base, _ = _score(bicubic(sample, height, width).to(image.device), reference, metrics)
+            simple = bicubic_to(sample.lq, height, width)
+            levels, simple = to_levels(simple).to(image.device), simple.clamp(0, 1).to(image.device)
+            base, _ = _score(output._replace(levels=levels, values=simple), metrics)
     except InputError as error:  # of a metric: the image is too small for it
         scores = dict.fromkeys(metrics, math.nan)
         base = dict(scores) if options.bicubic else {}
@@ -386,14 +390,12 @@ def _row(sample: Sample, image: Tensor, options: ValOptions, seconds: float, fau
     return EvalRow(sample.name, height, width, scores, base, seconds, fault, cause)
 
 
-def _score(
-    image: Tensor, reference: Tensor | None, metrics: Mapping[str, Metric]
-) -> tuple[dict[str, float], str | None]:
+def _score(output: Output, metrics: Mapping[str, Metric]) -> tuple[dict[str, float], str | None]:
     """Metric -> value, NaN where it has none for this image; and why."""
     scores, reasons = {}, []
     for name, metric in metrics.items():
         try:
-            scores[name] = float(metric.of_tensors(image, reference))
+            scores[name] = float(metric.of_output(output))
         except UndefinedScoreError as error:
             scores[name] = math.nan
             reasons.append(str(error))

@@ -1,6 +1,6 @@
 """Pictures that show what a network does, for validation logs and ``scripts/visualise.py``; and writing pictures.
 
-Shapes: h w low-resolution pixels, H W = s*h s*w high-resolution pixels; all images uint8 [.., .., 3] in R G B.
+Shapes: h w low-resolution pixels, H W = s*h s*w high-resolution pixels, rounded; all images uint8 [.., .., 3] in R G B.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from data.images.files import to_tensor, to_uint8, write_image
 from data.resizing.matlab import Region, imresize
 from metrics.color import luma
+from ops import resample
+from ops.pixels.imresize import taps_of
 
 Pixels = NDArray[np.uint8]
 
@@ -52,8 +55,9 @@ def comparison_picture(
     Raises:
         ValueError: the sizes do not belong together, or the part lies outside.
     """
-    scale = _scale(lq, sr)
-    panels = [enlarge(lq, scale), bicubic_picture(lq, scale), sr]
+    _check_sizes(lq, sr)
+    height, width = sr.shape[:2]
+    panels = [enlarged(lq, height, width), to_uint8(bicubic_to(to_tensor(lq), height, width)), sr]
     if gt is not None:
         if gt.shape != sr.shape:
             raise ValueError(f"comparison_picture: output {list(sr.shape)} and ground truth {list(gt.shape)} differ")
@@ -75,9 +79,21 @@ def comparison_picture(
     return _below([framed, _beside(parts)])
 
 
-def enlarge(image: Pixels, factor: int) -> Pixels:
-    """Every pixel as a square of ``factor`` x ``factor``: [h, w, 3] -> [factor*h, factor*w, 3]."""
-    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+def enlarged(image: Pixels, height: int, width: int) -> Pixels:
+    """Every pixel as a rectangle of equal size, as far as that can be: [h, w, 3] -> [height, width, 3]."""
+    rows, columns = (np.arange(length) * image.shape[axis] // length for axis, length in enumerate((height, width)))
+    result: Pixels = image[rows][:, columns]
+    return result
+
+
+def bicubic_to(lq: Tensor, height: int, width: int) -> Tensor:
+    """MATLAB's bicubic upsampling to the size of an output: [3, h, w] -> [3, height, width], not rounded."""
+    # A scale that is no whole number rounds the sides apart: each has a factor of its own, or pixels would be shifted.
+    rows, columns = (
+        taps_of(lq.shape[axis], size / lq.shape[axis], True, lq.dtype, str(lq.device))
+        for axis, size in ((-2, height), (-1, width))
+    )
+    return resample(lq[..., None], rows, columns)[..., :height, :width, 0]
 
 
 def bicubic_picture(lq: Pixels, scale: int) -> Pixels:
@@ -113,12 +129,13 @@ def cut_out(image: Pixels, part: Region) -> Pixels:
     return image[part.top : part.top + part.height, part.left : part.left + part.width]
 
 
-def _scale(lq: Pixels, sr: Pixels) -> int:
-    """The whole factor between two images [h, w, 3] and [H, W, 3]."""
-    scale: int = sr.shape[0] // lq.shape[0]
-    if scale < 1 or sr.shape[:2] != (scale * lq.shape[0], scale * lq.shape[1]):
-        raise ValueError(f"comparison_picture: output {list(sr.shape)} is no whole multiple of input {list(lq.shape)}")
-    return scale
+def _check_sizes(lq: Pixels, sr: Pixels) -> None:
+    """Raise ValueError unless one factor makes, rounded, both sides of the output of those of the input."""
+    sides = [(small, sr.shape[axis]) for axis, small in enumerate(lq.shape[:2])]
+    least = max((large - 0.5) / small for small, large in sides)
+    most = min((large + 0.5) / small for small, large in sides)
+    if sr.shape[0] < lq.shape[0] or least > most:
+        raise ValueError(f"comparison_picture: output {list(sr.shape)} is no multiple of input {list(lq.shape)}")
 
 
 def _titled(panel: Pixels, text: str) -> Pixels:

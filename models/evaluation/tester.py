@@ -14,10 +14,11 @@ import archs
 from config import to_dict
 from config.command import Command
 from config.schema import TestOptions, ValOptions
-from data import Sample, build_dataset
+from data import Sample
 from models.distributed import World
 from models.evaluation.evaluate import EvalReport, Keep, evaluate, way_of
 from models.evaluation.pictures import PictureWriter
+from models.evaluation.sets import evaluation_sets
 from models.evaluation.summary import published_scores, summary
 from models.experiment import open_run, reserved, test_folder
 from models.inputs import check_inputs, check_place
@@ -53,10 +54,9 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
     with copied_log(), world.on_main(reserved(folder, "tests")), catch_signals() as stop:
         check_inputs(options)
         check_folder(test_folder(options).root)
-        datasets = [
-            build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="test")
-            for dataset in options.datasets.values()
-        ]
+        datasets = evaluation_sets(
+            options.datasets.values(), options.val, scale=options.scale, seed=options.manual_seed, phase="test"
+        )
         device = world.device(options.num_gpu)
         network, loaded = load_network(options, device)  # before an earlier run's folder is renamed
         if world.is_main:

@@ -3,12 +3,14 @@
 A number that was typed wrong, or settings made for a larger machine, would otherwise be found out after minutes of
 reading images, or by the system, which ends a process that takes too much without a word.
 
-Shapes: B samples of a batch, C channels, h w low-resolution and H W high-resolution pixels.
+Shapes: B samples of a batch, C channels, h w low-resolution and H W high-resolution pixels, Q points.
 """
 
 from __future__ import annotations
 
+import math
 import os
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,7 +18,7 @@ from torch import nn
 
 from archs.contract import contract_of
 from config.schema import TrainOptions
-from data import TrainDataset
+from data import AnyScaleOptions, Queries, TrainDataset
 from data.datasets.realesrgan import RealESRGANOptions
 from data.loader import Batch, batches_ahead
 from data.patches.options import PatchOptions
@@ -24,13 +26,14 @@ from models.inference.memory import LiveTensors
 from models.inference.upscale import evaluation_mode
 from models.training.players import can_recompute
 from models.training.state import TrainState
-from models.training.step import autocast
+from models.training.step import autocast, output_of
 from utils.env import obtainable_memory
 from utils.errors import InputError
 from utils.log import get_logger
 
 _MANY_TIMES = 1000  # that one batch shows each sample of an epoch: hardly meant, but one may overfit a single image
 _PER_VALUE = 2000  # a network keeps fewer bytes than this for each byte of the batch, or would be measured
+_PER_POINT = 8  # more, of what is kept for the gradient of a point: it is made of four low-resolution pixels
 _NAMED = 0.05  # parts of the demand that are smaller are not named
 
 
@@ -79,21 +82,24 @@ def check_activations(state: TrainState, options: TrainOptions) -> None:
     Raises:
         InputError: they cannot fit.
     """
-    side = getattr(options.train_dataset, "gt_size", None)
+    sample = _sample_of(options)
     available = obtainable_memory() if state.device.type == "cpu" else None
-    if side is None or available is None or options.train.compile:
+    if sample is None or available is None or options.train.compile:
         return
     samples = -(-options.train_dataset.batch_size_per_gpu // options.train.accumulate)
-    low = side // options.scale
-    network, channels = state.generator.network, contract_of(state.generator.network).channels
-    if samples * channels * 4 * (side * side + low * low) * _PER_VALUE < available:
+    channels = contract_of(state.generator.network).channels
+    values = sample.low**2 + sample.high * (_PER_POINT if sample.points else 1)
+    if samples * channels * 4 * values * _PER_VALUE < available:
         return
-    # The difference of two measurements: what does not grow with the batch (weights in bfloat16) is kept once.
-    one, two = (_kept(network, torch.zeros(count, channels, low, low), options) for count in (1, 2))
-    total = one + (samples - 1) * (two - one)
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    what = f"what {options.network_g.type} keeps for the gradient of {samples:,} patches of {side} x {side} pixels"
-    _refuse_if_more([Need(ranks * total, what)], available, "memory", batch_advice(options))
+    patches = f"keeps for the gradient of {samples:,} patches of {sample.words}"
+    needs = []
+    for name, player in state.players.items():  # the generator's gradient goes through a discriminator too
+        seen, kind = (sample, options.network_g) if name == "g" else (sample.of_output, options.network_d)
+        # The difference of two measurements: what does not grow with the batch (weights in bfloat16) is kept once.
+        one, two = (_kept(player.network, _blank(seen, count, channels), options) for count in (1, 2))
+        needs.append(Need(ranks * (one + (samples - 1) * (two - one)), f"what {kind.type if kind else name} {patches}"))
+    _refuse_if_more(needs, available, "memory", batch_advice(options))
 
 
 def batch_advice(options: TrainOptions) -> str:
@@ -101,7 +107,7 @@ def batch_advice(options: TrainOptions) -> str:
     train = options.train
     recomputes = can_recompute(options.network_g.type) and not train.checkpoint_activations
     return "; ".join([
-        f"train.accumulate: {2 * train.accumulate} (now {train.accumulate})",
+        *([] if options.relativistic else [f"train.accumulate: {2 * train.accumulate} (now {train.accumulate})"]),
         *([] if train.amp else ["train.amp: bf16"]),
         *(["train.checkpoint_activations: true"] if recomputes else []),
         "a smaller batch_size_per_gpu or gt_size",
@@ -129,25 +135,69 @@ def of_batch(options: TrainOptions, batch: Batch) -> str:
 
 def _needs(options: TrainOptions, dataset: TrainDataset) -> tuple[list[Need], list[Need]]:
     """What the host's memory has to hold at least, and what the device's."""
-    training = options.train_dataset
-    side = training.gt_size if isinstance(training, PatchOptions) else None
-    if side is None:
+    training, sample = options.train_dataset, _sample_of(options)
+    if sample is None:
         return [], []
-    size, channels, patch = training.batch_size_per_gpu, 1 if training.color == "y" else 3, f"{side} x {side} pixels"
-    cut = training.crop_size if isinstance(training, RealESRGANOptions) else side  # what is degraded is larger
-    pair = 4 * channels * (side * side + (side // options.scale) ** 2)  # float32
+    size, channels = training.batch_size_per_gpu, 1 if training.color == "y" else 3
+    pair = 4 * channels * (sample.high + sample.low**2)  # float32
     host = []
     ahead = min(batches_ahead(training), options.train.total_iter)
     if ahead:
         queue = f", num_prefetch_queue {training.num_prefetch_queue:,}" if training.prefetch_mode == "cpu" else ""
         what = f"{ahead:,} batches ahead (batch_size_per_gpu {size:,}, num_worker_per_gpu {training.num_worker_per_gpu}"
-        host.append(Need(ahead * size * 3 * cut * cut, f"{what}{queue})"))
+        host.append(Need(ahead * size * sample.prepared, f"{what}{queue})"))
     host.append(Need(dataset.kept_bytes, f"the images of {dataset.name} (io_backend memory)"))
     host.append(Need(8 * dataset.epoch_length, f"the order of {dataset.epoch_length:,} samples of an epoch"))
-    on_device = [Need(size * pair, f"a batch (batch_size_per_gpu {size:,}, patches of {patch})")]
+    on_device = [Need(size * pair, f"a batch (batch_size_per_gpu {size:,}, patches of {sample.words})")]
     if dataset.pool_size:
         on_device.append(Need(dataset.pool_size * pair, f"the pool (queue_size {dataset.pool_size:,})"))
     return host, on_device
+
+
+class _SampleSize(NamedTuple):
+    """How large one sample of a training is.
+
+    Attributes:
+        low: side of the low-resolution patch.
+        high: high-resolution pixels, or points.
+        prepared: bytes, as it waits for its turn.
+        words: the high-resolution side, for messages.
+        points: whether single points are asked for.
+    """
+
+    low: int
+    high: int
+    prepared: int
+    words: str
+    points: bool = False
+
+    @property
+    def of_output(self) -> _SampleSize:
+        """What a discriminator sees of it."""
+        return self._replace(low=math.isqrt(self.high))
+
+
+def _sample_of(options: TrainOptions) -> _SampleSize | None:
+    """The size of a sample; None where the data set does not tell."""
+    training = options.train_dataset
+    if isinstance(training, AnyScaleOptions):
+        low = training.lq_size
+        high = training.sample_q or round(low * options.largest_scale) ** 2
+        words = f"{low} x {low} low-resolution pixels (lq_size) and {high:,} points"
+        return _SampleSize(low, high, 3 * low * low + 7 * high, words, points=True)  # 8-bit colours, 32-bit places
+    side = training.gt_size if isinstance(training, PatchOptions) else None
+    if side is None:
+        return None
+    cut = training.crop_size if isinstance(training, RealESRGANOptions) else side  # what is degraded is larger
+    return _SampleSize(int(side // options.largest_scale), side * side, 3 * cut * cut, f"{side} x {side} pixels")
+
+
+def _blank(sample: _SampleSize, count: int, channels: int) -> Batch:
+    """A batch of so many black samples."""
+    lq = torch.zeros(count, channels, sample.low, sample.low)
+    batch = Batch(lq, {}, (sample.high, 1), ("",) * count, 0)
+    queries = Queries(torch.zeros(count, sample.high, 2), torch.full((count, 2), 2 / sample.low))
+    return replace(batch, queries=queries) if sample.points else batch
 
 
 def _check_batch(options: TrainOptions, dataset: TrainDataset) -> None:
@@ -181,13 +231,13 @@ def _size_of(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
 
 
-def _kept(network: nn.Module, x: torch.Tensor, options: TrainOptions) -> int:
-    """Bytes of the tensors that patches [B, C, h, w] leave alive for the backward pass."""
+def _kept(network: nn.Module, batch: Batch, options: TrainOptions) -> int:
+    """Bytes of the tensors that a batch leaves alive for the backward pass."""
     with torch.no_grad(), evaluation_mode(network):
-        network(x)  # tables that are computed once do not count
+        output_of(network, batch)  # tables that are computed once do not count
     live = LiveTensors()
-    with torch.enable_grad(), evaluation_mode(network), autocast(options.train.amp, x.device), live:
-        output = network(x)
+    with torch.enable_grad(), evaluation_mode(network), autocast(options.train.amp, batch.lq.device), live:
+        output = output_of(network, batch)
         kept = live.now
     del output
     return kept

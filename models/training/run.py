@@ -18,6 +18,7 @@ from config.schema import TrainOptions
 from data import EvalDataset, TrainDataset, build_dataset
 from models.distributed import World, has_begun, mark_begun, restarts
 from models.evaluation.check import check_borders, together
+from models.evaluation.sets import evaluation_sets
 from models.experiment import RunFolder, open_run, reserved, training_folder
 from models.inputs import check_inputs, check_place
 from models.training.checkpoint import (
@@ -39,6 +40,7 @@ from models.weights.files import log_loaded
 from utils.errors import InputError
 from utils.log import configure_logging, copied_log, get_logger
 from utils.memory import memory_for
+from utils.scale import scale_text
 from utils.seed import seed_everything
 from utils.signals import StopFlag
 
@@ -189,7 +191,7 @@ def describe_run(
         name: f"{sum(parameter.numel() for parameter in player.network.parameters()):,}"
         for name, player in state.players.items()
     }
-    log("network %s: %s parameters, scale x%d", options.network_g.type, counts["g"], options.scale)
+    log("network %s: %s parameters, scale %s", options.network_g.type, counts["g"], scale_text(options.scale))
     if options.network_d is not None and "d" in counts:
         log("discriminator %s: %s parameters", options.network_d.type, counts["d"])
     optimizers = [
@@ -224,9 +226,8 @@ def validation_sets(options: TrainOptions) -> tuple[EvalDataset, ...]:
     """The data sets that a training file validates on."""
     if options.val is None:
         return ()
-    return tuple(
-        build_dataset(dataset, scale=options.scale, seed=options.manual_seed, phase="val")
-        for dataset in options.val_datasets.values()
+    return evaluation_sets(
+        options.val_datasets.values(), options.val, scale=options.largest_scale, seed=options.manual_seed, phase="val"
     )
 
 

@@ -47,6 +47,9 @@ TRAINED = {
     "hat_l": "train_hat_l_x{}_finetune",
     "esc_xl_finetune": "train_esc_xl_x{}_finetune",
     "esc_real": "train_esc_real_x{}_mse",
+    "real_esrgan": "train_real_esrgan_x{}_mse",
+    "esrgan": "train_esrgan_x{}",
+    "srgan": "train_srgan_x{}",
 }
 SCALES = (2, 4)
 IMAGES = ((180, 320), (360, 640))  # height, width

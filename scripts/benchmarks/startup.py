@@ -103,7 +103,7 @@ def _bare(name: str) -> Work:
     options = read(_demo(name), mode="train")
     network = {"type": options.network_g.type, **options.network_g.arguments}
     side: int = getattr(options.train_dataset, "gt_size")  # noqa: B009  of this class of data set, not of all
-    sizes = (options.train_dataset.batch_size_per_gpu, side // options.scale, options.scale)
+    sizes = (options.train_dataset.batch_size_per_gpu, int(side // options.largest_scale), options.largest_scale)
     command = [sys.executable, "-c", _BARE, str(ROOT), json.dumps(network), json.dumps(sizes)]
     return functools.partial(until_line, command, _workplace(), FIRST_STEP)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -90,12 +91,25 @@ def bare_loop() -> Work:
 
 def trainer_loop() -> Work:
     """All that ``train.py`` does in an iteration that neither validates nor saves."""
-    folder = Path(_open.enter_context(tempfile.TemporaryDirectory()))
+    return loop_of(_OPTIONS, STEPS)
+
+
+def loop_of(template: str, steps: int, prepare: Callable[[Path], object] | None = None) -> Work:
+    """Iterations of ``train.py``.
+
+    Args:
+        template: an option file, with fields for the images, a folder for all else, the network and the GPUs.
+        steps: iterations of one call.
+        prepare: writes into the folder what else the option file names.
+    """
+    folder = kept_folder()
     for name in TRAINING:
         write_image(folder / "images" / name, read_image(package_folder() / name))
+    if prepare is not None:
+        prepare(folder)
     network = "{" + ", ".join(f"{key}: {value}" for key, value in U.items()) + "}"
     gpus = 1 if torch.get_default_device().type == "cuda" else 0
-    text = _OPTIONS.format(images=folder / "images", folder=folder, network=network, gpus=gpus)
+    text = template.format(images=folder / "images", folder=folder, network=network, gpus=gpus)
     (folder / "train.yml").write_text(text)
     options = read(folder / "train.yml", (), mode="train")
     with torch.device("cpu"):
@@ -103,6 +117,11 @@ def trainer_loop() -> Work:
         run, state, dataset = _open.enter_context(training)
 
     def work() -> None:
-        train_until(state.step + STEPS, run, state, dataset)
+        train_until(state.step + steps, run, state, dataset)
 
     return work
+
+
+def kept_folder() -> Path:
+    """A new folder that lives as long as the process."""
+    return Path(_open.enter_context(tempfile.TemporaryDirectory()))

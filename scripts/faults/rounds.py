@@ -212,6 +212,7 @@ class Training:
         reader.send(signal.SIGTERM)
         code, report = reader.wait(), reader.log.with_suffix(".json")
         if code != 0 or not report.exists():
+            reader.send(signal.SIGKILL)  # it may have been asked before it could listen
             self._deviation(f"the reader left with {code}: {reader.text()[-500:]}")
             return
         found: dict[str, Any] = json.loads(report.read_text())

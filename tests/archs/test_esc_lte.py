@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import archs.esc.lte
+from archs.contract import at_scale
 from models.inference.upscale import upscale
 from models.weights.files import load_weights
-from tests.archs.esc_networks import LTE, built, pixels, randomised
+from tests.archs.esc_networks import LTE, SMALL, built, pixels, randomised
 from utils.errors import InputError
 
 
@@ -101,6 +102,30 @@ def test_the_nearer_neighbour_weighs_more_on_the_last_centre_lines_of_odd_scales
     torch.testing.assert_close(y[:, elsewhere], published[:, elsewhere], rtol=0, atol=1e-8)
 
 
+def test_a_network_at_another_scale_shares_its_weights() -> None:
+    network, x = randomised(built(LTE, upscaling_factor=4)).eval(), pixels(1, 3, 6, 7)
+    other: Any = at_scale(network, 2.5)
+    assert (network.scale, other.scale) == (4, 2.5)
+    assert other.coef.weight is network.coef.weight
+    assert torch.equal(other(x), network(x, (15, 18)))
+    assert at_scale(network, 4) is network
+    with pytest.raises(ValueError, match="ESC is a network for x2, not for x3"):
+        at_scale(built(SMALL), 3)
+
+
+@pytest.mark.parametrize("key", ["upscaling_factor", "scale_max"])
+def test_scales_begin_at_one(key: str) -> None:
+    with pytest.raises(InputError, match=f"{key} must be a number of at least 1, got 0.5"):
+        built(LTE, **{key: 0.5})
+
+
+def test_the_size_of_a_pixel_ends_at_the_largest_trained_scale() -> None:
+    x = pixels(1, 3, 6, 7)
+    small, large = (randomised(built(LTE, scale_max=scale)).eval() for scale in (4, 8))
+    assert torch.equal(small(x, (24, 28)), large(x, (24, 28)))
+    assert not torch.allclose(small(x, (48, 56)), large(x, (48, 56)))
+
+
 def test_whole_images_only_at_real_scales() -> None:
     with pytest.raises(InputError, match=r"upscaled by 2\.5 as a whole"):
         upscale(built(LTE, upscaling_factor=2.5), pixels(1, 3, 40, 40), tile=16, overlap=4)
@@ -129,3 +154,23 @@ def test_points_are_those_of_the_grid(size: tuple[int, int]) -> None:
         points = network(x, queries=grid(2, size))
         assert points.shape == (2, 3, size[0] * size[1], 1)
         torch.testing.assert_close(points.view(2, 3, *size), network(x, size), rtol=0, atol=1e-12)
+
+
+def test_points_of_a_compiled_decoder() -> None:
+    network, x = randomised(built(LTE)), pixels(2, 3, 6, 7)
+    features, queries = network.encoder(x).detach(), grid(2, (9, 10))
+    compiler: Any = torch.compile
+    compiled = compiler(network.at_points, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(features, x, *queries), network.at_points(features, x, *queries))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_points_in_lower_precision(kind: torch.dtype) -> None:
+    """Positions stay exact: float32 coordinates, and features of half precision, change colours by rounding only."""
+    network, x = randomised(built(LTE)), pixels(2, 3, 6, 7)
+    coord, cell = grid(2, (20, 25))
+    with torch.no_grad():
+        expected = network.double()(x.double(), queries=(coord, cell))
+        found = network.to(kind)(x.to(kind), queries=(coord.float(), cell.float()))
+    assert found.dtype == kind
+    assert (found - expected).abs().max() < (1e-5 if kind == torch.float32 else 0.05)

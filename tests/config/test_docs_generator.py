@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import yaml
 import config
 from config.docs_generator import json_schema, markdown, sections
 from scripts.make_docs import ROOT, main, pages
-from tests.config.files import TEST, TRAIN, write
+from tests.config.files import GAN, TEST, TRAIN, write
 from utils.typed import fields_of
 
 
@@ -64,6 +65,16 @@ def test_json_schema_accepts_what_the_reader_accepts(tmp_path: Path) -> None:
         assert violations(yaml.safe_load(text.replace("2e-4", "0.0002").replace("5e3", "5000"))) == []
     found = config.read(write(tmp_path, TRAIN), mode="train")
     assert violations(config.to_dict(found)) == []
+    edits = ["train:ldl_opt={type: L1Loss, detach_map: yes}", "train:losses=[{type: FFTLoss, name: spectrum}]"]
+    adversarial = config.to_dict(config.read(write(tmp_path, GAN), edits, mode="train"))
+    assert violations(adversarial) == []
+    adversarial["network_d"]["num_feet"] = 3
+    adversarial["train"]["ldl_opt"]["detach_mop"] = True
+    adversarial["train"]["gan_opt"]["gan_type"] = "hunge"
+    adversarial["train"]["losses"][0]["target"] = "lq"
+    assert violations(adversarial) == [
+        "network_d.num_feet", "train.gan_opt.gan_type", "train.ldl_opt.detach_mop", "train.losses"
+    ]  # fmt: skip
     nulls = yaml.safe_load(TRAIN.replace("2e-4", "0.0002").replace("5e3", "5000"))
     nulls["datasets"]["val_2"] = nulls["val"]["metrics"]["psnr"] = nulls["logger"] = nulls["path"] = None
     assert violations(nulls) == []
@@ -100,7 +111,7 @@ def test_json_schema_accepts_a_file_with_a_base() -> None:
 
 
 WORDS = {
-    *("$schema", "title", "description", "default"),
+    *("$schema", "title", "description", "default", "definitions"),
     *("type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
     *("items", "minItems", "maxItems"),
     *("properties", "required", "additionalProperties", "anyOf", "allOf", "if", "then", "else"),
@@ -109,7 +120,7 @@ WORDS = {
 
 def violations(value: Any, schema: dict[str, Any] | None = None, path: str = "") -> list[str]:
     """Where a value breaks a schema, for the few words of JSON Schema that ours uses."""
-    schema = json.loads(json.dumps(json_schema())) if schema is None else schema
+    schema = whole_schema() if schema is None else referred(schema)
     assert schema.keys() <= WORDS
     if "else" in schema:
         return violations(value, schema["else" if _mapping_violations(value, schema["if"], "") else "then"], path)
@@ -141,7 +152,23 @@ def violations(value: Any, schema: dict[str, Any] | None = None, path: str = "")
     return found + (_mapping_violations(value, schema, path) if isinstance(value, dict) else [])
 
 
+@functools.cache
+def whole_schema() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(json_schema()))
+    return found
+
+
+def referred(schema: dict[str, Any]) -> dict[str, Any]:
+    """What a reference stands for."""
+    if "$ref" not in schema:
+        return schema
+    assert list(schema) == ["$ref"], "siblings of a reference have no effect"
+    found: dict[str, Any] = whole_schema()["definitions"][schema["$ref"].removeprefix("#/definitions/")]
+    return found
+
+
 def _mapping_violations(value: dict[str, Any], schema: dict[str, Any], path: str) -> list[str]:
+    schema = referred(schema)
     start = f"{path}." if path else ""
     found = [start + key for key in schema.get("required", []) if key not in value]
     others = schema.get("additionalProperties", True)
@@ -152,7 +179,7 @@ def _mapping_violations(value: dict[str, Any], schema: dict[str, Any], path: str
             found.append(start + key)
         elif isinstance(others, dict):
             found += violations(item, others, start + key)
-    for rule in schema.get("allOf", []):
+    for rule in map(referred, schema.get("allOf", [])):
         if not _mapping_violations(value, rule["if"], path):
             found += _mapping_violations(value, rule["then"], path)
     return found

@@ -95,7 +95,7 @@ def test_flags_are_booleans_as_everywhere(tmp_path: Path) -> None:
         (["train:mesa_opt={type: L1Loss, start_ratio: 2}", "train:ema_decay=0.9"], "start_ratio: expected at most 1"),
         (
             [f"train:perceptual_opt={PERCEPTUAL}", "datasets:train:color=y"],
-            "train:perceptual_opt: vgg19 sees images of three channels; datasets.train.color is y",
+            "train:perceptual_opt: vgg19 sees images of three channels, and datasets.train.color is y; leave it out",
         ),
         (
             [
@@ -106,7 +106,7 @@ def test_flags_are_booleans_as_everywhere(tmp_path: Path) -> None:
         ),
         (
             [f"train:perceptual_opt={PERCEPTUAL[:-1]}, criterion: fro}}", "train:accumulate=2"],
-            "criterion: fro is the norm of the whole batch, which micro-batches (train.accumulate) do not know; choose",
+            "fro is the norm of the whole batch, which micro-batches (train.accumulate) do not know; choose l1 or l2",
         ),
     ],
 )
@@ -173,6 +173,20 @@ def test_a_generator_that_is_never_trained_is_noted(tmp_path: Path, edit: str) -
     key = edit.split("=")[0]
     assert note == f"--force_yml {key}: network_g is never trained: total_iter is 100"
     assert notes(tmp_path, "train:net_d_init_iters=90", "train:net_d_iters=10") == []
+
+
+@pytest.mark.parametrize(
+    ("points", "noted"), [("[[99, 0], [200, 1]]", False), ("[[10, 0], [100, 0], [200, 1]]", True), ("[[0, 0]]", None)]
+)
+def test_a_loss_whose_schedule_begins_too_late_is_noted(tmp_path: Path, points: str, noted: bool | None) -> None:
+    edits = (f"train:losses=[{{type: FFTLoss, weight_schedule: {points}}}]", "train:total_iter=100")
+    if noted is None:
+        assert "no point has a factor above 0" in refused(tmp_path, *edits, text=TRAIN)
+        return
+    found = [note for note in read(tmp_path, *edits, text=TRAIN).notes if "never acts" in note]
+    assert len(found) == noted
+    expected = "weight_schedule: the loss never acts: its factor is 0 up to iteration 100, and total_iter is 100"
+    assert all(note.endswith(expected) for note in found)
 
 
 def test_the_sides_of_patches_are_those_of_the_top_level(tmp_path: Path) -> None:

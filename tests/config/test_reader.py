@@ -133,7 +133,11 @@ MISTAKES: list[tuple[tuple[str, str], str, str]] = [
     (("~/gt", "~nobody-here/gt"), "nobody", "datasets.train.dataroot_gt: expected a path or a list, each a path, go"),
     (("manual_seed: 3", "manual_seed: -" + "9" * 400), "seed", "manual_seed: expected at least 0, got -999"),
     (("lr: 2e-4", "lr: !!int " + "9" * 400), "optim_g", "train.optim_g.lr: expected a number, got 999"),
-    (("scale: 2\nnum", "scale: two\nnum"), "two", 'scale: expected a whole number, got "two"'),
+    (
+        ("scale: 2\nnum", "scale: two\nnum"),
+        "two",
+        "scale: expected a whole number or a number or a list of 2 values, each",
+    ),
     (("scale: 2\nnum", "scale: 0\nnum"), "scale: 0", "scale: expected at least 1, got 0"),
     (("num_gpu: auto", "num_gpu: -1"), "num_gpu", "num_gpu: expected at least 0, got -1"),
     (("manual_seed: 3", "manual_seed: yes"), "seed", 'manual_seed: expected a whole number, got "yes"'),

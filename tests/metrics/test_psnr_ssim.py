@@ -18,6 +18,7 @@ from torch import Tensor
 from metrics import (
     METRICS,
     PSNR,
+    SSIM,
     calculate_psnr,
     calculate_psnr_pt,
     calculate_ssim,
@@ -214,9 +215,9 @@ def test_tensors_that_are_not_8_bit_images_are_refused() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ["calculate_psnr", "calculate_ssim"])
-def test_metrics_on_a_gpu_equal_those_on_the_cpu(name: str) -> None:
-    metric = METRICS[name](crop_border=4, test_y_channel=True)  # type: ignore[call-arg]
+@pytest.mark.parametrize("kind", [PSNR, SSIM])
+def test_metrics_on_a_gpu_equal_those_on_the_cpu(kind: type[PSNR | SSIM]) -> None:
+    metric = kind(crop_border=4, test_y_channel=True)
     a, b = noisy_pair(60, 50, 3)
     value = metric.of_tensors(torch.from_numpy(a).cuda(), torch.from_numpy(b).cuda())
     assert value == pytest.approx(metric(a, b), rel=1e-9)

@@ -24,7 +24,11 @@ for program in sys.argv[1:]:
     if pid == 0:
         sys.path[:] = [str(pathlib.Path(program).parent), *standard]
         sys.argv[:] = [program, "--help"]
-        runpy.run_path(program, run_name="__main__")
+        try:
+            runpy.run_path(program, run_name="__main__")
+        except SystemExit as leaving:
+            sys.stdout.flush()
+            os._exit(leaving.code or 0)  # without taking modules apart, 0.3 s
         os._exit(3)  # it has to leave by itself
     codes[program] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 print(codes, file=sys.stderr)

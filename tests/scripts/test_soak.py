@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from scripts.faults import processes
 from scripts.faults.disturbances import EXIT_CODES, draw
 from scripts.faults.record import BEGIN, END, read_record, rewrite_page
 from scripts.faults.settings import SETTINGS, Setting
-from tests.runs import ROOT, environment
+from tests.runs import ROOT, command, run_line
 from utils.errors import InputError
 from utils.seed import random_stream
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
-# Two faults: states are read without their random generators, and one of the files is written in place, not at once.
-PLANTED = """
+# With trainings of half the length, and the undisturbed ones forked as the others are.
+SHORT = """
 import contextlib, dataclasses, sys, time
 sys.path.insert(0, sys.argv.pop(1))
-from scripts.faults import settings
+from scripts.faults import processes, settings
+processes.start_new = lambda place, log, line: processes.fork(processes._train, place, log, line[1:], None)
 settings.SETTINGS = tuple(dataclasses.replace(setting, steps=setting.steps // 2) for setting in settings.SETTINGS)
 from scripts import soak
+from utils.command import run_command
+"""
+# Two faults: states are read without their random generators, and one of the files is written in place, not at once.
+PLANTED = """
 from models.training import checkpoint
 from models.weights import files
-from utils.command import run_command
 
 sound = files.atomic_write
 
@@ -36,10 +43,10 @@ class InPlace:
         self.file = file
     def write(self, content):
         middle = len(content) // 2
-        for part in (content[:middle], content[middle:]):
-            self.file.write(part)
-            self.file.flush()
-            time.sleep(0.4)
+        self.file.write(content[:middle])
+        self.file.flush()
+        time.sleep(0.2)
+        self.file.write(content[middle:])
 
 @contextlib.contextmanager
 def written_in_place(path):
@@ -53,23 +60,21 @@ def written_in_place(path):
 
 checkpoint.set_random_state = lambda state: None
 files.atomic_write = written_in_place
-sys.exit(run_command(soak.main))
 """
 
 
-def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], env=environment(), capture_output=True, text=True, timeout=600, check=False
-    )
+def soak(folder: Path, *arguments: str, planted: str = "") -> subprocess.CompletedProcess[str]:
+    """Run scripts/soak.py, by a script that shortens it."""
+    script = folder / "soak.py"
+    script.write_text(f"{SHORT}{planted}sys.exit(run_command(soak.main))\n")
+    return run_line(folder, command(str(script), str(ROOT), *arguments), timeout=600)
 
 
 @pytest.mark.slow
 def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = soak(
-        str(ROOT / "scripts/soak.py"), "--minutes", "5", "--rounds", "1", "--seed", "17", "--setting", "2 workers",
-        "--output", str(out), "--keep",
-    )  # fmt: skip
+    arguments = ("--minutes", "5", "--rounds", "1", "--seed", "1", "--setting", "2 workers")
+    done = soak(tmp_path, *arguments, "--output", str(out), "--keep")
     assert done.returncode == 0, done.stdout + done.stderr
     record = read_record(out)
     runs = [run for one in record["rounds"] for run in one["runs"]]
@@ -79,23 +84,30 @@ def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
     assert "0 deviations" in (out / "soak.md").read_text()
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    assert soak(str(ROOT / "scripts/soak.py"), "--output", str(out), "--page", str(page)).returncode == 0
+    assert soak(tmp_path, "--output", str(out), "--page", str(page)).returncode == 0
     assert page.read_text() == f"before\n{BEGIN}\n{(out / 'soak.md').read_text()}{END}\nafter\n"
 
 
 @pytest.mark.slow
 def test_the_soak_finds_planted_faults(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = soak(
-        "-c", PLANTED, str(ROOT), "--minutes", "5", "--rounds", "1", "--seed", "17",
-        "--setting", "HAT with dropout, EMA", "--output", str(out),
-    )  # fmt: skip
+    arguments = ("--minutes", "5", "--rounds", "1", "--seed", "17", "--setting", "HAT with dropout, EMA")
+    done = soak(tmp_path, *arguments, "--output", str(out), planted=PLANTED)
     assert done.returncode == 1, done.stdout + done.stderr
     deviations = [text for one in json.loads((out / "soak.json").read_text())["rounds"] for text in one["deviations"]]
     assert any("a reader saw" in text for text in deviations), deviations
     assert any("30.state: focalsr.random[0].torch has other values" in text for text in deviations), deviations
     assert any("net_g_latest.pth: params" in text for text in deviations), deviations
     assert "--seed 17 --setting 'HAT with dropout, EMA' --round 0" in (out / "soak.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_the_log_of_a_process_is_there_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.faults.processes.os.setsid", lambda: time.sleep(0.2))  # the first that a child does
+    child = processes.fork(os.write, tmp_path, tmp_path / "log", 1, b"words\n")
+    assert child.log.exists()
+    assert child.wait() == 6  # what the function returns
+    assert child.text() == "words\n"
 
 
 def test_a_seed_decides_what_happens() -> None:

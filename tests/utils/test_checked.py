@@ -21,7 +21,7 @@ from data.degradations.kernels import blur_kernel
 from data.degradations.options import DegradationOptions
 from data.resizing.matlab import downscale
 from losses import CharbonnierLoss
-from metrics import PSNR, SSIM, Metric
+from metrics import PSNR, SSIM, LevelMetric
 from ops.pixels.imresize import taps_of
 from utils.checked import Checked, check_choice
 from utils.errors import InputError
@@ -105,7 +105,7 @@ def test_what_an_option_file_may_not_say_is_refused_in_python(message: str) -> N
 
 
 def test_options_may_hold_pieces_that_are_built_already() -> None:
-    class Mine(Metric):
+    class Mine(LevelMetric):
         def __call__(self, image: Any, reference: Any = None) -> float:
             return 1.0
 

@@ -192,7 +192,7 @@ class GeneratorTerms:
     @property
     def full_step(self) -> int:
         """The iteration from which on each of them has begun to act."""
-        return max((max(term.first, acts_from(term.options)) for term in self.terms), default=1)
+        return max((max(term.first, acts_from(term.options.weight_schedule) or 1) for term in self.terms), default=1)
 
     def described(self, prefix: str) -> list[str]:
         """Each in words, under its log name with a prefix."""

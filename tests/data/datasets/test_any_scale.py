@@ -120,11 +120,13 @@ def test_images_smaller_than_the_smallest_patch_are_refused_by_name(folder: Path
 @pytest.mark.parametrize(
     ("changes", "scale", "message"),
     [
-        ({"sample_q": 65}, (1, 4), "sample_q: expected at most 64, as many pixels as the patches of x1"),
+        ({"sample_q": 65}, (1, 4), r"sample_q: expected at most 64, the pixels of a patch at x1 \(lq_size 8\), got 65"),
         ({"sample_q": None}, (1, 4), "sample_q: expected a number, as the patches of a batch differ in size"),
         ({"dataroot_lq": {"2": Path("x")}}, (1, 4), "dataroot_lq: low-resolution patches for training are made"),
         ({"gt_size": 64}, (1, 4), "gt_size: leave it out"),
         ({"dataroot_lq": {"two": Path("x")}}, 2, 'dataroot_lq: expected a mapping from scales.*"two"'),
+        ({"dataroot_lq": {"0.5": Path("x")}}, 2, 'dataroot_lq: expected a mapping from scales.*"0.5"'),
+        ({"dataroot_lq": {"2": Path("x"), "2.0": Path("y")}}, 2, "dataroot_lq: expected each scale once, got 2, 2.0"),
         ({"filename_tmpl": "x{scale}"}, 2, 'filename_tmpl: expected "{}" in it'),
     ],
 )
@@ -153,5 +155,8 @@ def test_given_low_resolution_images_of_a_scale(folder: Path, tmp_path: Path) ->
     assert sample.gt is not None
     assert sample.gt.shape == (3, 30, 36)
     assert own.evaluation_set(3).read(1).name == "b"  # made
-    with pytest.raises(InputError, match="expected 3 times as many rows"):
-        options(folder, dataroot_lq={"3": tmp_path / "X2"}, filename_tmpl="{}x2").evaluation_set(3).read(0)
+    for scale, message in ((3, "at x3 larger than"), (1, "which is not x1 of")):
+        with pytest.raises(InputError, match=message):
+            options(folder, dataroot_lq={f"{scale}": tmp_path / "X2"}, filename_tmpl="{}x2").evaluation_set(scale).read(
+                0
+            )

@@ -19,7 +19,7 @@ from archs import build_network
 from archs.plainusr import PlainUSR, fold
 from config.schema import TileOptions, ValOptions
 from data import EvalDataset, PairedImageOptions, Sample, SingleImageOptions, build_dataset, to_uint8, write_image
-from metrics import METRICS, Metric, UndefinedScoreError
+from metrics import METRICS, PSNR, LevelMetric, UndefinedScoreError
 from models.distributed import T, World
 from models.evaluation.evaluate import EvalReport, EvalRow, evaluate, format_table, of_equal_size
 from models.weights.files import load_weights
@@ -73,9 +73,7 @@ def test_an_evaluation_has_a_row_for_each_image_and_their_means(pairs: EvalDatas
     for i, row in enumerate(report.rows):
         sample = pairs.read(i)
         assert sample.gt is not None
-        expected = METRICS["calculate_psnr"](crop_border=2, test_y_channel=True)(  # type: ignore[call-arg]
-            to_uint8(Nearest(2).eval()(sample.lq)), to_uint8(sample.gt)
-        )
+        expected = PSNR(crop_border=2, test_y_channel=True)(to_uint8(Nearest(2).eval()(sample.lq)), to_uint8(sample.gt))
         assert row.scores["psnr"] == expected
     assert report.scores["psnr"] == pytest.approx(np.mean([row.scores["psnr"] for row in report.rows]))
     assert report.bicubic["psnr"] > report.scores["psnr"]
@@ -345,7 +343,7 @@ def test_an_output_that_is_not_finite_is_no_score(seven: EvalDataset, value: flo
     assert [image["name"] for image in written["images"] if "fault" in image] == bad
 
 
-class Picky(Metric):
+class Picky(LevelMetric):
     """Has no value for some images."""
 
     def __call__(self, image: Any, reference: Any = None) -> float:

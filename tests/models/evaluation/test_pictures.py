@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from data.images.files import read_image, to_tensor, to_uint8
@@ -15,8 +16,9 @@ from models.evaluation.pictures import (
     STRIP,
     PictureWriter,
     bicubic_picture,
+    bicubic_to,
     comparison_picture,
-    enlarge,
+    enlarged,
     most_improved_part,
 )
 from utils.errors import InputError
@@ -83,7 +85,7 @@ def test_a_part_is_framed_and_enlarged_below() -> None:
     second = picture[whole.shape[0] + GAP :]
     assert second.shape[0] == 40
     ours = second[:, 2 * (60 + GAP) : 2 * (60 + GAP) + 60]
-    np.testing.assert_array_equal(ours, enlarge(sr[5:25, 10:40], 2))
+    np.testing.assert_array_equal(ours, enlarged(sr[5:25, 10:40], 40, 60))
     framed = panels(picture, 40, 60)[3]
     np.testing.assert_array_equal(framed[8:22, 13:37], gt[8:22, 13:37])
     assert (framed[5, 10:40] == framed[5, 10]).all()
@@ -100,8 +102,8 @@ def test_pictures_leave_their_inputs_alone() -> None:
 @pytest.mark.parametrize(
     ("lq", "sr", "gt", "crop", "message"),
     [
-        ((8, 8), (17, 16), None, None, "no whole multiple"),
-        ((8, 8), (4, 4), None, None, "no whole multiple"),
+        ((8, 8), (18, 16), None, None, "no multiple"),
+        ((8, 8), (4, 4), None, None, "no multiple"),
         ((8, 8), (16, 16), (16, 18), None, "differ"),
         ((8, 8), (16, 16), None, Region(10, 0, 8, 8), "outside"),
         ((8, 8), (16, 16), None, Region(0, 0, 0, 8), "no part"),
@@ -113,6 +115,14 @@ def test_sizes_that_do_not_belong_together_are_refused(
     truth = None if gt is None else random_image(*gt)
     with pytest.raises(ValueError, match=message):
         comparison_picture(random_image(*lq), random_image(*sr), truth, crop=crop)
+
+
+def test_a_scale_that_is_not_whole() -> None:
+    lq, sr = random_image(7, 9), random_image(18, 22)  # x2.5: 17.5 and 22.5, rounded to even
+    low, bicubic, ours = panels(comparison_picture(lq, sr), 18, 22)
+    np.testing.assert_array_equal(low[0, [0, 21]], lq[0, [0, 8]])
+    assert bicubic.shape == sr.shape
+    np.testing.assert_array_equal(ours, sr)
 
 
 def test_each_panel_needs_a_caption() -> None:
@@ -176,3 +186,11 @@ def test_the_picture_writer_raises_what_failed(tmp_path: Path) -> None:
     writer.write(tmp_path / "file/one.png", pixels)
     with pytest.raises(InputError, match="a file, not a folder"):
         writer.finish()
+
+
+def test_bicubic_is_not_shifted_where_a_scale_rounds_the_sides_apart() -> None:
+    ramp = torch.arange(189, dtype=torch.float64).expand(3, 148, 189)  # x2.7: 400 / 148 is more than 510 / 189
+    wide = bicubic_to(ramp, 400, 510)
+    centres = (torch.arange(510) + 0.5) * 189 / 510 - 0.5
+    assert wide.shape == (3, 400, 510)
+    torch.testing.assert_close(wide[0, 9, 10:-10], centres[10:-10].double(), rtol=0, atol=1e-4)

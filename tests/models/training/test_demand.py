@@ -10,7 +10,8 @@ import torch
 from models.training import demand
 from models.training.demand import check_activations, check_demand
 from models.training.run import training_set
-from tests.runs import run_here, workplace
+from tests.models.training.objectives.test_any_scale import options as any_scale
+from tests.runs import adversarial, run_here, workplace
 from tests.states import options, state_of
 from utils.errors import InputError
 from utils.log import configure_logging
@@ -92,7 +93,9 @@ def test_what_does_not_grow_with_the_batch_is_counted_once(monkeypatch: pytest.M
     wide = options("train:amp=bf16", "datasets:train:batch_size_per_gpu=256", "datasets:train:gt_size=4",
                    "network_g:n_feat=64", "network_g:im_feat=[64,64]")  # fmt: skip
     state = state_of(wide)
-    kept = [demand._kept(state.generator.network, torch.zeros(count, 3, 2, 2), wide) for count in (1, 2, 256)]
+    sample = demand._sample_of(wide)
+    assert sample is not None
+    kept = [demand._kept(state.generator.network, demand._blank(sample, count, 3), wide) for count in (1, 2, 256)]
     assert kept[2] == kept[0] + 255 * (kept[1] - kept[0])
     assert kept[2] < 256 * kept[0] / 2
     monkeypatch.setattr(demand, "obtainable_memory", lambda: kept[2])
@@ -118,6 +121,48 @@ def test_activations_that_cannot_fit_are_found_on_one_patch(monkeypatch: pytest.
     assert state.generator.network.training
     # In micro-batches they do.
     check_activations(state, options("datasets:train:batch_size_per_gpu=4096", "train:accumulate=512"))
+
+
+def test_activations_of_the_discriminator_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = adversarial(Path("train.yml").read_text())
+    Path("train.yml").write_text(text)
+    many = options("datasets:train:batch_size_per_gpu=1024", "model_type=ESRGANModel")
+    state = state_of(many)
+    before = {name: value.clone() for name, value in state.players["d"].network.state_dict().items()}
+    total = 0
+    sample = demand._sample_of(many)
+    assert sample is not None
+    assert (sample.low, sample.of_output.low) == (12, 24)
+    for name, seen in (("g", sample), ("d", sample.of_output)):
+        one, two = (demand._kept(state.players[name].network, demand._blank(seen, n, 3), many) for n in (1, 2))
+        total += one + 1023 * (two - one)
+    monkeypatch.setattr(demand, "obtainable_memory", lambda: total)
+    check_activations(state, many)
+    monkeypatch.setattr(demand, "obtainable_memory", lambda: total - 1)
+    with pytest.raises(InputError, match="what UNetDiscriminatorSN keeps for the gradient of 1,024 patches") as refused:
+        check_activations(state, many)
+    assert "train.accumulate" not in str(refused.value)  # which relativistic losses do not take
+    after = state.players["d"].network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_batches_of_points_are_foreseen_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = any_scale(Path(), "datasets:train:batch_size_per_gpu=2000", "datasets:train:num_worker_per_gpu=1")
+    state, sample = state_of(many), demand._sample_of(many)
+    assert sample is not None
+    assert (sample.low, sample.high, sample.prepared) == (8, 48, 3 * 64 + 7 * 48)
+    one, two = (demand._kept(state.generator.network, demand._blank(sample, n, 3), many) for n in (1, 2))
+    total = one + 1999 * (two - one)
+    monkeypatch.setattr(demand, "obtainable_memory", lambda: total)
+    check_activations(state, many)
+    check_demand(many, torch.device("cpu"), training_set(many))
+    monkeypatch.setattr(demand, "obtainable_memory", lambda: total - 1)
+    message = r"ESCLTE keeps for the gradient of 2,000 patches of 8 x 8 low-resolution pixels \(lq_size\) and 48 points"
+    with pytest.raises(InputError, match=message):
+        check_activations(state, many)
+    monkeypatch.setattr(demand, "obtainable_memory", lambda: 2000 * 3 * 4 * (64 + 48) - 1)
+    with pytest.raises(InputError, match=r"a batch \(batch_size_per_gpu 2,000, patches of 8 x 8 low-resolution pixels"):
+        check_demand(many, torch.device("cpu"), training_set(many))
 
 
 @pytest.mark.parametrize("check", [(), ("--check",)])

@@ -344,6 +344,18 @@ def test_layout_and_compiler_train_the_same(edits: tuple[str, ...], monkeypatch:
     assert compiled == ([state.generator.network] if chosen.train.compile else [])
 
 
+def test_only_the_optimiser_of_the_generator_forgets_its_moments() -> None:
+    chosen = options("train:reset_momentum_iter=2")
+    state = fresh(chosen)
+    for forgotten in (set(), {"g"}, set()):
+        iterate(state, batch(), chosen)
+        empty = {
+            name for name, player in state.players.items()
+            if not any(values["exp_avg"].any() for values in player.optimizer.state.values())
+        }  # fmt: skip
+        assert empty == forgotten
+
+
 def test_where_the_generator_is_not_trained_its_pass_keeps_nothing() -> None:
     chosen = options("train:net_d_iters=2")
     state = fresh(chosen)

@@ -16,6 +16,7 @@ from models.training.objectives import build_objective
 from models.training.objectives.terms import GeneratorTerms, total_of, with_sharpened
 from tests.runs import adversarial
 from tests.states import CPU, iterate, options, state_of
+from utils.errors import InputError
 
 
 def images(seed: int, side: int = 32) -> Tensor:
@@ -37,6 +38,14 @@ def test_each_loss_of_the_file_is_a_term(place: Path) -> None:
     assert list(found) == ["pix", "wave", "fft", "sharp"]
     torch.testing.assert_close(found["pix"], (output - targets["gt"]).abs().mean())
     torch.testing.assert_close(found["sharp"], (output - targets["gt_usm"]).abs().mean())
+
+
+@pytest.mark.parametrize(
+    "edits", [("train:fft_opt={type: FFTLoss}", NAMED), ("train:losses=[{type: L1Loss, name: pix}]",)]
+)
+def test_two_losses_of_one_name_are_refused(place: Path, edits: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=r'"(fft|pix)"'):
+        terms_of(*edits)
 
 
 @pytest.mark.parametrize(("step", "factor"), [(1, 0.0), (10, 0.0), (15, 0.5), (20, 1.0), (99, 1.0)])
@@ -109,7 +118,7 @@ def test_targets_follow_the_file_in_the_real_models_alone(place: Path, model: st
     found = {term.name: term.target for term in GeneratorTerms(chosen, CPU).terms}
     assert found == {**dict.fromkeys(("pix", "wave", "fft"), sharpened), "ldl": "gt", "mesa": "gt"}
     assert chosen.target_of("percep") == "gt"
-    assert f"real images: {sharpened}" in "\n".join(build_objective(chosen, state_of(chosen)).summary())
+    assert f"real images: {sharpened})" in "\n".join(build_objective(chosen, state_of(chosen)).summary())
 
 
 def test_the_plan_of_a_training_names_its_losses(place: Path) -> None:
@@ -123,3 +132,11 @@ def test_the_plan_of_a_training_names_its_losses(place: Path) -> None:
         "l_g_fft (FFTLoss, weight 0.1, gt)",
         "l_g_sharp (L1Loss, weight 1, gt_usm)",
     ]
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adamax"])
+def test_only_adam_has_moments_to_reset(place: Path, kind: str) -> None:
+    text = (place / "train.yml").read_text()
+    (place / "train.yml").write_text(text.replace("type: Adam, lr: 2e-3, betas: [0.9, 0.99]", f"type: {kind}, lr: 0.1"))
+    with pytest.raises(InputError, match=rf"train[.:]reset_momentum_iter: {kind} keeps other moments"):
+        state_of(options("train:reset_momentum_iter=2"))

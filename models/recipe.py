@@ -21,6 +21,7 @@ from models.inputs import Missing, missing_inputs, raise_missing
 from models.training.check import inspect_training
 from models.training.checkpoint import CheckpointFolder, find_resume, value_at
 from models.training.loop import train
+from models.training.objectives import players_of
 from models.weights.files import read_checkpoint
 from models.weights.fit import fit
 from utils.errors import InputError
@@ -186,9 +187,9 @@ def _state_of(stage: Stage) -> StageProgress:
         InputError: its folder holds another training.
     """
     total, folder = stage.options.train.total_iter, _folder(stage)
-    latest = folder.network("latest")
-    if latest.is_file():
-        done = _finished_at(stage, latest)
+    latest = [folder.network("latest", player) for player in players_of(stage.options)]
+    if all(path.is_file() for path in latest):
+        done = min(_finished_at(stage, path) for path in latest)
         if done >= total:
             return StageProgress(done, total, finished=True)
     resume = find_resume(folder, stage.options.path, World())
@@ -199,7 +200,7 @@ def _state_of(stage: Stage) -> StageProgress:
 
 
 def _finished_at(stage: Stage, latest: Path) -> int:
-    """The iteration of a stage's last weights; 0 where they are damaged: its states are looked at then."""
+    """The iteration of the last weights of a network; 0 where they are damaged: the stage's states are looked at."""
     try:
         content = read_checkpoint(latest)
     except InputError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import time
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 from models.training.objectives import PixelObjective
+from scripts.faults.settings import chosen, make_place
+from scripts.faults.verify import compare
 from tests.runs import ROOT, TWO_RANKS, command, environment, run, run_here, run_line, start, torchrun, workplace
 from tests.test_straight_line import assert_same_run, weights
 from utils.seed import random_stream
@@ -85,15 +88,20 @@ def test_validation_does_not_change_the_training(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kill -9")
-def test_a_run_killed_twenty_five_times_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole, killed = workplace(tmp_path / "whole"), workplace(tmp_path / "killed")
+@pytest.mark.parametrize(("name", "kills"), [("one process", 12), ("GAN, degradation pool", 8)])
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(name: str, kills: int, tmp_path: Path) -> None:
+    [setting] = chosen([name])
+    changes = {**setting.changes, "use_tb_logger: true": "use_tb_logger: false"}  # its imports take long
+    setting = dataclasses.replace(setting, changes=changes)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        make_place(folder, setting)
 
     def line(length: int) -> list[str]:
-        changes = ("--force_yml", f"train:total_iter={length}", "val:val_freq=8")
-        return command("train.py", "-opt", "train.yml", "--auto_resume", *changes)
+        return command("train.py", "-opt", "train.yml", "--auto_resume", "--force_yml", f"train:total_iter={length}")
 
     random = random_stream(25)
-    for number in range(25):
+    for number in range(kills):
         log = killed / f"{number}.log"
         with log.open("w") as output:
             process = start(line(1000), killed, environment(), stderr=output)
@@ -111,7 +119,7 @@ def test_a_run_killed_twenty_five_times_ends_with_the_same_bits(tmp_path: Path) 
     for place in (killed, whole):
         done = run_line(place, line(length))
         assert done.returncode == 0, done.stderr
-    assert_same_run(whole / "experiments/tiny", killed / "experiments/tiny", last=length)
+    assert compare(whole, killed, dataclasses.replace(setting, steps=length)) == []
 
 
 @pytest.mark.slow

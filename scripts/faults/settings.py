@@ -39,6 +39,22 @@ _ADVERSARIAL = {
     "gt_size: 24": "gt_size: 32",  # sharpening needs 26, the discriminator a multiple of 8
     "  gan_opt:": "  ldl_opt: {type: L1Loss}\n  net_d_iters: 2\n  net_d_init_iters: 3\n  gan_opt:",
 }
+_ANY_SCALE = {
+    "scale: 2\nnum_gpu": "scale: [1, 4]\nnum_gpu",
+    "type: PairedImageDataset\n    dataroot_gt: photos/HR": (
+        "type: AnyScaleDataset\n    dataroot_gt: photos/HR\n    lq_size: 8\n    sample_q: 48"
+    ),
+    "    gt_size: 24\n": "",
+    "type: PairedImageDataset\n    dataroot_gt: held_out/HR": "type: AnyScaleDataset\n    dataroot_gt: held_out/HR",
+    _PLAIN: (
+        "{type: ESCLTE, dim: 16, pdim: 4, kernel_size: 5, n_blocks: 1, conv_blocks: 1, window_size: 4, num_heads: 2, "
+        "hidden_dim: 12, hidden_list: [10]}"
+    ),
+    "  metrics:": "  scales: [2, 2.5]\n  metrics:",
+    "{type: calculate_psnr, crop_border: 2, test_y_channel: true}": (
+        "{type: calculate_psnr_any_scale, protocol: benchmark}"
+    ),
+}
 
 
 def _data(kind: str) -> dict[str, str]:
@@ -83,6 +99,7 @@ SETTINGS = (
     Setting("AMP bf16", {"ema_decay: 0.9": "ema_decay: 0.9\n  amp: bf16"}),
     Setting("GAN", _ADVERSARIAL, steps=80),
     Setting("GAN, degradation pool", {**_DEGRADATIONS, **_ADVERSARIAL}, steps=60),
+    Setting("any scale", _ANY_SCALE, steps=60),
     Setting("LMDB, 2 workers", {**_WORKERS, **_data("lmdb")}, workers=True),
     Setting("2 micro-batches, no EMA", {"ema_decay: 0.9": "accumulate: 2"}),
     Setting("pack", _data("pack")),
@@ -91,6 +108,7 @@ SETTINGS = (
     Setting("GAN, 2 micro-batches", {**_ADVERSARIAL, "ema_decay: 0.9": "ema_decay: 0.9\n  accumulate: 2"}, steps=80),
     Setting("GAN, AMP bf16", {**_ADVERSARIAL, "ema_decay: 0.9": "ema_decay: 0.9\n  amp: bf16"}, steps=60),
     Setting("GAN, 2 ranks", _ADVERSARIAL, ranks=2, steps=60),
+    Setting("any scale, 2 workers", {**_WORKERS, **_ANY_SCALE}, workers=True, steps=60),
 )  # fmt: skip
 """In the order of the rounds."""
 

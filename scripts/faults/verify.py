@@ -120,7 +120,9 @@ def _curves(whole: Path, disturbed: Path) -> Iterator[str]:
 
 
 def _points(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Tag -> iterations and values, as TensorBoard shows them; of pictures the number of bytes."""
+    """Tag -> iterations and values, as TensorBoard shows them; of pictures the number of bytes. Empty: no folder."""
+    if not folder.is_dir():
+        return {}
     from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, TENSORS, EventAccumulator
 
     events = EventAccumulator(str(folder), size_guidance={SCALARS: 0, IMAGES: 0, TENSORS: 0}).Reload()

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from config import read
-from models.training.objectives import PixelObjective
+from models.training.objectives import AdversarialObjective, PixelObjective
 from models.weights.files import read_checkpoint
-from tests.runs import run_here, run_line, torchrun, workplace
+from tests.runs import adversarial, run_here, run_line, torchrun, workplace
 from utils.lock import exclusive
 
 SCRIPT = "scripts/run_recipe.py"
@@ -34,6 +34,13 @@ name: rescaled
 stages:
   x2: {opt: train.yml, options: {name: x2, train: {total_iter: 2}}}
   x4: {opt: train.yml, start_from: x2, options: {name: x4, scale: 4, network_g: {scale: 4}, train: {total_iter: 2}}}
+"""
+
+TWO_PLAYERS = """\
+name: two players
+stages:
+  mse: {opt: train.yml, options: {name: mse, train: {total_iter: 3}, val: ~}}
+  gan: {opt: gan.yml, start_from: mse, options: {name: gan, train: {total_iter: 4}, val: ~}}
 """
 
 
@@ -115,6 +122,33 @@ def test_a_killed_recipe_ends_with_the_same_weights(
     assert run_here(SCRIPT, "recipe.yml") == 0
     assert_equal(weights("first"), expected[0])
     assert_equal(weights("second"), expected[1])
+
+
+def test_a_discriminator_joins_in_a_later_stage(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when the second stage begins, and in it; then the last weights of its discriminator are lost."""
+    Path("gan.yml").write_text(adversarial(Path("train.yml").read_text()))
+    Path("recipe.yml").write_text(TWO_PLAYERS)
+    assert run_here(SCRIPT, "recipe.yml") == 0
+    last = Path("experiments/gan/models/net_d_latest.pth")
+    expected = weights("mse"), weights("gan"), read_checkpoint(last)["params"]
+    Path("experiments").rename("undisturbed")
+    step = AdversarialObjective.step
+    for killed_in in (1, 3):
+
+        def dying(objective: Any, state: Any, batch: Any, killed_in: int = killed_in) -> Any:
+            if state.step + 1 == killed_in:
+                raise KeyboardInterrupt
+            return step(objective, state, batch)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(AdversarialObjective, "step", dying)
+            assert run_here(SCRIPT, "recipe.yml") == 130
+    for lose in (lambda: None, last.unlink, lambda: last.write_bytes(last.read_bytes()[:-100])):
+        lose()
+        assert run_here(SCRIPT, "recipe.yml") == 0
+        found = weights("mse"), weights("gan"), read_checkpoint(last)["params"]
+        for one, two in zip(found, expected, strict=True):
+            assert_equal(one, two)
 
 
 def test_a_stage_begins_anew(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

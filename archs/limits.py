@@ -21,7 +21,7 @@ _WIDTHS = (
     *("in_chans", "out_dim", "num_feat", "num_in_ch", "num_out_ch", "num_grow_ch"),
 )
 _COUNTS = ("depths", "depth", "n_blocks", "conv_blocks", "num_block", "num_group", "num_conv")
-_SCALES = ("scale", "upscale", "upscaling_factor")
+_SCALES = ("scale", "upscale", "upscaling_factor", "scale_max")
 _KERNELS = ("kernel_size", "convffn_kernel_size")
 _WINDOWS = ("window_size", "split_size")
 

@@ -51,7 +51,7 @@ def test_a_test_run_looks_before_it_reads(
     monkeypatch.chdir(workplace(tmp_path))
     Path("file").touch()
     monkeypatch.setattr(tester, "check_inputs", lambda options: None)
-    monkeypatch.setattr(tester, "build_dataset", lambda *given, **named: pytest.fail("it reads the data"))
+    monkeypatch.setattr(tester, "evaluation_sets", lambda *given, **named: pytest.fail("it reads the data"))
     place = json.dumps("file/results")
     assert run_here("test.py", "-opt", "test.yml", "--force_yml", f"path:results_root={place}") == 2
     assert "is a file, not a folder; choose another" in capsys.readouterr().err

@@ -66,12 +66,16 @@ class DatasetOptions(Checked):
     pin_memory: bool = option("batches in page-locked memory, from which copies to a GPU are faster", False)
     persistent_workers: bool = option("accepted: worker processes always live as long as the training", False)
 
+    @property
+    def channels(self) -> int:
+        """Of the images."""
+        return 1 if self.color == "y" else 3
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        channels = 1 if self.color == "y" else 3
         for key, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) not in (1, channels):
-                raise InputError(f"{key}: expected {channels} numbers, one per channel, got {len(values)}")
+            if values is not None and len(values) not in (1, self.channels):
+                raise InputError(f"{key}: expected {self.channels} numbers, one per channel, got {len(values)}")
         for key in ("mean", "std"):
             values = getattr(self, key)
             if values is not None and max(map(abs, values)) > _LARGEST:

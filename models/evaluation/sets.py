@@ -1,13 +1,17 @@
-"""The data sets that an option file evaluates on, each at every scale that is asked for."""
+"""The data sets that an option file evaluates on, each at every scale that is asked for; whether networks take them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from torch import nn
+
+from archs.contract import contract_of
 from config.schema import ValOptions
 from data import DatasetOptions, EvalDataset, build_dataset
+from utils.errors import InputError
 from utils.scale import as_scale, scale_text
 
 
@@ -43,3 +47,23 @@ def evaluation_sets(
 def at_scale(name: str, scale: float) -> str:
     """What a data set is called at one of several scales: "Set5 x3"."""
     return f"{name} {scale_text(scale)}"
+
+
+def check_channels(network: nn.Module, datasets: Mapping[str, DatasetOptions]) -> None:
+    """Look whether the images of data sets have as many channels as a network.
+
+    Args:
+        network: of the option file.
+        datasets: by their keys there.
+
+    Raises:
+        InputError: those of one have not.
+    """
+    wanted = contract_of(network).channels
+    for key, dataset in datasets.items():
+        if dataset.channels != wanted:
+            own = {1: "luminance (color: y)", 3: "R, G and B"}[dataset.channels]
+            raise InputError(
+                f"datasets.{key}: the images of {dataset.name} are {own}, and network_g takes {wanted} "
+                f"channel{'s' if wanted > 1 else ''}; change color there, or the network"
+            )

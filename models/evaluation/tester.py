@@ -18,7 +18,7 @@ from data import Sample
 from models.distributed import World
 from models.evaluation.evaluate import EvalReport, Keep, evaluate, way_of
 from models.evaluation.pictures import PictureWriter
-from models.evaluation.sets import evaluation_sets
+from models.evaluation.sets import check_channels, evaluation_sets
 from models.evaluation.summary import published_scores, summary
 from models.experiment import open_run, reserved, test_folder
 from models.inputs import check_inputs, check_place
@@ -112,9 +112,10 @@ def load_network(options: TestOptions, device: torch.device) -> tuple[nn.Module,
     """The network of a test file with its weights, ready to evaluate, and what was loaded; nothing is logged.
 
     Raises:
-        InputError: no weights are named, or they do not fit.
+        InputError: no weights are named, or they do not fit; or images have other channels.
     """
     network = archs.build_network(options.network_g.as_mapping())
+    check_channels(network, options.datasets)
     if options.path.pretrained_g is None:
         raise InputError("path.pretrain_network_g: a test needs weights; name a .pth or .safetensors file")
     loaded = load_pretrained(network, options.path.pretrained_g)

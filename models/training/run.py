@@ -18,7 +18,7 @@ from config.schema import TrainOptions
 from data import EvalDataset, TrainDataset, build_dataset
 from models.distributed import World, has_begun, mark_begun, restarts
 from models.evaluation.check import check_borders, together
-from models.evaluation.sets import evaluation_sets
+from models.evaluation.sets import check_channels, evaluation_sets
 from models.experiment import RunFolder, open_run, reserved, training_folder
 from models.inputs import check_inputs, check_place
 from models.training.checkpoint import (
@@ -136,7 +136,8 @@ def prepare_state(options: TrainOptions, device: torch.device, resumed: Collecti
         resumed: networks ("g") whose weights come from a checkpoint, so that their pretrained files are not needed.
 
     Raises:
-        InputError: a pretrained file cannot be read or does not fit, or the device is no place for ``train.amp``.
+        InputError: a pretrained file cannot be read or does not fit, images have other channels than network_g, or the
+            device is no place for ``train.amp``.
     """
     if options.train.amp == "fp16" and device.type == "cpu":
         raise InputError(
@@ -146,7 +147,9 @@ def prepare_state(options: TrainOptions, device: torch.device, resumed: Collecti
     set_precision(tf32=options.train.tf32)
     what = f"{options.network_g.type} with its gradients, optimiser and EMA weights on {device}"
     with memory_for(what, "a smaller network_g, closing other programs, or a machine with more memory"):
-        return TrainState(build_players(players_of(options), options, device, resumed), device)
+        state = TrainState(build_players(players_of(options), options, device, resumed), device)
+    check_channels(state.generator.network, options.datasets)
+    return state
 
 
 def set_precision(*, tf32: bool) -> None:

@@ -74,7 +74,9 @@ def memory_in_the_last_pass(patch: pytest.MonkeyPatch) -> None:
             nonlocal passes
             passes += 1
             found = sound(own, network, image)
-            return found if passes < 3 else full()  # type: ignore[return-value]
+            if passes >= 3:
+                full()
+            return found
 
         patch.setattr(AdversarialObjective, "_logits", logits)
 
@@ -98,7 +100,7 @@ def stop(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_room_for_the_discriminator(patch: pytest.MonkeyPatch) -> None:
-    sound = checkpoint.write_checkpoint
+    sound = write_checkpoint
 
     def write(path: Path, content: Any) -> None:
         if path.name.startswith("net_d") and path.name != "net_d_4.pth":
@@ -181,3 +183,41 @@ def test_a_damaged_file_of_the_discriminator_costs_the_newest_state_alone(
         read_checkpoint(place / "experiments/tiny/models/net_d_12.pth")["params"] for place in (disturbed, undisturbed)
     )
     assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
+
+
+def test_a_state_of_two_players_is_none_of_one(
+    undisturbed: Path, disturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(undisturbed / "experiments", "experiments")
+    single = ("model_type=SRModel", "network_d=~", "train:gan_opt=~", "train:ldl_opt=~")
+    assert run_here(*TRAIN, "--auto_resume", "--force_yml", *single) == 2
+    assert "holds the training of g, d, and this option file trains g; begin a new run" in capsys.readouterr().err
+    assert [path.name for path in Path("experiments").iterdir()] == ["tiny"]  # nothing was renamed
+
+
+def test_swapped_pretraining_files_are_told_apart(
+    undisturbed: Path, disturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks = undisturbed / "experiments/tiny/models"
+    for player, other in ("gd", "dg"):
+        swapped = f"path:pretrain_network_{player}={networks / f'net_{other}_12.pth'}"
+        assert run_here(*TRAIN, "--force_yml", swapped) == 2
+        assert f"it belongs to path.pretrain_network_{other}" in capsys.readouterr().err
+    assert not Path("experiments").exists()
+
+
+def test_a_changed_optimiser_of_the_discriminator_is_followed(
+    undisturbed: Path, disturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(undisturbed / "experiments", "experiments")
+    edits = ("val=~", "train:total_iter=13", "train:optim_d:lr=5e-4", "train:optim_d:betas=[0.5, 0.9]")
+    assert run_here(*TRAIN, "--auto_resume", "--force_yml", *edits) == 0
+    printed = capsys.readouterr().err
+    assert "the resumed run goes on with train.optim_d.lr: 0.0005 (was 0.001)" in printed
+    assert "the resumed run goes on with train.optim_d.betas: [0.5, 0.9] (was [0.9, 0.99])" in printed
+    generator, discriminator = read_checkpoint(Path("experiments/tiny/training_states/13.state"))["optimizers"]
+    groups = generator["param_groups"][0], discriminator["param_groups"][0]
+    assert [(group["initial_lr"], tuple(group["betas"])) for group in groups] == [
+        (2e-3, (0.9, 0.99)), (5e-4, (0.5, 0.9)),
+    ]  # fmt: skip
+    assert {float(moments["step"]) for moments in discriminator["state"].values()} == {13.0}  # its moments stay

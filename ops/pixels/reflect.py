@@ -16,5 +16,8 @@ def reflect(x: Tensor, dim: int, length: int, before: int = 0) -> Tensor:
     n = x.shape[dim]
     if not exporting() and length == n:
         return x
-    position = (torch.arange(length, device=x.device) - before) % max(2 * n - 2, 1)
+    position = torch.arange(length, device=x.device) - before
+    period = max(2 * n - 2, 1)
+    # ONNX takes no size of a free axis as the number by which tensors are divided, but as a tensor.
+    position = position % (torch.full((), period, device=x.device) if exporting() else period)
     return x.index_select(dim, torch.where(position < n, position, 2 * n - 2 - position))

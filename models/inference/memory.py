@@ -116,7 +116,7 @@ def halved(network: nn.Module, tile: int | None, h: int, w: int, overlap: int) -
     if side <= least:
         raise InputError(
             f"the memory does not suffice, not even for tiles of {side} x {side} pixels; close other programs, use "
-            "--half on a GPU, or a smaller network"
+            "--precision fp16 on a GPU, or a smaller network"
         )
     return max(side // 2, least)
 

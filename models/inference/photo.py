@@ -84,7 +84,7 @@ class Upscaler:
     def _check_numbers(self, part: Tensor) -> None:
         if not all(bool(extreme.isfinite()) for extreme in part.aminmax()):
             raise InputError(
-                "the network gave values that are no numbers; leave --half out"
+                "the network gave values that are no numbers; leave --precision fp16 out"
                 if next(self.network.parameters()).dtype == torch.float16
                 else "the network gave values that are no numbers; are its weights sound?"
             )

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from archs.contract import contract_of
-from config.command import number
+from config.command import add_device, number
 from data.images.files import foreign_lines
 from data.images.frames import look_at, open_frames
 from data.images.head import MAX_PIXELS
@@ -45,6 +45,7 @@ from models.inference.video import film_notes, upscale_film
 from models.precision.choice import choose_precision
 from models.precision.network import Precision, in_precision
 from models.weights.recognise import network_from_weights
+from utils import devices
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import check_folder, remove_unfinished
@@ -105,7 +106,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help=f"pictures of more pixels are refused, since a small file can unpack to them (default: {MAX_PIXELS})",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist instead of leaving them")
-    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    add_device(parser, "auto")
+    parser.add_argument("--cpu", action="store_true", help="the same as --device cpu")
     return parser.parse_args(argv)
 
 
@@ -233,12 +235,20 @@ def _size(shape: Sequence[int]) -> str:
     return f"{shape[1]} x {shape[0]}"
 
 
-def device_for(typed: argparse.Namespace) -> str:
-    """Where the network computes."""
-    return "cuda" if torch.cuda.is_available() and not typed.cpu else "cpu"
+def device_for(typed: argparse.Namespace) -> torch.device:
+    """Where the network computes.
+
+    Raises:
+        InputError: there is no such device, or two are named.
+    """
+    if typed.cpu and typed.device not in (None, "cpu"):
+        raise InputError(f"--cpu is --device cpu, and --device {typed.device} is asked for too; leave out one of them")
+    device = devices.choose("cpu" if typed.cpu else typed.device or "auto")
+    devices.use(device)
+    return device
 
 
-def precision_for(typed: argparse.Namespace, device: str) -> Precision:
+def precision_for(typed: argparse.Namespace, device: torch.device) -> Precision:
     """In what precision the network computes; a line says so where it is not as asked, or not fast.
 
     Raises:
@@ -248,7 +258,7 @@ def precision_for(typed: argparse.Namespace, device: str) -> Precision:
     if typed.half and asked != "fp16":
         raise InputError(f"--half is --precision fp16, and --precision {asked} is asked for too; leave out one of them")
     called = "--half" if typed.half and typed.precision is None else None
-    chosen = choose_precision(asked, torch.device(device), called=called)
+    chosen = choose_precision(asked, device, called=called)
     if chosen.note is not None:
         console_line(chosen.note, sys.stderr)
     return chosen.precision

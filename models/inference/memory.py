@@ -6,6 +6,7 @@ Shapes: h w low-resolution pixels.
 from __future__ import annotations
 
 import math
+import os
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -52,7 +53,8 @@ def free_memory(device: torch.device, reserved: int = 0) -> int | None:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(_SHARE_OF_DEVICE * (free + kept))
     available = available_memory() if device.type == "cpu" else None
-    return None if available is None else int(_SHARE_OF_HOST * max(0, available - reserved))
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun; they share the memory
+    return None if available is None else int(_SHARE_OF_HOST * max(0, available // ranks - reserved))
 
 
 def probe_sides(network: nn.Module) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ops.registry import exporting
+from ops.registry import divisor, exporting
 
 
 def reflect(x: Tensor, dim: int, length: int, before: int = 0) -> Tensor:
@@ -16,5 +16,7 @@ def reflect(x: Tensor, dim: int, length: int, before: int = 0) -> Tensor:
     n = x.shape[dim]
     if not exporting() and length == n:
         return x
-    position = (torch.arange(length, device=x.device) - before) % max(2 * n - 2, 1)
+    position = torch.arange(length, device=x.device) - before
+    period = max(2 * n - 2, 1)
+    position = position % divisor(period, x.device)
     return x.index_select(dim, torch.where(position < n, position, 2 * n - 2 - position))

@@ -138,4 +138,7 @@ def _one_call(arguments: WindowArguments) -> Tensor:
         # The CPU kernel takes float32 beside half precision, which keeps small differences of large biases.
         additive = additive.to(torch.promote_types(q.dtype, torch.float32) if q.device.type == "cpu" else q.dtype)
     out = F.scaled_dot_product_attention(q_4d, k_4d, v_4d, additive, scale=scale)
+    if exporting():
+        # How the result lies in memory is the kernel's choice, and other runtimes choose another.
+        out = out.clone(memory_format=torch.contiguous_format)
     return out.view(q.shape)

@@ -1,0 +1,1 @@
+"""Networks as programs that run without this project: ONNX, torch.export, AOTInductor."""

@@ -27,7 +27,7 @@ PLAN = Plan(tuple(Job(Path(f"{i}.png"), Path(f"out/{i}.png")) for i in range(5))
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    return dist.HashStore()
+    return dist.HashStore()  # type: ignore[attr-defined]
 
 
 def nothing() -> None:
@@ -110,8 +110,8 @@ def test_what_a_lost_rank_has_begun_is_done_by_the_others(store: Any) -> None:
 
 def test_a_rank_of_another_machine_is_lost_when_it_is_silent(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     elsewhere = json.dumps(dataclasses.asdict(dataclasses.replace(this_process(), machine="another")))
     assert has_ended(dataclasses.replace(this_process(), machine="another")) is None
     far, here = named(store, 1, elsewhere), Ranks(store, 0, 0)

@@ -11,8 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.inference import sharing
-from models.inference.film import Film
+from models.inference.film import Film, inspect_film
 from models.inference.jobs import Job, plan_jobs
 from models.inference.sharing import Part, Plan, parse_part, part_of, shared_out, work_of
 from tests.models.inference.films import TEST, ffmpeg, needs_ffmpeg
@@ -68,7 +67,8 @@ def test_work_is_the_number_of_pixels_in_all_frames_and_pages(tmp_path: Path, mo
     assert work_of(Job(tmp_path / "c.png", target)) == 0
     film = Job(tmp_path / "d.mp4", tmp_path / "out.mp4")
     assert work_of(film) == 0  # it is not there
-    monkeypatch.setattr(sharing, "inspect_film", lambda path: Film(Fraction(25), 30, height=100, width=200))
+    known = Film(Fraction(25), 30, height=100, width=200)
+    monkeypatch.setattr("models.inference.sharing.inspect_film", lambda path: known)
     assert work_of(film) == 600
     assert work_of(film, films=False) == 0
 
@@ -76,7 +76,7 @@ def test_work_is_the_number_of_pixels_in_all_frames_and_pages(tmp_path: Path, mo
 @needs_ffmpeg
 def test_the_work_of_a_film(tmp_path: Path) -> None:
     ffmpeg(*TEST, tmp_path / "a.mkv")
-    film = sharing.inspect_film(tmp_path / "a.mkv")
+    film = inspect_film(tmp_path / "a.mkv")
     assert film.frames == 5
     assert work_of(Job(tmp_path / "a.mkv", tmp_path / "b.mkv")) == 5 * film.height * film.width / 1000 > 0
 

@@ -19,7 +19,7 @@ from data.images.photo import picture_size
 from data.images.photo_writer import pictures_held
 from models.inference.ffmpeg import program
 from models.inference.film import inspect_film
-from models.inference.jobs import Job
+from models.inference.jobs import Job, would_find
 from utils.errors import InputError
 
 _PART = re.compile(r"(\d{1,9})/(\d{1,9})", re.ASCII)
@@ -93,15 +93,14 @@ def part_of(jobs: Sequence[Job], part: Part, inputs: Sequence[str]) -> list[Job]
         inputs: what the user named, files, folders and patterns.
 
     Raises:
-        InputError: the results lie in a folder that is shared out, so that later parts would find more pictures than
-            earlier ones; or there are films, and no ffprobe that tells their lengths.
+        InputError: the inputs would find the results too, so that later parts would find more pictures than earlier
+            ones; or there are films, and no ffprobe that tells their lengths.
     """
-    folders = {Path(text).resolve() for text in inputs if Path(text).is_dir()}
-    inside = next((job.target for job in jobs if job.target.parent.resolve() in folders), None)
-    if inside is not None:
+    found = next((job.target for job in jobs if any(would_find(text, job.target) for text in inputs)), None)
+    if found is not None:
         raise InputError(
-            f"{inside} would be in a folder that --part shares out, and later parts would take it for one of its "
-            "pictures; choose another -o"
+            f"{found} would be among the pictures that later parts find, whose --part would then be another one; "
+            "choose another -o"
         )
     if any(job.is_video for job in jobs):
         program("ffprobe")

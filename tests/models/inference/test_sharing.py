@@ -88,7 +88,7 @@ def test_parts_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     parts = [part_of(jobs, Part(i, 2), [str(tmp_path / "in")]) for i in (1, 2)]
     assert [[job.source.stem for job in part] for part in parts] == [["0", "4"], ["1", "2", "3"]]  # 120 and 100
     assert part_of(jobs, Part(7, 7), [str(tmp_path / "in")]) == []
-    with pytest.raises(InputError, match=r"0_x4\.png would be in a folder that --part shares out"):
+    with pytest.raises(InputError, match=r"0_x4\.png would be among the pictures that later parts find"):
         part_of(plan_jobs([str(tmp_path / "in")], tmp_path / "in", "_x4"), Part(1, 2), [str(tmp_path / "in")])
     # Where one of several machines does not know the lengths of films, its parts would be others.
     (tmp_path / "in/film.mp4").write_bytes(b"film")

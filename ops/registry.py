@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 from utils.errors import InputError
 from utils.log import get_logger
@@ -205,6 +206,19 @@ def exporting() -> bool:
     """
     # torch 2.6 cannot tell exporting from compiling.
     return tracing() or bool(getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)())
+
+
+def free(size: int) -> bool:
+    """Whether a size is one that the program which ``torch.export`` records takes as it comes.
+
+    Nothing may be decided by it: a branch would become a condition on the images that the program takes.
+    """
+    return isinstance(size, torch.SymInt)
+
+
+def divisor(size: int, device: torch.device) -> int | Tensor:
+    """A size as tensors are divided by it: ONNX takes no free one as a number there, but as a tensor."""
+    return torch.full((), size, device=device) if free(size) else size
 
 
 def recording() -> bool:

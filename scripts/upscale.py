@@ -24,6 +24,7 @@ if __name__ == "__main__":
 import argparse
 import time
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ from models.inference.film import inspect_film
 from models.inference.jobs import Job, left_out, plan_jobs
 from models.inference.photo import TileChoice, Upscaler, check_memory, upscale_photo
 from models.inference.video import film_notes, upscale_film
+from models.precision.choice import choose_precision
+from models.precision.network import Precision, in_precision
 from models.weights.recognise import network_from_weights
 from utils.command import run_command
 from utils.errors import InputError
@@ -78,7 +81,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="self-ensemble: mean over eight flips and rotations; eight times slower",
     )
-    parser.add_argument("--half", action="store_true", help="compute in float16: half the memory, faster; GPUs only")
+    parser.add_argument(
+        "--precision", choices=get_args(Precision),
+        help="compute in fp32 (default), fp16 (for GPUs) or bf16 (GPUs, new CPUs): half the memory, faster",
+    )  # fmt: skip
+    parser.add_argument("--half", action="store_true", help="the same as --precision fp16")
     parser.add_argument("--scale", type=number, metavar="S", help="factor such as 3.7, for networks of arbitrary scale")
     parser.add_argument("--suffix", default="", help="added to the names of the results, before .png")
     parser.add_argument(
@@ -227,20 +234,24 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def device_for(typed: argparse.Namespace) -> str:
-    """Where the network computes.
+    """Where the network computes."""
+    return "cuda" if torch.cuda.is_available() and not typed.cpu else "cpu"
+
+
+def precision_for(typed: argparse.Namespace, device: str) -> Precision:
+    """In what precision the network computes; a line says so where it is not as asked, or not fast.
 
     Raises:
-        InputError: half precision was asked for, and it is not a GPU.
+        InputError: the two options contradict each other, or the device would take too long.
     """
-    if torch.cuda.is_available() and not typed.cpu:
-        return "cuda"
-    if typed.half:
-        other = "leave out --cpu, or leave out --half" if torch.cuda.is_available() else "leave it out"
-        raise InputError(
-            f"--half is for GPUs: float16 takes some 50 times as long as float32 on a CPU; {other}. What is fast on a "
-            "CPU: float32 and a small network, such as PlainUSR-U; what saves memory there: a smaller --tile"
-        )
-    return "cpu"
+    asked: Precision = typed.precision or ("fp16" if typed.half else "fp32")
+    if typed.half and asked != "fp16":
+        raise InputError(f"--half is --precision fp16, and --precision {asked} is asked for too; leave out one of them")
+    called = "--half" if typed.half and typed.precision is None else None
+    chosen = choose_precision(asked, torch.device(device), called=called)
+    if chosen.note is not None:
+        console_line(chosen.note, sys.stderr)
+    return chosen.precision
 
 
 def main(argv: Sequence[str]) -> int:
@@ -254,6 +265,7 @@ def main(argv: Sequence[str]) -> int:
 def upscale_all(typed: argparse.Namespace) -> int:
     """Upscale what the command line, as read by :func:`parse`, names; returns the exit code."""
     tile, device = tile_choice(typed.tile), device_for(typed)
+    precision = precision_for(typed, device)
     resize = None if typed.resize is None else parse_resize(typed.resize)
     encoding = Encoding(typed.quality, typed.lossless, typed.compression)
     planned = plan_jobs(typed.input, typed.output, typed.suffix, typed.format)
@@ -262,7 +274,7 @@ def upscale_all(typed: argparse.Namespace) -> int:
         check_folder(folder)
     check_encoding([job.target for job in planned if not job.is_video], encoding)
     network = network_from_weights(typed.weights, typed.opt, typed.key, typed.scale)
-    network = network.to(device=device, dtype=torch.float16 if typed.half else None)
+    network = in_precision(network, precision).to(device)
     upscaler = Upscaler(network, tile, typed.overlap, typed.self_ensemble)
     for job in planned:
         if job not in jobs:

@@ -25,7 +25,7 @@ from archs.layers.upsample import HeadedNetwork, Upsampler, head_layers, pixelsh
 from archs.pft.bands import FocusBands, in_bands
 from archs.pft.blocks import AttentionTransformerLayer, Connection, ResidualGroup
 from ops import FocusState
-from ops.registry import exporting
+from ops.registry import divisor, exporting
 from utils.errors import InputError
 
 PUBLISHED_TOPK = (*[256] * 2, *[128] * 4, *[64] * 6, *[32] * 6, *[16] * 6)
@@ -215,7 +215,7 @@ def cropped(x: Tensor, height: int, width: int) -> Tensor:
 
 def mirror_index(size: int, padded: int, device: torch.device) -> Tensor:
     """Where each pixel of a padded side comes from: 0 .. size-1, size-1 .. 0, 0 .. size-1, ..., [padded]."""
-    place = torch.arange(padded, device=device) % (2 * size)
+    place = torch.arange(padded, device=device) % divisor(2 * size, device)
     return torch.minimum(place, 2 * size - 1 - place)
 
 

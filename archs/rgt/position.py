@@ -9,7 +9,7 @@ n heads, E networks computed at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,9 @@ class PositionNetwork(nn.Module):
         heads: n.
         window: (h, w).
     """
+
+    in_float32: ClassVar[bool] = True
+    """It stays in float32 where a network is converted to half precision: its table is computed once."""
 
     def __init__(self, width: int, heads: int, window: Pair) -> None:
         super().__init__()

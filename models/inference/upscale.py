@@ -224,7 +224,8 @@ def _put_means(put: Put, run: Callable[[View, Tile], Tensor], views: Sequence[Vi
 def _run(network: nn.Module, x: Tensor, scale: float) -> Tensor:
     """The network's output for one tensor, on the network's device, in the tensor's type; its shape checked."""
     like = next(network.parameters(), x)
-    output: Tensor = network(x.to(like.device, like.dtype)).to(x.dtype)
+    dtype = getattr(network, "input_dtype", like.dtype)  # one in half precision may cast by itself
+    output: Tensor = network(x.to(like.device, dtype)).to(x.dtype)
     B, C, h, w = x.shape
     expected = [B, C, scaled_length(h, scale), scaled_length(w, scale)]
     if list(output.shape) != expected:

@@ -100,7 +100,8 @@ def joined(arguments: FocusArguments) -> tuple[Tensor, Tensor, Tensor]:
     assert state.q is not None
     assert state.k is not None
     assert state.table is not None
-    return torch.cat([state.q, q], -1), torch.cat([state.k, arguments.k], -1), state.table + arguments.table
+    earlier_q, earlier_k = (x.to(q.dtype) for x in (state.q, state.k))  # a layer may compute in a type of its own
+    return torch.cat([earlier_q, q], -1), torch.cat([earlier_k, arguments.k], -1), state.table + arguments.table
 
 
 def list_dtype(tokens: int) -> torch.dtype:

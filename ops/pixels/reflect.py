@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ops.registry import exporting
+from ops.registry import divisor, exporting
 
 
 def reflect(x: Tensor, dim: int, length: int, before: int = 0) -> Tensor:
@@ -18,6 +18,5 @@ def reflect(x: Tensor, dim: int, length: int, before: int = 0) -> Tensor:
         return x
     position = torch.arange(length, device=x.device) - before
     period = max(2 * n - 2, 1)
-    # ONNX takes no size of a free axis as the number by which tensors are divided, but as a tensor.
-    position = position % (torch.full((), period, device=x.device) if exporting() else period)
+    position = position % divisor(period, x.device)
     return x.index_select(dim, torch.where(position < n, position, 2 * n - 2 - position))

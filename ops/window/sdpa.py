@@ -37,6 +37,8 @@ _CUDA_GRID = 65535
 def sdpa_attention(arguments: WindowArguments) -> Tensor:
     """[W, h, N, E]; the mask gets no gradient."""
     if exporting():
+        if arguments.q.dtype.itemsize < 4:
+            return reference_attention(arguments)  # other runtimes would compute the softmax in half precision
         # A mask costs [n, h, N, M] there.
         return fused_attention(arguments, width_multiple=1)
     if arguments.q.device.type == "cpu":

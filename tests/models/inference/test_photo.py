@@ -125,7 +125,7 @@ class TestTiles:
     def test_outputs_that_overflow_in_half_precision_are_reported(self) -> None:
         network = Net().half()
         network.last.weight.data *= 1e5
-        with pytest.raises(InputError, match="no numbers; leave --half out"):
+        with pytest.raises(InputError, match="no numbers; leave --precision fp16 out"):
             Upscaler(network)(image(8, 8))
 
     def test_half_precision_is_close_to_float32(self) -> None:

@@ -234,19 +234,53 @@ def test_a_picture_larger_than_the_free_memory_is_upscaled_in_tiles(
     assert np.abs(result.astype(int) - expected.astype(int)).max() <= (2 if half else 1)
 
 
-def test_half_precision_is_refused_on_a_cpu(
+def test_float16_is_refused_on_a_cpu_that_has_none(
     run: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """It takes some 50 times as long there; nothing is read before that is said."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert run(folder, "--half", weights=tmp_path / "nowhere.pth") == 2
-    assert "--half is for GPUs: float16 takes some 50 times as long as float32 on a CPU; leave it out" in (
-        capsys.readouterr().err
-    )
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert run(folder, "--half", "--cpu") == 2
-    assert "leave out --cpu, or leave out --half. What is fast on a CPU: float32 and" in capsys.readouterr().err
+    """It takes up to 50 times as long there; nothing is read before that is said."""
+    monkeypatch.setattr("models.precision.choice.native_precisions", lambda device: frozenset())
+    for wish in (["--half"], ["--precision", "fp16"]):
+        assert run(folder, "--cpu", *wish, weights=tmp_path / "nowhere.pth") == 2
+        said = capsys.readouterr().err
+        assert f"{' '.join(wish)}: this CPU has no float16 arithmetic, so that PyTorch takes 10 to 50 times as" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_two_precisions_are_refused(run: Callable[..., int], folder: Path, capsys: Any) -> None:
+    assert run(folder, "--half", "--precision", "bf16") == 2
+    assert "--half is --precision fp16, and --precision bf16 is asked for too; leave out one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_within_levels_of_float32(
+    run: Callable[..., int], folder: Path, tmp_path: Path, network: torch.nn.Module, precision: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("models.precision.choice.native_precisions", lambda device: frozenset({"bf16", "fp16"}))
+    seen: list[torch.dtype] = []
+
+    def watch(module: Any, inputs: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:
+        if isinstance(module, torch.nn.Conv2d):
+            seen.append(result.dtype)
+
+    picture(folder / "plain.png", 20, 14)
+    with torch.nn.modules.module.register_module_forward_hook(watch):
+        assert run(folder / "plain.png", "--precision", precision, "--cpu") == 0
+    assert set(seen) == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
+    expected = to_uint8(upscale(network, to_tensor(read_image(folder / "plain.png"))))
+    result = read_image(tmp_path / "out/plain.png")
+    assert np.abs(result.astype(int) - expected.astype(int)).max() <= (3 if precision == "bf16" else 1)
+
+
+def test_bfloat16_on_a_cpu_that_has_none_stays_float32(
+    run: Callable[..., int], folder: Path, tmp_path: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("models.precision.choice.native_precisions", lambda device: frozenset({"fp16"}))
+    assert run(folder / "a.png", "--precision", "bf16", "--cpu") == 0
+    assert "has no bfloat16 arithmetic and would only be slower; it computes in float32" in capsys.readouterr().err
+    expected = to_uint8(upscale(network, to_tensor(read_image(folder / "a.png"))))
+    assert np.array_equal(read_image(tmp_path / "out/a.png"), expected)
 
 
 class TestNetwork:

@@ -31,6 +31,7 @@ import torch
 
 from archs.contract import contract_of
 from config.command import number
+from config.schema import Precision
 from data.images.files import foreign_lines
 from data.images.frames import look_at, open_frames
 from data.images.head import MAX_PIXELS
@@ -43,8 +44,8 @@ from models.inference.jobs import Job, left_out, plan_jobs
 from models.inference.photo import TileChoice, Upscaler, check_memory, upscale_photo
 from models.inference.video import film_notes, upscale_film
 from models.precision.choice import choose_precision
-from models.precision.network import Precision, in_precision
-from models.weights.recognise import network_from_weights
+from models.precision.network import in_precision
+from models.weights.recognise import network_from_weights, stored_keep
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import check_folder, remove_unfinished
@@ -274,7 +275,8 @@ def upscale_all(typed: argparse.Namespace) -> int:
         check_folder(folder)
     check_encoding([job.target for job in planned if not job.is_video], encoding)
     network = network_from_weights(typed.weights, typed.opt, typed.key, typed.scale)
-    network = in_precision(network, precision).to(device)
+    keep = stored_keep(typed.weights) if precision == "fp16" else ()
+    network = in_precision(network, precision, keep).to(device)
     upscaler = Upscaler(network, tile, typed.overlap, typed.self_ensemble)
     for job in planned:
         if job not in jobs:

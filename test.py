@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     with reading(check=command.check):
         options = read(command.option_file, command.overrides, mode="test", debug=command.debug, scale=command.scale)
         options = only_sets(options, command.sets)
-    with world(command.launcher, options.dist_params) as ranks:
+    with world(command.launcher, options.dist_params, options.num_gpu, command.device) as ranks:
         if command.check:
             check_testing(options, ranks, verbose=command.verbose)
         else:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     command = parse_command(argv, "train")
     with reading(check=command.check):
         options = read(command.option_file, command.overrides, mode="train", debug=command.debug)
-    with world(command.launcher, options.dist_params) as ranks:
+    with world(command.launcher, options.dist_params, options.num_gpu, command.device) as ranks:
         if command.check:
             check_training(options, ranks, largest_batch=command.largest_batch, verbose=command.verbose)
         else:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from utils import devices
+
 LAUNCHERS = ("none", "pytorch", "slurm")
 
 
@@ -30,6 +32,7 @@ class Command:
         verbose: with ``check``, print the options as read.
         restart: begin anew in spite of ``auto_resume``; what is there is kept under another name.
         goes_on: how a run that was stopped is continued, for messages: "continue with ...".
+        device: where the network runs; None: the file's num_gpu decides.
     """
 
     option_file: Path
@@ -46,6 +49,7 @@ class Command:
     verbose: bool = False
     goes_on: str = "--auto_resume"
     restart: bool = False
+    device: str | None = None
 
 
 def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Command:
@@ -53,6 +57,7 @@ def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Comman
     parser = _train_parser() if mode == "train" else _test_parser()
     # torch's old launcher passes one or the other spelling; torchrun sets the rank in the environment instead.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    add_device(parser)
     typed = parser.parse_args(argv)
     largest_batch = getattr(typed, "largest_batch", False)
     if largest_batch and (not typed.check or typed.launcher != "none"):
@@ -73,6 +78,14 @@ def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Comman
         sets=tuple(getattr(typed, "sets", ())),
         verbose=typed.verbose,
         restart=getattr(typed, "restart", False),
+        device=typed.device,
+    )
+
+
+def add_device(parser: argparse.ArgumentParser, default: str = "num_gpu of the option file") -> None:
+    """Add ``--device``, whose value :func:`utils.devices.choose` reads; ``default`` says what holds without it."""
+    parser.add_argument(
+        "--device", metavar="NAME", help=f"where the network runs: {devices.CHOICES} (default: {default})"
     )
 
 

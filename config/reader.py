@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
-import torch
-
 from config.bases import load
 from config.checks import UNSUPPORTED_KEYS, Mode, check, check_kind
 from config.document import Document, Mistake
 from config.network import read_discriminator, read_network, scale_edits
 from config.overrides import apply_overrides
 from config.schema import PIXEL_MODELS, RUN_FOLDERS, Options, TestOptions, TrainOptions
+from utils import devices
 from utils.errors import InputError
 from utils.scalars import is_null
 from utils.suggest import near_miss
@@ -181,7 +180,7 @@ def _without(mapping: Mapping[str, Any], paths: Iterable[KeyPath]) -> dict[str, 
 
 
 def _gpu_count(value: Any) -> Any:
-    return torch.cuda.device_count() if value is None or value == "auto" else value
+    return devices.present().count if value is None or value == "auto" else value
 
 
 def _seed(value: Any) -> Any:

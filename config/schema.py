@@ -286,7 +286,9 @@ class LoggerOptions(Checked):
 class DistOptions(Checked):
     """Several processes; used with ``--launcher``."""
 
-    backend: Literal["nccl", "gloo"] | None = option("null: nccl on GPUs, gloo on CPUs", None)
+    backend: Literal["nccl", "gloo", "xccl"] | None = option(
+        "null: nccl on CUDA and ROCm, xccl on XPU, gloo on CPUs", None
+    )
     port: int = option("port of the first machine, for slurm", 29500, minimum=1, maximum=65535)
 
 

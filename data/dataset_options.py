@@ -58,13 +58,18 @@ class DatasetOptions(Checked):
     )
     dataset_enlarge_ratio: float = option("an epoch sees each image this many times", 1.0, minimum=1, maximum=1e8)
     prefetch_mode: Literal["cpu", "cuda"] | None = option(
-        "cpu: a thread prepares batches ahead; cuda: the next batch is copied to the GPU while this one is computed; "
-        "null: neither",
+        "cpu: a thread prepares batches ahead; cuda: the next batch is copied to the GPU, of any make, while this one "
+        "is computed; null: neither",
         None,
     )
     num_prefetch_queue: int = option("batches that prefetch_mode cpu prepares ahead", 1, minimum=1, maximum=10_000)
     pin_memory: bool = option("batches in page-locked memory, from which copies to a GPU are faster", False)
     persistent_workers: bool = option("accepted: worker processes always live as long as the training", False)
+
+    @property
+    def copies_ahead(self) -> bool:
+        """Whether the next batch is to be copied to the device while this one is computed."""
+        return self.prefetch_mode == "cuda"
 
     @property
     def channels(self) -> int:

@@ -33,6 +33,7 @@ from data.dataset_options import DatasetOptions
 from data.degradations import PairPool
 from data.patches.sampler import batch_stream
 from data.samples import PixelBatch, Queries, SampleKey, TrainDataset
+from utils.devices import abilities, streams
 from utils.env import available_cores
 from utils.errors import InputError, WorkerError
 from utils.log import get_logger
@@ -166,20 +167,22 @@ def train_batches(
 
     earlier = [] if pool is None else pool.resume(start)
     batches = chain(((step, next(keys(step, step + 1))) for step in earlier), enumerate(keys(start, stop), start))
-    on_gpu = device.type == "cuda"
-    if options.prefetch_mode == "cuda" and not on_gpu:
+    can = abilities(device)
+    copied_ahead = options.copies_ahead and can.streams and can.pinned
+    if options.copies_ahead and not copied_ahead:
         get_logger().warning(
-            "%s: prefetch_mode cuda needs a GPU, but the device is %s; batches are not prefetched", dataset.name, device
-        )
+            "%s: prefetch_mode %s needs a GPU that copies while it computes, but the device is %s; batches are not "
+            "prefetched", dataset.name, options.prefetch_mode, device,
+        )  # fmt: skip
     workers = _workers(options)
     if workers:
-        pixels = _from_workers(dataset, batches, workers, on_gpu and options.pin_memory, waiting)
+        pixels = _from_workers(dataset, batches, workers, can.pinned and options.pin_memory, waiting)
     else:
         pixels = (dataset.collect(batch, step) for step, batch in batches)
     if options.prefetch_mode == "cpu":
         pixels = _ahead(pixels, min(options.num_prefetch_queue, max(stop - start, 1)))
     place = _Placement(dataset, device, channels_last, pool, start)
-    if options.prefetch_mode == "cuda" and on_gpu:
+    if copied_ahead:
         return _copied_ahead(pixels, place)
     return (batch for batch in map(place, pixels) if batch is not None)
 
@@ -435,13 +438,14 @@ def _ahead(source: Iterator[Item], depth: int) -> Iterator[Item]:
 
 
 def _copied_ahead(source: Iterator[PixelBatch], place: _Placement) -> Generator[Batch, None, None]:
-    """Batches on a GPU; the next one is copied and converted on a stream of its own while one is being used."""
-    copying = torch.cuda.Stream(place.device)
+    """Batches on a device with streams; the next one is copied and converted on its own while one is being used."""
+    module = streams(place.device)
+    copying = module.Stream(place.device)
 
     def fetch() -> Batch | None:
         for pixels in source:
             pinned = pixels.moved(Tensor.pin_memory)
-            with torch.cuda.stream(copying):
+            with module.stream(copying):
                 batch = place(pinned)
             if batch is not None:
                 return batch
@@ -449,7 +453,7 @@ def _copied_ahead(source: Iterator[PixelBatch], place: _Placement) -> Generator[
 
     batch = fetch()
     while batch is not None:
-        using = torch.cuda.current_stream(place.device)
+        using = module.current_stream(place.device)
         using.wait_stream(copying)
         for tensor in batch.tensors():
             tensor.record_stream(using)  # else its memory could be given away while it is still read

@@ -1,7 +1,7 @@
 """Distributed training: calls that several ranks need, and that do nothing in a single process.
 
 ``torchrun`` (``--launcher pytorch``) and SLURM (``--launcher slurm``) set the ranks; DistributedDataParallel averages
-gradients, over gloo on the CPU and nccl on GPUs.
+gradients, over what the device has for it: nccl of CUDA and ROCm, xccl of XPU, gloo of the CPU.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import nn
 
 from config.schema import DistOptions
+from utils import devices
 from utils.errors import InputError, StorageError, WorkerError
 from utils.signals import ending_with_parent
 
@@ -36,12 +37,16 @@ class World:
     Attributes:
         rank: 0 .. size - 1; only rank 0 writes.
         size: number of processes.
-        local_rank: rank on this machine; picks the GPU.
+        local_rank: rank on this machine; picks the device.
+        local_size: number of processes on this machine.
+        asked: the device that the command line names; None: ``num_gpu`` decides.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
+    asked: str | None = None
 
     @property
     def is_main(self) -> bool:
@@ -123,28 +128,47 @@ class World:
 
         In each pass all ranks take over the buffers of rank 0: of batch norms, whose running statistics would else
         differ from rank to rank. Vectors of spectral norms follow from the weights, and are the same everywhere.
+
+        Raises:
+            InputError: PyTorch cannot average gradients on the network's device.
         """
         if self.size == 1:
             return network
+        device = next(network.parameters()).device
+        if devices.abilities(device).backend is None:
+            raise InputError(
+                f"several processes cannot train on {device.type}: this PyTorch ({torch.__version__}) cannot average "
+                "gradients there; use a single process, or --device cpu"
+            )
         return nn.parallel.DistributedDataParallel(network)
 
     def device(self, num_gpu: int | Literal["auto"]) -> torch.device:
-        """The device for this rank: a GPU unless ``num_gpu`` is 0 or there is none.
+        """The device for this rank, which is PyTorch's current one from then on.
+
+        Where the command line names one, that is it; else an accelerator, unless ``num_gpu`` is 0 or there is none.
 
         Raises:
-            InputError: GPUs are asked for and none is there.
+            InputError: what is asked for is not there.
         """
-        if num_gpu == 0 or (num_gpu == "auto" and not torch.cuda.is_available()):
-            return torch.device("cpu")
-        if not torch.cuda.is_available():
+        device = self._chosen(num_gpu)
+        devices.use(device)
+        return device
+
+    def _chosen(self, num_gpu: int | Literal["auto"]) -> torch.device:
+        if self.asked is not None:
+            return devices.choose(self.asked, local_rank=self.local_rank, local_ranks=self.local_size)
+        if num_gpu == 0:
+            return devices.CPU
+        device = devices.choose(local_rank=self.local_rank)
+        if num_gpu == "auto":
+            return device
+        if device == devices.CPU:
             raise InputError(f"num_gpu: {num_gpu} asks for a GPU, but PyTorch sees none; use 0 or auto")
-        if self.size == 1 and num_gpu != "auto" and num_gpu > 1:
+        if self.size == 1 and num_gpu > 1:
             raise InputError(
                 f"num_gpu: {num_gpu} needs one process per GPU: torchrun --nproc-per-node {num_gpu} {_program()} ... "
-                "--launcher pytorch"
+                "--launcher pytorch; or name one: --device auto"
             )
-        device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
-        torch.cuda.set_device(device)
         return device
 
 
@@ -162,7 +186,12 @@ of Python's global lock. A thread that needs the lock, to release the tensors of
 
 
 @contextmanager
-def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[World]:
+def world(
+    launcher: Launcher,
+    options: DistOptions | None = None,
+    num_gpu: int | Literal["auto"] = "auto",
+    device: str | None = None,
+) -> Iterator[World]:
     """The ranks of this run: connects them on entry and disconnects them on exit.
 
     A rank whose launcher (torchrun, srun) is gone is asked to stop, as by SIGTERM, and ended after some seconds.
@@ -170,12 +199,14 @@ def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[Wo
     Args:
         launcher: what started them and set their environment variables.
         options: backend and port, where they differ from the defaults.
+        num_gpu: 0: the ranks are going to compute on the CPU.
+        device: what the command line says about it, instead; None: nothing.
 
     Raises:
-        InputError: the launcher's environment variables are missing.
+        InputError: the launcher's environment variables are missing, or the device is not there.
     """
     if launcher == "none":
-        yield World()
+        yield World(asked=device)
         return
     if launcher == "slurm":
         _export_slurm(options.port if options else 29500)
@@ -186,7 +217,11 @@ def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[Wo
             f"--launcher {launcher}: the environment variable {error.args[0]} is not set; "
             f"start with `torchrun --nproc-per-node N {_program()} ... --launcher pytorch`"
         ) from error
-    backend = (options.backend if options else None) or ("nccl" if torch.cuda.is_available() else "gloo")
+    local = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    ranks = World(rank, size, *local, device)
+    # Where gradients cannot be averaged, ranks can still share out images.
+    own = devices.abilities(ranks.device(num_gpu)).backend or "gloo"
+    backend = (options.backend if options else None) or own
     try:
         with ending_with_parent("the launcher") if _is_watched(launcher) else nullcontext():
             dist.init_process_group(backend, store=_restarted_store(), rank=rank, world_size=size)
@@ -195,7 +230,7 @@ def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[Wo
             try:
                 if rank == 0 and restarts() == 0:
                     mark_begun("")
-                yield World(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
+                yield ranks
             finally:
                 dist.destroy_process_group()
     except RuntimeError as error:
@@ -207,7 +242,7 @@ def world(launcher: Launcher, options: DistOptions | None = None) -> Iterator[Wo
         ) from error
 
 
-_LOST = re.compile(r"gloo.*(Connection|connect|Read error|Timed out)|NCCL.*(remote|connection|timeout)", re.DOTALL)
+_LOST = re.compile(r"gloo.*(Connection|connect|Read error|Timed out)|[NX]CCL.*(remote|connection|timeout)", re.DOTALL)
 """What torch says when another process is gone."""
 
 

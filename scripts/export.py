@@ -1,8 +1,9 @@
-"""Write a network for other programs: ``python scripts/export.py -w net_g_latest.pth -o PlainUSR_Rep_x4.pth``.
+"""Write a network for other programs: ``python scripts/export.py -w net_g_latest.pth -o PlainUSR_x4.onnx``.
 
-The result is a bare state dict, as published weights are: ``.pth``, or ``.safetensors`` with the configuration in its
-metadata. A PlainUSR in train form is folded into plain convolutions. ``--published`` adds the index tables and masks
-that the authors' code keeps among the weights: spandrel, chaiNNer and that code ask for them (docs/training.md).
+The suffix says which form: ``.onnx``, a program that runs without this project (docs/exporting.md); ``.pth`` or
+``.safetensors``, a bare state dict as published weights are, the second with the configuration in its metadata. A
+PlainUSR in train form is folded into plain convolutions. ``--published`` adds the index tables and masks that the
+authors' code keeps among the weights: spandrel, chaiNNer and that code ask for them (docs/training.md).
 """
 
 from __future__ import annotations
@@ -19,10 +20,18 @@ if __name__ == "__main__":
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 import archs
 from archs.layers.constants import published_state
+from models.export.files import PROGRAMS, write_program
+from models.export.fingerprint import fingerprint
+from models.export.onnx_files import OPSETS
+from models.export.options import ProgramOptions, read_size
 from models.weights.files import load_weights, write_checkpoint, write_safetensors
 from models.weights.layout import for_inference
 from models.weights.recognise import configuration
@@ -31,12 +40,16 @@ from utils.errors import InputError
 from utils.files import check_writable
 from utils.log import configure_logging
 
+STATES = (".pth", ".safetensors")
+
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="export.py", description="Write a network as a bare state dict.")
+    parser = argparse.ArgumentParser(prog="export.py", description="Write a network for other programs.")
     parser.add_argument("-w", "--weights", type=Path, required=True, help="checkpoint: .pth or .safetensors")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="file to write: .pth or .safetensors")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="file to write: .onnx, or for weights .pth or .safetensors"
+    )
     parser.add_argument(
         "-opt",
         dest="option_file",
@@ -47,36 +60,89 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--key", help="entry of the checkpoint (default: the EMA weights where it has some, else its only ones)"
     )
-    parser.add_argument(
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    states = parser.add_argument_group("weights (.pth, .safetensors)")
+    states.add_argument(
         "--published",
         action="store_true",
         help="add the constants of published files (index tables, masks), which other programs need",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    programs = parser.add_argument_group("programs (.onnx)")
+    programs.add_argument(
+        "--opset", type=int, choices=OPSETS, help="ONNX operators: 18 (default), or 23 with attention as one operator"
+    )
+    programs.add_argument(
+        "--static", metavar="HxW", help="take images of this size alone, in low-resolution pixels (default: any size)"
+    )
+    programs.add_argument("--batch", type=int, metavar="N", help="with --static: take N images at a time (default: 1)")
+    programs.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="difference from the network's output, in the range 0 to 1, with which the file is kept (default: 1e-4)",
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str]) -> None:
     """Read, recognise, fold, write."""
     typed = parse(argv)
-    if typed.output.suffix not in (".pth", ".safetensors"):
-        raise InputError(f"{typed.output}: expected a name that ends in .pth or .safetensors")
-    if typed.output.exists() and not typed.overwrite:
-        raise InputError(f"{typed.output} exists; choose another name or add --overwrite")
-    check_writable(typed.output)
+    output: Path = typed.output
+    if output.suffix not in (*STATES, *PROGRAMS):
+        expected = ", ".join((*STATES, *PROGRAMS))
+        raise InputError(f"{output}: expected a name that ends in one of {expected}")
+    options = program_options(typed)
+    if output.exists() and not typed.overwrite:
+        raise InputError(f"{output} exists; choose another name or add --overwrite")
+    check_writable(output)
     configure_logging()
     described = configuration(typed.weights, typed.option_file, typed.key)
     network = archs.build_network(described)
     load_weights(network, typed.weights, typed.key)
     exported = for_inference(network)
-    state = published_state(exported) if typed.published else exported.state_dict()
+    if exported is not network:
+        described = archs.identify(exported.state_dict()) or described
+    if options is None:
+        write_state(output, exported, described, published=typed.published)
+        print(f"{output}: {described}")
+        return
+    written = write_program(output, exported, described, fingerprint(network.state_dict()), options)
+    print(f"{output}: {described}")
+    print(f"{written}")
+
+
+def program_options(typed: argparse.Namespace) -> ProgramOptions | None:
+    """How the program is to be; None where weights alone are to be written.
+
+    Raises:
+        InputError: a flag does not suit the form of the file, or a package is missing.
+    """
+    named = {"--opset": "opset", "--static": "static", "--batch": "batch", "--tolerance": "tolerance"}
+    given = {flag: value for flag, name in named.items() if (value := getattr(typed, name)) is not None}
+    if typed.output.suffix in STATES:
+        if given:
+            raise InputError(f"{next(iter(given))} is about programs; {typed.output.name} holds weights alone")
+        return None
+    if typed.published:
+        raise InputError(f"--published is about weights; {typed.output.name} holds a program")
+    options = ProgramOptions(
+        opset=typed.opset or 18,
+        static=None if typed.static is None else read_size("--static", typed.static),
+        batch=typed.batch,
+        tolerance=typed.tolerance,
+    )
+    options.check(typed.output)
+    return options
+
+
+def write_state(output: Path, network: nn.Module, described: Mapping[str, Any], *, published: bool) -> None:
+    """Write a bare state dict."""
+    state = published_state(network) if published else network.state_dict()
     tensors = {name: value.contiguous() for name, value in state.items()}
-    written = described if exported is network else archs.identify(tensors) or described
-    if typed.output.suffix == ".safetensors":
-        write_safetensors(typed.output, tensors, {"network_g": json.dumps(written)})
+    if output.suffix == ".safetensors":
+        write_safetensors(output, tensors, {"network_g": json.dumps(described)})
     else:
-        write_checkpoint(typed.output, tensors)
-    print(f"{typed.output}: {written}")
+        write_checkpoint(output, tensors)
 
 
 if __name__ == "__main__":

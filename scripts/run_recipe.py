@@ -21,7 +21,7 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 
-from config.command import Command
+from config.command import Command, add_device
 from config.recipe import read_recipe
 from models.distributed import world
 from models.evaluation.check import reading
@@ -48,8 +48,10 @@ def main(argv: Sequence[str]) -> None:
         check=typed.check,
         argv=("scripts/run_recipe.py", *argv),
         goes_on="the same command",
+        device=typed.device,
     )
-    with world(typed.launcher, recipe.stages[0].options.dist_params) as ranks:
+    first = recipe.stages[0].options
+    with world(typed.launcher, first.dist_params, first.num_gpu, typed.device) as ranks:
         if typed.check:
             check_recipe(recipe, ranks, verbose=typed.verbose)
         else:
@@ -77,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="[STAGE:]A:B=VALUE",
         help="change options of all stages, or of one",
     )
+    add_device(result, "num_gpu of each stage")
     result.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     return result
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 BINARY = (".png", ".jpg", ".npz", ".pth", ".safetensors")
 SCRIPTS = sorted([*ROOT.glob("scripts/**/*.sh"), ROOT / ".ci" / "run"])
+REQUIREMENTS = ("requirements.txt", "requirements-export.txt", "requirements-dev.txt")
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
@@ -75,7 +76,7 @@ def test_each_requirement_is_pinned_once_for_each_python(python: str) -> None:
         if pin.marker is None or pin.marker.evaluate(environment):
             pins.setdefault(canonicalize_name(pin.name), []).append(pin)
     assert not {name: found for name, found in pins.items() if len(found) > 1}
-    for wanted in [*requirements("requirements.txt"), *requirements("requirements-dev.txt")]:
+    for wanted in (wanted for name in REQUIREMENTS for wanted in requirements(name)):
         found = pins.get(canonicalize_name(wanted.name), [])
         assert len(found) == 1, f"{wanted.name} has {len(found)} pins for Python {python}"
         [pin] = found
@@ -84,7 +85,7 @@ def test_each_requirement_is_pinned_once_for_each_python(python: str) -> None:
 
 
 def test_requirements_are_ranges() -> None:
-    for wanted in [*requirements("requirements.txt"), *requirements("requirements-dev.txt")]:
+    for wanted in (wanted for name in REQUIREMENTS for wanted in requirements(name)):
         assert {clause.operator for clause in wanted.specifier} <= {">=", "<", "!="}
         assert str(wanted.specifier), f"{wanted} has no lower bound"
 

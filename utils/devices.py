@@ -34,7 +34,8 @@ _ADAM, _UNSCALE = "aten::_fused_adam_", "aten::_amp_foreach_non_finite_check_and
 # MPS has such kernels, but they move the weights whatever the flag says (PyTorch up to 2.13 at least).
 _FUSED = ("cpu", "cuda", "xpu")
 _COMPILED = ("cpu", "cuda", "xpu")
-_BACKENDS = {"cpu": "gloo", "cuda": "nccl", "xpu": "xccl"}
+# The first that a PyTorch has is used: that of Windows has no nccl.
+_BACKENDS: Mapping[str, tuple[str, ...]] = {"cpu": ("gloo",), "cuda": ("nccl", "gloo"), "xpu": ("xccl",)}
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def abilities_from(kind: str, module: object | None, facts: Facts) -> Abilities:
     def has(*names: str) -> bool:
         return module is not None and all(hasattr(module, name) for name in names)
 
-    backend = _BACKENDS.get(kind)
+    backends = [backend for backend in _BACKENDS.get(kind, ()) if backend in facts.backends]
     return Abilities(
         type=kind,
         name=facts.name,
@@ -255,7 +256,7 @@ def abilities_from(kind: str, module: object | None, facts: Facts) -> Abilities:
         peak=has("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats"),
         generator=not on_cpu and has("get_rng_state", "set_rng_state"),
         compiles=kind in _COMPILED,
-        backend=backend if backend in facts.backends else None,
+        backend=backends[0] if backends else None,
     )
 
 
@@ -378,5 +379,6 @@ def _backends() -> frozenset[str]:
     backends = torch.distributed
     if not backends.is_available():
         return frozenset()
-    questions = {name: getattr(backends, f"is_{name}_available", None) for name in _BACKENDS.values()}
+    names = {name for known in _BACKENDS.values() for name in known}
+    questions = {name: getattr(backends, f"is_{name}_available", None) for name in names}
     return frozenset(name for name, question in questions.items() if question is not None and question())

@@ -12,6 +12,9 @@ import cv2
 import numpy as np
 import torch
 
+from utils.device_memory import peak_device_memory, reset_peak_device_memory
+from utils.devices import abilities, cards, processor
+
 # (limit, used): containers are stopped when they exceed these, whatever the machine has left (control groups 2 and 1).
 CONTAINER_LIMITS: Sequence[tuple[str, str]] = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -25,19 +28,19 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # a subclass of str, which weights-only loading refuses
         "cuda": torch.version.cuda or "none",
+        **({"rocm": torch.version.hip} if torch.version.hip else {}),
         "numpy": np.__version__,
         "opencv": cv2.__version__,
     }
 
 
 def hardware() -> dict[str, str]:
-    """Processor, cores that this process may use, threads, and GPUs."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    """Processor, cores that this process may use, threads, and accelerators, most of which are GPUs."""
     return {
-        "cpu": _processor(),
+        "cpu": processor(),
         "cores": str(available_cores()),
         "threads": str(torch.get_num_threads()),
-        "gpus": ", ".join(gpus) or "none",
+        "gpus": ", ".join(cards()) or "none",
     }
 
 
@@ -49,12 +52,12 @@ def available_cores() -> int:
 
 
 def peak_memory(device: torch.device | None = None) -> int:
-    """Most bytes in use so far: of a GPU, or of this process for the CPU and None; 0 where it is unknown.
+    """Most bytes in use so far: of a device, or of this process for the CPU and None; 0 where it is unknown.
 
-    Asking a GPU's allocator does not wait for the GPU.
+    Asking the allocator of a device does not wait for the device.
     """
-    if device is not None and device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    if device is not None and not abilities(device).in_main_memory:
+        return peak_device_memory(device)
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
@@ -102,17 +105,8 @@ def _copies_of_files(stat: Path) -> int:
 
 def reset_peak_memory(device: torch.device | None = None) -> None:
     """Let :func:`peak_memory` of the same device count from now on, where the system allows it."""
-    if device is not None and device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    if device is not None and not abilities(device).in_main_memory:
+        reset_peak_device_memory(device)
         return
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

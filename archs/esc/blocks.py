@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from archs.esc.kernels import DYNAMIC_SIDE, convolve_symmetric, depthwise_by_image, padded_to
+from archs.esc.kernels import DYNAMIC_SIDE, convolve_symmetric, depthwise_by_image, depthwise_joined
 from archs.layers.conv import convolve, pointwise
 from archs.layers.position import bias_by_displacement
 from archs.layers.reflect import crop, reflect_to_multiple
@@ -145,7 +145,7 @@ class DecomposedKernel(nn.Module):
         """[B, H, W, p], the shared matrix [p, p, 1, 1] and kernel [p, 1, k, k] -> [B, H, W, p]."""
         small = _generate(self.proj, u)
         mixed = linear(u, matrix.flatten(1))
-        return depthwise_by_image(mixed, kernel[:, 0] + padded_to(small, kernel.shape[-1]))
+        return depthwise_joined(mixed, kernel, small)
 
 
 class ConvolutionalAttention(nn.Module):

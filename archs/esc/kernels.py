@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.registry import exporting, tracing
+from ops.registry import exporting
 
 DYNAMIC_SIDE = 3
 """Side of the kernels that are generated from the image."""
@@ -74,11 +74,47 @@ def depthwise_by_image(x: Tensor, kernels: Tensor) -> Tensor:
     Returns:
         [B, H, W, p].
     """
+    if exporting():
+        return _tap_by_tap(x, kernels)
     B, p, side = x.shape[0], x.shape[-1], kernels.shape[-1]
-    if tracing():  # sizes are tensors then, and ONNX takes no kernel of a shape that is computed
-        B, p, side = int(B), int(p), int(side)
     # One image whose channels are those of all images, with its channels last: depthwise kernels are fastest on that.
     joined = x.permute(1, 2, 0, 3).flatten(2).permute(2, 0, 1)[None]
     out = F.conv2d(joined, kernels.reshape(B * p, 1, side, side), padding="same", groups=B * p)
     by_image: Tensor = out[0].unflatten(0, (B, p))
     return by_image.permute(0, 2, 3, 1)
+
+
+def depthwise_joined(x: Tensor, shared: Tensor, kernels: Tensor) -> Tensor:
+    """Each channel of each image convolved with the sum of a shared kernel and a smaller one of its own.
+
+    Args:
+        x: [B, H, W, p].
+        shared: [p, 1, k, k], k odd.
+        kernels: [B, p, j, j], j odd and at most k.
+
+    Returns:
+        [B, H, W, p].
+    """
+    if exporting():
+        image = F.conv2d(x.permute(0, 3, 1, 2), shared, padding="same", groups=shared.shape[0])
+        return image.permute(0, 2, 3, 1) + _tap_by_tap(x, kernels)
+    return depthwise_by_image(x, shared[:, 0] + padded_to(kernels, shared.shape[-1]))
+
+
+def _tap_by_tap(x: Tensor, kernels: Tensor) -> Tensor:
+    """:func:`depthwise_by_image` as a sum of shifted images.
+
+    ONNX holds the groups of a convolution as a number, and these would be as many as the images have channels together.
+    """
+    H, W, side = x.shape[1], x.shape[2], int(kernels.shape[-1])  # while torch.jit traces, sizes are tensors
+    half = side // 2
+    framed = F.pad(x, (0, 0, half, half, half, half))
+    taps = kernels.permute(2, 3, 0, 1)[:, :, :, None, None]  # [k, k, B, 1, 1, p]
+    total: Tensor | None = None
+    for i in range(side):
+        rows = framed[:, i : i + H]
+        for j in range(side):
+            term = rows[:, :, j : j + W] * taps[i, j]
+            total = term if total is None else total + term
+    assert total is not None
+    return total

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from archs.layers.sliding import sliding
-from ops.registry import exporting
+from ops.registry import divisor, free
 
 Pair = tuple[int, int]
 
@@ -28,6 +28,9 @@ def window_partition(x: Tensor, window: Pair) -> Tensor:
     """
     B, H, W, C = x.shape
     h, w = window
+    if free(H) or free(W):
+        index = _by_image(window_order(window, (H, W), x.device), B)
+        return x.flatten(0, 2).index_select(0, index).view(-1, h * w, C)
     return x.view(B, H // h, h, W // w, w, C).transpose(2, 3).reshape(B * (H // h) * (W // w), h * w, C)
 
 
@@ -45,20 +48,37 @@ def window_merge(windows: Tensor, window: Pair, size: Pair) -> Tensor:
     (h, w), (H, W) = window, size
     rows, columns, C = H // h, W // w, windows.shape[-1]
     B = windows.shape[0] // (rows * columns)
-    if exporting():
-        return windows.reshape(B, H * W, C).index_select(1, _places(window, size, windows.device)).view(B, H, W, C)
+    if free(H) or free(W):
+        index = _by_image(image_order(window, size, windows.device), B)
+        return windows.flatten(0, 1).index_select(0, index).view(B, H, W, C)
     return windows.view(B, rows, columns, h, w, C).transpose(2, 3).reshape(B, H, W, C)
 
 
-def _places(window: Pair, size: Pair, device: torch.device) -> Tensor:
-    """Where each pixel of an image is among the pixels of its windows, [H*W].
+# A graph with free sizes picks pixels by an index. Views would do, but where a count of windows is a side of a tensor,
+# export asks whether it is 1, and the program refuses images of the size of one window.
 
-    A graph with free sizes has to be merged by it: whether a view exists of what windows transposed give depends on
-    conditions on the sizes that export cannot prove.
-    """
+
+def window_order(window: Pair, size: Pair, device: torch.device) -> Tensor:
+    """Which pixel of an image each pixel of its windows is, [H*W]."""
+    (h, w), (H, W) = window, size
+    place = torch.arange(H * W, device=device)
+    number, inside = place // (h * w), place % (h * w)
+    columns = divisor(W // w, device)
+    row, column = number // columns, number % columns
+    return (row * h + inside // w) * W + column * w + inside % w
+
+
+def image_order(window: Pair, size: Pair, device: torch.device) -> Tensor:
+    """Where each pixel of an image is among the pixels of its windows, [H*W]."""
     (h, w), (H, W) = window, size
     row, column = torch.arange(H, device=device)[:, None], torch.arange(W, device=device)
     return (((row // h) * (W // w) + column // w) * (h * w) + (row % h) * w + column % w).flatten()
+
+
+def _by_image(index: Tensor, images: int) -> Tensor:
+    """An index into one image as one into several that are joined: [N] -> [B*N]."""
+    first = torch.arange(images, device=index.device)[:, None] * index.shape[0]
+    return (first + index).flatten()
 
 
 def overlapping_windows(x: Tensor, window: Pair, extended: Pair) -> Tensor:

@@ -22,6 +22,7 @@ from models.evaluation.pictures import bicubic_to
 from models.inference.tiling import PFT_TILES, EqualTiles, GrownTiles, Tiling
 from models.inference.upscale import check_whole, upscale
 from models.weights.layout import for_inference, to_channels_last
+from utils.device_memory import release_kept_memory
 from utils.errors import InputError, StopRequested
 from utils.memory import FullMemoryError, memory_for
 from utils.progress import Progress
@@ -276,8 +277,8 @@ class _Scorer:
             if not (self.skip_large or retried):
                 raise
             rows.append(EvalRow(name, 0, 0, {}, {}, 0.0, str(error), "memory"))
-        if rows and rows[0].cause == "memory" and self.device.type == "cuda":
-            torch.cuda.empty_cache()  # blocks of another size would be in the way of the next images
+        if rows and rows[0].cause == "memory":
+            release_kept_memory(self.device)
 
 
 def _completed(rows: Sequence[EvalRow], options: ValOptions) -> tuple[EvalRow, ...]:

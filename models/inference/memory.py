@@ -18,12 +18,20 @@ from torch.utils._pytree import tree_leaves
 from archs.contract import contract_of
 from models.inference.tiling import aligned_tile
 from models.inference.upscale import evaluation_mode
+from utils.device_memory import (
+    allocated_memory,
+    device_memory,
+    peak_device_memory,
+    reset_peak_device_memory,
+)
+from utils.devices import abilities, synchronise
 from utils.env import available_memory
 from utils.errors import InputError
 
 _PROBE = 48  # side of the first probe, at least; the second has twice the side
-# What is measured on the CPU are the tensors: what kernels take for themselves, and other programs, come on top.
-_SHARE_OF_HOST, _SHARE_OF_DEVICE = 0.4, 0.8
+# Where no allocator counts, as on the CPU, the tensors are measured: what kernels take for themselves, and other
+# programs, come on top.
+_SHARE_OF_TENSORS, _SHARE_OF_ALLOCATED = 0.4, 0.8
 
 
 class Demand(NamedTuple):
@@ -46,13 +54,13 @@ def free_memory(device: torch.device, reserved: int = 0) -> int | None:
         device: where it runs.
         reserved: bytes of the host's memory that something else is going to take.
     """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        # What PyTorch keeps for later is free for it.
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(_SHARE_OF_DEVICE * (free + kept))
-    available = available_memory() if device.type == "cpu" else None
-    return None if available is None else int(_SHARE_OF_HOST * max(0, available - reserved))
+    can = abilities(device)
+    share = _SHARE_OF_ALLOCATED if can.peak else _SHARE_OF_TENSORS
+    if can.in_main_memory:
+        available = available_memory()
+        return None if available is None else int(share * max(0, available - reserved))
+    memory = device_memory(device)
+    return None if memory is None else int(share * memory.free)
 
 
 def probe_sides(network: nn.Module) -> tuple[int, int]:
@@ -117,12 +125,12 @@ def peak_of_forward(network: nn.Module, x: Tensor) -> int:
     """Most bytes that a pass takes beyond what is there before it."""
     with torch.no_grad(), evaluation_mode(network):
         network(x)  # tables that are computed once do not count
-        if x.device.type == "cuda":
-            torch.cuda.synchronize(x.device)
-            torch.cuda.reset_peak_memory_stats(x.device)
-            before = torch.cuda.memory_allocated(x.device)
+        if abilities(x.device).peak:
+            synchronise(x.device)
+            reset_peak_device_memory(x.device)
+            before = allocated_memory(x.device)
             network(x)
-            return int(torch.cuda.max_memory_allocated(x.device)) - before
+            return peak_device_memory(x.device) - before
         live = LiveTensors()
         with live:
             network(x)

@@ -20,6 +20,7 @@ from models.inference.memory import Demand, find_tile, free_memory, halved, meas
 from models.inference.tiling import aligned_tile
 from models.inference.transparency import spread_colour
 from models.inference.upscale import Assembled, Put, Watch, overlapping_tiles, upscale_in_parts
+from utils.device_memory import release_kept_memory
 from utils.env import available_memory
 from utils.errors import InputError
 from utils.log import get_logger
@@ -126,8 +127,7 @@ class Upscaler:
             if not memory_is_full(error):
                 raise
         # Outside of the handler: the exception holds on to the tensors of the pass that failed.
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_kept_memory(self.device)
         if watch is not None:
             watch(-shares)
         return False

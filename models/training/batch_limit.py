@@ -13,6 +13,8 @@ from data.loader import Batch
 from models.training.finite import FiniteGuard
 from models.training.objectives import build_objective
 from models.training.state import TrainState
+from utils.device_memory import release_kept_memory
+from utils.devices import abilities
 from utils.env import available_memory, peak_memory, reset_peak_memory
 from utils.errors import InputError
 from utils.log import PASSING, get_logger
@@ -46,7 +48,8 @@ def find_largest_batch(state: TrainState, batch: Batch, options: TrainOptions) -
         objective.step(state, repeated(batch, count))
         guard.check()  # waits for the device
 
-    trial = DeviceTrial(state.device, step) if state.device.type == "cuda" else HostTrial.create(step)
+    on_host = abilities(state.device).in_main_memory
+    trial = HostTrial.create(step) if on_host else DeviceTrial(state.device, step)
 
     def fits(count: int) -> bool:
         enough = trial.fits(count)
@@ -102,7 +105,7 @@ def repeated(batch: Batch, count: int) -> Batch:
 
 @dataclass(frozen=True)
 class DeviceTrial:
-    """On a GPU: its allocator says when memory is full, and nothing is lost."""
+    """On an accelerator: its allocator says when memory is full, and nothing is lost."""
 
     device: torch.device
     step: Step
@@ -116,7 +119,7 @@ class DeviceTrial:
                 raise
             return False
         finally:
-            torch.cuda.empty_cache()  # blocks of another size would be in the way of the next trial
+            release_kept_memory(self.device)
         return True
 
 

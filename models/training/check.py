@@ -22,6 +22,7 @@ from models.training.objectives import Objective, build_objective
 from models.training.run import describe_run, prepare_state, training_set, validation_sets
 from models.training.state import TrainState
 from models.training.step import output_of
+from utils.devices import synchronise
 from utils.env import peak_memory
 from utils.errors import InputError
 from utils.log import configure_logging, get_logger
@@ -130,23 +131,19 @@ def _measure(state: TrainState, objective: Objective, batch: Batch, options: Tra
     # Iterations in which all players and losses take their part, each as often as in the long run.
     state.step = max(state.step, objective.full_step - 1)
     count = -(-_MEASURED // objective.cycle) * objective.cycle if objective.cycle <= _LONGEST_CYCLE else _LONGEST_CYCLE
-    wait = torch.cuda.synchronize if state.device.type == "cuda" else _nothing
-    wait()
+    synchronise(state.device)
     started = time.perf_counter()
     for _ in range(count):
         objective.step(state, batch)
-    wait()
+    synchronise(state.device)
     seconds = (time.perf_counter() - started) / count
     total = seconds * options.train.total_iter
+    peak = peak_memory(state.device)
     log(
-        "speed: %.3f s per iteration without waiting for data, %.1f images/s, %s for %s iterations; memory so far: "
-        "%.2f GiB", seconds, len(batch) / seconds, clock(total), f"{options.train.total_iter:,}",
-        peak_memory(state.device) / 2**30,
+        "speed: %.3f s per iteration without waiting for data, %.1f images/s, %s for %s iterations; memory so far: %s",
+        seconds, len(batch) / seconds, clock(total), f"{options.train.total_iter:,}",
+        f"{peak / 2**30:.2f} GiB" if peak else "unknown",
     )  # fmt: skip
-
-
-def _nothing() -> None:
-    """The CPU is not waited for."""
 
 
 def _log_left_out(dataset: TrainDataset) -> None:

@@ -27,6 +27,8 @@ from models.inference.upscale import evaluation_mode
 from models.training.players import can_recompute
 from models.training.state import TrainState
 from models.training.step import autocast, output_of
+from utils.device_memory import device_memory
+from utils.devices import abilities
 from utils.env import obtainable_memory
 from utils.errors import InputError
 from utils.log import get_logger
@@ -65,7 +67,7 @@ def check_demand(options: TrainOptions, device: torch.device, dataset: TrainData
     """
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun; each has its own
     host, on_device = _needs(options, dataset)
-    if device.type == "cpu":
+    if abilities(device).in_main_memory:
         host += on_device
     else:
         _refuse_if_more(on_device, _size_of(device), f"memory of {device}")
@@ -83,7 +85,7 @@ def check_activations(state: TrainState, options: TrainOptions) -> None:
         InputError: they cannot fit.
     """
     sample = _sample_of(options)
-    available = obtainable_memory() if state.device.type == "cpu" else None
+    available = obtainable_memory() if abilities(state.device).in_main_memory else None
     if sample is None or available is None or options.train.compile:
         return
     samples = -(-options.train_dataset.batch_size_per_gpu // options.train.accumulate)
@@ -228,7 +230,8 @@ def _gib(size: float) -> str:
 
 def _size_of(device: torch.device) -> int | None:
     """All of its bytes: those that others use now may be free when they are needed."""
-    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
+    memory = device_memory(device)
+    return None if memory is None else memory.total
 
 
 def _kept(network: nn.Module, batch: Batch, options: TrainOptions) -> int:

@@ -1,8 +1,8 @@
 """Losses and gradients that are not finite: no optimiser moves, and the run stops or counts them.
 
-On the CPU the answer is known at once. On other devices asking would make the host wait in every iteration, so the
-optimiser gets the answer as a tensor, as torch's fused optimisers take it from a gradient scaler, and the host asks
-at the next log point.
+On the CPU the answer is known at once. On devices that compute while the host goes on, asking would make it wait in
+every iteration, so the optimiser gets the answer as a tensor, as torch's fused optimisers take it from a gradient
+scaler, and the host asks at the next log point. Where a device has no fused optimisers that do so, the host waits.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.training.optim import FUSED
 from models.training.state import TrainState
+from utils.devices import abilities
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -62,7 +63,7 @@ class FiniteGuard:
             isinstance(optimizer, FUSED) and all(group.get("fused") for group in optimizer.param_groups)
             for optimizer in optimizers
         )
-        return cls(deferred=fused and state.device.type != "cpu", skip=skip)
+        return cls(deferred=fused and abilities(state.device).asynchronous, skip=skip)
 
     def watch(self, suspect: Suspect) -> None:
         """Remember an iteration until :meth:`check`."""

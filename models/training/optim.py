@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from config.optimizers import OptimOptions
+from utils.devices import abilities
 from utils.errors import InputError
 
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
@@ -33,8 +34,8 @@ def build_optimizer(
         key: of ``train`` where the options come from, for messages.
         decay_all: False leaves norms, biases and other vectors out of the weight decay, as a second parameter group.
 
-    Adam, AdamW and SGD update all parameters in one fused kernel, on the CPU too: for small networks, the update
-    otherwise costs as much as a convolution.
+    Adam, AdamW and SGD update all parameters in one fused kernel where the device has it, the CPU too: for small
+    networks, the update otherwise costs as much as a convolution.
 
     Raises:
         InputError: torch refuses the arguments.
@@ -49,7 +50,7 @@ def build_optimizer(
             {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
         ]
     kind: type[torch.optim.Optimizer] = getattr(torch.optim, name)
-    if kind in FUSED:
+    if kind in FUSED and all(abilities(parameter.device).fused for parameter in trained):
         arguments["fused"] = True
     try:
         optimizer = kind(groups, **arguments)

@@ -36,7 +36,9 @@ from models.training.players import build_players
 from models.training.saver import Saver
 from models.training.sinks import JsonLinesSink, LogSink, Sink, TensorBoardSink, WandbSink
 from models.training.state import TrainState
+from models.training.step import AMP
 from models.weights.files import log_loaded
+from utils.devices import abilities, set_tf32
 from utils.errors import InputError
 from utils.log import configure_logging, copied_log, get_logger
 from utils.memory import memory_for
@@ -139,12 +141,8 @@ def prepare_state(options: TrainOptions, device: torch.device, resumed: Collecti
         InputError: a pretrained file cannot be read or does not fit, images have other channels than network_g, or the
             device is no place for ``train.amp``.
     """
-    if options.train.amp == "fp16" and device.type == "cpu":
-        raise InputError(
-            "train.amp: fp16 is for GPUs; on a CPU it takes 10 to 20 times as long as float32: choose "
-            "train:amp=bf16 or train:amp=null"
-        )
-    set_precision(tf32=options.train.tf32)
+    _check_abilities(options, device)
+    set_tf32(on=options.train.tf32)
     what = f"{options.network_g.type} with its gradients, optimiser and EMA weights on {device}"
     with memory_for(what, "a smaller network_g, closing other programs, or a machine with more memory"):
         state = TrainState(build_players(players_of(options), options, device, resumed), device)
@@ -152,10 +150,27 @@ def prepare_state(options: TrainOptions, device: torch.device, resumed: Collecti
     return state
 
 
-def set_precision(*, tf32: bool) -> None:
-    """Whether GPUs may round float32 factors to 10 bits; torch does so for convolutions unless it is asked not to."""
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = tf32
+def _check_abilities(options: TrainOptions, device: torch.device) -> None:
+    """Raise InputError where the device cannot do what the options ask for."""
+    can, amp = abilities(device), options.train.amp
+    if amp == "fp16" and can.in_main_memory:
+        raise InputError(
+            "train.amp: fp16 is for GPUs; on a CPU it takes 10 to 20 times as long as float32: choose "
+            "train:amp=bf16 or train:amp=null"
+        )
+    if amp is not None and AMP[amp] not in can.autocast:
+        others = [f"train:amp={name}" for name in AMP if AMP[name] in can.autocast]
+        raise InputError(
+            f"train.amp: {amp}: PyTorch has no mixed precision of that type on {device}; choose "
+            f"{' or '.join([*others, 'train:amp=null'])}"
+        )
+    if amp == "fp16" and not can.loss_scaling:
+        raise InputError(
+            f"train.amp: fp16: this PyTorch ({torch.__version__}) cannot scale gradients on {device}; choose "
+            f"{'train:amp=bf16 or ' if AMP['bf16'] in can.autocast else ''}train:amp=null"
+        )
+    if options.train.compile and not can.compiles:
+        raise InputError(f"train.compile: torch.compile makes no kernels for {device}; choose train:compile=false")
 
 
 def _objective(options: TrainOptions, state: TrainState, world: World) -> Objective:

@@ -40,7 +40,7 @@ class TrainRecord:
         seconds: per iteration, since the last record.
         data_seconds: of these, spent waiting for the batch.
         eta_seconds: to the end of the run.
-        memory: most bytes in use so far: of the GPU, or of this process on the CPU.
+        memory: most bytes in use so far: of the GPU, or of this process on the CPU; 0 where it is unknown.
     """
 
     step: int
@@ -131,10 +131,10 @@ class LogSink:
         losses = " ".join(f"{name}: {value:.4e}" for name, value in record.losses.items())
         get_logger().info(
             "[%s][epoch:%3d, iter:%8s, %s] [eta: %s, time (data): %.3f (%.3f)] %s "
-            "[%.1f images/s, data wait %.0f%%, %.1f GiB]",
+            "[%.1f images/s, data wait %.0f%%%s]",
             self.name, record.epoch, f"{record.step:,}", rates, clock(record.eta_seconds), record.seconds,
             record.data_seconds, losses, record.images_per_second, 100 * record.data_share,
-            record.memory / 2**30,
+            f", {record.memory / 2**30:.1f} GiB" if record.memory else "",
         )  # fmt: skip
 
     def validation(self, record: ValidationRecord) -> None:

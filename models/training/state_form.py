@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.devices import TYPES, present
 from utils.errors import InputError
 from utils.records import is_record
 
@@ -136,9 +137,10 @@ def _of_randoms(randoms: Any) -> Iterator[tuple[str, str]]:
     for rank, state in enumerate(randoms):
         if not _is_generator(state.get("torch")):
             yield f"focalsr.random[{rank}].torch", "state of a generator"
-        cuda = state.get("cuda", [])
-        if not _is_list(cuda) or not all(_is_bytes(value) and len(value) == len(cuda[0]) for value in cuda):
-            yield f"focalsr.random[{rank}].cuda", "list of states of generators"
+        for kind in {*TYPES, present().type}:
+            states = state.get(kind, [])
+            if not _is_list(states) or not all(_is_bytes(value) and len(value) == len(states[0]) for value in states):
+                yield f"focalsr.random[{rank}].{kind}", "list of states of generators"
 
 
 def _is_generator(value: Any) -> bool:

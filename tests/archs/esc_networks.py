@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import Dim, ExportedProgram
 
 from archs import build_network
+from models.export.form import ExportForm
 
 SIZES: dict[str, Any] = {
     "dim": 16, "pdim": 4, "kernel_size": 5, "n_blocks": 2, "conv_blocks": 2, "window_size": 4, "num_heads": 2,
@@ -16,6 +18,7 @@ SIZES: dict[str, Any] = {
 SMALL: dict[str, Any] = {"type": "ESC", **SIZES, "upscaling_factor": 2}
 DECODER: dict[str, Any] = {"hidden_dim": 12, "hidden_list": [10, 8]}
 LTE: dict[str, Any] = {"type": "ESCLTE", **SIZES, **DECODER}
+REAL_M: dict[str, Any] = {"type": "ESCRealM", **SIZES, "mid_dim": 8}
 
 
 def built(configuration: dict[str, Any] = SMALL, **changes: Any) -> Any:
@@ -37,3 +40,15 @@ def randomised(network: Any) -> Any:
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
     return network
+
+
+def free_program(network: Any) -> ExportedProgram:
+    """The network's form for export as a program whose batch, height and width are free."""
+    free: Any = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    with torch.no_grad():
+        program = torch.export.export(
+            ExportForm(network).eval(), (pixels(2, 3, 11, 9),), dynamic_shapes={"image": free}
+        )
+    assert not any("focalsr" in str(node.target) for node in program.graph.nodes)
+    assert all(found.lower <= 2 and found.upper > 1 << 40 for found in program.range_constraints.values())
+    return program

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.export import Dim
 
 import archs.esc.network
 from archs import build_network, identify, network_class
@@ -21,7 +20,7 @@ from archs.esc.kernels import convolve_symmetric, depthwise_by_image
 from archs.layers.constants import constant_keys, published_state
 from models.inference.upscale import upscale
 from models.weights.files import load_weights
-from tests.archs.esc_networks import LTE, SMALL, built, pixels, randomised
+from tests.archs.esc_networks import LTE, REAL_M, SMALL, built, free_program, pixels, randomised
 from tests.golden import Case, assert_close, cases
 from utils.errors import InputError
 from utils.typed import Report, read_arguments
@@ -345,18 +344,23 @@ def test_every_upsampler_and_scale(upsampler: str, scale: int) -> None:
 # --- graphs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("configuration", [SMALL, {**SMALL, "type": "ESCFP"}, {**SMALL, "type": "ESCRealM"}, LTE])
-def test_export_with_dynamic_sides(configuration: dict[str, Any]) -> None:
-    network = randomised(built(configuration, n_blocks=1)).eval()
-    # More than one window each way: export takes one of anything for a constant.
-    sides = {2: Dim("rows", min=9, max=64), 3: Dim("columns", min=9, max=64)}
-    program = torch.export.export(network, (pixels(2, 3, 9, 14),), dynamic_shapes={"x": sides})
-    assert not any("focalsr" in str(node.target) for node in program.graph.nodes)
-    for size in ((9, 14), (16, 9), (41, 33)):
-        x = pixels(2, 3, *size)
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        {**SMALL, "use_ln": True, "upscaling_factor": 3},
+        {**SMALL, "type": "ESCFP"},
+        {**SMALL, "type": "ESCReal", "upscaling_factor": 4},
+        {**REAL_M, "upscaling_factor": 3, "upsampler": "dysample"},
+    ],
+    ids=lambda configuration: configuration["type"],
+)
+def test_export_with_batch_and_sides_free(configuration: dict[str, Any]) -> None:
+    network = randomised(built(configuration, n_blocks=1, conv_blocks=1)).eval()
+    program = free_program(network).module()
+    for shape in ((1, 3, 1, 1), (3, 3, 2, 2), (1, 3, 4, 9), (3, 3, 17, 12), (1, 3, 8, 30)):
+        x = pixels(*shape)
         with torch.no_grad():
-            assert torch.allclose(program.module()(x), network(x), atol=1e-5)
+            torch.testing.assert_close(program(x), upscale(network, x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from models.training.optim import build_optimizer
 from models.training.schedule import learning_rate
 from tests.config.files import GAN, TEST, TRAIN
 from tests.runs import ROOT
+from utils import devices
 from utils.errors import InputError
 
 CASES = 500
@@ -215,7 +216,7 @@ def use(options: TrainOptions | TestOptions) -> None:
 @pytest.mark.parametrize("part", range(5))
 def test_any_file_is_read_or_refused(part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(devices, "present", devices.Present)
     known = sources()
     read, refused = 0, 0
     for number in range(part * CASES // 5, (part + 1) * CASES // 5):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +20,7 @@ from config.schema import LoggerOptions
 from losses import L1Loss
 from metrics import PSNR
 from tests.config.files import TEST, TRAIN, line_of, mistakes, write
+from utils import devices
 from utils.errors import InputError
 
 
@@ -28,7 +28,7 @@ def test_a_training_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", "/home/me")
     found = config.read(write(tmp_path, TRAIN), mode="train")
     assert (found.name, found.model_type, found.scale, found.manual_seed) == ("exp", "SRModel", 2, 3)
-    assert found.num_gpu == torch.cuda.device_count()
+    assert found.num_gpu == devices.present().count
     assert found.network_g.as_mapping() == {"type": "PlainUSR_ultra", "scale": 2}
     assert found.path.pretrain_network_g == Path("/home/me/w.pth")
     assert found.path.resume_state is None
@@ -74,7 +74,7 @@ def test_a_missing_seed_is_drawn_anew_each_time(tmp_path: Path) -> None:
 def test_num_gpu_auto_counts_the_gpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str, expected: int
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(devices, "present", lambda: devices.Present("xpu", 3))
     assert config.read(write(tmp_path, TEST), [f"num_gpu={number}"], mode="test").num_gpu == expected
 
 

@@ -206,7 +206,7 @@ def test_prefetching_to_a_gpu_needs_one(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("focalsr"), "propagate", True)
     assert_equal(run(dataset_of(folder, prefetch_mode="cuda", pin_memory=True), stop=9), reference)
-    assert "T: prefetch_mode cuda needs a GPU, but the device is cpu" in caplog.text
+    assert "T: prefetch_mode cuda needs a GPU that copies while it computes, but the device is cpu" in caplog.text
 
 
 @pytest.mark.gpu

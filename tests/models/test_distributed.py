@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models.distributed import World, _is_watched, first_slurm_node, world
+from utils import devices
 from utils.errors import InputError
 
 
@@ -25,12 +26,33 @@ def test_alone_all_calls_do_nothing() -> None:
         assert alone.wrap(network) is network
 
 
-def test_devices() -> None:
-    assert World().device(0) == torch.device("cpu")
-    if not torch.cuda.is_available():
-        assert World().device("auto") == torch.device("cpu")
-        with pytest.raises(InputError, match="num_gpu: 2 asks for a GPU"):
-            World().device(2)
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[torch.device] = []
+    monkeypatch.setattr(devices, "use", used.append)
+    assert World().device(0) == World(asked="cpu").device(4) == devices.CPU
+    monkeypatch.setattr(devices, "present", devices.Present)
+    assert World().device("auto") == devices.CPU
+    with pytest.raises(InputError, match="num_gpu: 2 asks for a GPU"):
+        World().device(2)
+    with pytest.raises(InputError, match=r"--device xpu: PyTorch .* sees no such device here; there is cpu"):
+        World(asked="xpu").device(0)
+    used.clear()
+    monkeypatch.setattr(devices, "present", lambda: devices.Present("xpu", 2))
+    assert World().device(0) == devices.CPU
+    assert World().device("auto") == World().device(1) == torch.device("xpu:0")
+    assert World(asked="xpu:1").device(0) == torch.device("xpu:1")
+    assert World(3, 4, 3, 4).device(4) == World(3, 4, 1, 2, "auto").device(0) == torch.device("xpu:1")
+    assert [device.index for device in used] == [None, 0, 0, 1, 1, 1]
+    with pytest.raises(InputError, match=r"num_gpu: 2 needs one process per GPU: .*; or name one: --device auto"):
+        World().device(2)
+    with pytest.raises(InputError, match="2 processes run on this machine"):
+        World(1, 4, 1, 2, "xpu:1").device(2)
+    World(0, 4, 0, 1, "xpu:1").device(2)  # a single one on each of four machines
+
+
+def test_several_ranks_cannot_train_where_gradients_cannot_be_averaged() -> None:
+    with pytest.raises(InputError, match=r"several processes cannot train on meta: .* --device cpu"):
+        World(0, 2).wrap(nn.Linear(1, 1, device="meta"))
 
 
 @pytest.mark.parametrize(("launcher", "variable"), [("pytorch", "RANK"), ("slurm", "SLURM_PROCID")])
@@ -58,7 +80,7 @@ def test_slurm_connects(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "unset")  # so that what the launcher sets is taken back
     with world("slurm") as ranks:
         assert (ranks.rank, ranks.size, ranks.local_rank) == (0, 1, 0)
-        assert torch.distributed.get_backend() == ("nccl" if torch.cuda.is_available() else "gloo")
+        assert torch.distributed.get_backend() == devices.abilities(devices.choose()).backend
         group = weakref.ref(torch.distributed.group.WORLD)
     assert group() is not None  # models.distributed._groups holds it, or DistributedDataParallel would be the last
 

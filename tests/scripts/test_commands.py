@@ -138,7 +138,7 @@ def test_shell_scripts_run_their_commands_from_another_folder(tmp_path: Path) ->
     shutil.copytree(
         ROOT / "scripts", root / "scripts", ignore=shutil.ignore_patterns("*.py", "benchmarks", "__pycache__")
     )
-    for name in ("requirements.txt", "requirements-dev.txt", "constraints.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-export.txt", "constraints.txt"):
         shutil.copy(ROOT / name, root)
     python = root / ".venv/bin/python"
     python.parent.mkdir(parents=True)

@@ -31,7 +31,7 @@ def root(tmp_path: Path) -> Path:
     root = tmp_path / "a folder with it's spaces"
     (root / "scripts" / "lib").mkdir(parents=True)
     shutil.copy(ROOT / "scripts" / "lib" / "environment.sh", root / "scripts" / "lib")
-    for name in ("requirements.txt", "requirements-dev.txt", "constraints.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-export.txt", "constraints.txt"):
         shutil.copy(ROOT / name, root)
     return root
 
@@ -205,4 +205,7 @@ def test_another_opencv_is_kept(root: Path, tmp_path: Path) -> None:
     asked = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert "torch>=2.6" in asked
     assert not [line for line in asked if line.startswith("opencv")]
-    assert "-r requirements.txt" in (folder / "requirements-dev.txt").read_text(encoding="utf-8")
+    included = (folder / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
+    named = [line.removeprefix("-r ") for line in included if line.startswith("-r ")]
+    assert named == ["requirements.txt", "requirements-export.txt"]
+    assert all((folder / name).is_file() for name in named)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from archs import build_network
+from models.export.onnx_files import onnx_model
 from models.weights.files import load_weights
 from models.weights.recognise import configuration
+from tests.models.export.networks import TINY, needs_torch, weights_of
 from tests.runs import main_of
 from utils.command import run_command
 
@@ -62,5 +65,96 @@ def test_unknown_weights_and_unknown_suffixes_are_refused(tmp_path: Path, capsys
     export = main_of("scripts/export.py")
     assert run_command(export, ["-w", str(tmp_path / "other.pth"), "-o", str(tmp_path / "x.pth")]) == 2
     assert "give an option file with -opt" in capsys.readouterr().err
-    assert run_command(export, ["-w", str(tmp_path / "other.pth"), "-o", str(tmp_path / "x.onnx")]) == 2
-    assert "ends in .pth or .safetensors" in capsys.readouterr().err
+    assert run_command(export, ["-w", str(tmp_path / "other.pth"), "-o", str(tmp_path / "x.pb")]) == 2
+    assert "ends in one of .pth, .safetensors, .onnx" in capsys.readouterr().err
+
+
+def run_export(*arguments: object) -> int:
+    return run_command(main_of("scripts/export.py"), [str(argument) for argument in arguments])
+
+
+@needs_torch
+def test_a_program_is_checked_and_then_has_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    weights, target = weights_of(TINY, tmp_path / "net_g_latest.pth"), tmp_path / "net.onnx"
+    assert run_export("-w", weights, "-o", target) == 0
+    shown = capsys.readouterr()
+    for text in ("check 1/3, 1 image of 2x2: largest difference", "check 2/3, 3 images of", "check 3/3, 2 images of"):
+        assert text in shown.err
+    assert all("INFO: " in line for line in shown.err.splitlines()), shown.err
+    first, second = shown.out.splitlines()
+    assert first.startswith(f"{target}: {{'type': 'MSRResNet'")
+    assert "fp32, for images from 1x1; checked by ONNX Runtime" in second
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "net_g_latest.pth"]
+    assert run_export("-w", weights, "-o", target) == 2  # never overwritten unasked
+    assert f"{target} exists" in capsys.readouterr().err
+
+
+@needs_torch
+def test_a_program_that_differs_from_the_network_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    from onnx import numpy_helper
+
+    def damaged(*arguments: object) -> object:
+        model = onnx_model(*arguments)  # type: ignore[arg-type]
+        [bias] = [tensor for tensor in model.graph.initializer if tensor.name == "network.conv_last.bias"]
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 0.02, bias.name))
+        return model
+
+    monkeypatch.setattr("models.export.files.onnx_model", damaged)
+    weights, target = weights_of(TINY, tmp_path / "net_g_latest.pth"), tmp_path / "net.onnx"
+    target.write_bytes(b"an older file")
+    assert run_export("-w", weights, "-o", target, "--overwrite") == 1
+    shown = capsys.readouterr().err
+    assert "output differs from the network's by 2.0e-02 (6 of 255 levels), and 1.0e-04 is allowed" in shown
+    assert "Traceback" not in shown
+    assert target.read_bytes() == b"an older file"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "net_g_latest.pth"]
+    assert run_export("-w", weights, "-o", target, "--overwrite", "--tolerance", "0.03") == 0
+    assert "6 of 255 levels (allowed: 3.0e-02)" in capsys.readouterr().out
+
+
+WRONG = [
+    ("net.onnx", ["--static", "48"], "--static 48: expected height x width in pixels, such as --static 180x320"),
+    ("net.onnx", ["--static", "0x48"], "--static 0x48: expected height x width"),
+    ("net.onnx", ["--batch", "2"], "--batch fixes how many images of --static HxW there are"),
+    ("net.onnx", ["--static", "48x48", "--batch", "0"], "--batch 0: expected at least 1"),
+    ("net.onnx", ["--tolerance", "0"], "--tolerance 0: expected a number above 0"),
+    ("net.onnx", ["--published"], "--published is about weights; net.onnx holds a program"),
+    ("net.pth", ["--static", "48x48"], "--static is about programs; net.pth holds weights alone"),
+    ("net.safetensors", ["--opset", "18"], "--opset is about programs; net.safetensors holds weights alone"),
+    ("net", [], "net: expected a name that ends in one of .pth, .safetensors, .onnx"),
+]
+
+
+@needs_torch
+@pytest.mark.parametrize(("name", "flags", "message"), WRONG)
+def test_flags_that_cannot_be_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, flags: list[str], message: str
+) -> None:
+    assert run_export("-w", tmp_path / "none.pth", "-o", tmp_path / name, *flags) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert len(shown.splitlines()) == 1
+
+
+@needs_torch
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_missing_package_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
+) -> None:
+    there: Callable[[str], object] = lambda name: None if name == missing else name  # noqa: E731
+    monkeypatch.setattr("utils.optional.importlib.util.find_spec", there)
+    assert run_export("-w", tmp_path / "none.pth", "-o", tmp_path / "net.onnx") == 2
+    expected = f"error: net.onnx needs the package {missing}: pip install -r requirements-export.txt\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_older_torch_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.8.1+cpu")
+    assert run_export("-w", tmp_path / "none.pth", "-o", tmp_path / "net.onnx") == 2
+    assert "programs are exported with torch 2.9 or later; this is 2.8.1+cpu" in capsys.readouterr().err

@@ -6,7 +6,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archs.layers.window import overlapping_windows, window_merge, window_partition
+from archs.layers.window import (
+    image_order,
+    overlapping_windows,
+    window_merge,
+    window_order,
+    window_partition,
+)
 
 SIDES = st.integers(1, 4)
 
@@ -23,6 +29,16 @@ def test_partition_and_merge(batch: int, rows: int, columns: int, h: int, w: int
                 cut = x[image, row * h : (row + 1) * h, column * w : (column + 1) * w].reshape(-1, 2)
                 assert torch.equal(windows[(image * rows + row) * columns + column], cut)
     assert torch.equal(window_merge(windows, (h, w), (rows * h, columns * w)), x)
+
+
+@settings(deadline=None)
+@given(rows=SIDES, columns=SIDES, h=SIDES, w=SIDES)
+def test_indices_of_graphs_with_free_sides(rows: int, columns: int, h: int, w: int) -> None:
+    size = (rows * h, columns * w)
+    numbers = torch.arange(size[0] * size[1])
+    cut = window_partition(numbers.view(1, *size, 1), (h, w)).flatten()
+    assert torch.equal(window_order((h, w), size, numbers.device), cut)
+    assert torch.equal(cut[image_order((h, w), size, numbers.device)], numbers)
 
 
 def test_partition_takes_strided_images() -> None:

@@ -42,7 +42,7 @@ _current = TORCH
 @contextmanager
 def recorded_for(dialect: Dialect) -> Iterator[None]:
     """Programs that are recorded inside are for a runtime of this dialect."""
-    global _current  # noqa: PLW0603 - recording is not threaded, and compilers cannot read context variables
+    global _current
     before, _current = _current, dialect
     try:
         yield

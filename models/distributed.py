@@ -261,7 +261,7 @@ def restarts() -> int:
 
 def mark_begun(what: str) -> None:
     """Let later starts of these ranks by torchrun know that they have begun with something; rank 0 alone calls it."""
-    store = _launcher_store() if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 else None
+    store = launcher_store() if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 else None
     if store is not None:
         store.set(f"focalsr/begun/{what}", "yes")
 
@@ -270,12 +270,12 @@ def has_begun(what: str) -> bool:
     """Whether an earlier start of these ranks by torchrun has begun with something; True where that is not known."""
     if restarts() == 0:
         return False
-    store = _launcher_store()
+    store = launcher_store()
     # A launcher may have a new store for each start, which knows nothing of the first one.
     return store is None or not store.check(["focalsr/begun/"]) or bool(store.check([f"focalsr/begun/{what}"]))
 
 
-def _launcher_store() -> Any:
+def launcher_store() -> Any:
     """What torchrun keeps for its ranks as long as it lives; None where they have another meeting point."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
@@ -288,7 +288,7 @@ def _restarted_store() -> Any:
     Their store still holds the addresses of the ranks before, and gloo would connect to those.
     """
     attempt = restarts()
-    server = _launcher_store() if attempt > 0 else None
+    server = launcher_store() if attempt > 0 else None
     return None if server is None else dist.PrefixStore(f"focalsr/attempt_{attempt}", server)  # type: ignore[attr-defined]
 
 

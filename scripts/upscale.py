@@ -3,8 +3,8 @@
 The network is taken from the weight file (its own options, or its keys), or from ``network_g`` of an option file given
 with ``-opt``. Results are PNG files unless --format or OUT names another kind of file; depth, grey, transparency,
 metadata and all frames and pages are kept, or named where the file cannot hold them. Films go through ffmpeg. A file
-that fails is reported, and the others are upscaled.
-Details: docs/upscaling.md.
+that fails is reported, and the others are upscaled. Several processes share the work under torchrun, or by --part 1/8,
+2/8, ... Details: docs/upscaling.md.
 
 Exit codes: 0 done, 1 a file failed or is a picture of a kind that cannot be read, 2 bad input, 130 Ctrl-C, 143 SIGTERM.
 """
@@ -22,6 +22,7 @@ if __name__ == "__main__":
     start()  # what follows takes seconds
 
 import argparse
+import functools
 import time
 from collections.abc import Sequence
 from typing import get_args
@@ -31,20 +32,24 @@ import torch
 
 from archs.contract import contract_of
 from config.command import number
+from config.schema import Precision
 from data.images.files import foreign_lines
-from data.images.frames import look_at, open_frames
+from data.images.frames import open_frames
 from data.images.head import MAX_PIXELS
 from data.images.output_kinds import FORMATS, Encoding, check_encoding, check_size
-from data.images.photo import Levels, Photo, picture_size
+from data.images.photo import Levels, Photo
 from data.images.photo_writer import Losses, pictures_held, write_frames
 from data.images.resize import Resize, parse_resize, resized
 from models.inference.film import inspect_film
 from models.inference.jobs import Job, left_out, plan_jobs
 from models.inference.photo import TileChoice, Upscaler, check_memory, upscale_photo
+from models.inference.ranks import Sharing, shared_with_ranks
+from models.inference.sharing import Plan, parse_part, part_of, work_of
+from models.inference.upscale import Watch
 from models.inference.video import film_notes, upscale_film
 from models.precision.choice import choose_precision
-from models.precision.network import Precision, in_precision
-from models.weights.recognise import network_from_weights
+from models.precision.network import in_precision
+from models.weights.recognise import network_from_weights, stored_keep
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import check_folder, remove_unfinished
@@ -105,6 +110,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help=f"pictures of more pixels are refused, since a small file can unpack to them (default: {MAX_PIXELS})",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist instead of leaving them")
+    parser.add_argument(
+        "--part", metavar="I/N", help="only the I-th of N parts of about as much work, such as 2/8, for SLURM arrays"
+    )
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     return parser.parse_args(argv)
 
@@ -123,37 +131,44 @@ def tile_choice(text: str) -> TileChoice:
 
 
 class Bar:
-    """Progress over all pictures in thousands of input pixels, so that the ETA knows how large they are."""
+    """Progress over all pictures in thousands of input pixels, so that the ETA knows how large they are.
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        sizes = {job: picture_size(job.source) for job in jobs if not job.is_video}
-        self.weights = {
-            job: size[0] * size[1] / 1000 * pictures_held(job.target, *look_at(job.source))
-            for job, size in sizes.items()
-            if size is not None
-        }
-        self.progress = Progress(max(1, round(sum(self.weights.values()))), "upscale", unit="kpixels")
-        self.done = self.settled = 0.0
+    Of several processes, the one that reports shows what all have done.
+    """
 
-    def advance(self, job: Job, share: float) -> None:
+    def __init__(self, plan: Plan, sharing: Sharing) -> None:
+        self.plan, self.sharing = plan, sharing
+        total = max(1, round(sum(plan.work)))
+        done = round(sharing.done())  # by ranks that torchrun has started again since
+        self.progress = Progress(total, "upscale", unit="kpixels", done=done, shown=sharing.is_main)
+        self.share = 0.0  # done of the job that this process is at
+
+    def advance(self, job: int, share: float) -> None:
         """A share of the work on one picture is done."""
-        self.done += share * self.weights.get(job, 0.0)
-        self.progress.advance(done=round(self.done), note=job.source.name)
+        self.share += share * self.plan.work[job]
+        if self.progress.terminal:
+            done = round(self.sharing.done() + self.share)
+            self.progress.advance(done=done, note=self.plan.jobs[job].source.name)
 
-    def settle(self, job: Job) -> None:
-        """A picture is done with, whether it failed or not."""
-        self.settled += self.weights.get(job, 0.0)
-        self.done = self.settled
-        self.progress.done = round(self.done)
+    def settle(self) -> None:
+        """A job is done with, whether it failed or not."""
+        self.share = 0.0
+        if self.progress.terminal:
+            self.progress.done = round(self.sharing.done())
+
+    def wait(self) -> None:
+        """Others are at work."""
+        if self.progress.terminal:
+            self.progress.advance(done=round(self.sharing.done()), note="")
 
     def close(self) -> None:
         """After the last job; where all were films, which have bars of their own, none remains."""
-        if not self.weights:
+        if not any(self.plan.work):
             self.progress.finish(keep=False)
 
 
 def upscale_picture(
-    job: Job, upscaler: Upscaler, bar: Bar, max_pixels: int, encoding: Encoding, resize: Resize | None
+    job: Job, upscaler: Upscaler, watch: Watch, max_pixels: int, encoding: Encoding, resize: Resize | None
 ) -> str:
     """Upscale one picture, or all frames or pages of a file; returns the line to print.
 
@@ -172,7 +187,7 @@ def upscale_picture(
         check_size(job.target, *target)
         check_memory(*target, photo)
         started = time.perf_counter()
-        result = upscale_photo(photo, upscaler, lambda share: bar.advance(job, share / held))
+        result = upscale_photo(photo, upscaler, lambda share: watch(share / held))
         if resize is not None:
             result = resized(result, *target)
         seconds += time.perf_counter() - started
@@ -200,8 +215,8 @@ def _note(losses: Losses, suffix: str) -> str:
     return f" ({'; '.join(said)})" if said else ""
 
 
-def upscale_video(job: Job, upscaler: Upscaler, resize: Resize | None) -> str:
-    """Upscale one film; returns the line to print.
+def upscale_video(job: Job, upscaler: Upscaler, resize: Resize | None, *, shown: bool = True) -> str:
+    """Upscale one film, with a bar if that is to be shown; returns the line to print.
 
     Raises:
         InputError: ffmpeg is not installed, or cannot read or write it.
@@ -210,7 +225,7 @@ def upscale_video(job: Job, upscaler: Upscaler, resize: Resize | None) -> str:
     for note in film_notes(film, job.target):
         console_line(f"{job.source}: {note}", sys.stdout)
     started = time.perf_counter()
-    with Progress(max(1, film.frames), job.source.name, unit="frames") as progress:
+    with Progress(max(1, film.frames), job.source.name, unit="frames", shown=shown) as progress:
         last: list[Levels] = []  # a frame and its result
 
         def frame(pixels: Levels) -> Levels:
@@ -233,13 +248,17 @@ def _size(shape: Sequence[int]) -> str:
     return f"{shape[1]} x {shape[0]}"
 
 
-def device_for(typed: argparse.Namespace) -> str:
-    """Where the network computes."""
-    return "cuda" if torch.cuda.is_available() and not typed.cpu else "cpu"
+def device_for(typed: argparse.Namespace, local_rank: int = 0) -> str:
+    """Where the network computes, in one of several processes of a machine."""
+    if typed.cpu or not torch.cuda.is_available():
+        return "cpu"
+    device = local_rank % torch.cuda.device_count()
+    torch.cuda.set_device(device)
+    return f"cuda:{device}"
 
 
-def precision_for(typed: argparse.Namespace, device: str) -> Precision:
-    """In what precision the network computes; a line says so where it is not as asked, or not fast.
+def precision_for(typed: argparse.Namespace, device: str, *, shown: bool = True) -> Precision:
+    """In what precision the network computes; a line, if that is to be shown, says so where it is not as asked or fast.
 
     Raises:
         InputError: the two options contradict each other, or the device would take too long.
@@ -249,7 +268,7 @@ def precision_for(typed: argparse.Namespace, device: str) -> Precision:
         raise InputError(f"--half is --precision fp16, and --precision {asked} is asked for too; leave out one of them")
     called = "--half" if typed.half and typed.precision is None else None
     chosen = choose_precision(asked, torch.device(device), called=called)
-    if chosen.note is not None:
+    if chosen.note is not None and shown:
         console_line(chosen.note, sys.stderr)
     return chosen.precision
 
@@ -258,54 +277,91 @@ def main(argv: Sequence[str]) -> int:
     """Upscale what the command line names; 1 if any file failed or is of a kind that cannot be read."""
     typed = parse(argv)
     configure_logging()
-    with leave_at_once():
-        return upscale_all(typed)
+    with leave_at_once(), shared_with_ranks(argv) as sharing:
+        configure_logging(rank=0 if sharing.is_main else 1)
+        return upscale_all(typed, sharing)
 
 
-def upscale_all(typed: argparse.Namespace) -> int:
-    """Upscale what the command line, as read by :func:`parse`, names; returns the exit code."""
-    tile, device = tile_choice(typed.tile), device_for(typed)
-    precision = precision_for(typed, device)
-    resize = None if typed.resize is None else parse_resize(typed.resize)
-    encoding = Encoding(typed.quality, typed.lossless, typed.compression)
+def plan_for(typed: argparse.Namespace, encoding: Encoding, sharing: Sharing) -> Plan:
+    """What the command line asks for: jobs, and results that are left as they are; of one part with ``--part``.
+
+    Raises:
+        InputError: it cannot be done, or results cannot be encoded in this way.
+    """
+    part = None if typed.part is None else parse_part(typed.part)
     planned = plan_jobs(typed.input, typed.output, typed.suffix, typed.format)
-    jobs = [job for job in planned if typed.overwrite or not job.target.exists()]
+    own = planned if part is None else part_of(planned, part, typed.input)
+    jobs = [job for job in own if typed.overwrite or not job.target.exists()]
     for folder in {job.target.parent for job in jobs}:
         check_folder(folder)
     check_encoding([job.target for job in planned if not job.is_video], encoding)
-    network = network_from_weights(typed.weights, typed.opt, typed.key, typed.scale)
-    network = in_precision(network, precision).to(device)
-    upscaler = Upscaler(network, tile, typed.overlap, typed.self_ensemble)
-    for job in planned:
-        if job not in jobs:
-            console_line(f"{job.target} exists and is left as it is (--overwrite replaces it)", sys.stdout)
-    remove_unfinished(job.target for job in jobs if not job.is_video)  # films see to theirs
-    foreign = left_out(typed.input)
-    for line in foreign_lines(foreign):
-        console_line(line, sys.stderr)
-    failed = 0
-    bar = Bar(jobs)
+    open_targets = {job.target for job in jobs}
+    kept = [job.target for job in own if job.target not in open_targets]
+    foreign = left_out(typed.input) if part is None or part.number == 1 else {}
+    work = [work_of(job, films=sharing.several) for job in jobs]
+    plan = Plan(tuple(jobs), tuple(work), tuple(kept), tuple(foreign_lines(foreign)), sum(map(len, foreign.values())))
+    return plan.largest_first() if sharing.several else plan
+
+
+def upscale_all(typed: argparse.Namespace, sharing: Sharing) -> int:
+    """Upscale what the command line, as read by :func:`parse`, names; returns the exit code."""
+    with sharing.preparing() as known:
+        tile, device = tile_choice(typed.tile), device_for(typed, sharing.local_rank)
+        resize = None if typed.resize is None else parse_resize(typed.resize)
+        encoding = Encoding(typed.quality, typed.lossless, typed.compression)
+        precision = precision_for(typed, device, shown=sharing.is_main)
+        plan = plan_for(typed, encoding, sharing) if known is None else known
+        network = network_from_weights(typed.weights, typed.opt, typed.key, typed.scale)
+        keep = stored_keep(typed.weights) if precision == "fp16" else ()
+        network = in_precision(network, precision, keep).to(device)
+        upscaler = Upscaler(network, tile, typed.overlap, typed.self_ensemble)
+        if known is None:
+            announce(plan)
+        if sharing.is_main:
+            remove_unfinished(job.target for job in plan.jobs if not job.is_video)  # films see to theirs
+        sharing.begin(plan)
+    bar = Bar(plan, sharing)
     with bar.progress:
-        for job in jobs:
+        for number in sharing.take(plan, bar.wait):
+            job = plan.jobs[number]
             try:
                 if job.is_video:
-                    said = upscale_video(job, upscaler, resize)
+                    said = upscale_video(job, upscaler, resize, shown=sharing.is_main)
                 else:
-                    said = upscale_picture(job, upscaler, bar, typed.max_pixels, encoding, resize)
+                    watch = functools.partial(bar.advance, number)
+                    said = upscale_picture(job, upscaler, watch, typed.max_pixels, encoding, resize)
                 console_line(said, sys.stdout)
+                failed = False
             except Exception as error:
                 if not (isinstance(error, InputError) or memory_is_full(error)):
                     raise
-                failed += 1
+                failed = True
                 message = str(error) if isinstance(error, InputError) else "the memory does not suffice"
                 named = message if str(job.source) in message else f"{job.source}: {message}"
                 console_line(f"failed: {named}", sys.stderr)
-            bar.settle(job)
+            sharing.settle(number, plan.work[number], failed=failed)
+            bar.settle()
         bar.close()
-    unread = sum(map(len, foreign.values()))
-    others = f", {unread} left out" if unread else ""
-    print(f"{len(jobs) - failed} upscaled, {len(planned) - len(jobs)} left as they were, {failed} failed{others}")
-    return 1 if failed or unread else 0
+    return report(plan, sharing, typed.part) if sharing.is_main else 0
+
+
+def announce(plan: Plan) -> None:
+    """Print what is not going to be upscaled."""
+    for path in plan.kept:
+        console_line(f"{path} exists and is left as it is (--overwrite replaces it)", sys.stdout)
+    for line in plan.foreign:
+        console_line(line, sys.stderr)
+
+
+def report(plan: Plan, sharing: Sharing, part: str | None) -> int:
+    """Print the last line, with what all processes have done; returns the exit code."""
+    failed = sharing.failures(plan)
+    others = f", {plan.unread} left out" if plan.unread else ""
+    where = "" if part is None else f" (part {part})"
+    print(f"{len(plan.jobs) - failed} upscaled, {len(plan.kept)} left as they were, {failed} failed{others}{where}")
+    code = 1 if failed or plan.unread else 0
+    sharing.end(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ PROGRAMS = {path.name: path for path in [ROOT / "train.py", ROOT / "test.py", *R
 COMMAND_LINE = ROOT / "config" / "command.py"  # of train.py and test.py
 # Flags of the programs of others that the pages name.
 OTHER_FLAGS = {
-    "--help", "--logdir", "--max-restarts", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint",
-    "--signal", "--standalone",
+    "--array", "--help", "--logdir", "--max-restarts", "--nnodes", "--nproc-per-node", "--rdzv-backend",
+    "--rdzv-endpoint", "--signal", "--standalone",
 }  # fmt: skip
 TO_BE_WRITTEN = {"docs/performance_gpu.md"}  # by the first run on a GPU
 OTHER_FILES = {"metrics.jsonl"}  # of a run, and named like something in a package

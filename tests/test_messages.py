@@ -22,7 +22,7 @@ SPEAKS_FOR = {
     "data/prepare/benchmarks.py": ("scripts/prepare_benchmarks.py",),
 }
 OTHERS = {
-    *("--nproc-per-node", "--nnodes", "--max-restarts", "--standalone", "--master-port"),  # torchrun
+    *("--nproc-per-node", "--nnodes", "--max-restarts", "--standalone", "--master-port", "--rdzv-backend"),  # torchrun
     *("--help", "--version"),
 }
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")

@@ -107,6 +107,25 @@ def lock_file(folder: Path) -> Path:
     return within.resolve() / name
 
 
+def this_process() -> Owner:
+    """This process, as others recognise it."""
+    now = datetime.now().astimezone().isoformat(" ", "seconds")
+    return Owner(platform.node(), os.getpid(), now, _machine(), _started(os.getpid()))
+
+
+def has_ended(owner: Owner) -> bool | None:
+    """Whether a process has ended; None where that cannot be asked: of another machine, and on Windows."""
+    if owner.machine != _machine() or sys.platform == "win32":  # where asking by os.kill would end it
+        return None
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it lives, and is another user's
+        pass
+    return owner.started != _started(owner.pid)
+
+
 class _Held:
     """A lock that this process has.
 
@@ -252,19 +271,10 @@ def _is_of_somebody(left: Owner | None, path: Path, *, exact: bool) -> bool:
     """
     if left is None:
         return False
-    if left.machine != _machine():
-        return _beats(path, left)
-    if not exact:
+    if left.machine == _machine() and not exact:
         return False
-    if sys.platform == "win32":  # where asking for a process by os.kill would end it
-        return _beats(path, left)
-    try:
-        os.kill(left.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it lives, and is another user's
-        pass
-    return left.started == _started(left.pid)
+    ended = has_ended(left)
+    return _beats(path, left) if ended is None else not ended
 
 
 def _beats(path: Path, left: Owner) -> bool:
@@ -331,8 +341,7 @@ def _content(path: Path) -> Owner | None:
 
 def _sign(handle: int) -> Owner:
     """Write into the file that it is this process's."""
-    now = datetime.now().astimezone().isoformat(" ", "seconds")
-    own = Owner(platform.node(), os.getpid(), now, _machine(), _started(os.getpid()))
+    own = this_process()
     os.ftruncate(handle, 0)
     os.lseek(handle, 0, os.SEEK_SET)
     os.write(handle, (json.dumps(dataclasses.asdict(own)) + "\n").encode())

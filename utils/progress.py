@@ -11,6 +11,7 @@ from typing import TextIO
 from utils.terminal import Colour, can_redraw, columns_of, cut_to, one_line, painted, put, terminal_columns
 
 _shown: list[Progress] = []  # bars on a terminal that are open, the innermost last
+_others: list[bool] = []  # not empty: another process draws on this terminal
 _GAP = "  "  # between the parts of a line
 _CLEAR = "\r\x1b[2K"
 _MARKS: dict[str, Colour] = {"error:": "red", "failed:": "red", "warning:": "yellow"}
@@ -144,6 +145,11 @@ class Progress:
             self.drawn = 0.0
 
 
+def share_terminal() -> None:
+    """From now on lines are written over the bar that another process draws on the same terminal, which comes again."""
+    _others.append(True)
+
+
 def console_line(text: str, stream: TextIO) -> bool:
     """Write one line, above the progress bar if one is drawn; ``error:`` and the like at its start are coloured.
 
@@ -152,6 +158,8 @@ def console_line(text: str, stream: TextIO) -> bool:
     """
     if _shown:
         _shown[-1].clear()
+    elif _others and can_redraw(sys.stderr):
+        put(sys.stderr, _CLEAR)
     first = text.partition(" ")[0]
     if first in _MARKS:
         text = painted(first, _MARKS[first], stream) + text[len(first) :]

@@ -78,6 +78,8 @@ class Film:
         subtitles: all of them.
         covers: indices of the streams that are cover pictures.
         attachments: number of attached files, such as fonts.
+        height: of a frame, before any rotation.
+        width: of a frame.
         notes: what will be lost or is odd, for the user.
     """
 
@@ -91,6 +93,8 @@ class Film:
     covers: tuple[int, ...] = ()
     attachments: int = 0
     notes: tuple[str, ...] = ()
+    height: int = 0
+    width: int = 0
 
 
 def inspect_film(path: Path) -> Film:
@@ -127,6 +131,8 @@ def inspect_film(path: Path) -> Film:
         covers=tuple(s["index"] for s in streams if _disposed(s, "attached_pic")),
         attachments=sum(s.get("codec_type") == "attachment" for s in streams),
         notes=_notes(first, len(video), _data_streams(streams, chapters=bool(found.get("chapters"))), colour),
+        height=int(first.get("height", 0)),
+        width=int(first.get("width", 0)),
     )
 
 

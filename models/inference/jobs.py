@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,6 +88,25 @@ def left_out(inputs: Sequence[str]) -> dict[Kind, list[Path]]:
         for kind, paths in sort_files(files)[1].items():
             found.setdefault(kind, []).extend(item for item in paths if item not in found[kind])
     return found
+
+
+def would_find(text: str, path: Path) -> bool:
+    """Whether an argument, a folder or a pattern, finds a file of this path once it is there."""
+    given = Path(text)
+    if given.is_dir():
+        return path.parent.resolve() == given.resolve()
+    root = _fixed_part(given)
+    if given.is_file() or not path.resolve().is_relative_to(root.resolve()):
+        return False
+    return _fits(path.resolve().relative_to(root.resolve()).parts, given.relative_to(root).parts)
+
+
+def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern:
+        return not names
+    if pattern[0] == "**":
+        return any(_fits(names[i:], pattern[1:]) for i in range(len(names) + 1))
+    return len(names) > 0 and fnmatch(names[0], pattern[0]) and _fits(names[1:], pattern[1:])
 
 
 def _found(text: str) -> list[_Found]:

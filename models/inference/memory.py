@@ -6,6 +6,7 @@ Shapes: h w low-resolution pixels.
 from __future__ import annotations
 
 import math
+import os
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -58,7 +59,8 @@ def free_memory(device: torch.device, reserved: int = 0) -> int | None:
     share = _SHARE_OF_ALLOCATED if can.peak else _SHARE_OF_TENSORS
     if can.in_main_memory:
         available = available_memory()
-        return None if available is None else int(share * max(0, available - reserved))
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun; they share the memory
+        return None if available is None else int(share * max(0, available // ranks - reserved))
     memory = device_memory(device)
     return None if memory is None else int(share * memory.free)
 

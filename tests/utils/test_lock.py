@@ -177,6 +177,16 @@ def test_a_later_process_of_the_same_number_is_another(tmp_path: Path, monkeypat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_whether_a_process_has_ended_is_known_of_this_machine() -> None:
+    own = lock.this_process()
+    assert lock.has_ended(own) is (None if sys.platform == "win32" else False)
+    with subprocess.Popen([sys.executable, "-c", ""]) as other:
+        other.wait()
+    if sys.platform != "win32":
+        assert lock.has_ended(dataclasses.replace(own, pid=other.pid)) is True
+    assert lock.has_ended(dataclasses.replace(own, machine="another")) is None
+
+
 def test_an_owner_who_ends_between_opening_and_locking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = lock_file(tmp_path / "run")
 

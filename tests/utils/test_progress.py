@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from utils.progress import Progress, clock, console_line
+from utils.progress import Progress, clock, console_line, share_terminal
 from utils.terminal import columns_of
 
 
@@ -59,6 +59,18 @@ def test_a_bar_that_is_not_shown_leaves_the_one_around_it_to_the_log(monkeypatch
         console_line("a line of log", stream)
     assert "\r\x1b[2Ka line of log\n" in stream.getvalue()
     assert "inner" not in stream.getvalue()
+
+
+def test_lines_are_written_over_the_bar_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, elsewhere = Terminal(), io.StringIO()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("utils.progress._others", [])
+    console_line("before", screen)
+    share_terminal()
+    console_line("a line", screen)
+    console_line("a line", elsewhere)
+    assert screen.getvalue() == "before\n\r\x1b[2Ka line\n\r\x1b[2K"
+    assert elsewhere.getvalue() == "a line\n"
 
 
 def test_without_a_terminal_plain_lines_come_not_more_often_than_asked() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from models.inference.jobs import left_out, plan_jobs
+from models.inference.jobs import left_out, plan_jobs, would_find
 from utils.errors import InputError
 
 
@@ -161,3 +161,24 @@ def test_a_folder_whose_sub_folders_hold_the_pictures_says_how_to_reach_them(tre
 def test_a_folder_without_pictures_and_films_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no images and no films \(PNG, JPEG"):
         plan_jobs([str(tmp_path)], Path("out"))
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "not_found"),
+    [
+        ("in", ["in/a.png"], ["in/b/a.png", "out/a.png"]),
+        ("in/*.png", ["in/a.png"], ["in/b/a.png", "in/a.tif", "out/a.png"]),
+        ("in/**/*.png", ["in/a.png", "in/b/a.png", "in/b/c/a.png"], ["in/a.tif", "out/a.png"]),
+        ("in/b*/*", ["in/b/a.png", "in/bc/a.tif"], ["in/a.png", "in/b/c/a.png", "in/c/a.png"]),
+        ("*.png", ["a.png"], ["in/a.png"]),
+        ("in/a.png", [], ["in/a.png", "in/b.png"]),
+    ],
+)
+def test_which_results_would_be_found_again(
+    text: str, found: list[str], not_found: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").touch()
+    assert all(would_find(text, Path(path)) for path in found)
+    assert not any(would_find(text, tmp_path / path) for path in not_found)

@@ -75,6 +75,8 @@ def test_free_memory_is_a_share_of_what_the_host_has_available(monkeypatch: pyte
     assert free_memory(torch.device("cpu")) == 400
     assert free_memory(torch.device("cpu"), reserved=500) == 200
     assert free_memory(torch.device("cpu"), reserved=5000) == 0
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # ranks that torchrun has started
+    assert free_memory(torch.device("cpu")) == 100
     monkeypatch.setattr(memory, "available_memory", lambda: None)
     assert free_memory(torch.device("cpu")) is None
 

@@ -18,6 +18,8 @@ from data.images.frames import Timing, open_frames
 from data.images.photo import Photo, read_photo
 from data.images.resize import resized
 from models.inference.jobs import Job
+from models.inference.ranks import Sharing
+from models.inference.sharing import Plan, work_of
 from models.inference.upscale import upscale
 from scripts.upscale import Bar
 from tests.models.inference.films import needs_ffmpeg
@@ -76,9 +78,9 @@ class TestFramesAndPages:
 
     def test_the_bar_counts_all_frames(self, run: Callable[..., int], tmp_path: Path) -> None:
         job = Job(animated(tmp_path / "a.webp"), tmp_path / "a.png")
-        bar = Bar([job])
-        assert bar.weights[job] == pytest.approx(3 * 140 / 1000)
-        assert Bar([job._replace(target=tmp_path / "a.jpg")]).weights[job._replace(target=tmp_path / "a.jpg")] == 0.14
+        assert work_of(job) == pytest.approx(3 * 140 / 1000)
+        assert work_of(job._replace(target=tmp_path / "a.jpg")) == 0.14
+        assert Bar(Plan((job, job), (2.6, 2.6)), Sharing()).progress.total == 5
 
     @pytest.mark.shared
     def test_the_pictures_of_the_cases_keep_frames_and_transparency(

@@ -29,6 +29,7 @@ from archs.esc.network import IMAGE_CHANNELS, Encoder, ESCNetwork
 from archs.layers.conv import convolve
 from archs.layers.window import Pair
 from ops.registry import exporting
+from utils.devices import exact_device
 from utils.errors import InputError
 from utils.scale import as_scale, scaled_length
 
@@ -188,9 +189,7 @@ class ESCLTE(ESCNetwork):
         larger = max(scale / self.scale_max, 1.0)
         # The size of an output pixel, in low-resolution pixels times two.
         phase = self._phase(2 * H / size[0] * larger, 2 * W / size[1] * larger)  # [n / 2]
-        rows, columns = (
-            _neighbours(_centres(wanted, features.device), length) for wanted, length in zip(size, (H, W), strict=True)
-        )
+        rows, columns = (_axes(wanted, length, features.device) for wanted, length in zip(size, (H, W), strict=True))
         parts = [slice(None)]  # a graph for free sizes cannot count bands
         if not exporting():
             band = max(1, BAND // size[1])
@@ -278,6 +277,15 @@ def _check_queries(coord: Tensor, cell: Tensor, images: int) -> None:
             f"queries: expected coordinates [{images}, Q, 2] and cells [{images}, 2] in float32 or float64, got "
             f"{list(coord.shape)} in {coord.dtype} and {list(cell.shape)} in {cell.dtype}"
         )
+
+
+def _axes(wanted: int, length: int, device: torch.device) -> list[Axis]:
+    """The neighbours of ``wanted`` output pixels along an axis of ``length`` low-resolution pixels, on a device."""
+    exact = exact_device(device)
+    axes = _neighbours(_centres(wanted, exact), length)
+    if exact == device:
+        return axes
+    return [Axis(axis.pixel.to(device), *(x.to(torch.float32).to(device) for x in axis[1:])) for axis in axes]
 
 
 def _centres(count: int, device: torch.device) -> Tensor:

@@ -71,6 +71,7 @@ def test_files_of_other_programs_need_the_scale(run: Run, tmp_path: Path, capsys
     [
         (("--half",), "--half is for weights that PyTorch runs"),
         (("--precision", "bf16"), "--precision is for weights that PyTorch runs"),
+        (("--device", "cpu"), "--device is for weights that PyTorch runs"),
         (("--scale", "4"), "--scale: {net} is a network for x2, not for x4"),
         (("--key", "params"), "--key params: {net} is an ONNX file, which has no entries"),
         (("--provider", "cupu"), '--provider: unknown provider "cupu" (did you mean "cpu"?)'),

@@ -42,6 +42,7 @@ ADVERSARIAL_MODELS = (*REAL_ADVERSARIAL_MODELS, "SRGANModel", *RELATIVISTIC_MODE
 MODEL_TYPES = (*PIXEL_MODELS, *ADVERSARIAL_MODELS)
 
 Kind = Literal["pixel", "adversarial"]
+Precision = Literal["fp32", "fp16", "bf16"]
 Target = Literal["gt", "gt_usm"]
 
 _DEGRADATIONS = "low-resolution images are only degraded on the fly in training"
@@ -195,6 +196,11 @@ class ValOptions(Checked):
         "self-ensemble: mean over the eight flips and rotations of each image; slower, a little better", False
     )
     val_first: bool = option("validate once before the first iteration", False)
+    precision: Precision = option(
+        "in what the network computes when it is measured: fp32, fp16 (for GPUs; layers that the weights name stay in "
+        "float32) or bf16 (for GPUs and CPUs that have it; others compute in float32 and say so)",
+        "fp32",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -481,3 +487,9 @@ class TestOptions(Options):
     scale: int | float = option(
         "super-resolution factor; of a network for any scale, any number", 1, minimum=1, maximum=_LARGEST_SCALE
     )
+    precision: Precision | None = option("as val.precision, which it goes before; null: what that says", None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precision is not None:
+            object.__setattr__(self, "val", dataclasses.replace(self.val or ValOptions(), precision=self.precision))

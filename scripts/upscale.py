@@ -32,6 +32,7 @@ import torch
 
 from archs.contract import contract_of
 from config.command import number
+from config.schema import Precision
 from data.images.files import foreign_lines
 from data.images.frames import open_frames
 from data.images.head import MAX_PIXELS
@@ -47,8 +48,8 @@ from models.inference.sharing import Plan, parse_part, part_of, work_of
 from models.inference.upscale import Watch
 from models.inference.video import film_notes, upscale_film
 from models.precision.choice import choose_precision
-from models.precision.network import Precision, in_precision
-from models.weights.recognise import network_from_weights
+from models.precision.network import in_precision
+from models.weights.recognise import network_from_weights, stored_keep
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import check_folder, remove_unfinished
@@ -311,7 +312,8 @@ def upscale_all(typed: argparse.Namespace, sharing: Sharing) -> int:
         precision = precision_for(typed, device, shown=sharing.is_main)
         plan = plan_for(typed, encoding, sharing) if known is None else known
         network = network_from_weights(typed.weights, typed.opt, typed.key, typed.scale)
-        network = in_precision(network, precision).to(device)
+        keep = stored_keep(typed.weights) if precision == "fp16" else ()
+        network = in_precision(network, precision, keep).to(device)
         upscaler = Upscaler(network, tile, typed.overlap, typed.self_ensemble)
         if known is None:
             announce(plan)

@@ -15,7 +15,7 @@ from data.images.faults import fault_lines
 from models.distributed import World
 from models.evaluation.evaluate import tiling_of, way_of
 from models.evaluation.sets import evaluation_sets
-from models.evaluation.tester import load_network
+from models.evaluation.tester import arithmetic_for, load_network
 from models.inputs import check_inputs
 from models.weights.files import log_loaded
 from utils.errors import InputError, WorkerError
@@ -52,7 +52,9 @@ def _inspect(options: TestOptions, world: World, *, verbose: bool) -> None:
     )
     check_images(datasets)
     check_borders(options.val, datasets)
-    network, loaded = load_network(options, world.device(options.num_gpu))
+    device = world.device(options.num_gpu)
+    arithmetic = arithmetic_for(options, device)
+    network, loaded = load_network(options, device)
     log_loaded(loaded)
     count = sum(parameter.numel() for parameter in network.parameters())
     log("network %s: %s parameters", options.network_g.type, f"{count:,}")
@@ -60,7 +62,7 @@ def _inspect(options: TestOptions, world: World, *, verbose: bool) -> None:
         log("%s: %d images%s", dataset.name, len(dataset), together(options))
     with torch.no_grad():
         lq = datasets[0].read(0).lq[None, :, :32, :32]
-        output = network(lq.to(next(network.parameters()).device))
+        output = arithmetic.of(network)(lq.to(next(network.parameters()).device))
     if not bool(output.isfinite().all()):
         raise InputError(
             f"{options.path.pretrain_network_g}: the output of {options.network_g.type} for {datasets[0].name} is not "

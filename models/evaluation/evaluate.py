@@ -21,6 +21,8 @@ from models.distributed import World
 from models.evaluation.pictures import bicubic_to
 from models.inference.tiling import PFT_TILES, EqualTiles, GrownTiles, Tiling
 from models.inference.upscale import check_whole, upscale
+from models.precision.choice import FLOAT32, Arithmetic
+from models.precision.faults import first_fault
 from models.weights.layout import for_inference, to_channels_last
 from utils.device_memory import release_kept_memory
 from utils.errors import InputError, StopRequested
@@ -72,12 +74,14 @@ class EvalReport:
         rows: one per image.
         memory: most bytes in use while it was evaluated, on the GPU or by the process; 0 where it was not looked at.
         scale: of its images.
+        arithmetic: in which the network computed.
     """
 
     dataset: str
     rows: tuple[EvalRow, ...]
     memory: int = 0
     scale: float = 1
+    arithmetic: Arithmetic = FLOAT32
 
     @property
     def scores(self) -> dict[str, float]:
@@ -157,6 +161,7 @@ def evaluate(
     keep: Keep | None = None,
     stop: StopFlag | None = None,
     skip_large: bool = False,
+    arithmetic: Arithmetic | None = None,
 ) -> EvalReport:
     """Upscale and score every image of a data set; the images are shared among the ranks.
 
@@ -179,14 +184,15 @@ def evaluate(
             with what is not finite.
         stop: left with StopRequested when it is set.
         skip_large: an image that is too large for the memory is a fault of its row, too.
+        arithmetic: what the network computes in, which ``options.precision`` asks for; None: float32.
 
     Raises:
         InputError: the options ask for something that this network cannot do.
         FullMemoryError: the memory is full, and ``skip_large`` is not set.
         StopRequested: see ``stop``.
     """
-    world = world or World()
-    prepared = at_scale(for_inference(network), dataset.scale)
+    world, arithmetic = world or World(), arithmetic or FLOAT32
+    prepared = at_scale(arithmetic.of(for_inference(network)), dataset.scale)
     if channels_last:
         prepared = to_channels_last(prepared)
     tiling, multiple = tiling_of(options, tile), _multiple(prepared, options)
@@ -215,7 +221,8 @@ def evaluate(
         for group in of_equal_size(samples(), options.batch_size):
             done(scorer.rows(group))
     rows = sorted((pair for part in world.gather(mine) for pair in part), key=lambda pair: pair[0])
-    return EvalReport(dataset.name, _completed([row for _, row in rows], options), scale=dataset.scale)
+    completed = _completed([row for _, row in rows], options)
+    return EvalReport(dataset.name, completed, scale=dataset.scale, arithmetic=arithmetic)
 
 
 @dataclass(frozen=True)
@@ -247,22 +254,26 @@ class _Scorer:
     def _rows(self, group: Sequence[tuple[int, Sample]]) -> list[tuple[int, EvalRow]]:
         lq = torch.stack([sample.lq for _, sample in group]).to(self.device)
         started = time.perf_counter()
-        outputs = upscale(
-            self.network, lq, self_ensemble=self.options.self_ensemble, tiling=self.tiling, multiple=self.multiple
-        )
+        outputs = self._upscaled(lq)
         images = [to_levels(output) for output in outputs]
         finite = outputs.isfinite().flatten(1).all(1).tolist()  # waits for the device
         seconds = (time.perf_counter() - started) / len(group)
+        where = None if all(finite) else first_fault(self.network, lambda: self._upscaled(lq))
+        broken = f"the output of {self.called} is not finite (NaN or infinity){'' if where is None else f', {where}'}"
         rows = []
         scale = contract_of(self.network).scale
         for (i, sample), image, values, sound in zip(group, images, outputs, finite, strict=True):
-            fault = None if sound else f"the output of {self.called} is not finite (NaN or infinity)"
-            rows.append((i, _row(sample, image, values, scale, self.options, seconds, fault)))
+            rows.append((i, _row(sample, image, values, scale, self.options, seconds, None if sound else broken)))
         # After the last row: a group that fails is tried again, image by image.
         for (_, sample), image, sound in zip(group, images, finite, strict=True):
             if self.keep is not None and sound:
                 self.keep(sample, image)
         return rows
+
+    def _upscaled(self, lq: Tensor) -> Tensor:
+        return upscale(
+            self.network, lq, self_ensemble=self.options.self_ensemble, tiling=self.tiling, multiple=self.multiple
+        )
 
     @contextlib.contextmanager
     def caught(self, name: str, *, retried: bool = False) -> Iterator[list[EvalRow]]:
@@ -321,13 +332,14 @@ def tiling_of(options: ValOptions, tile: TileOptions | None) -> Tiling | None:
     return PFT_TILES if options.pft_chop else None
 
 
-def way_of(options: ValOptions, tile: TileOptions | None) -> str:
+def way_of(options: ValOptions, tile: TileOptions | None, arithmetic: Arithmetic | None = None) -> str:
     """How the network is applied to images, for reports: two scores can be compared where this is the same."""
     tiling = tiling_of(options, tile)
     return "".join([
         "whole images" if tiling is None else f"images {tiling}",
         ", extended to multiples of the window" if options.pad_to_window else "",
         ", self-ensemble" if options.self_ensemble else "",
+        "" if arithmetic is None or arithmetic.precision == "fp32" else f", in {arithmetic}",
     ])  # fmt: skip
 
 

@@ -31,7 +31,8 @@ def summary(options: TestOptions, reports: Sequence[EvalReport], *, whole: bool 
         if scales is not None:
             lines.append(scale_text(scale))
         lines.append(_table(options, own, scale))
-    lines.append(f"ours: {way_of(options.val or ValOptions(), options.tile)}")
+    arithmetic = reports[0].arithmetic if reports else None
+    lines.append(f"ours: {way_of(options.val or ValOptions(), options.tile, arithmetic)}")
     return "\n".join([*lines, *_theirs(options, scales or (options.scale,))])
 
 

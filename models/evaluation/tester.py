@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import archs
 from config import to_dict
 from config.command import Command
-from config.schema import TestOptions, ValOptions
+from config.schema import TestOptions, TrainOptions, ValOptions
 from data import Sample
 from models.distributed import World
 from models.evaluation.evaluate import EvalReport, Keep, evaluate, way_of
@@ -22,8 +22,11 @@ from models.evaluation.sets import check_channels, evaluation_sets
 from models.evaluation.summary import published_scores, summary
 from models.experiment import open_run, reserved, test_folder
 from models.inputs import check_inputs, check_place
+from models.precision.choice import Arithmetic, choose_precision
 from models.weights.files import load_pretrained, log_loaded
 from models.weights.fit import LoadReport
+from models.weights.recognise import stored_keep
+from ops.registry import say_once
 from utils.env import hardware, peak_memory, reset_peak_memory, versions
 from utils.errors import InputError
 from utils.files import check_folder, write_json
@@ -58,6 +61,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
             options.datasets.values(), options.val, scale=options.scale, seed=options.manual_seed, phase="test"
         )
         device = world.device(options.num_gpu)
+        arithmetic = arithmetic_for(options, device)
         network, loaded = load_network(options, device)  # before an earlier run's folder is renamed
         if world.is_main:
             open_run(folder, "test", options, command, fresh=True)
@@ -74,7 +78,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
                 with _saver(folder.pictures / dataset.name, val, options.name) as keep:
                     report = evaluate(
                         network, dataset, val, device=device, tile=options.tile, channels_last=options.channels_last,
-                        world=world, keep=keep, stop=stop, skip_large=True,
+                        world=world, keep=keep, stop=stop, skip_large=True, arithmetic=arithmetic,
                     )  # fmt: skip
                     reports.append(dataclasses.replace(report, memory=max(world.gather(peak_memory(device)))))
                 if command.per_image:
@@ -122,6 +126,24 @@ def load_network(options: TestOptions, device: torch.device) -> tuple[nn.Module,
     return network.to(device).eval(), loaded
 
 
+def arithmetic_for(options: TestOptions | TrainOptions, device: torch.device) -> Arithmetic:
+    """What networks are measured in on a device; logged where it is not as asked, or not fast.
+
+    The weights that the file names say which of their layers stay in float32 where it is float16.
+
+    Raises:
+        InputError: the device would take too long, or the weights cannot be read.
+    """
+    val = options.val or ValOptions()
+    top = isinstance(options, TestOptions) and options.precision is not None
+    precision, note = choose_precision(val.precision, device, option="precision:" if top else "val.precision:")
+    if note is not None:
+        say_once(note)
+    weights = options.path.pretrain_network_g
+    stored = precision == "fp16" and weights is not None and weights.is_file()
+    return Arithmetic(precision, stored_keep(weights) if stored and weights is not None else ())
+
+
 def write_scores(
     path: Path, options: TestOptions, reports: list[EvalReport], loaded: LoadReport, *, whole: bool = True
 ) -> None:
@@ -129,8 +151,10 @@ def write_scores(
 
     ``weights_entry`` is the entry of the weight file that was read, null where the file itself is the state dict;
     ``other_entries`` are those that hold weights of the network too. ``complete`` is false where the test was ended
-    before everything was done (``whole``): data sets are missing, or the pictures of the last one.
+    before everything was done (``whole``): data sets are missing, or the pictures of the last one. ``precision`` is
+    what the network computed in, which may be another than the option, and ``float32_layers`` what stayed in float32.
     """
+    arithmetic = reports[0].arithmetic
     write_json(path, {
         "name": options.name,
         "complete": whole,
@@ -138,7 +162,9 @@ def write_scores(
         "weights_entry": loaded.entry or None,
         "other_entries": list(loaded.others),
         "datasets": {report.dataset: report.as_json() for report in reports},
-        "way": way_of(options.val or ValOptions(), options.tile),
+        "way": way_of(options.val or ValOptions(), options.tile, arithmetic),
+        "precision": arithmetic.precision,
+        "float32_layers": list(arithmetic.keep),
         "published": published_scores(options),
         "options": to_dict(options),
         "versions": versions(),

@@ -6,6 +6,7 @@ Shapes: C channels, h w low-resolution pixels, s scale.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
@@ -20,6 +21,7 @@ from models.inference.memory import Demand, find_tile, free_memory, halved, meas
 from models.inference.tiling import aligned_tile
 from models.inference.transparency import spread_colour
 from models.inference.upscale import Assembled, Put, Watch, overlapping_tiles, upscale_in_parts
+from models.precision.faults import first_fault
 from utils.device_memory import release_kept_memory
 from utils.env import available_memory
 from utils.errors import InputError
@@ -81,13 +83,12 @@ class Upscaler:
         while not self._attempt(put, lq, tile, watch):
             tile = self._smaller(tile, h, w)
 
-    def _check_numbers(self, part: Tensor) -> None:
+    def _check_numbers(self, part: Tensor, again: Callable[[], object]) -> None:
+        """Raise InputError where a result holds NaN or infinity; ``again`` runs the network as it was run."""
         if not all(bool(extreme.isfinite()) for extreme in part.aminmax()):
-            raise InputError(
-                "the network gave values that are no numbers; leave --precision fp16 out"
-                if next(self.network.parameters()).dtype == torch.float16
-                else "the network gave values that are no numbers; are its weights sound?"
-            )
+            where = first_fault(self.network, again)
+            cause = "; are its weights sound?" if where is None else f", {where}"
+            raise InputError(f"the network gave values that are not finite (NaN or infinity){cause}")
 
     def tile_for(self, h: int, w: int, reserved: int = 0) -> int | None:
         """Side of the tiles for an image of h x w pixels; None: none. See :meth:`in_parts` for ``reserved``."""
@@ -116,8 +117,11 @@ class Upscaler:
                 watch(share)
 
         def put_numbers(top: int, left: int, part: Tensor) -> None:
-            self._check_numbers(part)
+            self._check_numbers(part, again)
             put(top, left, part)
+
+        def again() -> None:
+            upscale_in_parts(lambda top, left, part: None, self.network, lq, tiling, self.self_ensemble)
 
         tiling = None if tile is None else overlapping_tiles(self.network, tile, self.overlap)
         try:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
-from models.precision.network import NAMES, Precision
+from config.schema import Precision
+from models.precision.network import NAMES, in_precision
 from utils.devices import native_precisions
 from utils.errors import InputError
 
@@ -67,3 +70,27 @@ def choose_precision(
         f"{wish}: {processor} has no {NAMES[asked]} arithmetic, so that PyTorch takes 10 to 50 times as long as with "
         f"float32; what is fast here: {instead}; what saves memory: smaller tiles"
     )
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a network computes in when it is evaluated.
+
+    Attributes:
+        precision: of it.
+        keep: modules that stay in float32 (:mod:`models.precision.keep`).
+    """
+
+    precision: Precision = "fp32"
+    keep: tuple[str, ...] = ()
+
+    def of(self, network: nn.Module) -> nn.Module:
+        """The network in this arithmetic (:func:`models.precision.network.in_precision`)."""
+        return in_precision(network, self.precision, self.keep)
+
+    def __str__(self) -> str:
+        """For reports: "float16, some layers in float32"."""
+        return NAMES[self.precision] + (", some layers in float32" if self.keep else "")
+
+
+FLOAT32 = Arithmetic()

@@ -10,17 +10,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from archs.contract import at_scale, contract_of, for_any_scale
 from archs.layers.size import SizeRule
+from config.schema import Precision
 from models.precision.keep import types_of
 from ops.registry import recording
-
-Precision = Literal["fp32", "fp16", "bf16"]
 
 TYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NAMES: Mapping[Precision, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -48,15 +47,18 @@ def in_precision(network: nn.Module, precision: Precision, keep: Collection[str]
     prepared = contract_of(network).for_inference()
     types = types_of(prepared, TYPES[precision], keep)
     modules = dict(prepared.named_modules(remove_duplicate=False))
-    for name, module in modules.items():
-        if is_norm(module) or _stays(name, modules):
+    norms = {name for name, module in modules.items() if types[name] in _HALF and is_norm(module)}
+    for name in modules:
+        if name in norms or _stays(name, modules):
             types[name] = torch.float32
     copied = copy.deepcopy(prepared, _converted(modules, types))
     for name, module in copied.named_modules(remove_duplicate=False):
         around = types[name.rpartition(".")[0]] if name else types[name]
         # Some modules are not called, but what they hold is: with two types inside, each has to see to its own.
         if (types[name] != around or keep) and not _stays(name, modules):
-            _add_border(module, types[name], around)
+            # What leaves a module that is kept stays in float32 until a module takes it that is not: it may be too
+            # large. In between, sums and products of the two types are float32.
+            _add_border(module, types[name], around if name in norms or around not in _HALF else None)
     wrapper = _InPrecisionAnyScale if for_any_scale(type(prepared)) else InPrecision
     return wrapper(copied.eval(), precision, types[""])
 
@@ -170,10 +172,10 @@ def _converted(modules: Mapping[str, nn.Module], types: Mapping[str, torch.dtype
 
 @dataclass(frozen=True)
 class _Border:
-    """Casts what a module takes to its type, and what it gives to that of the modules around it."""
+    """Casts what a module takes to its type, and what it gives to another one, if any."""
 
     inside: torch.dtype
-    around: torch.dtype
+    given: torch.dtype | None
     mixes: bool
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -184,11 +186,11 @@ class _Border:
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Hook after the call."""
-        return cast_floats(output, self.around)
+        return output if self.given is None else cast_floats(output, self.given)
 
 
-def _add_border(module: nn.Module, inside: torch.dtype, around: torch.dtype) -> None:
-    border = _Border(inside, around, mixes=type(module).forward is nn.LayerNorm.forward and around in _HALF)
+def _add_border(module: nn.Module, inside: torch.dtype, given: torch.dtype | None) -> None:
+    border = _Border(inside, given, mixes=type(module).forward is nn.LayerNorm.forward and given in _HALF)
     module.register_forward_pre_hook(border.before, with_kwargs=True)
     module.register_forward_hook(border.after)
 

@@ -19,6 +19,7 @@ from data import EvalDataset, TrainDataset, build_dataset
 from models.distributed import World, has_begun, mark_begun, restarts
 from models.evaluation.check import check_borders, together
 from models.evaluation.sets import check_channels, evaluation_sets
+from models.evaluation.tester import arithmetic_for
 from models.experiment import RunFolder, open_run, reserved, training_folder
 from models.inputs import check_inputs, check_place
 from models.training.checkpoint import (
@@ -142,6 +143,7 @@ def prepare_state(options: TrainOptions, device: torch.device, resumed: Collecti
             device is no place for ``train.amp``.
     """
     _check_abilities(options, device)
+    arithmetic_for(options, device)  # before anything is built
     set_tf32(on=options.train.tf32)
     what = f"{options.network_g.type} with its gradients, optimiser and EMA weights on {device}"
     with memory_for(what, "a smaller network_g, closing other programs, or a machine with more memory"):

@@ -10,6 +10,7 @@ from config.schema import TrainOptions
 from data import Sample, to_uint8
 from models.evaluation.evaluate import EvalReport, evaluate
 from models.evaluation.pictures import PictureWriter, comparison_picture
+from models.evaluation.tester import arithmetic_for
 from models.training.ema import lag
 from models.training.run import Run
 from models.training.sinks import ValidationRecord
@@ -43,12 +44,14 @@ def validate(run: Run, state: TrainState) -> None:
     assert options.val is not None
     # Ranks that leave the evaluation at different images would wait for each other for ever.
     stop = run.stop if run.world.size == 1 else None
+    arithmetic = arithmetic_for(options, state.device)
     for position, dataset in enumerate(run.validation):
         album = _Album(run, dataset.name, state.step, options.val.save_img)
         try:
             report = evaluate(
                 state.generator.evaluated, dataset, options.val, device=state.device, tile=options.tile,
                 channels_last=options.channels_last, world=run.world, keep=album.keep, stop=stop,
+                arithmetic=arithmetic,
             )  # fmt: skip
         except StopRequested as request:
             run.saver.save(state)

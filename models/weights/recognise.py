@@ -21,6 +21,9 @@ from utils.tensor_files.kinds import is_safetensors
 from utils.typed import Report, fields_of
 from utils.wording import first_few
 
+PRECISION = "precision"
+"""Where weight files say what they need in half precision, beside their other options: ``{"float32": [...]}``."""
+
 
 def network_from_weights(
     weights: Path, option_file: Path | None = None, key: str | None = None, scale: float | None = None
@@ -116,16 +119,36 @@ def _recorded(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) else None
 
 
-def _metadata(weights: Path) -> Mapping[str, Any] | None:
-    """The ``network_g`` that our ``.safetensors`` files carry beside their tensors."""
+def _metadata(weights: Path, key: str = "network_g") -> Mapping[str, Any] | None:
+    """What our ``.safetensors`` files carry beside their tensors, under ``network_g`` or another name."""
     if not is_safetensors(weights):
         return None
     from safetensors import safe_open
 
     with safe_open(weights, "pt") as file:
-        text = (file.metadata() or {}).get("network_g")
+        text = (file.metadata() or {}).get(key)
     try:
         found = None if text is None else json.loads(text)
     except (ValueError, RecursionError):  # another program's
         return None
     return found if isinstance(found, Mapping) else None
+
+
+def stored_keep(weights: Path) -> tuple[str, ...]:
+    """The modules that stay in float32 when the network of a weight file computes in float16; none if it says none.
+
+    ``scripts/range_report.py`` finds and stores them; :mod:`models.precision.keep` explains the list.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if is_safetensors(weights):
+        return keep_in(_metadata(weights, PRECISION))
+    about = read_checkpoint(weights).get("focalsr")
+    return keep_in(about.get(PRECISION) if isinstance(about, Mapping) else None)
+
+
+def keep_in(recorded: object) -> tuple[str, ...]:
+    """The list in what a weight file says under :data:`PRECISION`; empty where that is nothing, or of another form."""
+    names = recorded.get("float32") if isinstance(recorded, Mapping) else None
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()

@@ -19,6 +19,7 @@ from data.images.photo_writer import write_photo
 from metrics import calculate_psnr
 from models.inference.photo import Upscaler, upscale_photo
 from models.inference.upscale import upscale
+from models.precision.network import in_precision
 from models.weights.recognise import network_from_weights
 from utils.env import peak_memory, reset_peak_memory
 from utils.errors import InputError
@@ -123,10 +124,18 @@ class TestTiles:
             Upscaler(Net(), tile=8, overlap=8)
 
     def test_outputs_that_overflow_in_half_precision_are_reported(self) -> None:
-        network = Net().half()
-        network.last.weight.data *= 1e5
-        with pytest.raises(InputError, match="no numbers; leave --precision fp16 out"):
-            Upscaler(network)(image(8, 8))
+        network = Net()
+        network.last.weight.data *= 4e5
+        with torch.no_grad():
+            assert Upscaler(network)(image(8, 8)).isfinite().all()
+            cause = (
+                r"not finite \(NaN or infinity\), in float16, first in the layer last \(convolution\); float16 ends at"
+            )
+            with pytest.raises(InputError, match=cause):
+                Upscaler(in_precision(network, "fp16"), tile=12, overlap=4)(image(30, 8))
+            network.last.weight.data[0] = torch.nan
+            with pytest.raises(InputError, match="are its weights sound"):
+                Upscaler(network)(image(8, 8))
 
     def test_half_precision_is_close_to_float32(self) -> None:
         result = Upscaler(Net().half(), tile=24, overlap=8)(image(40, 30))

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from config.schema import Precision
 from models.precision.choice import Choice, choose_precision
-from models.precision.network import Precision
 from utils.errors import InputError
 
 CPU = torch.device("cpu")

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from archs import NETWORKS, build_network
 from archs.contract import at_scale, contract_of
+from config.schema import Precision
 from models.inference.upscale import upscale
-from models.precision.network import TYPES, Precision, in_precision
+from models.precision.network import TYPES, in_precision
 from tests.archs.test_contract import SMALL, image
 from utils.errors import InputError
 

@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from torch.utils.backend_registration import rename_privateuse1_backend
 
 from ops import kernel_cache
 from ops.build import find_compiler, torch_flags
@@ -41,7 +42,7 @@ def library() -> Path:
 def attach(path: Path) -> torch.device:
     """Make the device that of this process, which cannot be taken back; its first and only one is returned."""
     torch.ops.load_library(str(path))
-    torch.utils.rename_privateuse1_backend(NAME)
+    rename_privateuse1_backend(NAME)
     module = types.ModuleType(f"torch.{NAME}")
     vars(module).update(
         is_available=lambda: True, device_count=lambda: 1, current_device=lambda: 0,

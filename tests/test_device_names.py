@@ -20,6 +20,7 @@ PERMITTED = {
     "utils/env.py": "the version of CUDA, for records",
     "config/schema.py": "backends of torch.distributed: values of options",
     "data/dataset_options.py": "prefetch_mode: a value of BasicSR's option",
+    "models/runtimes/": "providers of ONNX Runtime, which have names of their own",
     "ops/": "kernels for a type of devices",
     "archs/esc/kernels.py": "a formula that is faster on the CPU; others use the plain one",
     "archs/pft/bands.py": "the heap of the C library",
@@ -51,6 +52,8 @@ def named(source: str) -> Iterator[str]:
     """Where code, not its comments and documentation, names a type of devices or asks whether one is the CPU."""
     for node in ast.walk(ast.parse(source)):
         text = ""
+        if not isinstance(node, ast.expr):
+            continue
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             text = repr(node.value) if NAMES.fullmatch(node.value) else ""
         elif isinstance(node, ast.Attribute) and NAMES.fullmatch(node.attr):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.images.files import read_image
 from ops.kernel_cache import Unusable
 from scripts.faults.settings import Setting, chosen, make_place
 from tests import stand_in
@@ -63,7 +64,7 @@ def test_training_is_that_of_the_cpu(places: tuple[Path, Path]) -> None:
     cpu, other = (place / "experiments/tiny" for place in places)
     mine, theirs = (weights(place / "models/net_g_latest.pth") for place in (cpu, other))
     for key, value in mine.items():
-        torch.testing.assert_close(theirs[key], value, rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(theirs[key], value, rtol=1e-3, atol=1e-4, msg=f"{key} differs")
     assert dict(losses(other)) == pytest.approx(dict(losses(cpu)), rel=1e-4)
     for (step, one), (same, two) in zip(scores(other), scores(cpu), strict=True):
         assert step == same
@@ -130,7 +131,7 @@ def test_pictures_are_those_of_the_cpu(places: tuple[Path, Path], device: Path) 
     pictures = sorted((cpu / "cpu").iterdir())
     assert len(pictures) == 2
     for picture in pictures:
-        one, two = (cv2.imread(str(path)).astype(int) for path in (picture, cpu / "other" / picture.name))
+        one, two = (read_image(path).astype(int) for path in (picture, cpu / "other" / picture.name))
         assert np.abs(one - two).max() <= 1
 
 

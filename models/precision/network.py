@@ -47,8 +47,8 @@ def in_precision(network: nn.Module, precision: Precision, keep: Collection[str]
         return network
     if not any(parameter.is_floating_point() for parameter in network.parameters()):
         raise InputError(
-            f"{type(network).__name__} has no weights that could be converted to {NAMES[precision]}; a program computes "
-            "in the precision in which it was exported: leave the precision out"
+            f"{type(network).__name__} has no weights that could be converted to {NAMES[precision]}; a program "
+            "computes in the precision in which it was exported: leave the precision out"
         )
     prepared = contract_of(network).for_inference()
     types = types_of(prepared, TYPES[precision], keep)

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from archs.contract import contract_of
+from config.bases import load
 from config.command import add_device, number
 from data.images.files import list_images, read_image, to_tensor
 from models.evaluation.evaluate import format_table
@@ -53,7 +54,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="range_report.py", description="Find the layers that have to stay in float32.", allow_abbrev=False
     )
-    parser.add_argument("-w", "--weights", type=Path, required=True, metavar="FILE", help=".pth or .safetensors file")
+    parser.add_argument(
+        "-w",
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help=".pth or .safetensors file (default: that of the option file)",
+    )
     parser.add_argument(
         "-i", "--input", nargs="+", type=Path, required=True, metavar="PATH", help="pictures, or folders of them"
     )
@@ -80,6 +87,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Measure, print, and write what was asked for."""
     typed = parse(argv)
+    typed.weights = typed.weights or weights_of(typed.opt)
     check(typed)
     configure_logging()
     pictures = [path for given in typed.input for path in (list_images(given) if given.is_dir() else [given])]
@@ -103,6 +111,21 @@ def main(argv: Sequence[str]) -> None:
     if typed.output is not None:
         write_with_keep(typed.weights, typed.output, record)
         print(f"{typed.output}: the weights, and the list that precision: fp16 uses")
+
+
+def weights_of(option_file: Path | None) -> Path:
+    """The weights that an option file names.
+
+    Raises:
+        InputError: there is no option file, or it names none.
+    """
+    if option_file is None:
+        raise InputError("-w, a file of weights, or -opt, an option file that names one, is required")
+    paths = load(option_file).value.get("path")
+    named = paths.get("pretrain_network_g") if isinstance(paths, Mapping) else None
+    if not isinstance(named, str):
+        raise InputError(f"{option_file}: names no weights (path.pretrain_network_g); give them with -w")
+    return Path(named)
 
 
 def check(typed: argparse.Namespace) -> None:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from archs.contract import contract_of
 from config.bases import load
-from config.command import add_device, number
+from config.command import device_help, number
 from data.images.files import list_images, read_image, to_tensor
 from models.evaluation.evaluate import format_table
 from models.inference.upscale import upscale
@@ -81,7 +81,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--rows", type=int, default=20, metavar="N", help="layers in the table (default: 20); 0: all")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    add_device(parser, "auto")
+    parser.add_argument("--device", metavar="NAME", help=device_help("auto"))
     return parser.parse_args(argv)
 
 

@@ -50,5 +50,5 @@ def test_scores_and_pictures_are_those_of_pytorch(files: tuple[Path, Path], shar
         arguments = ["-i", f"{shared}/data/Set5/x4/LR", "-o", str(tmp_path / name), "-w", str(source), "--tile", "48"]
         assert run_command(main_of("scripts/upscale.py"), arguments) == 0
     for path in (tmp_path / "torch").iterdir():
-        one, other = (read_image(tmp_path / folder / path.name).astype(int) for folder in ("torch", "onnx"))
-        assert np.abs(one - other).max() <= 1
+        ours, theirs = (read_image(tmp_path / folder / path.name).astype(int) for folder in ("torch", "onnx"))
+        assert np.abs(ours - theirs).max() <= 1

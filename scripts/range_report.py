@@ -39,6 +39,7 @@ from models.inference.upscale import upscale
 from models.precision.compare import Loss, loss_of, timed_images
 from models.precision.network import in_precision
 from models.precision.ranges import LIMIT, MARGIN, NORMAL, LayerRange, Ranges, ranges_of
+from models.runtimes.onnx_file import is_onnx
 from models.weights.keep import check_form, write_with_keep
 from models.weights.recognise import network_from_weights
 from ops.registry import ENVIRONMENT, REFERENCE
@@ -132,6 +133,10 @@ def check(typed: argparse.Namespace) -> None:
     """Raise InputError where an argument makes no sense, or a file would be lost."""
     if not (typed.margin >= 1 and math.isfinite(typed.margin)):
         raise InputError(f"--margin must be a number of at least 1, got {typed.margin:g}")
+    if is_onnx(typed.weights):
+        raise InputError(
+            f"{typed.weights}: the layers of an ONNX file are not seen; give the weights that it is made from"
+        )
     if typed.tile < 64 or typed.rows < 0:
         raise InputError(f"--tile must be at least 64 and --rows at least 0, got {typed.tile} and {typed.rows}")
     for path in (typed.json, typed.output):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from models.export.constants import share_constants
 from models.export.program import quiet
 from utils.errors import RunError
 from utils.wording import first_line
@@ -63,6 +64,7 @@ def onnx_model(program: ExportedProgram, opset: int, inputs: list[str], output: 
             model: ModelProto = exported.model_proto
     except Exception as error:  # of many kinds, and all of them say: not this graph
         raise RunError(f"torch.onnx cannot write this network ({first_line(error)})") from error
+    share_constants(model.graph)
     _strip(model)
     _name_sizes(model)
     return model

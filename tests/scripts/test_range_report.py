@@ -151,6 +151,7 @@ def test_the_weights_themselves_can_be_replaced(place: Path) -> None:
         (("-w", "net.pth", "--json", "held_out/HR/0.png"), "0.png exists; choose another name or add --overwrite"),
         (("-w", "net.pth", "--margin", "0.5"), "--margin must be a number of at least 1, got 0.5"),
         (("-w", "none.pth"), "none.pth"),
+        (("-w", "net.onnx"), "net.onnx: the layers of an ONNX file are not seen"),
         (("-w", "net.pth", "-i", "nowhere.png"), "nowhere.png"),
     ],
 )

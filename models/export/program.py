@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -42,26 +42,30 @@ def quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def trace(form: nn.Module, images: Tensor, *, free: bool) -> ExportedProgram:
+def trace(form: nn.Module, inputs: Sequence[Tensor], *, free: bool) -> ExportedProgram:
     """The program of a network's export form (:mod:`models.export.form`).
 
     Where the code of the network lies on this machine is not in it.
 
     Args:
         form: in evaluation mode, without gradients.
-        images: an example, [B, c, h, w].
+        inputs: an example: images [B, c, h, w], and the scale where that is an input.
         free: whether the program is for images of other sizes, and other numbers of them, than the example's.
 
     Raises:
         RunError: torch.export cannot trace it.
     """
-    shapes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if free else {}
+    sizes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if free else {}
+    shapes = (sizes, *({} for _ in inputs[1:]))
     try:
         with quiet(), torch.no_grad():
-            program = torch.export.export(form, (images,), dynamic_shapes=(shapes,))
+            program = torch.export.export(form, tuple(inputs), dynamic_shapes=shapes)
     except Exception as error:  # of many kinds, and all of them say: not this network
         name = type(getattr(form, "network", form)).__name__
         raise RunError(f"{name} cannot be exported: torch.export refuses it ({first_line(error)})") from error
+    # Of images it would be demanded that no two sizes in between are equal by chance, as those of one window and of the
+    # whole image: torch cannot prove that nothing is done differently then. That it is so is for the checks to show.
+    program._guards_code = [guard for guard in program._guards_code if " != " not in guard]
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:

@@ -33,7 +33,7 @@ from data.dataset_options import DatasetOptions
 from data.degradations import PairPool
 from data.patches.sampler import batch_stream
 from data.samples import PixelBatch, Queries, SampleKey, TrainDataset
-from utils.devices import abilities, streams
+from utils.devices import abilities, exact_device, streams
 from utils.env import available_cores
 from utils.errors import InputError, WorkerError
 from utils.log import get_logger
@@ -198,7 +198,10 @@ def _workers(options: DatasetOptions) -> int:
 
 
 class _Placement:
-    """Brings a batch to the device and converts it there, as a whole: a quarter of the bytes, one pass."""
+    """Brings a batch to the device and converts it there, as a whole: a quarter of the bytes, one pass.
+
+    For a device without float64, which is behind what samples promise to be on every device, the CPU converts it.
+    """
 
     def __init__(
         self, dataset: TrainDataset, device: torch.device, channels_last: bool, pool: PairPool | None, start: int
@@ -213,7 +216,8 @@ class _Placement:
             if message not in self.told:
                 self.told.add(message)
                 get_logger().warning("%s: another image takes the place of: %s", self.dataset.name, message)
-        moved = pixels.moved(lambda tensor: tensor.to(self.device, non_blocking=True))
+        exact = exact_device(self.device)
+        moved = pixels.moved(lambda tensor: tensor.to(exact, non_blocking=True))
         lq, gt = self.dataset.finish(moved)
         names = pixels.names
         if self.pool is not None:
@@ -223,7 +227,13 @@ class _Placement:
             lq, gt, names = self.pool.exchange(pixels.step, lq, gt, names)
         lq, gt = lq.contiguous(memory_format=self.layout), gt.contiguous(memory_format=self.layout)
         batch = Batch.of_pair(lq, gt, names, pixels.epoch)
-        return batch if moved.points is None else replace(batch, queries=moved.points.queries())
+        if moved.points is not None:
+            batch = replace(batch, queries=moved.points.queries())
+        return batch if exact == self.device else batch.mapped(self._placed)
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        """A tensor of the CPU on a device that has no float64; the layout in memory stays."""
+        return tensor.to(torch.float32 if tensor.dtype == torch.float64 else tensor.dtype).to(self.device)
 
 
 @dataclass(frozen=True)

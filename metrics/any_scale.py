@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metrics.metric import Metric, Output, require
+from utils.devices import exact_device
 from utils.errors import InputError
 from utils.typed import option
 
@@ -48,7 +49,8 @@ def calculate_psnr_any_scale(img: Tensor, img2: Tensor, scale: float, protocol: 
             f"{protocol} leaves out {border} pixels at each border"
         )
     inside = (slice(None), slice(border, H - border), slice(border, W - border))
-    difference = img[inside].double() - img2[inside].double()
+    a, b = (image[inside].to(exact_device(image.device), torch.float64) for image in (img, img2))
+    difference = a - b
     if protocol == "benchmark":
         difference = torch.einsum("chw,c->hw", difference, difference.new_tensor(_GRAY))
     mse = float(difference.square().mean())

@@ -21,6 +21,7 @@ from torch import Tensor
 from metrics.arrays import as_hwc, crop
 from metrics.color import Image
 from metrics.metric import LevelMetric, UndefinedScoreError, require
+from utils.devices import CHOICES, check_name, choose
 from utils.errors import InputError
 from utils.typed import option
 
@@ -29,6 +30,7 @@ LIBRARY = "pyiqa"
 Judge = Callable[[Tensor, Tensor], Tensor]
 _IGNORED = {**LevelMetric.IGNORED, "test_y_channel": "its features are of R G B images"}
 _BORDER = "pixels of the high-resolution image dropped on each side; usually 0 for this metric"
+_DEVICE = f"where the metric's network runs: {CHOICES}; auto: an accelerator if there is one"
 
 
 def perceptual_distance(name: str, img: Image, img2: Image, crop_border: int = 0, device: str = "auto") -> float:
@@ -39,24 +41,24 @@ def perceptual_distance(name: str, img: Image, img2: Image, crop_border: int = 0
         img: uint8 [H, W, 3] R G B.
         img2: the true image, of the same shape.
         crop_border: pixels dropped on each side.
-        device: where the metric's network runs; "auto": a GPU if there is one.
+        device: where the metric's network runs, as ``--device`` names it; "auto": an accelerator if there is one.
 
     Raises:
         ValueError: the arrays are no images of one shape, or hold NaN or infinity.
         UndefinedScoreError: the metric's network gives no number.
-        InputError: the library is not installed, or nothing is left after dropping the border.
+        InputError: the library is not installed, there is no such device, or nothing is left after dropping the
+            border.
     """
     if img.shape != img2.shape:
         raise ValueError(f"the images must have one shape, got {list(img.shape)} and {list(img2.shape)}")
     pair = [crop(as_hwc(image, "HWC", role), crop_border) for image, role in ((img, "img"), (img2, "img2"))]
     if not pair[0].size:
         raise InputError(f"an image of {list(img.shape)} (H, W, C) is too small for crop_border {crop_border}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     check_library(name)
-    judge = _judge(importlib.import_module(LIBRARY), name, device)
+    place = choose(device, option="device of the metric")
+    judge = _judge(importlib.import_module(LIBRARY), name, place)
     with torch.no_grad():
-        distance = float(judge(*(_tensor(image, device) for image in pair)).item())
+        distance = float(judge(*(_tensor(image, place) for image in pair)).item())
     if not math.isfinite(distance):
         raise UndefinedScoreError(f"{name} gives {distance} for this image")
     return distance
@@ -68,16 +70,16 @@ def check_library(name: str) -> None:
         raise InputError(f"{name} is measured by the library {LIBRARY}; pip install {LIBRARY}, or leave the metric out")
 
 
-def _tensor(image: Image, device: str) -> Tensor:
+def _tensor(image: Image, device: torch.device) -> Tensor:
     """uint8 [H, W, 1 or 3] -> float32 [1, 3, H, W] in [0, 1]."""
     planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
     return planes.to(device, torch.float32).div(255).expand(1, 3, -1, -1)
 
 
 @functools.lru_cache(maxsize=4)
-def _judge(library: Any, name: str, device: str) -> Judge:
+def _judge(library: Any, name: str, device: torch.device) -> Judge:
     """The metric's network, loaded once."""
-    judge: Judge = library.create_metric(name, device=torch.device(device))
+    judge: Judge = library.create_metric(name, device=device)
     return judge
 
 
@@ -90,13 +92,12 @@ class LPIPS(LevelMetric):
     better: Literal["higher", "lower"] = option("which direction counts as better when the best is recorded", "lower")
     crop_border: int = option(_BORDER, 0, minimum=0)
     net: Literal["alex", "vgg"] = option("whose features: AlexNet's or VGG's", "alex")
-    device: Literal["auto", "cpu", "cuda"] = option(
-        "where the metric's network runs; auto: a GPU if there is one", "auto"
-    )
+    device: str = option(_DEVICE, "auto")
 
     def __post_init__(self) -> None:
         """Look for the library now: its absence should show before the training, not at its first validation."""
         super().__post_init__()
+        check_name(self.device, "device of the metric")
         check_library("LPIPS")
 
     def __call__(self, image: Image, reference: Image | None = None) -> float:
@@ -113,13 +114,12 @@ class DISTS(LevelMetric):
 
     better: Literal["higher", "lower"] = option("which direction counts as better when the best is recorded", "lower")
     crop_border: int = option(_BORDER, 0, minimum=0)
-    device: Literal["auto", "cpu", "cuda"] = option(
-        "where the metric's network runs; auto: a GPU if there is one", "auto"
-    )
+    device: str = option(_DEVICE, "auto")
 
     def __post_init__(self) -> None:
         """Look for the library now: its absence should show before the training, not at its first validation."""
         super().__post_init__()
+        check_name(self.device, "device of the metric")
         check_library("DISTS")
 
     def __call__(self, image: Image, reference: Image | None = None) -> float:

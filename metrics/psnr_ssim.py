@@ -25,6 +25,7 @@ from torch import Tensor
 from metrics.arrays import as_hwc, crop
 from metrics.color import LUMA, Image, luma, luma_pt, strips
 from metrics.metric import LevelMetric, require
+from utils.devices import CPU, exact_device
 from utils.errors import InputError
 from utils.typed import option
 
@@ -128,8 +129,8 @@ class PSNR(LevelMetric):
         return calculate_psnr(image, require(reference), self.crop_border, test_y_channel=self.test_y_channel)
 
     def of_tensors(self, image: Tensor, reference: Tensor | None = None) -> float:
-        """The same on the device of the images, uint8 [H, W, 3]; on the CPU the arrays' own way is the faster one."""
-        if image.device.type == "cpu":
+        """The same where float64 is computed, uint8 [H, W, 3]; on the CPU the arrays' own way is the faster one."""
+        if exact_device(image.device) == CPU:
             return super().of_tensors(image, reference)
         return float(psnr_of_levels(image, require(reference), self.crop_border, self.test_y_channel))
 
@@ -146,8 +147,8 @@ class SSIM(LevelMetric):
         return calculate_ssim(image, require(reference), self.crop_border, test_y_channel=self.test_y_channel)
 
     def of_tensors(self, image: Tensor, reference: Tensor | None = None) -> float:
-        """The same on the device of the images, uint8 [H, W, 3]; on the CPU the arrays' own way is the faster one."""
-        if image.device.type == "cpu":
+        """The same where float64 is computed, uint8 [H, W, 3]; on the CPU the arrays' own way is the faster one."""
+        if exact_device(image.device) == CPU:
             return super().of_tensors(image, reference)
         return float(ssim_of_levels(image, require(reference), self.crop_border, self.test_y_channel))
 

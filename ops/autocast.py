@@ -12,18 +12,15 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from utils.devices import KNOW_AUTOCAST
+
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
-# Asked here, because the compiler of torch 2.6 breaks a graph at the question.
-_DEVICES = frozenset(
-    device for device in ("cpu", "cuda", "mps", "xpu", "hpu", "mtia") if torch.amp.is_autocast_available(device)
-)
-
 
 def knows_autocast(device: str) -> bool:
-    """Whether a type of devices knows autocast at all; "meta" does not."""
-    return device in _DEVICES
+    """Whether a type of devices knows autocast at all; "meta" does not, and what a plug-in calls its own may not."""
+    return device in KNOW_AUTOCAST
 
 
 def autocast_is_on(device: str) -> bool:

@@ -53,6 +53,15 @@ class Backend(Generic[Call, Function]):
         return self.refusal(call) or self.missing(call)
 
 
+def only_on(device: str, *kinds: str) -> str | None:
+    """One sentence why kernels for some types of devices cannot serve tensors of another one; None where they can."""
+    if device in kinds:
+        return None
+    return (
+        f"it has kernels for {' and '.join(kinds)} only; on {device}, where the tensors are, PyTorch's operators serve"
+    )
+
+
 @dataclass(frozen=True)
 class Operator(Generic[Call, Function]):
     """A public function and its backends.

@@ -54,6 +54,7 @@ from scripts.benchmarks.measure import Comparison, Effort, Row, Work, device_of,
 from scripts.benchmarks.memory import SERVE, MemoryMeter, serve
 from scripts.benchmarks.record import Record, earlier_rows
 from scripts.benchmarks.report import GPU, compare, earlier_ratios, markdown
+from utils import devices
 from utils.command import run_command
 from utils.errors import InputError
 from utils.progress import Progress, console_line
@@ -86,7 +87,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--max-seconds", "--max_seconds", type=float, default=60.0, metavar="S",
                         help="leave out a side whose call is estimated to take longer (default 60)")  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="threads of torch; default: all cores")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of ops, networks, train and profile")
+    parser.add_argument("--device", default="cpu", metavar="NAME",
+                        help=f"of ops, networks, train and profile: {devices.CHOICES} (default: cpu)")  # fmt: skip
     parser.add_argument("--size", metavar="WxH", help="of the images of profile on the CPU; default 64x64, quick 32x32")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page, with hardware and versions")
@@ -131,18 +133,21 @@ def _asked(row: Comparison, groups: Sequence[str], typed: argparse.Namespace) ->
 
 
 def check(typed: argparse.Namespace) -> None:
-    """Refuse what cannot be used before anything is measured."""
+    """Refuse what cannot be used before anything is measured; rows name the type of the device, which is in use."""
+    device = devices.choose(typed.device)
+    devices.use(device)
+    typed.device = device.type
     if any(value is not None and value < 1 for value in (typed.repeats, typed.threads)):
         raise InputError("--repeats, --threads: expected numbers of at least 1")
     if not typed.max_seconds > 0:
         raise InputError(f"--max-seconds: expected a positive number, got {typed.max_seconds:g}")
     if typed.resume and typed.json is None:
         raise InputError("--resume goes on with the file of --json; name it")
-    if typed.size and ("profile" not in typed.groups or typed.device == "cuda"):
+    if "profile" in typed.groups and typed.device not in profiling.DEVICES:
+        raise InputError(f"profile is of {' and '.join(profiling.DEVICES)}, not of {typed.device}; leave it out")
+    if typed.size and ("profile" not in typed.groups or typed.device != "cpu"):
         raise InputError("--size is of the group profile on the CPU")
     profiled_size(typed)
-    if typed.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: there is no CUDA device, or torch is built without CUDA")
 
 
 def effort_of(typed: argparse.Namespace) -> Effort:
@@ -209,7 +214,7 @@ def sections(typed: argparse.Namespace) -> tuple[list[str], list[str]]:
     """The reports that are no rows, and why some could not be made."""
     makers: dict[str, Callable[[], str]] = {
         "kernels": lambda: kernels.section(kernels.compile_all()),
-        "profile": profiling.cuda_section if typed.device == "cuda" else lambda: _profile(typed),
+        "profile": profiling.cuda_section if typed.device != "cpu" else lambda: _profile(typed),
     }
     found, failures = [], []
     for name, make in makers.items():

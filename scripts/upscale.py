@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from archs.contract import contract_of
-from config.command import number
+from config.command import add_device, number
 from config.schema import Precision
 from data.images.files import foreign_lines
 from data.images.frames import open_frames
@@ -50,6 +50,7 @@ from models.inference.video import film_notes, upscale_film
 from models.precision.choice import choose_precision
 from models.precision.network import in_precision
 from models.weights.recognise import network_from_weights, stored_keep
+from utils import devices
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import check_folder, remove_unfinished
@@ -113,7 +114,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--part", metavar="I/N", help="only the I-th of N parts of about as much work, such as 2/8, for SLURM arrays"
     )
-    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    add_device(parser, "auto")
+    parser.add_argument("--cpu", action="store_true", help="the same as --device cpu")
     return parser.parse_args(argv)
 
 
@@ -248,16 +250,21 @@ def _size(shape: Sequence[int]) -> str:
     return f"{shape[1]} x {shape[0]}"
 
 
-def device_for(typed: argparse.Namespace, local_rank: int = 0) -> str:
-    """Where the network computes, in one of several processes of a machine."""
-    if typed.cpu or not torch.cuda.is_available():
-        return "cpu"
-    device = local_rank % torch.cuda.device_count()
-    torch.cuda.set_device(device)
-    return f"cuda:{device}"
+def device_for(typed: argparse.Namespace, local_rank: int = 0, local_ranks: int = 1) -> torch.device:
+    """Where the network computes, in one of several processes of a machine.
+
+    Raises:
+        InputError: there is no such device, or two are named.
+    """
+    if typed.cpu and typed.device not in (None, "cpu"):
+        raise InputError(f"--cpu is --device cpu, and --device {typed.device} is asked for too; leave out one of them")
+    asked = "cpu" if typed.cpu else typed.device or "auto"
+    device = devices.choose(asked, local_rank=local_rank, local_ranks=local_ranks)
+    devices.use(device)
+    return device
 
 
-def precision_for(typed: argparse.Namespace, device: str, *, shown: bool = True) -> Precision:
+def precision_for(typed: argparse.Namespace, device: torch.device, *, shown: bool = True) -> Precision:
     """In what precision the network computes; a line, if that is to be shown, says so where it is not as asked or fast.
 
     Raises:
@@ -267,7 +274,7 @@ def precision_for(typed: argparse.Namespace, device: str, *, shown: bool = True)
     if typed.half and asked != "fp16":
         raise InputError(f"--half is --precision fp16, and --precision {asked} is asked for too; leave out one of them")
     called = "--half" if typed.half and typed.precision is None else None
-    chosen = choose_precision(asked, torch.device(device), called=called)
+    chosen = choose_precision(asked, device, called=called)
     if chosen.note is not None and shown:
         console_line(chosen.note, sys.stderr)
     return chosen.precision
@@ -306,7 +313,7 @@ def plan_for(typed: argparse.Namespace, encoding: Encoding, sharing: Sharing) ->
 def upscale_all(typed: argparse.Namespace, sharing: Sharing) -> int:
     """Upscale what the command line, as read by :func:`parse`, names; returns the exit code."""
     with sharing.preparing() as known:
-        tile, device = tile_choice(typed.tile), device_for(typed, sharing.local_rank)
+        tile, device = tile_choice(typed.tile), device_for(typed, sharing.local_rank, sharing.local_ranks)
         resize = None if typed.resize is None else parse_resize(typed.resize)
         encoding = Encoding(typed.quality, typed.lossless, typed.compression)
         precision = precision_for(typed, device, shown=sharing.is_main)

@@ -26,6 +26,10 @@ CPU = torch.device("cpu")
 TYPES = ("cuda", "xpu", "mps")
 """The types of accelerators that are known here; any other one that PyTorch finds can be named too."""
 
+# Asked here, because the compiler of torch 2.6 breaks a graph at the question.
+KNOW_AUTOCAST = frozenset(kind for kind in ("cpu", *TYPES, "hpu", "mtia") if torch.amp.is_autocast_available(kind))
+"""The types of devices with which torch.autocast can be used at all, whether they are there or not."""
+
 CHOICES = "auto|cpu|cuda[:N]|xpu[:N]|mps"
 """What ``--device`` takes, for usage messages."""
 
@@ -33,6 +37,7 @@ _OTHER_NAMES = {"gpu": "auto", "rocm": "cuda", "hip": "cuda", "amd": "cuda", "nv
 _ADAM, _UNSCALE = "aten::_fused_adam_", "aten::_amp_foreach_non_finite_check_and_unscale_"
 # MPS has such kernels, but they move the weights whatever the flag says (PyTorch up to 2.13 at least).
 _FUSED = ("cpu", "cuda", "xpu")
+_EXACT = ("cpu", "cuda", "meta")
 _COMPILED = ("cpu", "cuda", "xpu")
 # The first that a PyTorch has is used: that of Windows has no nccl.
 _BACKENDS: Mapping[str, tuple[str, ...]] = {"cpu": ("gloo",), "cuda": ("nccl", "gloo"), "xpu": ("xccl",)}
@@ -63,6 +68,12 @@ def present() -> Present:
         return Present()
     count = torch.accelerator.device_count()
     return Present(found.type, count) if count else Present()
+
+
+def types_here() -> list[str]:
+    """The types of devices of this machine: "cpu", and that of its accelerators."""
+    kind = present().type
+    return ["cpu"] if kind is None else ["cpu", kind]
 
 
 def choose(
@@ -260,6 +271,13 @@ def abilities_from(kind: str, module: object | None, facts: Facts) -> Abilities:
     )
 
 
+def exact_device(device: torch.device) -> torch.device:
+    """Where float64 is computed for tensors of a device: there, or on the CPU, where it has no such numbers."""
+    if device.type in _EXACT:  # a compiler cannot look into the question
+        return device
+    return device if abilities(device).float64 else CPU
+
+
 def native_precisions(device: torch.device | str) -> frozenset[str]:
     """Which of "fp16" and "bf16" a device computes with; in others it would convert to and fro, and be slower.
 
@@ -295,14 +313,12 @@ def _facts(device: torch.device) -> Facts:
 
 
 def _autocast(kind: str, module: Any, native: frozenset[torch.dtype]) -> frozenset[torch.dtype]:
-    if not torch.amp.is_autocast_available(kind):
-        return frozenset()
     if kind in ("cpu", "cuda", "xpu"):  # what they do not compute with is converted
         return frozenset({torch.float16, torch.bfloat16})
     if kind in TYPES:
         return native
     supported = getattr(module, "get_amp_supported_dtype", None)
-    return frozenset() if supported is None else frozenset(supported())
+    return frozenset(supported()) if supported is not None and torch.amp.is_autocast_available(kind) else frozenset()
 
 
 def _native(device: torch.device) -> frozenset[torch.dtype]:

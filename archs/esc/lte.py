@@ -28,7 +28,7 @@ from archs.esc.kernels import initial_kernel
 from archs.esc.network import IMAGE_CHANNELS, Encoder, ESCNetwork
 from archs.layers.conv import convolve
 from archs.layers.window import Pair
-from ops.registry import exporting
+from ops.registry import divisor, exporting, free
 from utils.errors import InputError
 from utils.scale import as_scale, scaled_length
 
@@ -176,20 +176,20 @@ class ESCLTE(ESCNetwork):
             return self.at_points(features, normal, *queries) / 2 + 0.5
         size = output_size or (scaled_length(x.shape[2], self.scale), scaled_length(x.shape[3], self.scale))
         # A whole scale stays a number in graphs with free sizes.
-        scale = self.scale if output_size is None and isinstance(self.scale, int) else size[0] / x.shape[2]
-        image = self.decode(features, size, scale)
+        whole = self.scale if output_size is None and isinstance(self.scale, int) else None
+        image = self.decode(features, size, whole)
         image = image + F.interpolate(normal, size=size, mode="bilinear")
         return image / 2 + 0.5
 
-    def decode(self, features: Tensor, size: Pair, scale: float) -> Tensor:
-        """[B, H, W, C], (Y, X) and Y / H -> [B, 3, Y, X], channels last."""
+    def decode(self, features: Tensor, size: Pair, scale: int | None = None) -> Tensor:
+        """[B, H, W, C] and (Y, X), a whole scale times (H, W) if there is one -> [B, 3, Y, X], channels last."""
         coefficients, frequencies = convolve(self.coef, features), convolve(self.freq, features)
         _, H, W, _ = features.shape
-        larger = max(scale / self.scale_max, 1.0)
-        # The size of an output pixel, in low-resolution pixels times two.
-        phase = self._phase(2 * H / size[0] * larger, 2 * W / size[1] * larger)  # [n / 2]
+        phase = self._phase(*self._cell(size, (H, W), scale))  # [n / 2]
+        dtype = torch.promote_types(features.dtype, torch.float32)
         rows, columns = (
-            _neighbours(_centres(wanted, features.device), length) for wanted, length in zip(size, (H, W), strict=True)
+            _neighbours_of_grid(wanted, length, dtype, features.device)
+            for wanted, length in zip(size, (H, W), strict=True)
         )
         parts = [slice(None)]  # a graph for free sizes cannot count bands
         if not exporting():
@@ -214,6 +214,20 @@ class ESCLTE(ESCNetwork):
         grid = coord.flip(-1)[:, :, None].to(colours.dtype)  # as (column, row)
         skip = F.grid_sample(normal.to(colours.dtype), grid, padding_mode="border", align_corners=False)
         return (colours.permute(0, 2, 1)[..., None] + skip).to(features.dtype)
+
+    def _cell(self, size: Pair, low: Pair, scale: int | None) -> tuple[float | Tensor, float | Tensor]:
+        """The sides of a pixel of an image of (Y, X), in pixels of one of (H, W) times two, as the decoder is told."""
+        (Y, X), (H, W) = size, low
+        if scale is not None:
+            side = 2 / scale * max(scale / self.scale_max, 1.0)
+            return side, side
+        if not free(Y):
+            larger = max(Y / H / self.scale_max, 1.0)
+            return 2 * H / Y * larger, 2 * W / X * larger
+        device = self.phase.weight.device
+        y, x, h, w = (torch.full((), length, dtype=torch.float32, device=device) for length in (Y, X, H, W))
+        widened = (y / h / self.scale_max).clamp(min=1)
+        return 2 * h / y * widened, 2 * w / x * widened
 
     def _phase(self, down: float | Tensor, right: float | Tensor) -> Tensor:
         """The sides of an output pixel, in low-resolution pixels times two -> [..., n / 2]."""
@@ -280,9 +294,18 @@ def _check_queries(coord: Tensor, cell: Tensor, images: int) -> None:
         )
 
 
-def _centres(count: int, device: torch.device) -> Tensor:
-    """The centres of pixels of an axis that runs from -1 to 1, [count] in float64."""
-    return (2 * torch.arange(count, device=device, dtype=torch.float64) + 1) / count - 1
+def _neighbours_of_grid(count: int, length: int, dtype: torch.dtype, device: torch.device) -> list[Axis]:
+    """:func:`_neighbours` of the centres of ``count`` pixels along an axis, [count] each; in whole numbers, so exact.
+
+    The centre of pixel k lies (2 k + 1) length / (2 count) low-resolution pixels from the edge. 1 / 10^6 is the small
+    number there. Up to 30,000 pixels from 30,000 no product exceeds 31 bits, for runtimes that have no more.
+    """
+    centre = (2 * torch.arange(count, device=device) + 1) * length
+    after = (centre + (count + length * count // 10**6)) // divisor(2 * count, device)
+    indices = [(after - 1).clamp(0, length - 1), after.clamp(0, length - 1)]
+    return _weighted(
+        indices, [(centre - (2 * index + 1) * count).to(dtype) / divisor(count, device) for index in indices]
+    )
 
 
 def _neighbours(centre: Tensor, length: int) -> list[Axis]:
@@ -298,7 +321,13 @@ def _neighbours(centre: Tensor, length: int) -> list[Axis]:
         moved = (centre + side / length + 1e-6).clamp(-1 + 1e-6, 1 - 1e-6)
         indices.append((((moved + 1) * length - 1) / 2).round().clamp(0, length - 1))
     offsets = [(centre - ((2 * index + 1) / length - 1)) * length for index in indices]
-    distances = [offset.abs() + 1e-9 for offset in offsets]
+    return _weighted([index.long() for index in indices], offsets)
+
+
+def _weighted(indices: list[Tensor], offsets: list[Tensor]) -> list[Axis]:
+    """The two neighbours along an axis with their weights: the distance to the other one, over the sum of both."""
+    # Half each where both are one pixel. Not by adding a small number, which converters to ONNX take for 0.
+    distances = [offset.abs().clamp(min=1e-9) for offset in offsets]
     total = distances[0] + distances[1]
     weights = [distances[1] / total, distances[0] / total]
-    return [Axis(index.long(), offset, weight) for index, offset, weight in zip(indices, offsets, weights, strict=True)]
+    return [Axis(index, offset, weight) for index, offset, weight in zip(indices, offsets, weights, strict=True)]

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from archs.plainusr.blocks import BRANCH_KEYS, Branches, branch_scale, fold_branches
+from utils.devices import exact_device
 
 State = Mapping[str, Tensor]
 
@@ -23,13 +24,18 @@ State = Mapping[str, Tensor]
 def folded_tensors(state: State, *, prune_below: float | None = None) -> dict[str, Tensor]:
     """The folded form of a train-form state dict.
 
-    The arithmetic is float64, on the tensors' device; the result has their dtype, is contiguous and shares no memory
-    with the source.
+    The arithmetic is float64, on the tensors' device where it has such numbers; the result has their dtype, is
+    contiguous and shares no memory with the source.
 
     Args:
         state: train form.
         prune_below: set entries of the blocks' folded kernels with a smaller absolute value to 0.
     """
+    device = next(iter(state.values())).device
+    exact = exact_device(device)
+    if exact != device:
+        moved = folded_tensors({key: tensor.to(exact) for key, tensor in state.items()}, prune_below=prune_below)
+        return {key: tensor.to(device) for key, tensor in moved.items()}
     layer_of = {key: layer for layer in _layers(state) for key in _layer_keys(layer, state)}
     folded: dict[str, Tensor] = {}
     for key, tensor in state.items():

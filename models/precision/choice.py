@@ -11,7 +11,7 @@ from torch import nn
 
 from config.schema import Precision
 from models.precision.network import NAMES, in_precision
-from utils.devices import native_precisions
+from utils.devices import abilities, native_precisions
 from utils.errors import InputError
 
 SLOWER = "1.1 to 1.3 times"
@@ -54,16 +54,17 @@ def choose_precision(
         return Choice(asked)
     has = native_precisions(device) if native is None else native
     wish = called or f"{option} {asked}"
-    processor = "this CPU" if device.type == "cpu" else f"the device {device}"
+    on_cpu = abilities(device).in_main_memory
+    processor = "this CPU" if on_cpu else f"the device {device}"
     if asked in has:
-        if asked == "fp16" and device.type == "cpu":
+        if asked == "fp16" and on_cpu:
             faster = "bf16 is faster on this one" if "bf16" in has else "float32 is faster"
             return Choice(asked, f"{wish}: on CPUs PyTorch takes {SLOWER} as long as with float32; {faster}")
         return Choice(asked)
     if asked == "bf16":
         note = f"{wish}: {processor} has no {NAMES[asked]} arithmetic and would only be slower; it computes in float32"
         return Choice("fp32", note)
-    if device.type != "cpu":
+    if not on_cpu:
         return Choice(asked, f"{wish}: {processor} is not known to have {NAMES[asked]} arithmetic; it may be slow")
     instead = f"{option} bf16" if "bf16" in has else "float32, and a small network such as PlainUSR-U"
     raise InputError(

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ops.autocast import takes_autocast
 from ops.focused import composed, joined, native, reference
 from ops.focused.arguments import FocusArguments, FocusCall, FocusFunction, FocusState, call_of, check
 from ops.registry import AUTO, REFERENCE, Operator
+from utils.devices import types_here
 from utils.errors import InputError
 
 
@@ -85,7 +85,7 @@ def focused_attention(
 
 
 def _examples() -> Mapping[str, FocusCall]:
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    devices = types_here()
     return {
         f"{device}, {name}": FocusCall(device, selects, sparse)
         for device in devices

@@ -25,7 +25,7 @@ from ops.focused.arguments import (
 )
 from ops.focused.joined import joined_focus
 from ops.registration import register
-from ops.registry import NATIVE, Backend, exporting
+from ops.registry import NATIVE, Backend, exporting, only_on
 
 
 class Select(NamedTuple):
@@ -114,8 +114,8 @@ def _refusal(call: FocusCall) -> str | None:
         return "an exported program must run without this project's operators"
     if call.device == "cuda":
         return _cuda_refusal(call)
-    if call.device != "cpu":
-        return f"there are kernels for cpu and cuda only, and the tensors are on {call.device}"
+    if (elsewhere := only_on(call.device, "cpu", "cuda")) is not None:
+        return elsewhere
     if call.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         return f"its kernels know no {call.dtype}"
     return None

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ops import build
 from ops.registration import register
-from ops.registry import NATIVE, REFERENCE, Backend, Operator, recording
+from ops.registry import NATIVE, REFERENCE, Backend, Operator, only_on, recording
+from utils.devices import types_here
 from utils.errors import InputError
 
 _LARGEST_SIDE = 63  # of the compiled kernels
@@ -86,8 +87,8 @@ def native_gelu_depthwise(arguments: GeluDepthwiseArguments) -> Tensor:
 
 
 def _refusal(call: GeluDepthwiseCall) -> str | None:
-    if call.device != "cpu":
-        return f"its kernel is for the CPU, and the tensors are on {call.device}"
+    if (elsewhere := only_on(call.device, "cpu")) is not None:
+        return elsewhere
     if call.gradient:
         return "it has no backward pass, and a gradient is wanted"
     if recording():
@@ -98,7 +99,7 @@ def _refusal(call: GeluDepthwiseCall) -> str | None:
 
 
 def _examples() -> Mapping[str, GeluDepthwiseCall]:
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    devices = types_here()
     return {
         f"{device}, {name}": GeluDepthwiseCall(device, gradient)
         for device in devices

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ops.autocast import autocast_is_on
-from ops.registry import REFERENCE, Backend, Operator, recording
+from ops.registry import REFERENCE, Backend, Operator, only_on, recording
 
 
 class LinearArguments(NamedTuple):
@@ -84,8 +84,8 @@ def onednn_linear(arguments: LinearArguments) -> Tensor:
 
 
 def _refusal(call: LinearCall) -> str | None:
-    if call.device != "cpu":
-        return f"it is for the CPU, and the tensors are on {call.device}"
+    if (elsewhere := only_on(call.device, "cpu")) is not None:
+        return elsewhere
     if call.gradient:
         return "it has no backward pass, and a gradient is wanted"
     if call.dtype != torch.float32 or call.autocast:

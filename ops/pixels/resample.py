@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from ops import build
 from ops.registration import register
-from ops.registry import NATIVE, REFERENCE, Backend, Operator, recording
+from ops.registry import NATIVE, REFERENCE, Backend, Operator, only_on, recording
+from utils.devices import types_here
 from utils.errors import InputError
 
 Rounding = Literal["none", "last", "each"]
@@ -132,8 +133,8 @@ def native_resample(arguments: ResampleArguments) -> Tensor:
 
 
 def _refusal(call: ResampleCall) -> str | None:
-    if call.device != "cpu":
-        return f"its kernel is for the CPU, and the tensors are on {call.device}"
+    if (elsewhere := only_on(call.device, "cpu")) is not None:
+        return elsewhere
     if call.gradient:
         return "it has no backward pass, and a gradient is wanted"
     if call.dtype not in (torch.uint8, torch.float32, torch.float64):
@@ -144,7 +145,7 @@ def _refusal(call: ResampleCall) -> str | None:
 
 
 def _examples() -> Mapping[str, ResampleCall]:
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    devices = types_here()
     return {device: ResampleCall(device) for device in devices}
 
 

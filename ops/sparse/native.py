@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ops import build
 from ops.registration import register
-from ops.registry import NATIVE, Backend, exporting
+from ops.registry import NATIVE, Backend, exporting, only_on
 from ops.sparse.arguments import Amv, Qmk, SmmCall
 
 
@@ -54,8 +54,8 @@ def native_amv(arguments: Amv) -> Tensor:
 def _refusal(call: SmmCall) -> str | None:
     if exporting():
         return "an exported program must run without this project's kernels"
-    if call.device not in ("cpu", "cuda"):
-        return f"there are kernels for cpu and cuda only, and the tensors are on {call.device}"
+    if (elsewhere := only_on(call.device, "cpu", "cuda")) is not None:
+        return elsewhere
     if call.device == "cuda" and call.double:
         return "the tensors are float64, and the CUDA kernels sum in float32"
     return None

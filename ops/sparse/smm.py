@@ -19,6 +19,7 @@ from ops.autocast import takes_autocast
 from ops.registry import NATIVE, Operator, recording
 from ops.sparse import native, reference
 from ops.sparse.arguments import Amv, Qmk, SmmCall, check, check_index, shape_text
+from utils.devices import types_here
 from utils.errors import InputError
 
 CHECK_INDEX = "FOCALSR_CHECK_INDEX"
@@ -94,7 +95,7 @@ def _run(operator: SmmOperator, arguments: Qmk | Amv, keys: int, backend: str) -
 
 
 def _examples() -> Mapping[str, SmmCall]:
-    return {device: SmmCall(device) for device in (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])}
+    return {device: SmmCall(device) for device in types_here()}
 
 
 SMM_QMK: SmmOperator = Operator(

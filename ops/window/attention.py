@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ops.autocast import takes_autocast
@@ -17,6 +16,7 @@ from ops.window import chunked, flex, native, reference, sdpa
 from ops.window.arguments import WindowArguments, WindowCall, WindowFunction, call_of, check
 from ops.window.region_mask import RegionMask, is_regions
 from ops.window.relative_bias import RelativeBias
+from utils.devices import types_here
 from utils.errors import InputError
 
 
@@ -78,7 +78,7 @@ def _regions(mask: RegionMask) -> Tensor:
 
 
 def _examples() -> Mapping[str, WindowCall]:
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    devices = types_here()
     return {
         f"{device}, {name}": call
         for device in devices

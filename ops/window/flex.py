@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
-from ops.registry import Backend, exporting
+from ops.registry import Backend, exporting, only_on
 from ops.window.arguments import WindowArguments, WindowCall, WindowFunction
 
 LEAST_WIDTH = 16
@@ -53,8 +53,8 @@ def _refusal(call: WindowCall) -> str | None:
         return "attention weights are to be dropped, and it never holds them; use the reference or no dropout"
     if call.masked:
         return "it is written for a bias, and there is a mask"
-    if call.device not in ("cpu", "cuda"):
-        return f"it exists on cpu and cuda only, and the tensors are on {call.device}"
+    if (elsewhere := only_on(call.device, "cpu", "cuda")) is not None:
+        return elsewhere
     if call.device == "cpu" and call.gradient:
         return "PyTorch has no backward pass of it on the CPU"
     if call.device == "cuda" and call.width < LEAST_WIDTH:

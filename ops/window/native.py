@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ops import build
 from ops.registration import register
-from ops.registry import NATIVE, Backend, exporting
+from ops.registry import NATIVE, Backend, exporting, only_on
 from ops.window.arguments import (
     WindowArguments,
     WindowBackward,
@@ -40,8 +40,8 @@ def native_attention(arguments: WindowArguments) -> Tensor:
 
 
 def _refusal(call: WindowCall) -> str | None:
-    if call.device != "cpu":
-        return f"its kernels are for the CPU, and the tensors are on {call.device}"
+    if (elsewhere := only_on(call.device, "cpu")) is not None:
+        return elsewhere
     if exporting():
         return "an exported program must run without this project's kernels"
     return never_held(call)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ops.registry import Backend, exporting
+from ops.registry import Backend, exporting, only_on
 from ops.window.arguments import WindowArguments, WindowCall, WindowFunction, few_keys, never_held
 from ops.window.chunked import in_float32, widen
 from ops.window.reference import reference_attention
@@ -54,8 +54,8 @@ def sdpa_attention(arguments: WindowArguments) -> Tensor:
 
 
 def _refusal(call: WindowCall) -> str | None:
-    if call.device not in ("cpu", "cuda"):
-        return f"it is tried on cpu and cuda only, and the tensors are on {call.device}"
+    if (elsewhere := only_on(call.device, "cpu", "cuda")) is not None:
+        return elsewhere
     return never_held(call)
 
 

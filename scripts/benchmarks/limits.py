@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from utils.devices import synchronise
+
 _TURNS = 5
 
 
@@ -42,7 +44,7 @@ class Limits:
         """Bytes read and written in a second by copying a large buffer."""
         if device not in self._bandwidths:
             # 64 or 256 MiB: beyond any cache of a CPU. 1 GiB: a GPU moves less in too short a time.
-            count = 1 << (30 if device == "cuda" else 26 if self.quick else 28)
+            count = 1 << (30 if device != "cpu" else 26 if self.quick else 28)
             source = torch.rand(count // 4, device=device)
             target = torch.empty_like(source)
             self._bandwidths[device] = 2 * count / _fastest(functools.partial(target.copy_, source), device)
@@ -51,7 +53,7 @@ class Limits:
     def rate(self, device: str, dtype: torch.dtype) -> float:
         """FLOPs in a second of a large square matrix product."""
         if (device, dtype) not in self._rates:
-            side = 8192 if device == "cuda" else 1024 if self.quick else 2048
+            side = 8192 if device != "cpu" else 1024 if self.quick else 2048
             # Random: on constant data a GPU draws less power, and clocks higher than any real work lets it.
             x = torch.rand(side, side, device=device).to(dtype)
             y = torch.empty_like(x)
@@ -90,5 +92,4 @@ def _fastest(work: functools.partial[torch.Tensor], device: str) -> float:
 
 
 def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    synchronise(torch.device(device))

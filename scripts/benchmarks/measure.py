@@ -17,6 +17,8 @@ import torch
 from scripts.benchmarks.limits import Cost
 from scripts.benchmarks.memory import MemoryMeter
 from scripts.benchmarks.needs import Need, missing
+from utils.device_memory import device_memory, release_kept_memory
+from utils.devices import abilities, present, synchronise
 from utils.env import available_memory
 from utils.memory import memory_is_full
 
@@ -131,7 +133,7 @@ class Effort:
         repeats: turns, at least; fewer where one takes seconds.
         seconds: further turns until this much time has passed.
         max_seconds: a side that takes longer for one call is left out.
-        device: "cpu" or "cuda", for the groups that have a device.
+        device: its type, for the groups that have a device.
     """
 
     repeats: int
@@ -206,7 +208,7 @@ def prepared(comparison: Comparison, side: str, device: str, *, pilot: bool = Fa
     Args:
         comparison: what is measured.
         side: "baseline" or "ours".
-        device: "cpu" or "cuda".
+        device: its type, such as "cpu".
         pilot: the smaller run.
     """
     chosen: Side = getattr(comparison, side)
@@ -296,21 +298,28 @@ def _memory_errors_named() -> Iterator[None]:
 
 def free_mib(device: str) -> float | None:
     """MiB that one run may take; None where the system does not tell."""
-    if device == "cuda":
+    place = torch.device(device)
+    if not abilities(place).in_main_memory:
         gc.collect()
-        torch.cuda.empty_cache()  # what torch keeps of earlier rows is free for this one
-        return _SHARE_OF_MEMORY * torch.cuda.mem_get_info()[0] / 2**20
+        release_kept_memory(place)  # what torch keeps of earlier rows is free for this one
+        memory = device_memory(place)
+        return None if memory is None else _SHARE_OF_MEMORY * memory.free / 2**20
     available = available_memory()
     return None if available is None else _SHARE_OF_MEMORY * available / 2**20
 
 
+def wait_for_all() -> None:
+    """Wait until the accelerator of this machine, where there is one, has done its work."""
+    kind = present().type
+    if kind is not None:
+        synchronise(torch.device(kind))
+
+
 def timed(work: Work, calls: int = 1) -> float:
     """Seconds of one call, the device's work included; the mean of several in a row."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait_for_all()
     started = time.perf_counter()
     for _ in range(calls):
         work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait_for_all()
     return (time.perf_counter() - started) / calls

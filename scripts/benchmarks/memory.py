@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 
 from scripts.benchmarks.limits import Limits
+from utils.device_memory import allocated_memory, peak_device_memory, reset_peak_device_memory
+from utils.devices import abilities, synchronise
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVE = "--serve-memory"
@@ -53,11 +55,11 @@ class MemoryMeter(contextlib.AbstractContextManager["MemoryMeter"]):
             key: of the comparison.
             side: "baseline" or "ours".
             prepare: makes the work, for a device whose memory torch counts.
-            device: "cpu" or "cuda".
+            device: its type, such as "cpu".
             pilot: of the side's smaller run.
         """
-        if device == "cuda":
-            return cuda_peak(prepare())
+        if not abilities(device).in_main_memory:
+            return device_peak(prepare(), torch.device(device)) if abilities(device).peak else None
         if not self.active or not Path("/proc/self/clear_refs").exists():
             return None
         question = json.dumps([key, side, pilot]) + "\n"
@@ -156,15 +158,15 @@ def own_peak(work: Work) -> float:
     return (_status("VmHWM") - before) / 1024
 
 
-def cuda_peak(work: Work) -> float:
-    """MiB of GPU memory that one call of ``work`` adds at its peak."""
+def device_peak(work: Work, device: torch.device) -> float:
+    """MiB of a device's memory that one call of ``work`` adds at its peak; of one whose allocator counts."""
     work()
     gc.collect()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
+    before = allocated_memory(device)
+    reset_peak_device_memory(device)
     work()
-    torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
+    synchronise(device)
+    return (peak_device_memory(device) - before) / 2**20
 
 
 def _status(name: str) -> int:

@@ -18,7 +18,7 @@ def missing(needs: Iterable[Need], device: str) -> str | None:
 
     Args:
         needs: of a piece of work.
-        device: "cpu" or "cuda".
+        device: its type, such as "cpu".
     """
     return next((lack for lack in (lack(need, device) for need in needs) if lack is not None), None)
 

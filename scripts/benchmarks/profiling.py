@@ -161,6 +161,9 @@ def cuda_section() -> str:
     return "\n".join((CUDA_HEAD, *(kernel_profile(title, prepare, "cuda") for title, prepare in gpu_works())))
 
 
+DEVICES = ("cpu", "cuda")
+"""Whose profiles can be made."""
+
 CUDA_HEAD = "## Where the time goes on the GPU\n\ntorch.profiler: the kernels that take most of the time of a call.\n"
 
 

@@ -108,7 +108,7 @@ def loop_of(template: str, steps: int, prepare: Callable[[Path], object] | None 
     if prepare is not None:
         prepare(folder)
     network = "{" + ", ".join(f"{key}: {value}" for key, value in U.items()) + "}"
-    gpus = 1 if torch.get_default_device().type == "cuda" else 0
+    gpus = 1 if torch.get_default_device().type != "cpu" else 0
     text = template.format(images=folder / "images", folder=folder, network=network, gpus=gpus)
     (folder / "train.yml").write_text(text)
     options = read(folder / "train.yml", (), mode="train")

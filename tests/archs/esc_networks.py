@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from archs import build_network
-from models.export.form import ExportForm
+from models.export.form import export_form
 
 SIZES: dict[str, Any] = {
     "dim": 16, "pdim": 4, "kernel_size": 5, "n_blocks": 2, "conv_blocks": 2, "window_size": 4, "num_heads": 2,
@@ -42,13 +42,15 @@ def randomised(network: Any) -> Any:
     return network
 
 
-def free_program(network: Any) -> ExportedProgram:
-    """The network's form for export as a program whose batch, height and width are free."""
-    free: Any = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+def free_program(network: Any, scale: float | Literal["input"] | None = None) -> ExportedProgram:
+    """The network's form for export as a program whose batch, height and width are free; scale as there."""
+    free: Any = {"image": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
+    inputs = [pixels(2, 3, 11, 9)]
+    if scale == "input":
+        free["scale"] = None
+        inputs.append(torch.tensor(2.6))
     with torch.no_grad():
-        program = torch.export.export(
-            ExportForm(network).eval(), (pixels(2, 3, 11, 9),), dynamic_shapes={"image": free}
-        )
+        program = torch.export.export(export_form(network, scale).eval(), tuple(inputs), dynamic_shapes=free)
     assert not any("focalsr" in str(node.target) for node in program.graph.nodes)
     assert all(found.lower <= 2 and found.upper > 1 << 40 for found in program.range_constraints.values())
     return program

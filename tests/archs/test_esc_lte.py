@@ -18,7 +18,7 @@ import archs.esc.lte
 from archs.contract import at_scale
 from models.inference.upscale import upscale
 from models.weights.files import load_weights
-from tests.archs.esc_networks import LTE, SMALL, built, pixels, randomised
+from tests.archs.esc_networks import LTE, SMALL, built, free_program, pixels, randomised
 from utils.errors import InputError
 
 
@@ -79,7 +79,8 @@ def by_areas(down: Tensor, right: Tensor) -> Tensor:
 
 def by_axes(down: Tensor, right: Tensor) -> Tensor:
     """Linear along each axis; half each where both neighbours are one pixel, and so equally far."""
-    parts = [(along.flip(0) + 1e-9) / (along + along.flip(0) + 2e-9) for along in (down, right)]
+    distances = [along.clamp(min=1e-9) for along in (down, right)]
+    parts = [along.flip(0) / (along + along.flip(0)) for along in distances]
     return parts[0] * parts[1]
 
 
@@ -100,6 +101,41 @@ def test_the_nearer_neighbour_weighs_more_on_the_last_centre_lines_of_odd_scales
             assert (y - published)[:, row].abs().max() > 1e-4
             assert (y - published)[:, :, column].abs().max() > 1e-4
     torch.testing.assert_close(y[:, elsewhere], published[:, elsewhere], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("length", "count"), [(1, 1), (5, 15), (5, 18), (64, 256), (270, 999), (1080, 3240), (960, 8000)]
+)
+def test_neighbours_in_whole_numbers_are_those_of_positions(length: int, count: int) -> None:
+    centres = (2 * torch.arange(count, dtype=torch.float64) + 1) / count - 1
+    expected = archs.esc.lte._neighbours(centres, length)
+    found = archs.esc.lte._neighbours_of_grid(count, length, torch.float64, centres.device)
+    for axis, other in zip(found, expected, strict=True):
+        assert torch.equal(axis.pixel, other.pixel)
+        torch.testing.assert_close(axis.offset, other.offset, rtol=0, atol=1e-11)
+        torch.testing.assert_close(axis.weight, other.weight, rtol=0, atol=1e-11)
+
+
+SHAPES = ((1, 3, 1, 1), (3, 3, 2, 2), (1, 3, 4, 9), (3, 3, 17, 12))
+
+
+def test_export_with_batch_and_sides_free() -> None:
+    network, scale = randomised(built(LTE, n_blocks=1, conv_blocks=1)).eval(), 2.5
+    program = free_program(network, scale).module()
+    for shape in SHAPES:
+        x = pixels(*shape)
+        with torch.no_grad():
+            torch.testing.assert_close(program(x), upscale(at_scale(network, scale), x), rtol=0, atol=1e-5)
+
+
+def test_export_with_the_scale_as_an_input() -> None:
+    network = randomised(built(LTE, n_blocks=1, conv_blocks=1)).eval()
+    program = free_program(network, "input").module()
+    for shape, scale in itertools.product(SHAPES, (1, 2.5, 3, 3.7, 8)):
+        x = pixels(*shape)
+        with torch.no_grad():
+            found = program(x, torch.tensor(float(scale)))
+            torch.testing.assert_close(found, upscale(at_scale(network, scale), x), rtol=0, atol=1e-5)
 
 
 def test_a_network_at_another_scale_shares_its_weights() -> None:

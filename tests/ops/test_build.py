@@ -15,6 +15,7 @@ import ops
 from ops import build, kernel_cache
 from ops.registry import ENVIRONMENT
 from tests.ops.kernels import needs_compiler
+from utils import devices
 from utils.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("private_cache")
@@ -143,6 +144,7 @@ def test_cuda_kernels_are_compiled_and_linked_with_the_toolkit(future: Path, mon
 def test_a_missing_toolkit_is_explained(future: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(devices, "present", lambda: devices.Present("cuda", 1))
     monkeypatch.setattr(build, "cpu_extension", lambda part=None: "not asked for")
     lines = {(line.operator, line.example): line for line in ops.explain()}
     for operator, example in (("smm_qmk", "cuda"), ("focused_attention", "cuda, all keys, selects")):

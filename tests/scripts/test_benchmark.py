@@ -22,6 +22,7 @@ from scripts.benchmarks.measure import Comparison, Effort, Pilot, Side, Work, fr
 from scripts.benchmarks.memory import MemoryMeter, own_peak
 from scripts.benchmarks.startup import until_line
 from tests.runs import ROOT
+from utils import devices
 from utils.errors import InputError
 
 EFFORT = Effort(repeats=3, seconds=0, max_seconds=60)
@@ -219,11 +220,11 @@ def test_published_sizes_are_those_of_the_option_files(benchmark: ModuleType) ->
 def test_bad_arguments_are_told_before_anything_is_measured(
     benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "present", devices.Present)
     for arguments, message in (
         (["--repeats", "0"], "--repeats"),
         (["--max-seconds", "0"], "--max-seconds"),
-        (["--device", "cuda"], "no CUDA device"),
+        (["--device", "cuda"], "sees no such device here; there is cpu"),
         (["--compare", str(tmp_path / "absent.json")], "--compare"),
         (["--resume"], "--json"),
         (["--size", "64x64"], "group profile"),

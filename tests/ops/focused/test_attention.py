@@ -406,7 +406,7 @@ def test_composed_a_few_windows_at_a_time_is_the_reference(monkeypatch: pytest.M
         (FocusCall("cuda", sparse=False, length=1024), "none here"),
         (FocusCall("cuda", sparse=False, length=1025), "among at most 1024 tokens, and a window has 1025"),
         (FocusCall("cuda", dtype=torch.float64), "know no torch.float64"),
-        (FocusCall("mps"), "for cpu and cuda only"),
+        (FocusCall("mps"), "kernels for cpu and cuda only; on mps, where"),
     ],
 )
 def test_what_cuda_kernels_take(call: FocusCall, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:

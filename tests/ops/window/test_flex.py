@@ -30,7 +30,7 @@ def refusal(**call: Any) -> str | None:
         ({"width": 15}, "heads of width 15 are narrower than 16"),
         ({"masked": True}, "there is a mask"),
         ({"dropout": True}, "weights are to be dropped"),
-        ({"device": "xpu"}, "the tensors are on xpu"),
+        ({"device": "xpu"}, "on xpu, where the tensors are"),
     ],
 )
 def test_flex_says_why_it_refuses_a_call(call: dict[str, Any], sentence: str) -> None:

@@ -16,9 +16,11 @@ from data.images.files import read_image, to_tensor, to_uint8
 from data.images.photo import Photo, read_photo
 from data.images.photo_writer import write_frames, write_photo
 from models.inference.upscale import upscale
+from scripts.upscale import device_for, parse
 from tests.data.pictures import png_of
 from tests.runs import command, run_line
 from tests.scripts.upscale.runs import NETWORK, input_sizes, picture
+from utils import devices
 
 PROFILE = bytes(16) + b"RGB " + bytes(108)
 NEEDS_GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
@@ -281,6 +283,34 @@ def test_bfloat16_on_a_cpu_that_has_none_stays_float32(
     assert "has no bfloat16 arithmetic and would only be slower; it computes in float32" in capsys.readouterr().err
     expected = to_uint8(upscale(network, to_tensor(read_image(folder / "a.png"))))
     assert np.array_equal(read_image(tmp_path / "out/a.png"), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--device", "xpu"), "--device xpu: PyTorch"),
+        (("--device", "gpu"), 'did you mean "auto"'),
+        (("--cpu", "--device", "auto"), "--cpu is --device cpu, and --device auto is asked for too"),
+    ],
+)
+def test_a_device_that_is_not_there_is_an_error_before_anything_is_read(
+    options: tuple[str, ...], said: str, run: Callable[..., int], folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: Any,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(devices, "present", devices.Present)
+    assert run(folder, *options, weights=tmp_path / "nowhere.pth") == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_device_is_chosen_by_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[torch.device] = []
+    monkeypatch.setattr(devices, "present", lambda: devices.Present("xpu", 2))
+    monkeypatch.setattr(devices, "use", used.append)
+    line = ["-i", "a", "-o", "b", "-w", "c"]
+    assert device_for(parse(line), 3, 4) == device_for(parse([*line, "--device", "xpu"]), 1, 2) == torch.device("xpu:1")
+    assert device_for(parse([*line, "--cpu"]), 3, 4) == device_for(parse([*line, "--device", "cpu"])) == devices.CPU
+    assert used == [torch.device("xpu:1")] * 2 + [devices.CPU] * 2
 
 
 class TestNetwork:

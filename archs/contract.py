@@ -90,9 +90,10 @@ def at_scale(network: nn.Module, scale: float) -> nn.Module:
     own = contract_of(network).scale
     if own == scale:
         return network
-    if not for_any_scale(type(network)):
+    change = getattr(network, "at_scale", None)
+    if change is None:
         raise ValueError(f"{type(network).__name__} is a network for x{own:g}, not for x{scale:g}")
-    other: nn.Module = network.at_scale(scale)  # type: ignore[operator]
+    other: nn.Module = change(scale)
     return other
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from config.any_scale_checks import ANY_SCALE, check_any_scale
 from config.document import Document
 from config.loss_checks import check_losses, note_discriminator_in_tests, patch_size
+from config.network import check_file
 from config.published import variants
 from config.schedulers import SCHEDULERS, CosineAnnealingRestartLR, MultiStepLR
 from config.schema import MODEL_TYPES
@@ -77,6 +78,7 @@ def check(document: Document, mode: Mode, report: Report, *, debug: bool = False
     _check_patches(document, report)
     _check_tiles(document, report)
     check_any_scale(document, report, training=mode == "train")
+    check_file(document, report, training=mode == "train")
     if mode == "train":
         _check_training_data(document, report)
         _check_validation(document, report)

@@ -9,7 +9,7 @@ from typing import Any
 from archs import DISCRIMINATORS, NETWORKS, discriminator_class, network_class
 from archs.limits import argument_problems
 from config.document import Document
-from config.schema import NetworkOptions
+from config.schema import ONNX, NetworkOptions, generator_class
 from utils.errors import InputError
 from utils.scalars import is_null
 from utils.scale import as_scale
@@ -20,12 +20,33 @@ SCALE_KEYS = ("scale", "upscale", "upscaling_factor")  # what networks call the 
 
 def read_network(document: Document, report: Report) -> Any:
     """``network_g``, its arguments checked against the constructor of the network that ``type`` names."""
-    found = _read_section(document, ("network_g",), network_class, report)
+    found = _read_section(document, ("network_g",), generator_class, report)
     if isinstance(found, NetworkOptions) and found.type:
-        network = network_class(found.type)
+        network = generator_class(found.type)
         _check_scale(document, found.type, network, found.arguments, report)
         found = dataclasses.replace(found, arguments={**_largest_scale(document, network), **found.arguments})
     return found
+
+
+def is_file(document: Document) -> bool:
+    """Whether ``network_g`` is an ONNX file."""
+    section = document.value.get("network_g")
+    return isinstance(section, Mapping) and section.get("type") == ONNX
+
+
+def check_file(document: Document, report: Report, *, training: bool) -> None:
+    """Report what contradicts a network that is an ONNX file: training, and weights of their own."""
+    if not is_file(document):
+        return
+    if training:
+        advice = "train the network that it is made from, and export that"
+        report.problem(("network_g", "type"), f"an ONNX file has no gradient and cannot be trained; {advice}")
+    for path in (("precision",), ("val", "precision")):
+        if not training and read(document.get(path), str | None, Report()) not in (None, "fp32"):
+            report.problem(path, "what an ONNX file computes in was chosen when it was exported; leave the key out")
+    for key in ("pretrain_network_g", "param_key_g"):
+        if not training and not is_null(document.get(("path", key))):
+            report.note(("path", key), "has no effect here: an ONNX file (network_g) holds its weights")
 
 
 def read_discriminator(document: Document, report: Report) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, overload
 from config.bases import load
 from config.checks import UNSUPPORTED_KEYS, Mode, check, check_kind
 from config.document import Document, Mistake
-from config.network import read_discriminator, read_network, scale_edits
+from config.network import is_file, read_discriminator, read_network, scale_edits
 from config.overrides import apply_overrides
 from config.schema import PIXEL_MODELS, RUN_FOLDERS, Options, TestOptions, TrainOptions
 from utils import devices
@@ -141,6 +141,8 @@ def _read_document(document: Document, kind: type[AnyOptions], report: Report) -
     mapping = _without(mapping, [path for path in _NULL_MEANS_ABSENT if is_null(document.get(path))])
     if str(mapping.get("model_type")) in PIXEL_MODELS:
         mapping = _without(mapping, [("train", "optim_d")])  # without effect, whatever it says
+    if is_file(document):
+        mapping = _without(mapping, [("path", "pretrain_network_g")])  # without effect, too
     if isinstance(mapping.get("path"), Mapping):
         mapping["path"] = _outside_the_run(mapping["path"], mapping.get("name"), report)
     filled = {

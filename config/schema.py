@@ -20,6 +20,7 @@ from data import DATASETS, DatasetOptions, DegradationOptions, RealESRGANOptions
 from data.dataset_options import SET_BY_BASICSR
 from metrics import METRICS, Metric
 from utils.checked import Checked
+from utils.errors import InputError
 from utils.scale import as_scale
 from utils.typed import OneOf, option, remark
 
@@ -322,6 +323,49 @@ class NetworkOptions:
         """The section as ``archs.build_network`` takes it."""
         return {"type": self.type, **self.arguments}
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the network is an ONNX file, which is run and not built."""
+        return self.type == ONNX
+
+
+ONNX = "onnx"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnnxOptions(Checked):
+    """In test files: an ONNX file, run by ONNX Runtime or OpenVINO, so that what is shipped is what is measured.
+
+    It holds its weights: ``path.pretrain_network_g`` has no effect.
+    """
+
+    path: Path = option("the file; python scripts/export.py writes it")
+    provider: str | None = option(
+        "what runs it: of ONNX Runtime cpu, cuda, tensorrt, dml, coreml, or the full name of an execution provider; of "
+        "OpenVINO openvino, openvino:bf16, openvino:DEVICE:PRECISION. null: ONNX Runtime on the CPU, or OpenVINO where "
+        "that alone is installed",
+        None,
+    )
+    scale: int | float | None = option(
+        "super-resolution factor of a file that another program has written; null: that of the option file",
+        None,
+        minimum=1,
+        maximum=_LARGEST_SCALE,
+    )
+
+
+def generator_class(name: str) -> type:
+    """What says which keys a section ``network_g`` has: the class of a network, or the options of an ONNX file.
+
+    Raises:
+        InputError: there is no such network.
+    """
+    if name == ONNX:
+        return OnnxOptions
+    if name.lower() == ONNX:
+        raise InputError(f'unknown network type "{name}" (did you mean "{ONNX}"?)')
+    return archs.network_class(name)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)  # annotations have to be hashable
 class Networks:
@@ -336,7 +380,9 @@ class Networks:
     find: Callable[[str], type]
 
 
-AnyGenerator = Annotated[NetworkOptions, Networks(archs.NETWORKS, archs.network_class)]
+AnyGenerator = Annotated[
+    NetworkOptions, Networks({**archs.NETWORKS, ONNX: "config.schema:OnnxOptions"}, generator_class)
+]
 AnyDiscriminator = Annotated[NetworkOptions, Networks(archs.DISCRIMINATORS, archs.discriminator_class)]
 
 

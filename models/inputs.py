@@ -48,6 +48,7 @@ class Guide:
     note: str = ""
 
 
+_EXPORT = "made by python scripts/export.py -w WEIGHTS -o {}"
 _SHOWN = 4  # folders of a kind in a message
 _PAGE = "docs/data.md"
 _PREPARE = "python scripts/prepare_dataset.py"
@@ -139,12 +140,14 @@ def missing_inputs(options: TrainOptions | TestOptions, supplied: Collection[str
         supplied: networks ("g", "d") whose weights come from elsewhere, so that their pretrained files are not needed.
     """
     training = isinstance(options, TrainOptions)
-    starts = {"g": options.path.pretrain_network_g}
+    file = options.network_g.is_file
+    starts = {"g": options.network_g.arguments.get("path") if file else options.path.pretrain_network_g}
     if isinstance(options, TrainOptions) and options.kind == "adversarial":
         starts["d"] = options.path.pretrain_network_d
     for network, start in starts.items():
         if network not in supplied and start is not None and _is_missing(start, None):
-            yield Missing(f"weights {start}: there is no such file", tuple(_ways_to_weights(options, start, network)))
+            moves = [_EXPORT.format(start)] if file else _ways_to_weights(options, start, network)
+            yield Missing(f"weights {start}: there is no such file", tuple(moves))
     if isinstance(options, TrainOptions):
         yield from _missing_features(options)
     groups: dict[tuple[str, Guide | None], tuple[list[str], list[Path]]] = {}

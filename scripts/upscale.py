@@ -49,6 +49,7 @@ from models.inference.upscale import Watch
 from models.inference.video import film_notes, upscale_film
 from models.precision.choice import choose_precision
 from models.precision.network import in_precision
+from models.runtimes.onnx_file import is_onnx
 from models.weights.recognise import network_from_weights, stored_keep
 from utils import devices
 from utils.command import run_command
@@ -70,7 +71,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder, or file for one picture"
     )
-    parser.add_argument("-w", "--weights", type=Path, required=True, metavar="FILE", help=".pth or .safetensors file")
+    parser.add_argument(
+        "-w", "--weights", type=Path, required=True, metavar="FILE", help=".pth, .safetensors or .onnx file"
+    )
     parser.add_argument("-opt", type=Path, metavar="FILE", help="option file whose network_g describes the network")
     parser.add_argument(
         "--key", help="entry of the weight file (default: the EMA weights where it has some, else its only ones)"
@@ -110,6 +113,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--max_pixels", type=int, default=MAX_PIXELS, metavar="N",
         help=f"pictures of more pixels are refused, since a small file can unpack to them (default: {MAX_PIXELS})",
     )  # fmt: skip
+    parser.add_argument(
+        "--provider", metavar="NAME", help="what runs an ONNX file: cpu (default), cuda, ..., openvino, openvino:bf16"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist instead of leaving them")
     parser.add_argument(
         "--part", metavar="I/N", help="only the I-th of N parts of about as much work, such as 2/8, for SLURM arrays"
@@ -250,6 +256,16 @@ def _size(shape: Sequence[int]) -> str:
     return f"{shape[1]} x {shape[0]}"
 
 
+def check_onnx(typed: argparse.Namespace) -> None:
+    """Raise InputError where an ONNX file is given together with options that say how PyTorch computes."""
+    given = [f"--{name}" for name in ("precision", "half", "cpu", "device") if getattr(typed, name)]
+    if given and is_onnx(typed.weights):
+        raise InputError(
+            f"{given[0]} is for weights that PyTorch runs; what {typed.weights} computes in was chosen when it was "
+            "exported, and --provider chooses what runs it"
+        )
+
+
 def device_for(typed: argparse.Namespace, local_rank: int = 0, local_ranks: int = 1) -> torch.device:
     """Where the network computes, in one of several processes of a machine.
 
@@ -313,12 +329,13 @@ def plan_for(typed: argparse.Namespace, encoding: Encoding, sharing: Sharing) ->
 def upscale_all(typed: argparse.Namespace, sharing: Sharing) -> int:
     """Upscale what the command line, as read by :func:`parse`, names; returns the exit code."""
     with sharing.preparing() as known:
+        check_onnx(typed)
         tile, device = tile_choice(typed.tile), device_for(typed, sharing.local_rank, sharing.local_ranks)
         resize = None if typed.resize is None else parse_resize(typed.resize)
         encoding = Encoding(typed.quality, typed.lossless, typed.compression)
         precision = precision_for(typed, device, shown=sharing.is_main)
         plan = plan_for(typed, encoding, sharing) if known is None else known
-        network = network_from_weights(typed.weights, typed.opt, typed.key, typed.scale)
+        network = network_from_weights(typed.weights, typed.opt, typed.key, typed.scale, typed.provider)
         keep = stored_keep(typed.weights) if precision == "fp16" else ()
         network = in_precision(network, precision, keep).to(device)
         upscaler = Upscaler(network, tile, typed.overlap, typed.self_ensemble)

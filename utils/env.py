@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ import torch
 from utils.device_memory import peak_device_memory, reset_peak_device_memory
 from utils.devices import abilities, cards, processor
 
+_SLACK = 2**20  # bytes that a process grows by while it looks at itself
 # (limit, used): containers are stopped when they exceed these, whatever the machine has left (control groups 2 and 1).
 CONTAINER_LIMITS: Sequence[tuple[str, str]] = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -58,9 +60,14 @@ def peak_memory(device: torch.device | None = None) -> int:
     """
     if device is not None and not abilities(device).in_main_memory:
         return peak_device_memory(device)
+    return _status("VmHWM") or 0
+
+
+def _status(entry: str) -> int | None:
+    """Bytes, as Linux reports them of this process."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{entry}:")), None)
 
 
 def available_memory(container_limits: Sequence[tuple[str, str]] = CONTAINER_LIMITS) -> int | None:
@@ -101,6 +108,19 @@ def _copies_of_files(stat: Path) -> int:
     lines = [line.split() for line in stat.read_text().splitlines()] if stat.exists() else []
     parts = {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdecimal()}
     return sum(parts.get(f"total_{kind}", parts.get(kind, 0)) for kind in ("inactive_file", "active_file"))
+
+
+def peak_growth(work: Callable[[], object]) -> int | None:
+    """By how many bytes this process grows while it does some work, at most; None where the system does not say."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)  # of glibc: memory that is free but kept would hide growth
+    reset_peak_memory()
+    before = peak_memory()
+    status = _status("VmRSS")
+    if status is None or before > status + _SLACK:  # the peak is that of earlier work: it could not be reset
+        return None
+    work()
+    return max(0, peak_memory() - before)
 
 
 def reset_peak_memory(device: torch.device | None = None) -> None:

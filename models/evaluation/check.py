@@ -15,9 +15,8 @@ from data.images.faults import fault_lines
 from models.distributed import World
 from models.evaluation.evaluate import tiling_of, way_of
 from models.evaluation.sets import evaluation_sets
-from models.evaluation.tester import arithmetic_for, load_network
+from models.evaluation.tester import arithmetic_for, load_network, log_network
 from models.inputs import check_inputs
-from models.weights.files import log_loaded
 from utils.errors import InputError, WorkerError
 from utils.log import configure_logging, get_logger, held_back, write_records
 from utils.memory import FullMemoryError
@@ -55,17 +54,18 @@ def _inspect(options: TestOptions, world: World, *, verbose: bool) -> None:
     device = world.device(options.num_gpu)
     arithmetic = arithmetic_for(options, device)
     network, loaded = load_network(options, device)
-    log_loaded(loaded)
+    log_network(loaded)
     count = sum(parameter.numel() for parameter in network.parameters())
-    log("network %s: %s parameters", options.network_g.type, f"{count:,}")
+    if count:
+        log("network %s: %s parameters", options.network_g.type, f"{count:,}")
     for dataset in datasets:
         log("%s: %d images%s", dataset.name, len(dataset), together(options))
     with torch.no_grad():
         lq = datasets[0].read(0).lq[None, :, :32, :32]
-        output = arithmetic.of(network)(lq.to(next(network.parameters()).device))
+        output = arithmetic.of(network)(lq.to(next(network.parameters(), lq).device))
     if not bool(output.isfinite().all()):
         raise InputError(
-            f"{options.path.pretrain_network_g}: the output of {options.network_g.type} for {datasets[0].name} is not "
+            f"{loaded.path}: the output of {options.network_g.type} for {datasets[0].name} is not "
             "finite (NaN or infinity); are these weights sound?"
         )
     log("one patch: %s -> %s", list(lq.shape), list(output.shape))

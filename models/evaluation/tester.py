@@ -23,6 +23,8 @@ from models.evaluation.summary import published_scores, summary
 from models.experiment import open_run, reserved, test_folder
 from models.inputs import check_inputs, check_place
 from models.precision.choice import Arithmetic, choose_precision
+from models.runtimes.build import open_network
+from models.runtimes.network import AnyScaleOnnxNetwork, OnnxNetwork, RuntimeReport
 from models.weights.files import load_pretrained, log_loaded
 from models.weights.fit import LoadReport
 from models.weights.recognise import stored_keep
@@ -31,6 +33,7 @@ from utils.env import hardware, peak_memory, reset_peak_memory, versions
 from utils.errors import InputError
 from utils.files import check_folder, write_json
 from utils.log import configure_logging, copied_log, get_logger
+from utils.scale import as_scale
 from utils.seed import seed_everything
 from utils.signals import catch_signals
 
@@ -67,7 +70,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
             open_run(folder, "test", options, command, fresh=True)
         else:
             configure_logging(rank=world.rank)
-        log_loaded(loaded)
+        log_network(loaded)
         seed_everything(options.manual_seed)
         val = options.val or ValOptions()
         reports: list[EvalReport] = []
@@ -108,22 +111,52 @@ def _raise_faults(options: TestOptions, reports: Sequence[EvalReport]) -> None:
         "values; look at these weights, or score other ones",
         "image": "images that cannot be used: replace them, or leave them out of the set; the other scores are written",
     }
-    head = f"weights {options.path.pretrain_network_g}, network {options.network_g.type}:"
+    weights = options.network_g.arguments["path"] if options.network_g.is_file else options.path.pretrain_network_g
+    head = f"weights {weights}, network {options.network_g.type}:"
     raise NoScoreError("\n  ".join([head, *faults, *(advice[cause] for cause in advice if cause in causes)]))
 
 
-def load_network(options: TestOptions, device: torch.device) -> tuple[nn.Module, LoadReport]:
+Loaded = LoadReport | RuntimeReport
+
+
+def load_network(options: TestOptions, device: torch.device) -> tuple[nn.Module, Loaded]:
     """The network of a test file with its weights, ready to evaluate, and what was loaded; nothing is logged.
 
     Raises:
-        InputError: no weights are named, or they do not fit; or images have other channels.
+        InputError: no weights are named, or they do not fit; or images have other channels. An ONNX file cannot be
+            run, or is for another scale.
     """
+    if options.network_g.is_file:
+        file = _network_of_file(options)
+        return file.eval(), file.report
     network = archs.build_network(options.network_g.as_mapping())
     check_channels(network, options.datasets)
     if options.path.pretrained_g is None:
         raise InputError("path.pretrain_network_g: a test needs weights; name a .pth or .safetensors file")
     loaded = load_pretrained(network, options.path.pretrained_g)
     return network.to(device).eval(), loaded
+
+
+def _network_of_file(options: TestOptions) -> OnnxNetwork:
+    """The ONNX file that a test file names."""
+    arguments = options.network_g.arguments
+    path = arguments["path"]
+    scales = (None if options.val is None else options.val.scales) or (options.scale,)
+    network = open_network(path, arguments.get("provider"), scales[0], provider_key="network_g.provider")
+    several = isinstance(network, AnyScaleOnnxNetwork)
+    others = [] if several else [scale for scale in scales if as_scale(scale) != network.scale]
+    if others:
+        raise InputError(f"val.scales: {path} is a network for x{network.scale:g}, not for x{others[0]:g}")
+    check_channels(network, options.datasets)
+    return network
+
+
+def log_network(loaded: Loaded) -> None:
+    """Log which weights were loaded, or what runs them."""
+    if isinstance(loaded, RuntimeReport):
+        get_logger().info("network: %s", loaded)
+    else:
+        log_loaded(loaded)
 
 
 def arithmetic_for(options: TestOptions | TrainOptions, device: torch.device) -> Arithmetic:
@@ -145,25 +178,32 @@ def arithmetic_for(options: TestOptions | TrainOptions, device: torch.device) ->
 
 
 def write_scores(
-    path: Path, options: TestOptions, reports: list[EvalReport], loaded: LoadReport, *, whole: bool = True
+    path: Path, options: TestOptions, reports: list[EvalReport], loaded: Loaded, *, whole: bool = True
 ) -> None:
     """``scores.json``: per data set the means and each image, with how they were taken, options, versions, hardware.
 
     ``weights_entry`` is the entry of the weight file that was read, null where the file itself is the state dict;
-    ``other_entries`` are those that hold weights of the network too. ``complete`` is false where the test was ended
-    before everything was done (``whole``): data sets are missing, or the pictures of the last one. ``precision`` is
-    what the network computed in, which may be another than the option, and ``float32_layers`` what stayed in float32.
+    ``other_entries`` are those that hold weights of the network too. ``runtime`` says what ran an ONNX file, and which
+    one; it is null where PyTorch ran the network. ``complete`` is false where the test was ended before everything was
+    done (``whole``): data sets are missing, or the pictures of the last one. ``precision`` is what the network computed
+    in, which may be another than the option, and ``float32_layers`` what stayed in float32.
     """
     arithmetic = reports[0].arithmetic
+    entry, others, runtime = None, [], None
+    if isinstance(loaded, RuntimeReport):
+        runtime = loaded.as_json()
+    else:
+        entry, others = loaded.entry or None, list(loaded.others)
     write_json(path, {
         "name": options.name,
         "complete": whole,
-        "weights": str(options.path.pretrain_network_g),
-        "weights_entry": loaded.entry or None,
-        "other_entries": list(loaded.others),
+        "weights": str(loaded.path),
+        "weights_entry": entry,
+        "other_entries": others,
+        "runtime": runtime,
         "datasets": {report.dataset: report.as_json() for report in reports},
         "way": way_of(options.val or ValOptions(), options.tile, arithmetic),
-        "precision": arithmetic.precision,
+        "precision": loaded.precision if isinstance(loaded, RuntimeReport) else arithmetic.precision,
         "float32_layers": list(arithmetic.keep),
         "published": published_scores(options),
         "options": to_dict(options),

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from archs.contract import contract_of
 from models.inference.tiling import aligned_tile
 from models.inference.upscale import evaluation_mode
+from models.runtimes.network import OnnxNetwork
 from utils.device_memory import (
     allocated_memory,
     device_memory,
@@ -26,10 +27,13 @@ from utils.device_memory import (
     reset_peak_device_memory,
 )
 from utils.devices import abilities, synchronise
-from utils.env import available_memory
+from utils.env import available_memory, peak_growth
 from utils.errors import InputError
 
 _PROBE = 48  # side of the first probe, at least; the second has twice the side
+# Of what allocates its memory by itself: bytes of a pass that stand out of what the process does beside it, the side of
+# the last image that is tried, and bytes per pixel where the system does not say (HAT takes some 14,000).
+_CLEARLY, _LARGEST_PROBE, _CAREFUL = 64 * 2**20, 768, 16_000.0
 # Where no allocator counts, as on the CPU, the tensors are measured: what kernels take for themselves, and other
 # programs, come on top.
 _SHARE_OF_TENSORS, _SHARE_OF_ALLOCATED = 0.4, 0.8
@@ -79,6 +83,8 @@ def measure(network: nn.Module) -> Demand:
     Args:
         network: on the device and of the type in which it is to run.
     """
+    if isinstance(network, OnnxNetwork):
+        return _measured_from_outside(network)
     like = next(network.parameters(), torch.zeros(()))
     sides = probe_sides(network)
     channels = contract_of(network).channels
@@ -88,11 +94,33 @@ def measure(network: nn.Module) -> Demand:
     return Demand(large / m - square * m, square)
 
 
+def _measured_from_outside(network: OnnxNetwork) -> Demand:
+    """:func:`measure` of what allocates memory by itself: by how much the process grows, on images that show it."""
+    sides = probe_sides(network)
+    peaks: list[tuple[int, int]] = []  # pixels, bytes
+    largest = min(network.size_rule.largest or (_LARGEST_PROBE, _LARGEST_PROBE))
+    side = sides[0]
+    while not peaks or (peaks[-1][1] < _CLEARLY and 2 * side <= min(largest, _LARGEST_PROBE)):
+        side = 2 * side if peaks else side
+        image = torch.zeros(1, network.channels, side, side)
+        with torch.no_grad():
+            network(image)  # what is made ready once does not count
+            grown = peak_growth(lambda image=image: network(image))  # type: ignore[misc]
+        if grown is None:
+            return Demand(_CAREFUL, 0.0)
+        peaks.append((side * side, grown))
+    pixels, most = peaks[-1]
+    return Demand(most / pixels + 8 * network.channels * network.scale**2, 0.0)
+
+
 def find_tile(network: nn.Module, h: int, w: int, overlap: int, demand: Demand, budget: int) -> int | None:
     """Side of the largest tiles that fit into ``budget`` bytes; None if all of h x w pixels does.
 
     Where not even the smallest possible tiles fit, their side: the estimate is careful.
     """
+    largest = contract_of(network).size_rule.largest
+    if largest is not None:  # larger ones are cut anyway
+        h, w = min(h, largest[0]), min(w, largest[1])
     pixels = demand.pixels(budget)
     if h * w <= pixels:
         return None
@@ -113,7 +141,9 @@ def halved(network: nn.Module, tile: int | None, h: int, w: int, overlap: int) -
     Raises:
         InputError: there are none.
     """
-    side = max(h, w) if tile is None else tile
+    largest = contract_of(network).size_rule.largest
+    whole = max(h, w) if largest is None else min(max(h, w), *largest)
+    side = whole if tile is None else tile
     least = smallest_tile(network, overlap)
     if side <= least:
         raise InputError(

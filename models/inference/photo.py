@@ -22,6 +22,7 @@ from models.inference.tiling import aligned_tile
 from models.inference.transparency import spread_colour
 from models.inference.upscale import Assembled, Put, Watch, overlapping_tiles, upscale_in_parts
 from models.precision.faults import first_fault
+from models.runtimes.network import OnnxNetwork
 from utils.device_memory import release_kept_memory
 from utils.env import available_memory
 from utils.errors import InputError
@@ -53,7 +54,7 @@ class Upscaler:
         if isinstance(tile, int):
             aligned_tile(tile, overlap, contract_of(network).size_rule)
         self.network, self.tile, self.overlap, self.self_ensemble = network, tile, overlap, self_ensemble
-        self.device = next(network.parameters()).device
+        self.device = next(network.parameters(), torch.zeros(())).device
         self.limit: int | None = None  # larger tiles did not fit
         self._demand: Demand | None = None
 
@@ -102,6 +103,8 @@ class Upscaler:
         small = max(h, w) <= probe_sides(self.network)[1]
         if budget is None or small or not isinstance(contract_of(self.network).scale, int):
             return None
+        if isinstance(self.network, OnnxNetwork) and not self.network.tile_matters:
+            return None
         if self._demand is None:
             self._demand = measure(self.network)
         return find_tile(self.network, h, w, self.overlap, self._demand, budget)
@@ -125,7 +128,9 @@ class Upscaler:
 
         tiling = None if tile is None else overlapping_tiles(self.network, tile, self.overlap)
         try:
-            upscale_in_parts(put_numbers, self.network, lq, tiling, self.self_ensemble, watch=count)
+            upscale_in_parts(
+                put_numbers, self.network, lq, tiling, self.self_ensemble, watch=count, overlap=self.overlap
+            )
             return True
         except (RuntimeError, MemoryError) as error:
             if not memory_is_full(error):

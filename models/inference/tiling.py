@@ -178,4 +178,33 @@ def aligned_tile(tile: int, overlap: int, rule: SizeRule) -> int:
             f"tiles of {tile} pixels are too small for this network with an overlap of {overlap}: give at least "
             f"{least}, or a smaller overlap"
         )
+    if rule.largest is not None and aligned > min(rule.largest):
+        height, width = rule.largest
+        raise InputError(
+            f"tiles of {tile} pixels are larger than this network takes, {width} x {height} (width x height); smaller "
+            "ones will do, or none: larger images are cut into tiles of that size"
+        )
     return aligned
+
+
+def largest_tiles(length: int, most: int, overlap: int, rule: SizeRule) -> OverlappingTiles:
+    """Tiles for one axis of images that are larger than a network takes.
+
+    Args:
+        length: of the axis; what the network takes as a whole is one tile.
+        most: pixels of that axis that the network takes.
+        overlap: pixels that neighbours share, at least; no more than half a tile.
+        rule: of the network.
+
+    Raises:
+        InputError: the network's alignment leaves no room for tiles.
+    """
+    alignment = math.lcm(rule.multiple, rule.tile_multiple)
+    side = most // rule.multiple * rule.multiple
+    least = rule.minimum + alignment - 1  # the last tile is the shortest
+    if length > most and side < least:
+        raise InputError(
+            f"the network takes at most {most} of {length} pixels, and tiles for it, which begin at multiples of "
+            f"{alignment}, have at least {least}; export it for larger images"
+        )
+    return OverlappingTiles(max(side, 1), max(0, min(overlap, side // 2, side - alignment)))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from archs.contract import contract_of
 from archs.layers.size import SizeRule
-from models.inference.tiling import OverlappingTiles, Tiling, aligned_tile
+from models.inference.tiling import OverlappingTiles, Tiling, aligned_tile, largest_tiles
 from models.inference.views import Tile, View, pad_to_rule
 from utils.errors import InputError
 from utils.scale import scaled_length
@@ -61,7 +61,7 @@ def upscale(
     if tile is not None and tiling is None:
         tiling = overlapping_tiles(network, tile, overlap, multiple)
     whole = Assembled(lq, contract_of(network).scale)
-    upscale_in_parts(whole.put, network, lq, tiling, self_ensemble, multiple, watch)
+    upscale_in_parts(whole.put, network, lq, tiling, self_ensemble, multiple, watch, overlap)
     return whole.images if lq.ndim == 4 else whole.images[0]
 
 
@@ -82,6 +82,7 @@ def upscale_in_parts(
     self_ensemble: bool = False,
     multiple: int = 1,
     watch: Watch | None = None,
+    overlap: int = 32,
 ) -> None:
     """:func:`upscale` with a result that is handed over in parts, and is nowhere held as a whole.
 
@@ -95,17 +96,20 @@ def upscale_in_parts(
         self_ensemble: as there.
         multiple: as there.
         watch: as there.
+        overlap: of the tiles into which an image is cut that is larger than the network takes, where ``tiling`` cuts
+            none.
 
     Raises:
-        InputError: tiles were asked of a scale that is not whole.
+        InputError: tiles were asked of a scale that is not whole, or are larger than the network takes.
     """
     offered = contract_of(network)
     _check_input(lq, offered.channels)
-    check_whole(network, tiling, multiple)
     scale, rule = offered.scale, _size_rule(network, multiple)
     batch = lq if lq.ndim == 4 else lq[None]
+    cut = _largest_tiles(batch, rule, overlap, self_ensemble) if tiling is None else tiling
+    check_whole(network, cut, multiple)
     symmetries = [(flip, turns) for flip in (False, True) for turns in range(4)] if self_ensemble else [(False, 0)]
-    views = [View(batch, flip, turns, rule, tiling) for flip, turns in symmetries]
+    views = [View(batch, flip, turns, rule, cut) for flip, turns in symmetries]
     count = sum(view.tiles for view in views)
 
     def run(view: View, tile: Tile) -> Tensor:
@@ -129,7 +133,21 @@ def upscale_in_parts(
                 put(scaled_length(band.top, scale), scaled_length(item.left, scale), run(views[0], item))
 
 
-def check_whole(network: nn.Module, tiling: Tiling | None = None, multiple: int = 1) -> None:
+def _largest_tiles(
+    images: Tensor, rule: SizeRule, overlap: int, self_ensemble: bool
+) -> tuple[OverlappingTiles, OverlappingTiles] | None:
+    """How rows and columns of images are cut that are larger than a network takes; None where they are not."""
+    if rule.largest is None:
+        return None
+    h, w = (rule.padded(length) for length in images.shape[-2:])
+    rows, columns = (max(h, w), max(h, w)) if self_ensemble else (h, w)  # turned, the one are as many as the other
+    height, width = rule.largest
+    if rows <= height and columns <= width:
+        return None
+    return largest_tiles(rows, height, overlap, rule), largest_tiles(columns, width, overlap, rule)
+
+
+def check_whole(network: nn.Module, tiling: Tiling | tuple[Tiling, Tiling] | None = None, multiple: int = 1) -> None:
     """Whether images may be cut, or extended, in this way; arguments as for :func:`upscale`.
 
     Raises:

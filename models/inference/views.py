@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from archs.layers.size import SizeRule
+from archs.layers.size import SizeRule, extended
 from models.inference.tiling import Span, Tiling
 from ops.pixels.reflect import reflect
 
@@ -66,16 +66,21 @@ class View:
         flip: mirrored from left to right first.
         turns: then turned left by so many quarters.
         rule: the sizes to which the view is extended.
-        tiling: how it is cut; None: into one tile.
+        tiling: how it is cut; None: into one tile; two of them: how the rows of the view are cut, and its columns.
     """
 
-    def __init__(self, images: Tensor, flip: bool, turns: int, rule: SizeRule, tiling: Tiling | None) -> None:
+    def __init__(
+        self, images: Tensor, flip: bool, turns: int, rule: SizeRule, tiling: Tiling | tuple[Tiling, Tiling] | None
+    ) -> None:
         self.images, self.flip, self.turns = images, flip, turns
-        h, w = images.shape[-2:]
-        down = _axis(h, turns in (2, 3), rule, tiling)
-        right = _axis(w, flip != (turns in (1, 2)), rule, tiling)
-        self._down, self._right = down, right  # the axes of the view that show the rows and the columns of the images
         self._transposed = turns % 2 == 1
+        h, w = images.shape[-2:]
+        rows, columns = tiling if isinstance(tiling, tuple) else (tiling, tiling)
+        if self._transposed:
+            rows, columns = columns, rows
+        down = _axis(h, turns in (2, 3), rule, rows)
+        right = _axis(w, flip != (turns in (1, 2)), rule, columns)
+        self._down, self._right = down, right  # the axes of the view that show the rows and the columns of the images
 
     @property
     def tiles(self) -> int:
@@ -132,11 +137,7 @@ def _axis(length: int, backwards: bool, rule: SizeRule, tiling: Tiling | None) -
 
 def _padded(x: Tensor, dim: int, rule: SizeRule) -> Tensor:
     """One axis extended to a length that the rule allows."""
-    n = x.shape[dim]
-    wanted = rule.padded(n)
-    if rule.mode == "reflect":
-        return reflect(x, dim, wanted)
-    return x if wanted == n else x.index_select(dim, torch.arange(wanted, device=x.device).clamp(max=n - 1))
+    return extended(x, dim, rule.padded(x.shape[dim]), rule.mode)
 
 
 def _mirrored(positions: Tensor, length: int) -> Tensor:

@@ -12,7 +12,9 @@ from torch import nn
 import archs
 from config.bases import load
 from config.network import SCALE_KEYS, read_network
-from config.schema import Pretrained
+from config.schema import ONNX, Pretrained
+from models.runtimes.build import open_network
+from models.runtimes.onnx_file import is_onnx
 from models.weights.entries import HOW_TO_CHOOSE, LISTED, discriminator_in, identified_entry
 from models.weights.files import fill, log_loaded, read_checkpoint
 from models.weights.layout import for_inference
@@ -26,7 +28,11 @@ PRECISION = "precision"
 
 
 def network_from_weights(
-    weights: Path, option_file: Path | None = None, key: str | None = None, scale: float | None = None
+    weights: Path,
+    option_file: Path | None = None,
+    key: str | None = None,
+    scale: float | None = None,
+    provider: str | None = None,
 ) -> nn.Module:
     """The network with its weights, in the form in which it runs fastest.
 
@@ -35,12 +41,17 @@ def network_from_weights(
         option_file: what describes the network, if the weights do not.
         key: entry of the weight file; None: the EMA weights where it has some.
         scale: factor, if it is to be another than the network's own.
+        provider: what runs the file, if it is an ONNX file.
 
     Raises:
         InputError: the files cannot be read, do not fit, do not say which network this is, or it cannot do ``scale``.
     """
+    if is_onnx(weights):
+        return _network_of_file(weights, option_file, key, scale, provider)
+    if provider is not None:
+        raise InputError(f"--provider is for ONNX files; {weights} holds weights, which PyTorch runs")
     content = read_checkpoint(weights)
-    described = _described(content, weights, key) if option_file is None else network_of_options(option_file)
+    described = configuration(weights, option_file, key, content)
     if scale is not None:
         described = rescaled(described, scale)
     network = archs.build_network(described)
@@ -48,17 +59,42 @@ def network_from_weights(
     return for_inference(network)
 
 
-def configuration(weights: Path, option_file: Path | None = None, key: str | None = None) -> Mapping[str, Any]:
+def _network_of_file(
+    path: Path, option_file: Path | None, key: str | None, scale: float | None, provider: str | None
+) -> nn.Module:
+    """The network that an ONNX file is; an option file may say what another program's file does not."""
+    if key is not None:
+        raise InputError(f"--key {key}: {path} is an ONNX file, which has no entries; leave it out")
+    if option_file is not None:
+        described = network_of_options(option_file)
+        if described["type"] != ONNX:
+            raise InputError(f"-opt {option_file}: describes another network than {path}, which is an ONNX file")
+        provider, scale = provider or described.get("provider"), scale or described.get("scale")
+    return open_network(path, provider, scale, provider_key="--provider", scale_key="--scale")
+
+
+def configuration(
+    weights: Path, option_file: Path | None = None, key: str | None = None, content: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
     """``network_g``: of the option file if there is one, else as the weight file tells.
 
     Files of ours carry their options; published ones are recognised by the names and shapes of their tensors.
 
+    Args:
+        weights: the file.
+        option_file: what describes the network, if the weights do not.
+        key: entry of the weight file.
+        content: of the weight file, where it was read already.
+
     Raises:
         InputError: nothing tells.
     """
-    if option_file is not None:
-        return network_of_options(option_file)
-    return _described(read_checkpoint(weights), weights, key)
+    if option_file is None:
+        return _described(read_checkpoint(weights) if content is None else content, weights, key)
+    described = network_of_options(option_file)
+    if described["type"] == ONNX:
+        raise InputError(f"{option_file}: its network_g is an ONNX file, which describes no network of weights")
+    return described
 
 
 def _described(content: Mapping[str, Any], weights: Path, key: str | None) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from config.optimizers import OPTIMIZERS, OptimOptions
 from config.schedulers import SCHEDULERS
 from config.schema import (
     MODEL_TYPES,
+    ONNX,
     DistOptions,
     LoggerOptions,
     Options,
@@ -51,7 +52,7 @@ def test_dataclasses_are_frozen_and_explained(kind: Any) -> None:
 
 def test_every_type_of_a_section_is_documented() -> None:
     names = {name for section in sections() for name in section.types}
-    networks, losses = {*NETWORKS, *DISCRIMINATORS}, {*LOSSES, *PERCEPTUAL, *ADVERSARIAL}
+    networks, losses = {*NETWORKS, *DISCRIMINATORS, ONNX}, {*LOSSES, *PERCEPTUAL, *ADVERSARIAL}
     assert names == {*networks, *losses, *DATASETS, *METRICS, *OPTIMIZERS, *SCHEDULERS}
 
 

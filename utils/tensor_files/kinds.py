@@ -69,8 +69,8 @@ def foreign_kind(path: Path, picture: Callable[[bytes], str | None] = lambda _he
         return _zip_kind(path, size)
     if head[257:262] == b"ustar":
         return f"a tar archive{_first(_tar_names(path))}; unpack it and give the file inside"
-    if path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and re.search(rb"pytorch|onnx|torch", head[:64])):
-        return f"an ONNX model, a graph for other programs; {WANTED}"
+    if head[:1] == b"\x08" and (path.suffix.lower() == ".onnx" or re.search(rb"pytorch|onnx|torch", head[:64])):
+        return f"an ONNX model, a graph that is run and not loaded (network_g: {{type: onnx, path: FILE}}); {WANTED}"
     if (said := picture(head)) is not None:
         return said
     return _text_kind(head, path.suffix.lower())

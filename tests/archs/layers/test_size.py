@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archs.layers.size import SizeRule
+from archs.layers.size import SizeRule, extended
 from utils.errors import InputError
 
 
@@ -22,3 +23,12 @@ def test_sizes_are_positive() -> None:
         SizeRule(minimum=-1)
     with pytest.raises(InputError, match="tile_multiple must be at least 1, got 0"):
         SizeRule(tile_multiple=0)
+    with pytest.raises(InputError, match="largest must be at least minimum, 9, got"):
+        SizeRule(minimum=9, largest=(8, 20))
+
+
+def test_axes_are_extended_at_their_end() -> None:
+    x = torch.arange(4.0).reshape(2, 2)
+    assert extended(x, 1, 5, "reflect").tolist() == [[0, 1, 0, 1, 0], [2, 3, 2, 3, 2]]
+    assert extended(x, 0, 3, "replicate").tolist() == [[0, 1], [2, 3], [2, 3]]
+    assert extended(x, 0, 2, "replicate") is x

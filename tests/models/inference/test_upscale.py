@@ -13,7 +13,16 @@ from torch.nn import functional as F
 
 from archs import build_network
 from archs.layers.size import SizeRule
-from models.inference.tiling import PFT_TILES, EqualTiles, GrownTiles, OverlappingTiles, Span, Tiling, tile_spans
+from models.inference.tiling import (
+    PFT_TILES,
+    EqualTiles,
+    GrownTiles,
+    OverlappingTiles,
+    Span,
+    Tiling,
+    largest_tiles,
+    tile_spans,
+)
 from models.inference.upscale import upscale, upscale_in_parts
 from models.inference.views import pad_to_rule
 from utils.errors import InputError
@@ -387,3 +396,33 @@ class TestMisuse:
     def test_a_network_without_scale_is_refused(self) -> None:
         with pytest.raises(ValueError, match="no number `scale`"):
             upscale(nn.Conv2d(3, 3, 1), torch.zeros(3, 4, 4))
+
+
+class TestLargest:
+    """Images that are larger than a network takes."""
+
+    @pytest.mark.parametrize("ensemble", [False, True])
+    @pytest.mark.parametrize(("h", "w"), [(12, 20), (13, 20), (40, 19), (31, 57), (20, 12)])
+    def test_they_are_cut_into_tiles_that_it_takes(self, h: int, w: int, ensemble: bool) -> None:
+        cut, whole = make(rule=SizeRule(largest=(12, 20), tile_multiple=2)), make()
+        expected = upscale(whole, image(h, w, 2), self_ensemble=ensemble)
+        assert torch.allclose(upscale(cut, image(h, w, 2), overlap=4, self_ensemble=ensemble), expected)
+        assert all(height <= 12 and width <= 20 for height, width in cut.seen)
+        assert len(cut.seen) == 1 or (h, w) != (12, 20) or ensemble
+
+    def test_the_overlap_is_half_a_tile_at_most(self) -> None:
+        tiles = largest_tiles(100, 12, 32, SizeRule())
+        assert (tiles.side, tiles.overlap) == (12, 6)
+        tiles = largest_tiles(100, 12, 32, SizeRule(tile_multiple=10))
+        assert (tiles.side, tiles.overlap) == (12, 2)
+
+    def test_where_tiles_find_no_room_it_is_said(self) -> None:
+        network = make(rule=SizeRule(largest=(12, 12), tile_multiple=16))
+        assert upscale(network, image(12, 12)).shape[-1] == 24
+        with pytest.raises(InputError, match="the network takes at most 12 of 13 pixels, and tiles for it"):
+            upscale(network, image(13, 12))
+
+    def test_larger_tiles_are_refused(self) -> None:
+        network = make(rule=SizeRule(largest=(12, 20)))
+        with pytest.raises(InputError, match=r"tiles of 16 pixels are larger than this network takes, 20 x 12"):
+            upscale(network, image(30, 30), tile=16, overlap=4)

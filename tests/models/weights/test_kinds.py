@@ -75,7 +75,7 @@ KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
     "7z": (lambda: b"7z\xbc\xaf\x27\x1c\x00\x04", "a 7z archive; unpack it"),
     "onnx": (
         lambda: b"\x08\x08\x12\x07pytorch\x1a\x052.6.0",
-        "an ONNX model, a graph for other programs; take the PyTorch",
+        r"an ONNX model, a graph that is run and not loaded \(network_g: {type: onnx, path: FILE}\); take the PyTorch",
     ),
     "torchscript": (
         lambda: zip_with("net/data.pkl", "net/code/__torch__.py", "net/constants.pkl"),

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from archs.contract import at_scale, contract_of, for_any_scale
 from models.export.facts import ExportFacts
-from models.export.form import ExportForm
+from models.export.form import export_form
 from models.export.onnx_files import described, onnx_model, onnx_runner
 from models.export.options import ProgramOptions
 from models.export.program import trace
@@ -171,7 +171,7 @@ def _traced(network: nn.Module, facts: ExportFacts, options: ProgramOptions) -> 
     inputs = [torch.rand(batch, facts.channels, *size)]
     if facts.scale_input is not None:
         inputs.append(torch.tensor(2.5))
-    form = ExportForm(network).eval()
+    form = export_form(network, "input" if facts.scale is None else None).eval()
     return trace(form, inputs, free=facts.static is None)
 
 

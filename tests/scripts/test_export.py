@@ -177,20 +177,10 @@ def test_a_package_needs_a_compiler(
 
 
 @needs_torch
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--static", "2x40"], "--static 2x40: RGT takes images from 4x4"),
-        (["--scale", "3"], "--scale 3: this RGT upscales by 2; only networks such as ESCLTE take any scale"),
-    ],
-)
-def test_what_the_network_cannot_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
-) -> None:
-    rgt = {"type": "RGT", "upscale": 2, "embed_dim": 16, "depth": [1], "num_heads": [2], "split_size": [4, 4]}
-    weights = weights_of(rgt, tmp_path / "net_g_latest.pth")
-    assert run_export("-w", weights, "-o", tmp_path / "net.pt2", *flags) == 2
-    assert message in capsys.readouterr().err
+def test_another_scale_of_a_network_for_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = weights_of(TINY, tmp_path / "net_g_latest.pth")
+    assert run_export("-w", weights, "-o", tmp_path / "net.pt2", "--scale", "3") == 2
+    assert "--scale 3: MSRResNet is a network for x2, not for x3" in capsys.readouterr().err
     assert not (tmp_path / "net.pt2").exists()
 
 

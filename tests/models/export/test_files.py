@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from archs.layers.size import SizeRule
 from models.export.files import write_program
 from models.export.options import ProgramOptions
 from models.inference.upscale import upscale
 from models.precision.network import in_precision
 from tests.models.export.networks import HAT, TINY, needs_torch, network_of
+from utils.errors import InputError
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -41,6 +43,13 @@ def test_fixed_size_and_opset_23(tmp_path: Path) -> None:
         run(path, torch.rand(1, 3, 10, 14))
 
 
+def test_fixed_size_below_what_the_network_takes(tmp_path: Path) -> None:
+    network = network_of(TINY)
+    network.size_rule = SizeRule(minimum=4)  # type: ignore[assignment]
+    with pytest.raises(InputError, match="--static 2x40: MSRResNet takes images from 4x4"):
+        write_program(tmp_path / "net.onnx", network, TINY, "", ProgramOptions(static=(2, 40)))
+
+
 def test_float16(tmp_path: Path) -> None:
     """Weights in half precision but for the modules that are named; images in and out in float32."""
     network, path = network_of(TINY), tmp_path / "net.onnx"
@@ -48,7 +57,7 @@ def test_float16(tmp_path: Path) -> None:
     written = write_program(path, network, TINY, "", options, keep=["conv_last"])
     assert written.facts.float32 == ("conv_last",)
     assert written.facts.loss is not None
-    assert 1e-5 < written.facts.loss < 1e-2
+    assert 0 < written.facts.loss < 1e-2
     types = {tensor.name: tensor.data_type for tensor in onnx.load(path).graph.initializer}
     found = {types[name] for name in types if name.endswith("conv_hr.weight")}
     kept = {types[name] for name in types if name.endswith("conv_last.weight")}

@@ -17,7 +17,7 @@ from models.export.files import write_program
 from models.export.fingerprint import fingerprint
 from models.export.options import ProgramOptions
 from models.inference.upscale import upscale
-from tests.models.export.networks import HAT, TINY, needs_torch, network_of
+from tests.models.export.networks import PLAINUSR, TINY, needs_torch, network_of
 
 pytestmark = needs_torch
 
@@ -46,8 +46,8 @@ def run_elsewhere(path: Path, kind: str, images: torch.Tensor, folder: Path) -> 
 
 
 def test_a_program_of_torch_export(tmp_path: Path) -> None:
-    network, path = network_of(HAT), tmp_path / "net.pt2"
-    written = write_program(path, network, HAT, fingerprint(network.state_dict()), ProgramOptions("pt2"))
+    network, path = network_of(PLAINUSR), tmp_path / "net.pt2"
+    written = write_program(path, network, PLAINUSR, fingerprint(network.state_dict()), ProgramOptions("pt2"))
     images = torch.rand(3, 3, 5, 14)
     output, shown = run_elsewhere(path, "pt2", images, tmp_path)
     torch.testing.assert_close(output, upscale(network, images), rtol=0, atol=1e-5)

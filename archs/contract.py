@@ -43,6 +43,10 @@ class SRNetwork(Protocol):
     def window_size(self) -> int | None:
         """Side of its square attention windows in low-resolution pixels; None where there are none."""
 
+    @property
+    def graph_sizes(self) -> tuple[int, int | None]:
+        """The least and the largest side of images that one graph of it holds for; None for any."""
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, c, h, w] -> [B, c, s*h, s*w], not clamped; the same function in training and in evaluation."""
 
@@ -66,6 +70,11 @@ class BaseNetwork(nn.Module):
     window_size: int | None = None
     takes_queries: ClassVar[bool] = False
     """Whether it is for any scale: ``forward`` takes ``output_size`` and ``queries``, and there is ``at_scale``."""
+
+    @property
+    def graph_sizes(self) -> tuple[int, int | None]:
+        """All that it takes: what it does does not depend on the size."""
+        return self.size_rule.minimum, None
 
     def for_inference(self) -> nn.Module:
         """The network itself: it has one form only."""
@@ -177,6 +186,12 @@ class _Completed:
         """None."""
         window = getattr(self.network, "window_size", None)
         return window if isinstance(window, int) else None
+
+    @property
+    def graph_sizes(self) -> tuple[int, int | None]:
+        """All that it takes."""
+        sizes = getattr(self.network, "graph_sizes", None)
+        return sizes if isinstance(sizes, tuple) else (self.size_rule.minimum, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """As the network."""

@@ -25,7 +25,7 @@ from archs.layers.size import SizeRule
 from archs.layers.upsample import HeadedNetwork, head_layers
 from archs.rgt.attention import RectangleWindowAttention, RecursiveGeneralizationAttention
 from archs.rgt.position import position_tables
-from archs.rgt.recursion import STRIDE, recursion_count
+from archs.rgt.recursion import GRAPH_SIZES, STRIDE, recursion_count
 from ops.registry import recording
 from utils.errors import InputError
 
@@ -230,6 +230,11 @@ class RGT(HeadedNetwork, BaseNetwork):
     def groups(self) -> list[Group]:
         """The residual groups."""
         return [cast("Group", group) for group in self.layers]
+
+    @property
+    def graph_sizes(self) -> tuple[int, int | None]:
+        """Where global attention shrinks all images equally often."""
+        return GRAPH_SIZES if self.recursions is None else (STRIDE**self.recursions, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_chans, H, W] in [0, 1] -> [B, in_chans, s*H, s*W], not clamped."""

@@ -10,6 +10,9 @@ from torch import Tensor
 STRIDE = 4
 """Each recursion is a depth-wise convolution of this side and stride."""
 
+GRAPH_SIZES = (16, 1023)
+"""Sides of images for which the published rule says the same, two recursions, in evaluation."""
+
 
 def recursion_count(height: int, width: int, *, training: bool) -> int:
     """The published rule: T for an image of this size.
@@ -18,7 +21,7 @@ def recursion_count(height: int, width: int, *, training: bool) -> int:
     trained on patches of 64 to 255 pixels see the same T in both modes, on smaller and on larger ones they do not.
     Where a side would shrink to nothing, which the published network cannot do, T is lowered until it does not.
 
-    Every comparison is decided by a range of sizes alone, so that one exported graph serves sizes of 16 to 1023.
+    Every comparison is decided by a range of sizes alone, so that one exported graph serves all of GRAPH_SIZES.
     """
     longer, shorter = max(height, width), min(height, width)
     count = 0 if training else 2

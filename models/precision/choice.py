@@ -14,7 +14,7 @@ from models.precision.network import NAMES, in_precision
 from utils.devices import abilities, native_precisions
 from utils.errors import InputError
 
-SLOWER = "1.1 to 1.3 times"
+SLOWER = "1.0 to 1.3 times"
 """How long PyTorch takes with float16 on a CPU that has it, of the time with float32; measured on one."""
 
 

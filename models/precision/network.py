@@ -107,6 +107,11 @@ class InPrecision(nn.Module):
         """As the network's."""
         return contract_of(self.network).window_size
 
+    @property
+    def graph_sizes(self) -> tuple[int, int | None]:
+        """As the network's."""
+        return contract_of(self.network).graph_sizes
+
     def for_inference(self) -> nn.Module:
         """The network itself: it has that form."""
         return self

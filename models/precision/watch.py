@@ -59,13 +59,14 @@ class Observer(Protocol):
 @contextmanager
 def watched(network: nn.Module, observer: Observer) -> Iterator[None]:
     """Tell an observer of all that the network does in this block."""
-    running: list[str] = [""]
-    owners = _owners(network)
+    mode = _Mode(observer, _owners(network))
+    running = mode.running
     handles = []
 
     def before(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            observer.enter(name, _floats((args, kwargs)))
+            with mode.not_looking():
+                observer.enter(name, _floats((args, kwargs)))
             running.append(name)
 
         return hook
@@ -78,7 +79,7 @@ def watched(network: nn.Module, observer: Observer) -> Iterator[None]:
         handles.append(module.register_forward_pre_hook(before(name), prepend=True, with_kwargs=True))
         handles.append(module.register_forward_hook(after))
     try:
-        with _Mode(observer, running, owners):
+        with mode:
             yield
     finally:
         for handle in handles:
@@ -86,15 +87,26 @@ def watched(network: nn.Module, observer: Observer) -> Iterator[None]:
 
 
 class _Mode(TorchDispatchMode):
-    def __init__(self, observer: Observer, running: list[str], owners: dict[int, str]) -> None:
+    def __init__(self, observer: Observer, owners: dict[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.observer, self.running, self.owners = observer, running, owners
+        self.observer, self.owners = observer, owners
+        self.running = [""]
+        self.looks = True
+
+    @contextmanager
+    def not_looking(self) -> Iterator[None]:
+        """What is computed in this block is the observer's."""
+        self.looks = False
+        try:
+            yield
+        finally:
+            self.looks = True
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if _is_view(func):
+        if not self.looks or _is_view(func):
             return result
         operands = _floats((args, kwargs or {}))
         weights = tuple(x for x in operands if _memory(x) in self.owners)

@@ -17,14 +17,12 @@ from models.runtimes.build import open_network
 from models.runtimes.onnx_file import is_onnx
 from models.weights.entries import HOW_TO_CHOOSE, LISTED, discriminator_in, identified_entry
 from models.weights.files import fill, log_loaded, read_checkpoint
+from models.weights.keep import PRECISION, metadata_of, names_in
 from models.weights.layout import for_inference
 from utils.errors import InputError
 from utils.tensor_files.kinds import is_safetensors
 from utils.typed import Report, fields_of
 from utils.wording import first_few
-
-PRECISION = "precision"
-"""Where weight files say what they need in half precision, beside their other options: ``{"float32": [...]}``."""
 
 
 def network_from_weights(
@@ -155,14 +153,11 @@ def _recorded(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) else None
 
 
-def _metadata(weights: Path, key: str = "network_g") -> Mapping[str, Any] | None:
-    """What our ``.safetensors`` files carry beside their tensors, under ``network_g`` or another name."""
+def _metadata(weights: Path) -> Mapping[str, Any] | None:
+    """The ``network_g`` that our ``.safetensors`` files carry beside their tensors."""
     if not is_safetensors(weights):
         return None
-    from safetensors import safe_open
-
-    with safe_open(weights, "pt") as file:
-        text = (file.metadata() or {}).get(key)
+    text = metadata_of(weights).get("network_g")
     try:
         found = None if text is None else json.loads(text)
     except (ValueError, RecursionError):  # another program's
@@ -179,12 +174,10 @@ def stored_keep(weights: Path) -> tuple[str, ...]:
         InputError: the file cannot be read.
     """
     if is_safetensors(weights):
-        return keep_in(_metadata(weights, PRECISION))
+        text = metadata_of(weights).get(PRECISION)
+        try:
+            return names_in(None if text is None else json.loads(text))
+        except (ValueError, RecursionError):  # another program's
+            return ()
     about = read_checkpoint(weights).get("focalsr")
-    return keep_in(about.get(PRECISION) if isinstance(about, Mapping) else None)
-
-
-def keep_in(recorded: object) -> tuple[str, ...]:
-    """The list in what a weight file says under :data:`PRECISION`; empty where that is nothing, or of another form."""
-    names = recorded.get("float32") if isinstance(recorded, Mapping) else None
-    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
+    return names_in(about.get(PRECISION) if isinstance(about, Mapping) else None)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ops.registry import exporting
 from utils.errors import InputError
 
 
@@ -24,7 +25,8 @@ class FocusState:
         k: [W, h, N, S] their keys.
         table: [T, h or 1] the sum of their bias tables.
         logits: [W, h, N, K] sum of the layers' logits, minus a constant for each query; float32 at least.
-        index: [W, h, N, K] the keys, ascending; int16, or int32 for more than 32767 tokens. int64 in the reference.
+        index: [W, h, N, K] the keys, ascending; int16, or int32 for more than 32767 tokens and in
+            programs that are exported, perhaps in another order there. int64 in the reference.
         log_sum: [W, h, N] with which ``exp(logits - log_sum)`` are the weights of the layer; without a gradient.
         weights: [W, h, N, K or N] the reference's map.
     """
@@ -105,7 +107,9 @@ def joined(arguments: FocusArguments) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def list_dtype(tokens: int) -> torch.dtype:
-    """The smallest type for lists of keys."""
+    """The smallest type for lists of keys; few runtimes have 16 bits."""
+    if exporting():
+        return torch.int32
     return torch.int16 if tokens <= torch.iinfo(torch.int16).max + 1 else torch.int32
 
 

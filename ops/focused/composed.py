@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ops.dialect import dialect
 from ops.focused.arguments import (
     FocusArguments,
     FocusCall,
@@ -24,7 +25,7 @@ from ops.focused.arguments import (
     list_dtype,
 )
 from ops.focused.table import expanded_bias
-from ops.registry import Backend, recording
+from ops.registry import Backend, exporting, recording
 from ops.window.region_mask import dense_mask
 
 ELEMENTS = 1 << 24
@@ -95,17 +96,23 @@ def _finish(logits: Tensor, index: Tensor | None, topk: int, v: Tensor) -> _Part
     logits = logits - logits.detach().amax(-1, keepdim=True)
     log_sum = logits.detach().logsumexp(-1)
     weights = logits.softmax(-1)
-    if index is None:
-        index = torch.arange(length, device=logits.device, dtype=list_dtype(length)).expand(logits.shape)
     if topk < length:
         kept = largest(logits.detach(), topk)
-        logits, weights, index = (x.gather(-1, kept) for x in (logits, weights, index))
+        logits, weights = logits.gather(-1, kept), weights.gather(-1, kept)
+        index = kept.to(list_dtype(v.shape[2])) if index is None else index.gather(-1, kept)
+    elif index is None:
+        index = torch.arange(length, device=logits.device, dtype=list_dtype(length)).expand(logits.shape)
     spread = weights.new_zeros(*weights.shape[:-1], v.shape[2]).scatter(-1, index.long(), weights)
     return (spread @ v.to(weights.dtype)).to(v.dtype), logits, index, log_sum
 
 
 def largest(x: Tensor, count: int) -> Tensor:
-    """Where the ``count`` largest numbers of each row are, ascending; of equal ones the first. [..., L] -> [..., K]."""
+    """Where the ``count`` largest numbers of each row are, ascending; of equal ones the first. [..., L] -> [..., K].
+
+    In a program whose runtime chooses the same by itself they are in the order of the numbers.
+    """
+    if exporting() and dialect().stable_topk:
+        return x.topk(count, dim=-1).indices
     threshold = x.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     above = x > threshold
     equal = x == threshold

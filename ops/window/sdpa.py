@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ops.dialect import dialect
 from ops.registry import Backend, exporting, only_on
 from ops.window.arguments import WindowArguments, WindowCall, WindowFunction, few_keys, never_held
 from ops.window.chunked import in_float32, widen
@@ -37,8 +38,9 @@ _CUDA_GRID = 65535
 def sdpa_attention(arguments: WindowArguments) -> Tensor:
     """[W, h, N, E]; the mask gets no gradient."""
     if exporting():
-        if arguments.q.dtype.itemsize < 4:
-            return reference_attention(arguments)  # other runtimes would compute the softmax in half precision
+        # Other runtimes would compute the softmax of half precision in half precision.
+        if not dialect().attention or arguments.q.dtype.itemsize < 4:
+            return reference_attention(arguments)
         # A mask costs [n, h, N, M] there.
         return fused_attention(arguments, width_multiple=1)
     if arguments.q.device.type == "cpu":

@@ -30,6 +30,7 @@ def test_a_scale_alone_is_completed_by_defaults() -> None:
     assert isinstance(offered, SRNetwork)
     assert (offered.scale, offered.channels, offered.size_rule) == (2, 3, SizeRule())
     assert (offered.receptive_radius, offered.window_size) == (None, None)
+    assert offered.graph_sizes == (1, None)
     assert offered.for_inference() is network
     state = {"weight": torch.zeros(1)}
     assert offered.adapt_state(state) == state
@@ -40,13 +41,17 @@ def test_a_scale_alone_is_completed_by_defaults() -> None:
 def test_what_a_foreign_network_says_is_taken() -> None:
     network = Foreign(4)
     folded = nn.Identity()
-    facts = {"channels": 1, "size_rule": SizeRule(multiple=8), "window_size": 8, "receptive_radius": 5}
+    facts = {
+        "channels": 1, "size_rule": SizeRule(multiple=8), "window_size": 8, "receptive_radius": 5,
+        "graph_sizes": (8, 64),
+    }  # fmt: skip
     for name, value in {**facts, "for_inference": lambda: folded, "adapt_state": lambda state: {}}.items():
         object.__setattr__(network, name, value)
     object.__delattr__(network, "receptive_radius")  # one part is missing, so it does not meet the contract by itself
     offered = contract_of(network)
     assert (offered.scale, offered.channels, offered.size_rule.multiple, offered.window_size) == (4, 1, 8, 8)
     assert offered.receptive_radius is None
+    assert offered.graph_sizes == (8, 64)
     assert offered.for_inference() is folded
     assert offered.adapt_state({"weight": torch.zeros(1)}) == {}
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from archs import build_network, identify
 from archs.hat import HAT, HybridAttentionBlock, OverlappingCrossAttention
@@ -204,17 +203,6 @@ def test_absolute_positions_bind_the_size() -> None:
     assert network(pixels(1, 3, 8, 12)).shape == (1, 3, 16, 24)
     with pytest.raises(InputError, match="cannot take the 96 absolute positions"):
         network(pixels(1, 3, 8, 8))
-
-
-@pytest.mark.slow
-def test_export_with_dynamic_sides() -> None:
-    network = built(depths=[2], num_heads=[2]).eval()
-    sides = {2: 4 * Dim("rows", min=2, max=64), 3: 4 * Dim("columns", min=2, max=64)}
-    program = torch.export.export(network, (pixels(2, 3, 8, 12),), dynamic_shapes={"x": sides})
-    assert not any("focalsr" in str(node.target) for node in program.graph.nodes)
-    for size in ((8, 12), (12, 8), (64, 8)):
-        x = pixels(2, 3, *size)
-        assert torch.allclose(program.module()(x), network(x), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from unittest import mock
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from archs import build_network, identify
 from archs.layers.constants import constant_keys, published_state
@@ -212,18 +211,6 @@ def test_what_is_kept_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> 
     assert kept < bound
     monkeypatch.setenv(ENVIRONMENT, "reference")
     assert kept < 0.6 * kept_bytes(network, x)
-
-
-@pytest.mark.slow
-def test_export_with_dynamic_sides() -> None:
-    network = built(depths=[2, 2]).eval()
-    sides = {2: Dim("rows", min=5, max=64), 3: Dim("columns", min=5, max=64)}
-    with torch.no_grad():
-        program = torch.export.export(network, (pixels(2, 3, 9, 13),), dynamic_shapes={"x": sides})
-        for size in ((9, 13), (12, 8), (64, 5)):
-            x = pixels(2, 3, *size)
-            assert torch.allclose(program.module()(x), network(x), atol=1e-5)
-    assert not any("focalsr" in str(node.target) for node in program.graph.nodes)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.export import Dim
 
 from archs import build_network, identify
 from archs.layers.constants import constant_keys, published_state
@@ -378,19 +377,6 @@ def test_checkpointing_gives_the_same_gradients() -> None:
         assert a is not None
         assert b is not None
         assert torch.allclose(a, b, rtol=1e-12)
-
-
-@pytest.mark.slow
-def test_export_with_dynamic_sides() -> None:
-    network = built(depth=[1, 2]).eval()
-    scattered(network, 0.1)
-    sides = {2: Dim("rows", min=33, max=1023), 3: Dim("columns", min=33, max=1023)}
-    with torch.no_grad():
-        program = torch.export.export(network, (pixels(2, 3, 36, 42),), dynamic_shapes={"x": sides})
-        assert not any("focalsr" in str(node.target) for node in program.graph.nodes)
-        for size in ((33, 33), (40, 64), (80, 35)):
-            x = pixels(2, 3, *size)
-            assert_close(program.module()(x), network(x), 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_a_test_measures_in_half_precision(trained: Path, capsys: pytest.Capture
     assert scored("val:precision=bf16")[1] == half
     _, half = scored("precision=fp16", "val:precision=bf16")  # the top level goes before
     assert 0 < abs(half - full) < 0.02
-    assert "PyTorch takes 1.1 to 1.3 times as long as with float32" in capsys.readouterr().err
+    assert "PyTorch takes 1.0 to 1.3 times as long as with float32" in capsys.readouterr().err
 
 
 def test_what_a_cpu_has_not_is_refused_or_float32(

@@ -35,10 +35,10 @@ from models.export.onnx_files import OPSETS
 from models.export.options import SUFFIXES, ProgramOptions, form_of, read_size
 from models.weights.files import load_weights, write_checkpoint, write_safetensors
 from models.weights.layout import for_inference
-from models.weights.recognise import configuration, stored_keep
+from models.weights.recognise import configuration, rescaled, stored_keep
 from utils.command import run_command
 from utils.errors import InputError
-from utils.files import check_writable
+from utils.files import check_writable, remove_unfinished
 from utils.log import configure_logging
 
 STATES = (".pth", ".safetensors")
@@ -105,8 +105,11 @@ def main(argv: Sequence[str]) -> None:
     if output.exists() and not typed.overwrite:
         raise InputError(f"{output} exists; choose another name or add --overwrite")
     check_writable(output)
+    remove_unfinished([output])
     configure_logging()
     described = configuration(typed.weights, typed.option_file, typed.key)
+    if options is not None and options.scale is not None:
+        described = rescaled(described, options.scale)
     network = archs.build_network(described)
     load_weights(network, typed.weights, typed.key)
     exported = for_inference(network)

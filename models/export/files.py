@@ -25,9 +25,12 @@ from models.export.torch_files import compiled_package, saved_program, torch_run
 from models.export.verify import Case, Findings, Run, compare, unseen_cases
 from models.inference.upscale import upscale
 from models.precision.network import in_precision
+from ops.dialect import ONNX_18, ONNX_23, TORCH
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.log import get_logger
+
+DIALECTS = {18: ONNX_18, 23: ONNX_23}
 
 SCALES = (2.0, 3.3, 1.6)
 """At which a program with the scale as an input is checked, as far as its network was trained for them."""
@@ -86,24 +89,19 @@ def write_program(
 
     Args:
         path: of the file.
-        network: on the CPU, in float32, in the form for inference.
+        network: on the CPU, in float32, in the form for inference; of the scale that was asked for, if one was.
         network_g: its options, for the file's metadata.
         weights: their fingerprint, for the metadata.
         options: how it is to be.
         keep: modules that stay in float32 in half precision.
 
     Raises:
-        InputError: the network takes no images of the size, or has not the scale, that was asked for.
+        InputError: the network takes no images of the size that was asked for.
         RunError: it cannot be exported, or the program does not do what the network does. Nothing is written then.
         StorageError: the disk is full or broken.
     """
     network.eval().requires_grad_(False)
     any_scale = for_any_scale(type(network)) and options.scale is None
-    if not any_scale and options.scale is not None:
-        try:
-            network = at_scale(network, options.scale)
-        except ValueError as error:
-            raise InputError(f"--scale {options.scale:g}: {error}") from error
     facts = _facts(network, network_g, weights, options, any_scale=any_scale)
     facts = dataclasses.replace(facts, float32=tuple(keep))
     computing = in_precision(network, options.precision, keep)
@@ -135,7 +133,7 @@ def _facts(
     network: nn.Module, network_g: Mapping[str, Any], weights: str, options: ProgramOptions, *, any_scale: bool
 ) -> ExportFacts:
     offered = contract_of(network)
-    least, most = getattr(offered, "graph_sizes", (offered.size_rule.minimum, None))
+    least, most = offered.graph_sizes
     if options.static is not None:
         height, width = options.static
         least, most = offered.size_rule.minimum, None
@@ -172,7 +170,8 @@ def _traced(network: nn.Module, facts: ExportFacts, options: ProgramOptions) -> 
     if facts.scale_input is not None:
         inputs.append(torch.tensor(2.5))
     form = export_form(network, "input" if facts.scale is None else None).eval()
-    return trace(form, inputs, free=facts.static is None)
+    sizes = (facts.least, facts.most) if facts.static is None else None
+    return trace(form, inputs, sizes, DIALECTS[options.operators] if options.form == "onnx" else TORCH)
 
 
 def _form(program: ExportedProgram, facts: ExportFacts, options: ProgramOptions) -> _Form:

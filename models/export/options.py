@@ -11,7 +11,8 @@ from typing import Literal
 from models.export.facts import Precision
 from models.export.onnx_files import OPSETS
 from models.export.program import check_torch
-from ops.build import Unusable, find_compiler
+from ops.build import find_compiler
+from ops.kernel_cache import Unusable
 from utils.errors import InputError
 from utils.optional import require_packages
 

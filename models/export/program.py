@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from models.export.conditions import hold_for
+from ops.dialect import TORCH, Dialect, recorded_for
 from utils.errors import InputError, RunError
 from utils.wording import first_line
 
@@ -42,7 +44,9 @@ def quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def trace(form: nn.Module, inputs: Sequence[Tensor], *, free: bool) -> ExportedProgram:
+def trace(
+    form: nn.Module, inputs: Sequence[Tensor], sizes: tuple[int, int | None] | None = None, dialect: Dialect = TORCH
+) -> ExportedProgram:
     """The program of a network's export form (:mod:`models.export.form`).
 
     Where the code of the network lies on this machine is not in it.
@@ -50,22 +54,23 @@ def trace(form: nn.Module, inputs: Sequence[Tensor], *, free: bool) -> ExportedP
     Args:
         form: in evaluation mode, without gradients.
         inputs: an example: images [B, c, h, w], and the scale where that is an input.
-        free: whether the program is for images of other sizes, and other numbers of them, than the example's.
+        sizes: height and width of the smallest and the largest image, None for any, that the program shall be for, in
+            any number; None for images as the example's alone.
+        dialect: what the runtime can be asked for.
 
     Raises:
         RunError: torch.export cannot trace it.
     """
-    sizes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if free else {}
-    shapes = (sizes, *({} for _ in inputs[1:]))
+    free = {} if sizes is None else {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    shapes = (free, *({} for _ in inputs[1:]))
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), recorded_for(dialect):
             program = torch.export.export(form, tuple(inputs), dynamic_shapes=shapes)
+        if sizes is not None:
+            hold_for(program, *sizes)
     except Exception as error:  # of many kinds, and all of them say: not this network
         name = type(getattr(form, "network", form)).__name__
         raise RunError(f"{name} cannot be exported: torch.export refuses it ({first_line(error)})") from error
-    # Of images it would be demanded that no two sizes in between are equal by chance, as those of one window and of the
-    # whole image: torch cannot prove that nothing is done differently then. That it is so is for the checks to show.
-    program._guards_code = [guard for guard in program._guards_code if " != " not in guard]
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:

@@ -89,8 +89,12 @@ def unseen_cases(least: int, most: int | None, window: int, scales: Sequence[flo
     """
     window = max(window, 8)
     sizes = [(1, least + 1, least + 1), (3, window + 1, 2 * window + 3), (2, 2 * window, window)]
-    fitted = [(b, *(min(max(side, least), most or side) for side in (h, w))) for b, h, w in sizes]
-    return [Case(*size, scale) for size, scale in zip(fitted, scales or [None] * len(fitted), strict=True)]
+    wanted: list[float | None] = list(scales) or [None] * len(sizes)
+
+    def fitted(side: int) -> int:
+        return min(max(side, least), most or side)
+
+    return [Case(b, fitted(h), fitted(w), scale) for (b, h, w), scale in zip(sizes, wanted, strict=True)]
 
 
 def check_images(case: Case, channels: int, seed: int) -> Tensor:

@@ -180,7 +180,10 @@ def test_a_package_needs_a_compiler(
 def test_another_scale_of_a_network_for_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = weights_of(TINY, tmp_path / "net_g_latest.pth")
     assert run_export("-w", weights, "-o", tmp_path / "net.pt2", "--scale", "3") == 2
-    assert "--scale 3: MSRResNet is a network for x2, not for x3" in capsys.readouterr().err
+    assert (
+        "--scale 3: this MSRResNet upscales by 2; only networks such as ESCLTE take any scale"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "net.pt2").exists()
 
 

@@ -57,7 +57,7 @@ def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Comman
     parser = _train_parser() if mode == "train" else _test_parser()
     # torch's old launcher passes one or the other spelling; torchrun sets the rank in the environment instead.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-    add_device(parser)
+    parser.add_argument("--device", metavar="NAME", help=device_help())
     typed = parser.parse_args(argv)
     largest_batch = getattr(typed, "largest_batch", False)
     if largest_batch and (not typed.check or typed.launcher != "none"):
@@ -82,11 +82,9 @@ def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Comman
     )
 
 
-def add_device(parser: argparse.ArgumentParser, default: str = "num_gpu of the option file") -> None:
-    """Add ``--device``, whose value :func:`utils.devices.choose` reads; ``default`` says what holds without it."""
-    parser.add_argument(
-        "--device", metavar="NAME", help=f"where the network runs: {devices.CHOICES} (default: {default})"
-    )
+def device_help(default: str = "num_gpu of the option file") -> str:
+    """The help of ``--device``, whose value :func:`utils.devices.choose` reads; ``default`` says what holds without."""
+    return f"where the network runs: {devices.CHOICES} (default: {default})"
 
 
 def _train_parser() -> argparse.ArgumentParser:

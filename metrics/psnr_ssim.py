@@ -99,9 +99,12 @@ def calculate_psnr_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channe
 
 
 def calculate_ssim_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:
-    """SSIM of a batch on its device, [B, C, H, W] in [0, 1], R G B -> [B] in float64; NaN as in PSNR."""
-    img, img2 = _prepare_pt(img, img2, crop_border, test_y_channel, smallest=WINDOW)
-    return _ssim_pt(255.0 * img.double(), 255.0 * img2.double())
+    """SSIM of a batch on its device, [B, C, H, W] in [0, 1], R G B -> [B] in float64; NaN as in PSNR.
+
+    Of a device that has no float64, the CPU measures.
+    """
+    pair = _prepare_pt(img, img2, crop_border, test_y_channel, smallest=WINDOW)
+    return _ssim_pt(*(255.0 * x.to(exact_device(x.device), torch.float64) for x in pair))
 
 
 def psnr_of_levels(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:

@@ -230,6 +230,18 @@ def divisor(size: int, device: torch.device) -> int | Tensor:
     return torch.full((), size, device=device) if free(size) else size
 
 
+def undecided(size: int) -> int:
+    """A size of at least 1; a free one as one of which export knows no more than that.
+
+    A count that is 1 for images of several sizes makes layers look whether it is, and the program would refuse those.
+    """
+    if not free(size):
+        return size
+    count: int = torch.full((), size, dtype=torch.int64).item()  # type: ignore[assignment]
+    torch._check(count >= 1)
+    return count
+
+
 def recording() -> bool:
     """Whether the calls become a graph, to be compiled, exported or traced: nothing may be kept from it or for it."""
     return torch.compiler.is_compiling() or exporting()

@@ -31,13 +31,15 @@ import torch
 from torch import Tensor, nn
 
 from archs.contract import contract_of
-from config.command import add_device, number
+from config.bases import load
+from config.command import device_help, number
 from data.images.files import list_images, read_image, to_tensor
 from models.evaluation.evaluate import format_table
 from models.inference.upscale import upscale
 from models.precision.compare import Loss, loss_of, timed_images
 from models.precision.network import in_precision
 from models.precision.ranges import LIMIT, MARGIN, NORMAL, LayerRange, Ranges, ranges_of
+from models.runtimes.onnx_file import is_onnx
 from models.weights.keep import check_form, write_with_keep
 from models.weights.recognise import network_from_weights
 from ops.registry import ENVIRONMENT, REFERENCE
@@ -53,7 +55,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="range_report.py", description="Find the layers that have to stay in float32.", allow_abbrev=False
     )
-    parser.add_argument("-w", "--weights", type=Path, required=True, metavar="FILE", help=".pth or .safetensors file")
+    parser.add_argument(
+        "-w",
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help=".pth or .safetensors file (default: that of the option file)",
+    )
     parser.add_argument(
         "-i", "--input", nargs="+", type=Path, required=True, metavar="PATH", help="pictures, or folders of them"
     )
@@ -73,13 +81,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--rows", type=int, default=20, metavar="N", help="layers in the table (default: 20); 0: all")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    add_device(parser, "auto")
+    parser.add_argument("--device", metavar="NAME", help=device_help("auto"))
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str]) -> None:
     """Measure, print, and write what was asked for."""
     typed = parse(argv)
+    typed.weights = typed.weights or weights_of(typed.opt)
     check(typed)
     configure_logging()
     pictures = [path for given in typed.input for path in (list_images(given) if given.is_dir() else [given])]
@@ -105,10 +114,29 @@ def main(argv: Sequence[str]) -> None:
         print(f"{typed.output}: the weights, and the list that precision: fp16 uses")
 
 
+def weights_of(option_file: Path | None) -> Path:
+    """The weights that an option file names.
+
+    Raises:
+        InputError: there is no option file, or it names none.
+    """
+    if option_file is None:
+        raise InputError("-w, a file of weights, or -opt, an option file that names one, is required")
+    paths = load(option_file).value.get("path")
+    named = paths.get("pretrain_network_g") if isinstance(paths, Mapping) else None
+    if not isinstance(named, str):
+        raise InputError(f"{option_file}: names no weights (path.pretrain_network_g); give them with -w")
+    return Path(named)
+
+
 def check(typed: argparse.Namespace) -> None:
     """Raise InputError where an argument makes no sense, or a file would be lost."""
     if not (typed.margin >= 1 and math.isfinite(typed.margin)):
         raise InputError(f"--margin must be a number of at least 1, got {typed.margin:g}")
+    if is_onnx(typed.weights):
+        raise InputError(
+            f"{typed.weights}: the layers of an ONNX file are not seen; give the weights that it is made from"
+        )
     if typed.tile < 64 or typed.rows < 0:
         raise InputError(f"--tile must be at least 64 and --rows at least 0, got {typed.tile} and {typed.rows}")
     for path in (typed.json, typed.output):

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 
-from config.command import Command, add_device
+from config.command import Command, device_help
 from config.recipe import read_recipe
 from models.distributed import world
 from models.evaluation.check import reading
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="[STAGE:]A:B=VALUE",
         help="change options of all stages, or of one",
     )
-    add_device(result, "num_gpu of each stage")
+    result.add_argument("--device", metavar="NAME", help=device_help("num_gpu of each stage"))
     result.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     return result
 

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from archs.contract import contract_of
-from config.command import add_device, number
+from config.command import device_help, number
 from config.schema import Precision
 from data.images.files import foreign_lines
 from data.images.frames import open_frames
@@ -120,7 +120,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--part", metavar="I/N", help="only the I-th of N parts of about as much work, such as 2/8, for SLURM arrays"
     )
-    add_device(parser, "auto")
+    parser.add_argument("--device", metavar="NAME", help=device_help("auto"))
     parser.add_argument("--cpu", action="store_true", help="the same as --device cpu")
     return parser.parse_args(argv)
 

@@ -85,7 +85,18 @@ def tiny_file(
 def any_scale_file(path: Path) -> Path:
     """An ONNX file that repeats pixels; its factor is an input."""
     facts = dataclasses.replace(FACTS, network_g={"type": "Nearest", "scale": 4}, scale=None, scale_input="scale")
-    one = onnx.numpy_helper.from_array(torch.ones(2).numpy(), "ones")
+    return repeating_file(path, facts)
+
+
+def repeating_file(path: Path, facts: ExportFacts) -> Path:
+    """An ONNX file that repeats pixels by the factor that its facts say; where they say none, that is an input."""
+    constants = [onnx.numpy_helper.from_array(torch.ones(2).numpy(), "ones")]
+    kind = onnx.TensorProto.FLOAT
+    inputs: list[Any] = [("input", kind, ("batch", 3, "height", "width"))]
+    if facts.scale is None:
+        inputs.append(("scale", kind, (1,)))
+    else:
+        constants.append(onnx.numpy_helper.from_array(torch.tensor([float(facts.scale)]).numpy(), "scale"))
     nodes = [
         onnx.helper.make_node("Concat", ["ones", "scale", "scale"], ["scales"], axis=0),
         onnx.helper.make_node(
@@ -93,9 +104,7 @@ def any_scale_file(path: Path) -> Path:
             nearest_mode="floor",
         ),
     ]  # fmt: skip
-    kind = onnx.TensorProto.FLOAT
-    inputs = [("input", kind, ("batch", 3, "height", "width")), ("scale", kind, (1,))]
-    return _written(path, nodes, facts, inputs, ("output", kind, ("batch", 3, "rows", "columns")), [one])
+    return _written(path, nodes, facts, inputs, ("output", kind, ("batch", 3, "rows", "columns")), constants)
 
 
 def _written(

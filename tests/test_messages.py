@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = [ROOT / "train.py", ROOT / "test.py", *sorted(ROOT.glob("scripts/*.py"))]
-# Where the flags of a program are, beside its own file; train.py and test.py share one.
-ALSO = {"train.py": "config/command.py", "test.py": "config/command.py"}
+# Where the flags of a program are, beside its own file.
+ALSO = dict.fromkeys(("train.py", "test.py", "upscale.py"), "config/command.py")
 # Whose messages modules of ours write: a flag in them has to be one of all these programs; elsewhere, of any.
 SPEAKS_FOR = {
     "models/training/batch_limit.py": ("train.py",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -88,6 +89,14 @@ def vgg_stand_in() -> Path:
     return path
 
 
+def onnx_stand_in(scale: float) -> Path:
+    """An ONNX file of a network for this scale, in the current folder."""
+    pytest.importorskip("onnxruntime")
+    from tests.onnx_graphs import FACTS, repeating_file  # needs the package onnx
+
+    return repeating_file(Path("net.onnx").absolute(), dataclasses.replace(FACTS, scale=scale))
+
+
 @pytest.mark.parametrize("path", TRAIN, ids=name_of)
 def test_training_files_pass_the_check(path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edits = [*stand_in(path, pictures), "path:pretrain_network_g=~"]
@@ -101,6 +110,11 @@ def test_training_files_pass_the_check(path: Path, pictures: Path, capsys: pytes
 def test_test_files_pass_the_check(path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edits = stand_in(path, pictures)
     options = read(path, edits, mode="test")
+    if options.network_g.is_file:
+        edits.append(f"network_g:path={onnx_stand_in(options.scale)}")
+        code = run_here("test.py", "-opt", str(path), "--check", "--force_yml", *edits)
+        assert code == 0, capsys.readouterr().err
+        return
     network = build_network(options.network_g.as_mapping())
     torch.save({"params": network.state_dict(), "params_ema": network.state_dict()}, "weights.pth")
     bare = options.path.param_key_g is None

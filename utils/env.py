@@ -110,14 +110,23 @@ def _copies_of_files(stat: Path) -> int:
     return sum(parts.get(f"total_{kind}", parts.get(kind, 0)) for kind in ("inactive_file", "active_file"))
 
 
-def peak_growth(work: Callable[[], object]) -> int | None:
-    """By how many bytes this process grows while it does some work, at most; None where the system does not say."""
+def resident_memory() -> int | None:
+    """Bytes that this process has in memory, without what it has freed and kept; None where it is unknown."""
     with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)  # of glibc: memory that is free but kept would hide growth
+        ctypes.CDLL(None).malloc_trim(0)  # of glibc
+    return _status("VmRSS")
+
+
+def peak_growth(work: Callable[[], object], before: int) -> int | None:
+    """By how many bytes this process is larger, at its most, while it does some work; None where that is unknown.
+
+    Args:
+        work: what is done.
+        before: the size with which is compared, of :func:`resident_memory`.
+    """
+    now = resident_memory()
     reset_peak_memory()
-    before = peak_memory()
-    status = _status("VmRSS")
-    if status is None or before > status + _SLACK:  # the peak is that of earlier work: it could not be reset
+    if now is None or peak_memory() > now + _SLACK:  # the peak is that of earlier work: it could not be reset
         return None
     work()
     return max(0, peak_memory() - before)

@@ -203,7 +203,7 @@ class ConvolutionalAttention(nn.Module):
         weight = self.merged_weight(lambda: _merged_weight(first, second, p), first, second)  # [p + C, E]
         offset = self.merged_bias(lambda: _merged_bias(bias, second, second_bias, p), bias, second, second_bias)
         u, rest = linear(t, weight, offset).split([p, second.shape[0]], -1)
-        filtered = self.plk(u, *kernels)
+        filtered = self.plk(u, *kernels).to(rest.dtype)  # the filter may compute in a type of its own
         out = torch.addmm(rest.flatten(0, 2), filtered.flatten(0, 2), second[:, :p, 0, 0].t())
         return out.view(rest.shape)
 

@@ -79,6 +79,7 @@ def depthwise_by_image(x: Tensor, kernels: Tensor) -> Tensor:
     B, p, side = x.shape[0], x.shape[-1], kernels.shape[-1]
     # One image whose channels are those of all images, with its channels last: depthwise kernels are fastest on that.
     joined = x.permute(1, 2, 0, 3).flatten(2).permute(2, 0, 1)[None]
+    kernels = kernels.to(x.dtype)  # what generates them may compute in a type of its own
     out = F.conv2d(joined, kernels.reshape(B * p, 1, side, side), padding="same", groups=B * p)
     by_image: Tensor = out[0].unflatten(0, (B, p))
     return by_image.permute(0, 2, 3, 1)

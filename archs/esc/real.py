@@ -21,9 +21,9 @@ from archs.esc.kernels import initial_kernel
 from archs.esc.network import IMAGE_CHANNELS, Encoder
 from archs.layers.constants import PublishedConstants
 from archs.layers.conv import convolve, pointwise, to_bhwc
-from archs.layers.reflect import crop, reflect_to_multiple
 from archs.layers.upsample import PixelShuffleStages
 from ops.pixels.reflect import reflect
+from ops.registry import undecided
 from utils.errors import InputError
 
 Upsampler = Literal["conv", "pixelshuffledirect", "pixelshuffle", "nearest+conv", "dysample"]
@@ -207,12 +207,15 @@ class ESCRealM(Encoder):
         """[B, 3, H, W] in [0, 1] -> [B, 3, s*H, s*W], not clamped."""
         height, width = x.shape[2:]
         if self.factor > 1:
-            x = F.pixel_unshuffle(reflect_to_multiple(x, self.factor, (2, 3)).contiguous(), self.factor)
+            for dim in (2, 3):
+                x = reflect(x, dim, self.factor * undecided((x.shape[dim] + self.factor - 1) // self.factor))
+            x = F.pixel_unshuffle(x.contiguous(), self.factor)
         features = self.features(x) + self.skip(x)
         image: Tensor = self.to_img(features.permute(0, 3, 1, 2))
         if self.factor == 1:
             return image
-        rows = crop(to_bhwc(image), (self.scale * height, self.scale * width))
+        # Not cropped by padding, as elsewhere: OpenVINO refuses that of an image whose sides have a least size.
+        rows = to_bhwc(image)[:, : self.scale * height, : self.scale * width]
         return rows.contiguous().permute(0, 3, 1, 2)
 
 

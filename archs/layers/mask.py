@@ -8,6 +8,7 @@ from torch import Tensor
 from archs.layers.window import Pair, window_partition
 from ops import RegionMask
 from ops.cache import cached_constant
+from ops.window.region_mask import region_dtype
 
 
 # Four: a network whose windows lie down and stand up needs two in turn, for training and for validation images.
@@ -22,7 +23,8 @@ def shift_regions(size: Pair, window: Pair, shift: Pair, device: torch.device) -
         device: of the result.
 
     Returns:
-        [n, h*w] uint8 for the n windows of an image; only those of the last row and column have several regions.
+        [n, h*w] uint8 (int32 while a program is exported) for the n windows of an image; only those of the last row and
+        column have several regions.
     """
     H, W = size
     regions = 3 * _regions(H, window[0], shift[0], device)[:, None] + _regions(W, window[1], shift[1], device)
@@ -37,4 +39,5 @@ def shift_mask(size: Pair, window: Pair, shift: Pair, device: torch.device) -> T
 def _regions(length: int, window: int, shift: int, device: torch.device) -> Tensor:
     """Of each position along an axis: 0, but in the last window 1 for what was the end and 2 for what was the start."""
     position = torch.arange(length, device=device)
-    return (position >= length - window).byte() + (position >= length - shift).byte()
+    dtype = region_dtype()
+    return (position >= length - window).to(dtype) + (position >= length - shift).to(dtype)

@@ -304,7 +304,7 @@ class RecursiveGeneralizationAttention(nn.Module):
         The logits are ``x a + c`` and the result ``p m + b``; neither queries nor heads of values ever exist per pixel.
         """
         heads = self.num_heads
-        k = k * self.scale
+        k, v = k.to(self.q.weight.dtype) * self.scale, v.to(self.proj.weight.dtype)
         a = torch.einsum("bnkd,ndc->bcnk", k, self.q.weight.unflatten(0, (heads, -1))).flatten(2)  # [B, C, n*K]
         m = torch.einsum("bnke,one->bnko", v, self.proj.weight.unflatten(1, (heads, -1))).flatten(1, 2)  # [B, n*K, C]
         logits = x @ a  # [B, N, n*K]
@@ -318,6 +318,7 @@ class RecursiveGeneralizationAttention(nn.Module):
     def _attend(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The same without folding."""
         q = self.q(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, n, N, r/n]
+        k, v = k.to(q.dtype), v.to(q.dtype)  # each of the three may compute in a type of its own
         dropout = self.attn_drop if self.training else 0.0
         out = window_attention(q, k, v, scale=self.scale, dropout=dropout)  # [B, n, N, C/n]
         return cast("Tensor", self.proj(out.transpose(1, 2).flatten(2)))

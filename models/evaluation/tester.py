@@ -28,7 +28,6 @@ from models.runtimes.network import AnyScaleOnnxNetwork, OnnxNetwork, RuntimeRep
 from models.weights.files import load_pretrained, log_loaded
 from models.weights.fit import LoadReport
 from models.weights.recognise import stored_keep
-from ops.registry import say_once
 from utils.env import hardware, peak_memory, reset_peak_memory, versions
 from utils.errors import InputError
 from utils.files import check_folder, write_json
@@ -159,8 +158,8 @@ def log_network(loaded: Loaded) -> None:
         log_loaded(loaded)
 
 
-def arithmetic_for(options: TestOptions | TrainOptions, device: torch.device) -> Arithmetic:
-    """What networks are measured in on a device; logged where it is not as asked, or not fast.
+def arithmetic_for(options: TestOptions | TrainOptions, device: torch.device, *, log: bool = True) -> Arithmetic:
+    """What networks are measured in on a device; logged, unless it was before, where it is not as asked, or not fast.
 
     The weights that the file names say which of their layers stay in float32 where it is float16.
 
@@ -170,8 +169,8 @@ def arithmetic_for(options: TestOptions | TrainOptions, device: torch.device) ->
     val = options.val or ValOptions()
     top = isinstance(options, TestOptions) and options.precision is not None
     precision, note = choose_precision(val.precision, device, option="precision:" if top else "val.precision:")
-    if note is not None:
-        say_once(note)
+    if note is not None and log:
+        get_logger().info("%s", note)
     weights = options.path.pretrain_network_g
     stored = precision == "fp16" and weights is not None and weights.is_file()
     return Arithmetic(precision, stored_keep(weights) if stored and weights is not None else ())

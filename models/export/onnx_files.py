@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from models.export.constants import share_constants
 from models.export.program import quiet
 from models.export.verify import Inputs, Run
 from utils.errors import RunError
@@ -67,6 +68,7 @@ def onnx_model(program: ExportedProgram, opset: int, inputs: list[str], output: 
             model: ModelProto = exported.model_proto
     except Exception as error:  # of many kinds, and all of them say: not this graph
         raise RunError(f"torch.onnx cannot write this network ({first_line(error)})") from error
+    share_constants(model.graph)
     _strip(model)
     _name_sizes(model)
     return model

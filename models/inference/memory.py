@@ -27,7 +27,7 @@ from utils.device_memory import (
     reset_peak_device_memory,
 )
 from utils.devices import abilities, synchronise
-from utils.env import available_memory, peak_growth
+from utils.env import available_memory, peak_growth, resident_memory
 from utils.errors import InputError
 
 _PROBE = 48  # side of the first probe, at least; the second has twice the side
@@ -95,22 +95,27 @@ def measure(network: nn.Module) -> Demand:
 
 
 def _measured_from_outside(network: OnnxNetwork) -> Demand:
-    """:func:`measure` of what allocates memory by itself: by how much the process grows, on images that show it."""
-    sides = probe_sides(network)
-    peaks: list[tuple[int, int]] = []  # pixels, bytes
+    """:func:`measure` of what allocates memory by itself: by how much the process grows, on images that show it.
+
+    All growth counts from the same size: OpenVINO keeps what a pass took, for the next ones.
+    """
     largest = min(network.size_rule.largest or (_LARGEST_PROBE, _LARGEST_PROBE))
-    side = sides[0]
-    while not peaks or (peaks[-1][1] < _CLEARLY and 2 * side <= min(largest, _LARGEST_PROBE)):
-        side = 2 * side if peaks else side
-        image = torch.zeros(1, network.channels, side, side)
+    side = probe_sides(network)[0]
+
+    def run() -> None:
         with torch.no_grad():
-            network(image)  # what is made ready once does not count
-            grown = peak_growth(lambda image=image: network(image))  # type: ignore[misc]
+            network(torch.zeros(1, network.channels, side, side))
+
+    run()  # what is made ready once does not count
+    before = resident_memory()
+    while before is not None:
+        grown = peak_growth(run, before)
         if grown is None:
-            return Demand(_CAREFUL, 0.0)
-        peaks.append((side * side, grown))
-    pixels, most = peaks[-1]
-    return Demand(most / pixels + 8 * network.channels * network.scale**2, 0.0)
+            break
+        if grown >= _CLEARLY or 2 * side > min(largest, _LARGEST_PROBE):
+            return Demand(grown / side**2 + 8 * network.channels * network.scale**2, 0.0)
+        side *= 2
+    return Demand(_CAREFUL, 0.0)
 
 
 def find_tile(network: nn.Module, h: int, w: int, overlap: int, demand: Demand, budget: int) -> int | None:

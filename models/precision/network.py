@@ -20,6 +20,7 @@ from archs.layers.size import SizeRule
 from config.schema import Precision
 from models.precision.keep import types_of
 from ops.registry import recording
+from utils.errors import InputError
 
 TYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NAMES: Mapping[Precision, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -40,10 +41,15 @@ def in_precision(network: nn.Module, precision: Precision, keep: Collection[str]
         float32. It meets :class:`archs.contract.SRNetwork`, and keeps no gradients of weights.
 
     Raises:
-        InputError: ``keep`` names a module that there is not.
+        InputError: ``keep`` names a module that there is not, or the network has no weights that could be converted.
     """
     if precision == "fp32":
         return network
+    if not any(parameter.is_floating_point() for parameter in network.parameters()):
+        raise InputError(
+            f"{type(network).__name__} has no weights that could be converted to {NAMES[precision]}; a program "
+            "computes in the precision in which it was exported: leave the precision out"
+        )
     prepared = contract_of(network).for_inference()
     types = types_of(prepared, TYPES[precision], keep)
     modules = dict(prepared.named_modules(remove_duplicate=False))

@@ -33,6 +33,8 @@ NORMAL = 2.0**-14
 MARGIN = 4.0
 """Results above the limit divided by this count as too large: other pictures reach further."""
 ROUNDS = 5
+_PRODUCTS = ("addmm", "mm", "bmm", "baddbmm", "convolution")
+"""Operations whose operands have one type: weights in half precision cannot meet what does not fit into it."""
 
 
 @dataclass
@@ -124,6 +126,9 @@ class _Recorder:
             # Of the module that uses it too: it computes in one type.
             for name in (operation.layer, operation.module):
                 self._too_large(name, magnitude(weight), "a weight is {}")
+        if operation.name in _PRODUCTS:
+            for x in operation.inputs:
+                self._too_large(operation.module, magnitude(x), f"{operation.name} is given {{}}")
         for x in operation.outputs:
             largest = magnitude(x)
             if not is_half(x):

@@ -171,9 +171,8 @@ def _walk(data: mmap.mmap, kind: str, start: int, stop: int, found: OnnxFile, de
     inside = _INSIDE.get(kind, {})
     for item in _fields(data, start, stop):
         if item.number in wanted and item.value < 0:
-            if item.stop - item.start > _LONGEST_TEXT:
-                raise _BrokenError
-            texts[item.number] = data[item.start : item.stop].decode("utf-8", "replace")
+            stop_at = min(item.stop, item.start + _LONGEST_TEXT)  # programs leave whole logs there
+            texts[item.number] = data[item.start : stop_at].decode("utf-8", "replace")
         elif item.number in inside and item.value < 0:
             _walk(data, inside[item.number], item.start, item.stop, found, depth + 1)
     if kind == "opset":

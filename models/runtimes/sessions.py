@@ -131,6 +131,8 @@ class _OpenVino:
     def run(self, feeds: Mapping[str, Array], output: str) -> Array:
         with _said(self.path, self.provider, _task(feeds)):
             result: Array = self._request.infer(dict(feeds), share_inputs=True)[output]
+        if result.size == 0:  # what OpenVINO makes of images for which there is no memory
+            raise MemoryError(f"{_task(feeds)}: no result")
         return result
 
 

@@ -44,7 +44,7 @@ def validate(run: Run, state: TrainState) -> None:
     assert options.val is not None
     # Ranks that leave the evaluation at different images would wait for each other for ever.
     stop = run.stop if run.world.size == 1 else None
-    arithmetic = arithmetic_for(options, state.device)
+    arithmetic = arithmetic_for(options, state.device, log=False)
     for position, dataset in enumerate(run.validation):
         album = _Album(run, dataset.name, state.step, options.val.save_img)
         try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ops.registry import exporting
+from ops.window.region_mask import is_regions
 from utils.errors import InputError
 
 
@@ -143,7 +144,7 @@ def check(arguments: FocusArguments) -> None:
     others = {"k": k, "v": v, "the table": table}
     if regions is not None:
         others["regions"] = regions
-        if regions.ndim != 2 or regions.shape[1] != tokens or regions.dtype != torch.uint8:
+        if regions.ndim != 2 or regions.shape[1] != tokens or not is_regions(regions):
             raise InputError(
                 f"focused_attention: regions are {list(regions.shape)} of {regions.dtype}, expected uint8 "
                 f"[windows of an image, {tokens}]"

@@ -24,7 +24,7 @@ from ops.focused.arguments import (
     keeps_all,
     list_dtype,
 )
-from ops.focused.table import expanded_bias
+from ops.focused.table import dense_bias
 from ops.registry import Backend, exporting, recording
 from ops.window.region_mask import dense_mask
 
@@ -43,7 +43,7 @@ def _unlisted(arguments: FocusArguments) -> tuple[Tensor, FocusState]:
     """All keys, of which some or all are kept; queries and keys [W, h, N, S] are joined."""
     q, k, table = joined(arguments)
     dtype = torch.promote_types(q.dtype, torch.float32)
-    bias = expanded_bias(table, arguments.window, q.shape[1]).to(dtype)
+    bias = dense_bias(table, arguments.window).to(dtype)
     topk = arguments.topk
 
     def part(q: Tensor, k: Tensor, v: Tensor, regions: Tensor | None) -> _Part:
@@ -66,7 +66,7 @@ def _listed(arguments: FocusArguments, state: FocusState) -> tuple[Tensor, Focus
     assert state.logits is not None
     assert state.index is not None
     dtype = state.logits.dtype
-    bias = expanded_bias(arguments.table, arguments.window, arguments.q.shape[1]).to(dtype)
+    bias = dense_bias(arguments.table, arguments.window).to(dtype)
     topk, scale = arguments.topk, arguments.scale
 
     def part(q: Tensor, k: Tensor, v: Tensor, logits: Tensor, index: Tensor) -> _Part:

@@ -31,7 +31,11 @@ def base_row(window: int) -> int:
     return (window - 1) * 2 * window
 
 
+def dense_bias(table: Tensor, window: int) -> Tensor:
+    """A table [T, h or 1] -> the bias of all queries and keys, [h or 1, N, N]; its gradient sums in a fixed order."""
+    return RelativeBias(table, position_index(window, table.device)).dense()
+
+
 def expanded_bias(table: Tensor, window: int, heads: int) -> Tensor:
-    """A table [T, h or 1] -> the bias of all queries and keys, [h, N, N]; its gradient is summed in a fixed order."""
-    bias = RelativeBias(table, position_index(window, table.device)).dense()
-    return bias.expand(heads, -1, -1)
+    """The same for all heads, [h, N, N]."""
+    return dense_bias(table, window).expand(heads, -1, -1)

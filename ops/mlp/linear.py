@@ -45,7 +45,7 @@ def linear(
     processors of some makers.
 
     Args:
-        x: [..., K].
+        x: [..., K]. In float32 it meets weights of half precision in their type.
         weight: [C, K].
         bias: [C].
         gelu: whether GELU follows.
@@ -57,6 +57,8 @@ def linear(
     Raises:
         InputError: the chosen backend cannot serve this call.
     """
+    if x.dtype == torch.float32 and weight.dtype.itemsize == 2 and not autocast_is_on(x.device.type):
+        x = x.to(weight.dtype)
     tensors = (x, weight) if bias is None else (x, weight, bias)
     call = LinearCall(
         device=x.device.type,

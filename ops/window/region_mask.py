@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ops.registry import exporting
+
 HIDDEN = -100.0
 """Added to the logits of tokens of different regions, as Swin-like networks publish it; exp(-100) is 0 beside 1."""
 
@@ -20,7 +22,7 @@ class RegionMask:
     """Mask of self-attention: tokens of one region see each other, the logits of others are lowered by 100.
 
     Attributes:
-        regions: [n, N] uint8, the region of each token in each of the n windows of an image.
+        regions: [n, N] uint8, or of :func:`region_dtype`: the region of each token, for the n windows of an image.
     """
 
     regions: Tensor
@@ -31,13 +33,21 @@ class RegionMask:
 
 
 def dense_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask as floats: regions [n, N] of uint8 -> [n, N, N]; a mask that has floats already is cast."""
+    """A mask as floats: regions [n, N] -> [n, N, N]; a mask that has floats already is cast."""
     if not is_regions(mask):
         return mask.to(dtype)
     apart = mask[:, :, None] != mask[:, None, :]
+    if exporting():  # zeros of this shape would be stored in the program
+        hidden, seen = (torch.full((), value, dtype=dtype, device=mask.device) for value in (HIDDEN, 0.0))
+        return torch.where(apart, hidden, seen)
     return torch.zeros(apart.shape, dtype=dtype, device=mask.device).masked_fill(apart, HIDDEN)
 
 
 def is_regions(mask: Tensor) -> bool:
     """Whether a tensor in the place of a mask holds regions."""
-    return mask.dtype == torch.uint8
+    return mask.dtype == torch.uint8 or (mask.dtype == torch.int32 and exporting())
+
+
+def region_dtype() -> torch.dtype:
+    """The type to make regions in: uint8, but int32 in exported programs, since not all runtimes compute with bytes."""
+    return torch.int32 if exporting() else torch.uint8

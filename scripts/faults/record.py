@@ -17,6 +17,7 @@ from scripts.faults.rounds import Round
 from utils.env import hardware, versions
 from utils.errors import InputError
 from utils.files import write_json, write_text
+from utils.marked import replace_marked
 from utils.progress import clock
 
 BEGIN, END = "<!-- soak: written by scripts/soak.py --page -->", "<!-- soak: end -->"
@@ -93,14 +94,7 @@ def rewrite_page(page: Path, content: Mapping[str, Any]) -> None:
     Raises:
         InputError: the page has no marks.
     """
-    try:
-        text = page.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--page: {page} cannot be read: {error}") from error
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise InputError(f"--page: {page} has no place for the record; mark it with two lines: {BEGIN} and {END}")
-    before, rest = text.split(BEGIN)
-    write_text(page, f"{before}{BEGIN}\n{markdown(content)}{END}{rest.split(END)[1]}")
+    replace_marked(page, (BEGIN, END), markdown(content))
 
 
 def markdown(content: Mapping[str, Any]) -> str:

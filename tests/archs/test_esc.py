@@ -349,8 +349,8 @@ def test_every_upsampler_and_scale(upsampler: str, scale: int) -> None:
     [
         {**SMALL, "use_ln": True, "upscaling_factor": 3},
         {**SMALL, "type": "ESCFP"},
-        {**SMALL, "type": "ESCReal", "upscaling_factor": 4},
-        {**REAL_M, "upscaling_factor": 3, "upsampler": "dysample"},
+        {**SMALL, "type": "ESCReal", "upscaling_factor": 3, "use_dysample": True},
+        {**REAL_M, "upscaling_factor": 2},
     ],
     ids=lambda configuration: configuration["type"],
 )

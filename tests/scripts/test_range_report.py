@@ -103,6 +103,17 @@ def test_the_list_is_stored_with_the_weights_and_used(
     assert "let scripts/range_report.py find the layers" in error
 
 
+def test_an_option_file_names_the_network_and_the_weights(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    described = "scale: 2\nnetwork_g: {type: PlainUSR_ultra_inference, n_feat: 8, im_feat: [8, 4], scale: 2}\n"
+    Path("test.yml").write_text(f"{described}path: {{pretrain_network_g: bare.pth}}\n")
+    Path("other.yml").write_text(described)
+    assert report("-opt", "test.yml", "-o", "listed.pth") == 0
+    assert stored_keep(Path("listed.pth")) == LIST
+    for arguments, said in ((["-opt", "other.yml"], "other.yml: names no weights"), ([], "-w, a file of weights, or")):
+        assert report(*arguments) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_a_test_run_uses_the_list(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report("-w", "net.pth", "-o", "listed.pth") == 0
     text = TEST_FILE.replace("PlainUSR_ultra,", "PlainUSR_ultra_inference,").replace(
@@ -140,6 +151,7 @@ def test_the_weights_themselves_can_be_replaced(place: Path) -> None:
         (("-w", "net.pth", "--json", "held_out/HR/0.png"), "0.png exists; choose another name or add --overwrite"),
         (("-w", "net.pth", "--margin", "0.5"), "--margin must be a number of at least 1, got 0.5"),
         (("-w", "none.pth"), "none.pth"),
+        (("-w", "net.onnx"), "net.onnx: the layers of an ONNX file are not seen"),
         (("-w", "net.pth", "-i", "nowhere.png"), "nowhere.png"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from scripts.faults import processes
 from scripts.faults.disturbances import EXIT_CODES, draw
-from scripts.faults.record import BEGIN, END, read_record, rewrite_page
+from scripts.faults.record import BEGIN, END, read_record
 from scripts.faults.settings import SETTINGS, Setting
 from tests.runs import ROOT, command, run_line
 from utils.errors import InputError
@@ -124,10 +124,6 @@ def test_what_happens_suits_the_setting(setting: Setting) -> None:
     assert ("a worker process killed" in kinds) == (setting.workers and setting.ranks == 1)
 
 
-def test_a_page_without_a_place_for_the_record_is_refused(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(f"{END}\n{BEGIN}\n")
-    with pytest.raises(InputError, match="no place for the record"):
-        rewrite_page(page, {})
+def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no record of a soak"):
         read_record(tmp_path)

@@ -97,6 +97,27 @@ def test_named_modules_stay_in_float32(name: str) -> None:
     assert (y - expected).abs().max() < 0.04 * expected.abs().max()
 
 
+@pytest.mark.parametrize("name", ["HAT", "RGT", "ESC", "ESCFP", "PFT", "RRDBNet", "PlainUSR_general_inference"])
+def test_any_module_can_be_kept_or_taken_back(name: str) -> None:
+    """What the two types meet in, between the modules, takes both."""
+    network = small(name)
+    called: list[str] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda module, args, key=key: called.append(key))
+        for key, module in network.named_modules()
+        if key
+    ]
+    x = image(network, (1, 8, 8))
+    expected = network(x)
+    for hook in hooks:
+        hook.remove()
+    modules = list(dict.fromkeys(called))
+    assert len(modules) > 20
+    for number, key in enumerate(modules[::5]):
+        y = in_precision(network, "bf16", [key] if number % 2 else [".", f"!{key}"])(x)
+        assert (y - expected).abs().max() < 0.05 * expected.abs().max(), key
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_whole_network_can_be_kept(name: str) -> None:
     network = small(name)
@@ -108,8 +129,12 @@ def test_norms_compute_in_float32() -> None:
     """Squares of 300 are more than float16 holds."""
 
     class Handmade(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
         def forward(self, x: Tensor) -> Tensor:
-            return x / (x.square().mean(1, keepdim=True) + 1e-6).sqrt()
+            return self.weight * x / (x.square().mean(1, keepdim=True) + 1e-6).sqrt()
 
     class HandmadeNorm(Handmade):
         pass
@@ -165,6 +190,11 @@ def test_a_trained_form_is_folded_first() -> None:
     network = small("PlainUSR_ultra")
     half: Any = in_precision(network, "fp16")
     assert type(half.network) is type(network.for_inference())
+
+
+def test_a_network_without_weights_is_refused() -> None:
+    with pytest.raises(InputError, match="PixelShuffle has no weights that could be converted to float16; a program"):
+        in_precision(nn.PixelShuffle(2), "fp16")
 
 
 def test_a_name_of_no_module_is_a_mistake() -> None:

@@ -169,6 +169,22 @@ def test_layers_that_overflow_in_each_family_are_found(name: str, layer: str) ->
     assert 0 < found.multiplications < 0.9
 
 
+def test_a_product_of_the_block_with_what_a_layer_gives_is_found() -> None:
+    """ESC's filters are generated from the image that they filter: the result grows with its square."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network: Any = build_network({"type": "ESC", **SMALL["ESC"]}).eval()
+    nn.init.constant_(network.blocks[1].pconvs[0].plk.dwc_proj[3].bias, 6e4)
+    x = image(network, (1, 16, 16))
+    assert not in_precision(network, "fp16")(x).isfinite().all()
+    found = look(network, x)
+    assert found.reasons["blocks.1"].startswith("addmm is given ")
+    assert "blocks.0" not in found.reasons
+    assert "!blocks.1.attn" in found.keep
+    half = in_precision(network, "fp16", found.keep)(x)
+    assert (half - network(x)).abs().max() < 0.01 * network(x).abs().max()
+
+
 def test_networks_as_they_are_need_nothing() -> None:
     for name in ("HAT", "PFT"):
         with torch.random.fork_rng(devices=[]):

@@ -26,7 +26,7 @@ pytest.importorskip("onnxscript")
 
 pytestmark = needs_torch
 
-SMALL = ("RGT", "ESC", "PFT", "PlainUSR_large_inference")  # HAT is in test_onnx_files.py
+SMALL = ("RGT", "ESC", "PFT")  # HAT is in test_onnx_files.py, PlainUSR in tests/test_onnx_networks.py
 PUBLISHED = (*VARIANTS, "esc_real", *HEADS, "esc_lte", "real_esrgan", "msrresnet")
 
 
@@ -35,6 +35,7 @@ def exported(network_g: Mapping[str, Any], path: Path) -> tuple[torch.nn.Module,
     return network, write_program(path, network, network_g, "", ProgramOptions())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_network_as_an_onnx_file(name: str, tmp_path: Path) -> None:
     """Three sizes are checked by the export itself; here are the least, batches, and sides of different kinds."""
@@ -49,6 +50,7 @@ def test_network_as_an_onnx_file(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(output, upscale(network, images).numpy(), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_network_for_any_scale_with_the_scale_as_an_input(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     network, written = exported({"type": "ESCLTE", **SMALLER["ESCLTE"]}, path)

@@ -1,7 +1,8 @@
 """Measure what is claimed to be fast: ``python scripts/benchmark.py [GROUP ...] [--quick] [--json F] [--markdown F]``.
 
 Each row does the same work in two ways, in turns, within this run; the ratio is what counts. Groups: ops, networks,
-train, data, metrics, startup; ``all`` (the default) is all of these. Two more reports: ``kernels`` (what nvcc makes of
+train, data, metrics, startup; ``all`` (the default) is all of these. One more is measured when it is named: runtimes,
+exported networks in other runtimes, for docs/deploying.md (--page). Two more reports: ``kernels`` (what nvcc makes of
 the CUDA sources) and ``profile`` (where the time of the networks goes).
 
 Without ``--all`` the rows are those that suit a CPU; ``--quick`` takes small sizes and few repeats.
@@ -45,24 +46,27 @@ from scripts.benchmarks import (
     pixels,
     profiling,
     published,
+    runtimes,
     startup,
     training,
     windows,
 )
 from scripts.benchmarks.limits import Limits
-from scripts.benchmarks.measure import Comparison, Effort, Row, Work, device_of, measure, prepared, without_ours
+from scripts.benchmarks.measure import Comparison, Effort, Row, Side, Work, device_of, measure, prepared, without_ours
 from scripts.benchmarks.memory import SERVE, MemoryMeter, serve
 from scripts.benchmarks.record import Record, earlier_rows
 from scripts.benchmarks.report import GPU, compare, earlier_ratios, markdown
 from utils import devices
 from utils.command import run_command
 from utils.errors import InputError
+from utils.marked import replace_marked
 from utils.progress import Progress, console_line
 from utils.trust import private_cache
 
 GROUPS = ("ops", "networks", "train", "data", "metrics", "startup")
+BY_NAME = ("runtimes",)  # groups that are measured when they are named: exporting takes minutes a network
 REPORTS = ("kernels", "profile")
-_MODULES = (operators, networks, windows, training, adversarial, published, data, pixels, startup)
+_MODULES = (operators, networks, windows, training, adversarial, published, data, pixels, startup, runtimes)
 _COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 _LONGEST_NOTE = 150  # characters of an error's message in the table
 
@@ -76,7 +80,7 @@ def comparisons() -> dict[str, Comparison]:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description="Measure ratios of speed and memory.")
-    known = ", ".join((*GROUPS, *REPORTS))
+    known = ", ".join((*GROUPS, *BY_NAME, *REPORTS))
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{known}, all, or keys of rows; default: all")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="small sizes, few repeats: under two minutes on two cores")
@@ -92,6 +96,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--size", metavar="WxH", help="of the images of profile on the CPU; default 64x64, quick 32x32")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page, with hardware and versions")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table of runtimes into its place in a page")
     parser.add_argument("--resume", action="store_true",
                         help="leave out what the --json file holds already, from the same code")  # fmt: skip
     parser.add_argument("--compare", type=Path, metavar="FILE", help="an earlier --json: show how ratios have moved")
@@ -109,9 +114,9 @@ def chosen(typed: argparse.Namespace) -> list[Comparison]:
         return []
     known = comparisons()
     groups = [group for group in typed.groups if group not in REPORTS]
-    unknown = [group for group in groups if group not in known and group not in (*GROUPS, "all")]
+    unknown = [group for group in groups if group not in known and group not in (*GROUPS, *BY_NAME, "all")]
     if unknown:
-        names = ", ".join((*GROUPS, "all", *REPORTS))
+        names = ", ".join((*GROUPS, "all", *BY_NAME, *REPORTS))
         raise InputError(f'unknown group "{unknown[0]}"; expected {names}, or the name of a row (--list shows them)')
     found = [row for row in known.values() if _asked(row, groups, typed)]
     if not found:
@@ -123,7 +128,9 @@ def _asked(row: Comparison, groups: Sequence[str], typed: argparse.Namespace) ->
     """Whether a row is in the groups, fits the pattern, and has the size that is wanted."""
     if row.key in groups:
         return True
-    if groups and "all" not in groups and row.group not in groups:
+    if row.group not in groups and "all" not in groups and groups:
+        return False
+    if row.group in BY_NAME and row.group not in groups and not typed.only:
         return False
     if typed.only and not fnmatchcase(row.key, typed.only):
         return False
@@ -143,6 +150,8 @@ def check(typed: argparse.Namespace) -> None:
         raise InputError(f"--max-seconds: expected a positive number, got {typed.max_seconds:g}")
     if typed.resume and typed.json is None:
         raise InputError("--resume goes on with the file of --json; name it")
+    if typed.page is not None and "runtimes" not in typed.groups:
+        raise InputError("--page is of the group runtimes")
     if "profile" in typed.groups and typed.device not in profiling.DEVICES:
         raise InputError(f"profile is of {' and '.join(profiling.DEVICES)}, not of {typed.device}; leave it out")
     if typed.size and ("profile" not in typed.groups or typed.device != "cpu"):
@@ -232,9 +241,11 @@ def _profile(typed: argparse.Namespace) -> str:
     return profiling.cpu_section(profiling.cpu_profiles(size, 0.0 if typed.quick else 2.0), size)
 
 
-def find(key: str, side: str, pilot: bool) -> Callable[[], Work]:
-    """What prepares the work of a side, for the process that measures memory."""
-    return prepared(comparisons()[key], side, "cpu", pilot=pilot)
+def find(key: str, side: str, pilot: bool) -> tuple[Callable[[], Work], tuple[str, ...] | None]:
+    """What prepares the work of a side, and what is loaded first, for the process that measures memory."""
+    comparison = comparisons()[key]
+    chosen: Side = getattr(comparison, side)
+    return prepared(comparison, side, "cpu", pilot=pilot), chosen.loaded
 
 
 def main(argv: Sequence[str]) -> int:
@@ -267,6 +278,8 @@ def main(argv: Sequence[str]) -> int:
     found, failures = sections(typed)
     print("\n".join(found))
     record.write([*found, GPU] if typed.device == "cpu" else found)
+    if typed.page is not None:
+        replace_marked(typed.page, runtimes.MARKS, runtimes.section(record.rows, record.command, record.machine))
     if ratios is not None:
         print(compare(record.rows, ratios))
     failures += [f"{row.key}: {row.ours_note}" for row in record.rows if row.failed]

@@ -30,6 +30,7 @@ COMMAND_LINE = ROOT / "config" / "command.py"  # of train.py and test.py
 OTHER_FLAGS = {
     "--array", "--help", "--logdir", "--max-restarts", "--nnodes", "--nproc-per-node", "--rdzv-backend",
     "--rdzv-endpoint", "--signal", "--standalone",
+    *("--maxShapes", "--minShapes", "--onnx", "--optShapes", "--saveEngine", "--stronglyTyped"),  # trtexec
 }  # fmt: skip
 TO_BE_WRITTEN = {"docs/performance_gpu.md"}  # by the first run on a GPU
 OTHER_FILES = {"metrics.jsonl"}  # of a run, and named like something in a package

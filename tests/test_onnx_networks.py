@@ -44,11 +44,11 @@ def test_scores_and_pictures_are_those_of_pytorch(files: tuple[Path, Path], shar
     expected, *found = (evaluate(network, dataset, options.val, device=torch.device("cpu")) for network in networks)
     for report in found:
         assert report.scores == pytest.approx(expected.scores, abs=1e-3)
-        for row, other in zip(report.rows, expected.rows, strict=True):
-            assert row.scores == pytest.approx(other.scores, abs=1e-3)
+        for row, wanted in zip(report.rows, expected.rows, strict=True):
+            assert row.scores == pytest.approx(wanted.scores, abs=1e-3)
     for name, source in ("torch", weights), ("onnx", exported):
         arguments = ["-i", f"{shared}/data/Set5/x4/LR", "-o", str(tmp_path / name), "-w", str(source), "--tile", "48"]
         assert run_command(main_of("scripts/upscale.py"), arguments) == 0
     for path in (tmp_path / "torch").iterdir():
-        one, other = (read_image(tmp_path / folder / path.name).astype(int) for folder in ("torch", "onnx"))
-        assert np.abs(one - other).max() <= 1
+        ours, theirs = (read_image(tmp_path / folder / path.name).astype(int) for folder in ("torch", "onnx"))
+        assert np.abs(ours - theirs).max() <= 1

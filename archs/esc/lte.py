@@ -261,7 +261,8 @@ class ESCLTE(ESCNetwork):
             down, right = row.offset.to(dtype)[..., None], column.offset.to(dtype)[..., None]
             angle = math.pi * (down * q[..., 0::2] + right * q[..., 1::2] + phase)
             t = torch.cat([angle.cos(), angle.sin()], -1).to(a.dtype) * a
-            colour = self.imnet(t).to(dtype) * (row.weight * column.weight).to(dtype)[..., None]
+            # One after the other: at a fixed size, their product would be a constant of the size of the image.
+            colour = self.imnet(t).to(dtype) * row.weight.to(dtype)[..., None] * column.weight.to(dtype)[..., None]
             total = colour if total is None else total + colour
         assert total is not None
         return total

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from archs.layers.window import Pair
 from ops.pixels.reflect import reflect
-from ops.registry import exporting
+from ops.registry import free
 
 
 def reflect_to_multiple(x: Tensor, multiple: int, dims: Pair = (1, 2)) -> Tensor:
@@ -23,7 +23,7 @@ def reflect_to_multiple(x: Tensor, multiple: int, dims: Pair = (1, 2)) -> Tensor
 
 def crop(x: Tensor, size: Pair) -> Tensor:
     """The top left [B, H, W, C] of a larger image."""
-    if not exporting():
+    if not any(free(side) for side in (*size, x.shape[1], x.shape[2])):
         return x[:, : size[0], : size[1]]
     # Of free sizes export cannot prove that a slice is inside; padding by less than nothing asks for no proof.
     return F.pad(x, (0, 0, 0, size[1] - x.shape[2], 0, size[0] - x.shape[1]))

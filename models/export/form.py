@@ -95,7 +95,8 @@ class FixedScaleForm(nn.Module):
             scale = torch.full((), self.scale, dtype=torch.float64, device=image.device)
             size = _scaled(scale, height), _scaled(scale, width)
         else:
-            size = scaled_length(height, self.scale), scaled_length(width, self.scale)
+            # While torch.jit.trace records, sizes are tensors.
+            size = scaled_length(int(height), self.scale), scaled_length(int(width), self.scale)
         return cast("Tensor", self.network(image, size))
 
 

@@ -105,12 +105,17 @@ def mosaic(number: int) -> Pixels:
 
 
 @functools.cache
-def folder() -> Path:
-    """High- and low-resolution images in every kind of storage; what another process of this run has made is used."""
+def shared_folder() -> Path:
+    """What the processes of this run have in common; of a process by itself, a folder of its own."""
     given = os.environ.get(SHARED)
     if given is None:
         _folders.append(tempfile.TemporaryDirectory())
-    root = Path(given or _folders[-1].name)
+    return Path(given or _folders[-1].name)
+
+
+def folder() -> Path:
+    """High- and low-resolution images in every kind of storage; what another process of this run has made is used."""
+    root = shared_folder()
     if (root / "complete").exists():
         return root
     for number in range(IMAGES):

@@ -8,11 +8,13 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from scripts.benchmarks.limits import Cost
 from scripts.benchmarks.memory import MemoryMeter
@@ -51,12 +53,35 @@ class Side(NamedTuple):
         prepare: builds what is needed and returns the function to time.
         pilot: tells beforehand what the run will take; None for work that is small.
         needs: what a device may not be able to do.
+        loaded: modules that are imported before memory is measured, of which then what ``prepare`` loads is a part;
+            None: the memory of a call alone.
     """
 
     name: str
     prepare: Callable[[], Work]
     pilot: Pilot | None = None
     needs: tuple[Need, ...] = ()
+    loaded: tuple[str, ...] | None = None
+
+
+class Program:
+    """Work that makes images, which are compared with those of the baseline, and may be a file.
+
+    Args:
+        run: makes them, [B, C, H, W] in [0, 1].
+        file: that was loaded for it.
+
+    Attributes:
+        images: what the last call has made.
+    """
+
+    def __init__(self, run: Callable[[], Tensor], file: Path | None = None) -> None:
+        self.run, self.file = run, file
+        self.images: Tensor | None = None
+
+    def __call__(self) -> None:
+        """Make the images."""
+        self.images = self.run()
 
 
 @dataclass(frozen=True)
@@ -93,7 +118,8 @@ class Comparison:
 class Row:
     """A comparison, measured or left out; times are medians in ms, memory is the peak beyond what was held before.
 
-    A side without a time was left out: its note says why. Without ours the baseline is not measured either.
+    A side without a time was left out: its note says why. Without ours the baseline is not measured either. Where ours
+    is a :class:`Program`, the row has the size of its file, and by how many levels of 255 its images differ most.
     """
 
     key: str
@@ -111,6 +137,8 @@ class Row:
     baseline_note: str = ""
     ours_note: str = ""
     failed: bool = False
+    file_mib: float | None = None
+    levels: int | None = None
 
     @property
     def speed(self) -> float | None:
@@ -168,6 +196,7 @@ def measure(comparison: Comparison, effort: Effort, meter: MemoryMeter) -> Row:
     notes.update(lost)
     if "ours" in notes:
         return without_ours(comparison, device, notes["ours"])
+    file_mib, levels = _compared(works)
     works.clear()  # their memory is measured from a clean start
     memory = {side: _peak(comparison, side, device, meter) for side in times if comparison.memory}
     medians = {side: statistics.median(record) for side, record in times.items()}
@@ -178,8 +207,20 @@ def measure(comparison: Comparison, effort: Effort, meter: MemoryMeter) -> Row:
         comparison.key, comparison.work, comparison.baseline.name, comparison.ours.name,
         1000 * medians["baseline"] if "baseline" in medians else None, 1000 * medians["ours"],
         memory.get("baseline"), memory.get("ours"), device, len(times["ours"]), share, limit,
-        baseline_note=notes.get("baseline", ""),
+        baseline_note=notes.get("baseline", ""), file_mib=file_mib, levels=levels,
     )  # fmt: skip
+
+
+def _compared(works: Mapping[str, Work]) -> tuple[float | None, int | None]:
+    """MiB of our file, and levels between our images and the baseline's; None where there are none."""
+    ours, baseline = (works.get(side) for side in ("ours", "baseline"))
+    if not isinstance(ours, Program):
+        return None, None
+    file_mib = None if ours.file is None else ours.file.stat().st_size / 2**20
+    if not isinstance(baseline, Program) or ours.images is None or baseline.images is None:
+        return file_mib, None
+    a, b = ((program.clamp(0, 1) * 255).round() for program in (ours.images, baseline.images))
+    return file_mib, int((a - b).abs().max())
 
 
 def without_ours(comparison: Comparison, device: str, note: str, *, failed: bool = False) -> Row:

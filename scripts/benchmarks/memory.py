@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from utils.devices import abilities, synchronise
 ROOT = Path(__file__).resolve().parents[2]
 SERVE = "--serve-memory"
 Work = Callable[[], object]
-Find = Callable[[str, str, bool], Callable[[], Work]]
+Find = Callable[[str, str, bool], tuple[Callable[[], Work], tuple[str, ...] | None]]
 
 
 class MemoryMeter(contextlib.AbstractContextManager["MemoryMeter"]):
@@ -115,18 +116,23 @@ def serve(find: Find) -> None:
     """Answer questions ``[key, side, pilot]`` on the standard input with MiB, or null, on the standard output.
 
     Args:
-        find: what prepares the work of a question. Nothing is prepared in this process: one that has had threads of
-            OpenMP cannot fork.
+        find: what prepares the work of a question, and what it has loaded, as ``Side`` says. Nothing is prepared in
+            this process: one that has had threads of OpenMP cannot fork.
     """
     answers = os.dup(1)
     os.dup2(2, 1)  # what the work prints is no answer
     for line in sys.stdin:
-        prepare = find(*json.loads(line))
-        os.write(answers, (json.dumps(_in_child(prepare)) + "\n").encode())
+        prepare, loaded = find(*json.loads(line))
+        os.write(answers, (json.dumps(_in_child(prepare, loaded)) + "\n").encode())
 
 
-def _in_child(prepare: Callable[[], Work]) -> float | None:
-    """The peak of a work in a process of its own; None where that was killed, or had not enough memory."""
+def _in_child(prepare: Callable[[], Work], loaded: tuple[str, ...] | None) -> float | None:
+    """The peak of a work in a process of its own; None where that was killed, or had not enough memory.
+
+    Args:
+        prepare: makes the work.
+        loaded: modules to import first, where what ``prepare`` loads counts; None where a call alone does.
+    """
     reading, writing = os.pipe()
     temporary = tempfile.mkdtemp()
     child = os.fork()
@@ -135,7 +141,8 @@ def _in_child(prepare: Callable[[], Work]) -> float | None:
         try:
             os.close(reading)
             tempfile.tempdir = temporary  # the child leaves without tidying up
-            os.write(writing, json.dumps(own_peak(prepare())).encode())
+            peak = own_peak(prepare()) if loaded is None else peak_of_loading(prepare, loaded)
+            os.write(writing, json.dumps(peak).encode())
             code = 0
         except BaseException:  # noqa: BLE001  reported; nothing of this process may go on in the child
             traceback.print_exc()
@@ -155,6 +162,16 @@ def own_peak(work: Work) -> float:
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     work()
+    return (_status("VmHWM") - before) / 1024
+
+
+def peak_of_loading(prepare: Callable[[], Work], loaded: Iterable[str]) -> float:
+    """MiB that preparing a work and one call add to this process at the peak (Linux), once modules are imported."""
+    for name in loaded:
+        importlib.import_module(name)
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    prepare()()
     return (_status("VmHWM") - before) / 1024
 
 

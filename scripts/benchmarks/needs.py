@@ -1,15 +1,16 @@
-"""What a device may not be able to do, tried once: compile, and multiply in bfloat16."""
+"""What a machine may not be able to do, tried once: compile, multiply in bfloat16, run ONNX files."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Iterable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-Need = Literal["torch.compile", "bfloat16"]
+Need = Literal["torch.compile", "bfloat16", "onnxruntime", "openvino"]
 _SIDE = 16  # of the matrices that are tried
 
 
@@ -26,6 +27,8 @@ def missing(needs: Iterable[Need], device: str) -> str | None:
 @functools.cache
 def lack(need: Need, device: str) -> str | None:
     """Why the device cannot do it: the error of trying."""
+    if need in ("onnxruntime", "openvino"):
+        return None if importlib.util.find_spec(need) is not None else f"{need} is not installed"
     dtype = torch.bfloat16 if need == "bfloat16" else torch.float32
     try:
         x = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device)

@@ -155,7 +155,7 @@ def evaluation(name: str, scale: float, image: tuple[int, int], mode: str, backe
     network = build_network(configuration(name, scale)).to(dtype).eval()
     x = torch.rand(1, 3, *image, dtype=dtype)
     if compiles:
-        network = _Compiled(network)
+        network = Compiled(network)
 
     def work() -> Tensor:
         with torch.inference_mode():
@@ -171,7 +171,7 @@ def needs_of(mode: str) -> tuple[Need, ...]:
     return (*half, "torch.compile") if compiled else half
 
 
-class _Compiled(BaseNetwork):
+class Compiled(BaseNetwork):
     """A network that is called compiled, and still says what :func:`models.upscale` asks it."""
 
     def __init__(self, network: nn.Module) -> None:

@@ -168,19 +168,27 @@ def work(size):
     with mmap.mmap(-1, size << 20) as memory:
         for page in range(0, size << 20, 4096): memory[page] = 1
     print("this is no answer")
-serve(lambda key, side, pilot: (lambda: os._exit(3)) if key == "dies" else lambda: lambda: work(16 if pilot else 32))
+def find(key, side, pilot):
+    if key == "dies":
+        return lambda: os._exit(3), None
+    if key == "loads":
+        return lambda: held.append(bytearray(b"x" * (48 << 20))) or (lambda: work(16)), ("wave",)
+    return lambda: lambda: work(16 if pilot else 32), None
+held = []
+serve(find)
 """
 
 
 @linux
 def test_memory_is_measured_in_a_process_for_each_work() -> None:
-    questions = [["x/y", "ours", False], ["dies", "ours", False], ["x/y", "ours", True]]
+    questions = [["x/y", "ours", False], ["dies", "ours", False], ["x/y", "ours", True], ["loads", "ours", False]]
     done = subprocess.run(
         [sys.executable, "-c", SERVER], cwd=ROOT, input="".join(json.dumps(asked) + "\n" for asked in questions),
         text=True, capture_output=True, timeout=120, check=True,
     )  # fmt: skip
-    whole, none, small = (json.loads(line) for line in done.stdout.splitlines())
+    whole, none, small, loading = (json.loads(line) for line in done.stdout.splitlines())
     assert none is None
+    assert loading > 48 + 14
     assert 30 < whole < 48
     assert 15 < small < 28
 
@@ -188,7 +196,7 @@ def test_memory_is_measured_in_a_process_for_each_work() -> None:
 def test_groups_keys_and_patterns_choose(benchmark: ModuleType) -> None:
     everything = benchmark.comparisons()
     quick, usual, large = keys(benchmark, "--quick"), keys(benchmark), keys(benchmark, "--all")
-    assert set(quick) < set(usual) < set(large) == set(everything)
+    assert set(quick) < set(usual) < set(large) == {key for key in everything if not key.startswith("runtimes/")}
     for chosen in (quick, usual):
         assert {key.split("/")[0] for key in chosen} == set(benchmark.GROUPS)
     assert keys(benchmark, "metrics/ssim") == ["metrics/ssim"]
@@ -228,6 +236,7 @@ def test_bad_arguments_are_told_before_anything_is_measured(
         (["--compare", str(tmp_path / "absent.json")], "--compare"),
         (["--resume"], "--json"),
         (["--size", "64x64"], "group profile"),
+        (["--page", "page.md"], "group runtimes"),
         (["profile", "--size", "64"], "such as 320x180"),
         (["profile", "--size", "0x8"], "such as 320x180"),
     ):

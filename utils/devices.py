@@ -249,14 +249,15 @@ def abilities_from(kind: str, module: object | None, facts: Facts) -> Abilities:
     def has(*names: str) -> bool:
         return module is not None and all(hasattr(module, name) for name in names)
 
+    streams = not on_cpu and has("Stream", "stream", "current_stream")
     backends = [backend for backend in _BACKENDS.get(kind, ()) if backend in facts.backends]
     return Abilities(
         type=kind,
         name=facts.name,
         in_main_memory=on_cpu,
         asynchronous=not on_cpu,
-        pinned=not on_cpu and has("Stream", "stream", "current_stream"),  # MPS has neither, and shares the main memory
-        streams=not on_cpu and has("Stream", "stream", "current_stream"),
+        pinned=streams and kind != "mps",  # which shares the main memory
+        streams=streams,
         autocast=facts.autocast,
         native=facts.native,
         loss_scaling=_UNSCALE in facts.operators,

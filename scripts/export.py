@@ -28,16 +28,17 @@ from torch import nn
 
 import archs
 from archs.layers.constants import published_state
-from models.export.files import PROGRAMS, write_program
+from models.export.facts import PRECISIONS
+from models.export.files import write_program
 from models.export.fingerprint import fingerprint
 from models.export.onnx_files import OPSETS
-from models.export.options import ProgramOptions, read_size
+from models.export.options import SUFFIXES, ProgramOptions, form_of, read_size
 from models.weights.files import load_weights, write_checkpoint, write_safetensors
 from models.weights.layout import for_inference
-from models.weights.recognise import configuration
+from models.weights.recognise import configuration, rescaled, stored_keep
 from utils.command import run_command
 from utils.errors import InputError
-from utils.files import check_writable
+from utils.files import check_writable, remove_unfinished
 from utils.log import configure_logging
 
 STATES = (".pth", ".safetensors")
@@ -48,7 +49,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="export.py", description="Write a network for other programs.")
     parser.add_argument("-w", "--weights", type=Path, required=True, help="checkpoint: .pth or .safetensors")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="file to write: .onnx, or for weights .pth or .safetensors"
+        "-o", "--output", type=Path, required=True, help="file to write: .onnx, .pt2, or for weights .pth, .safetensors"
     )
     parser.add_argument(
         "-opt",
@@ -67,9 +68,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="add the constants of published files (index tables, masks), which other programs need",
     )
-    programs = parser.add_argument_group("programs (.onnx)")
+    programs = parser.add_argument_group("programs (.onnx, .pt2)")
     programs.add_argument(
         "--opset", type=int, choices=OPSETS, help="ONNX operators: 18 (default), or 23 with attention as one operator"
+    )
+    programs.add_argument(
+        "--aot", action="store_true", help="with .pt2: compile it by AOTInductor, for this kind of processor"
+    )
+    programs.add_argument(
+        "--precision", choices=PRECISIONS, help="in which it computes; it takes and gives float32 (default: fp32)"
+    )
+    programs.add_argument(
+        "--scale", type=float, help="factor of a network for any scale (default: the scale is an input)"
     )
     programs.add_argument(
         "--static", metavar="HxW", help="take images of this size alone, in low-resolution pixels (default: any size)"
@@ -79,7 +89,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--tolerance",
         type=float,
         metavar="X",
-        help="difference from the network's output, in the range 0 to 1, with which the file is kept (default: 1e-4)",
+        help="difference of outputs, in the range 0 to 1, that is allowed (default: fp32 1e-4, fp16 1e-2, bf16 5e-2)",
     )
     return parser.parse_args(argv)
 
@@ -88,15 +98,18 @@ def main(argv: Sequence[str]) -> None:
     """Read, recognise, fold, write."""
     typed = parse(argv)
     output: Path = typed.output
-    if output.suffix not in (*STATES, *PROGRAMS):
-        expected = ", ".join((*STATES, *PROGRAMS))
+    if output.suffix not in (*STATES, *SUFFIXES):
+        expected = ", ".join((*STATES, *SUFFIXES))
         raise InputError(f"{output}: expected a name that ends in one of {expected}")
     options = program_options(typed)
     if output.exists() and not typed.overwrite:
         raise InputError(f"{output} exists; choose another name or add --overwrite")
     check_writable(output)
+    remove_unfinished([output])
     configure_logging()
     described = configuration(typed.weights, typed.option_file, typed.key)
+    if options is not None and options.scale is not None:
+        described = rescaled(described, options.scale)
     network = archs.build_network(described)
     load_weights(network, typed.weights, typed.key)
     exported = for_inference(network)
@@ -106,9 +119,9 @@ def main(argv: Sequence[str]) -> None:
         write_state(output, exported, described, published=typed.published)
         print(f"{output}: {described}")
         return
-    written = write_program(output, exported, described, fingerprint(network.state_dict()), options)
-    print(f"{output}: {described}")
-    print(f"{written}")
+    keep = stored_keep(typed.weights) if options.precision == "fp16" else ()
+    written = write_program(output, exported, described, fingerprint(network.state_dict()), options, keep)
+    print(f"{output}: {written.facts.network_g}\n{written}")
 
 
 def program_options(typed: argparse.Namespace) -> ProgramOptions | None:
@@ -117,18 +130,21 @@ def program_options(typed: argparse.Namespace) -> ProgramOptions | None:
     Raises:
         InputError: a flag does not suit the form of the file, or a package is missing.
     """
-    named = {"--opset": "opset", "--static": "static", "--batch": "batch", "--tolerance": "tolerance"}
-    given = {flag: value for flag, name in named.items() if (value := getattr(typed, name)) is not None}
+    names = ("opset", "aot", "precision", "scale", "static", "batch", "tolerance")
+    given = [f"--{name}" for name in names if getattr(typed, name) not in (None, False)]
     if typed.output.suffix in STATES:
         if given:
-            raise InputError(f"{next(iter(given))} is about programs; {typed.output.name} holds weights alone")
+            raise InputError(f"{given[0]} is about programs; {typed.output.name} holds weights alone")
         return None
     if typed.published:
         raise InputError(f"--published is about weights; {typed.output.name} holds a program")
     options = ProgramOptions(
-        opset=typed.opset or 18,
+        form=form_of(typed.output, aot=typed.aot),
+        opset=typed.opset,
         static=None if typed.static is None else read_size("--static", typed.static),
         batch=typed.batch,
+        precision=typed.precision or "fp32",
+        scale=typed.scale,
         tolerance=typed.tolerance,
     )
     options.check(typed.output)

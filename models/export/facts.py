@@ -31,6 +31,7 @@ class ExportFacts:
         scale: output size / input size; None where it is an input of the program.
         channels: of input and output.
         precision: in which it computes. Input and output are float32 all the same.
+        float32: names of the modules that compute in float32 all the same (:mod:`models.precision.keep`).
         least: height and width of the smallest image.
         most: height and width of the largest image; None for any.
         static: (height, width) of the only image it takes; None for any size in between.
@@ -40,6 +41,7 @@ class ExportFacts:
         window_size: side of its attention windows; None where there are none.
         tolerance: the difference from the network that was allowed when it was checked, in the range 0 to 1.
         difference: the largest difference that was found.
+        loss: the largest difference from the network in float32; that is how much a lower precision changes.
         checked_by: name and version of the runtime that ran it.
         input: name of the input: [batch, channels, height, width], R G B in [0, 1].
         output: name of the output, in the same layout and order, not clamped.
@@ -53,6 +55,7 @@ class ExportFacts:
     scale: int | float | None
     channels: int = 3
     precision: Precision = "fp32"
+    float32: tuple[str, ...] = ()
     least: int = 1
     most: int | None = None
     static: tuple[int, int] | None = None
@@ -62,6 +65,7 @@ class ExportFacts:
     window_size: int | None = None
     tolerance: float | None = None
     difference: float | None = None
+    loss: float | None = None
     checked_by: str | None = None
     input: str = "input"
     output: str = "output"
@@ -99,6 +103,7 @@ class ExportFacts:
             known = {field.name for field in dataclasses.fields(cls)}
             size = values.get("static")
             values["static"] = None if size is None else (size[0], size[1])
+            values["float32"] = tuple(values.get("float32", ()))
             facts = cls(**{name: value for name, value in values.items() if name in known})
             facts.check()
         except (ValueError, TypeError, RecursionError) as error:

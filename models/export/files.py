@@ -6,30 +6,34 @@ Shapes: B images, c channels, h w low-resolution pixels, s scale.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from archs.contract import contract_of
-from models.export.facts import ExportFacts, Precision
-from models.export.form import ExportForm
-from models.export.onnx_files import describe, onnx_model, onnx_runner
+from archs.contract import at_scale, contract_of, for_any_scale
+from models.export.facts import ExportFacts
+from models.export.form import export_form
+from models.export.onnx_files import described, onnx_model, onnx_runner
 from models.export.options import ProgramOptions
 from models.export.program import trace
-from models.export.verify import Difference, compare, unseen_sizes
+from models.export.torch_files import compiled_package, saved_program, torch_runner, with_text
+from models.export.verify import Case, Findings, Run, compare, unseen_cases
 from models.inference.upscale import upscale
+from models.precision.network import in_precision
+from ops.dialect import ONNX_18, ONNX_23, TORCH
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.log import get_logger
 
-PROGRAMS = (".onnx",)
-"""Suffixes of files that hold a network as a program."""
+DIALECTS = {18: ONNX_18, 23: ONNX_23}
 
-TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-4}
-"""How far outputs may be from the network's, in the range 0 to 1."""
+SCALES = (2.0, 3.3, 1.6)
+"""At which a program with the scale as an input is checked, as far as its network was trained for them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +42,12 @@ class Written:
 
     Attributes:
         facts: what the file says of itself.
-        difference: of its outputs from the network's.
+        findings: of the checks.
         size: of the file in bytes.
     """
 
     facts: ExportFacts
-    difference: Difference
+    findings: Findings
     size: int
 
     def __str__(self) -> str:
@@ -53,23 +57,43 @@ class Written:
         else:
             taken = f"images from {facts.least}x{facts.least}"
             taken += "" if facts.most is None else f" to {facts.most}x{facts.most}"
-        return (
+        text = (
             f"{self.size / 2**20:.1f} MiB, {facts.precision}, for {taken}; checked by {facts.checked_by}: "
-            f"{self.difference} (allowed: {facts.tolerance:.1e})"
+            f"largest difference {self.findings.program} (allowed: {facts.tolerance:.1e})"
         )
+        return text if facts.precision == "fp32" else f"{text}; from the network in fp32: {self.findings.precision}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """One form of file.
+
+    Attributes:
+        content: what the file holds, with these facts.
+        runner: runs the file as its users do; gives the name and version of what runs it too.
+    """
+
+    content: Callable[[ExportFacts], bytes]
+    runner: Callable[[Path], AbstractContextManager[tuple[Run, str]]]
 
 
 def write_program(
-    path: Path, network: nn.Module, network_g: Mapping[str, Any], weights: str, options: ProgramOptions
+    path: Path,
+    network: nn.Module,
+    network_g: Mapping[str, Any],
+    weights: str,
+    options: ProgramOptions,
+    keep: Collection[str] = (),
 ) -> Written:
     """Write a network as a program, unless its outputs differ from the network's.
 
     Args:
-        path: of the file; its suffix says which form.
-        network: on the CPU; in the form for inference.
+        path: of the file.
+        network: on the CPU, in float32, in the form for inference; of the scale that was asked for, if one was.
         network_g: its options, for the file's metadata.
         weights: their fingerprint, for the metadata.
         options: how it is to be.
+        keep: modules that stay in float32 in half precision.
 
     Raises:
         InputError: the network takes no images of the size that was asked for.
@@ -77,55 +101,101 @@ def write_program(
         StorageError: the disk is full or broken.
     """
     network.eval().requires_grad_(False)
-    facts = _facts(network, network_g, weights, options)
-    form = ExportForm(network).eval()
-    window = max(facts.window_size or 1, facts.multiple)
-    size = options.static or (max(window, 32) + 9, 2 * max(window, 32) + 17)
-    batch = 2 if options.static is None else options.batch or 1
+    any_scale = for_any_scale(type(network)) and options.scale is None
+    facts = _facts(network, network_g, weights, options, any_scale=any_scale)
+    facts = dataclasses.replace(facts, float32=tuple(keep))
+    computing = in_precision(network, options.precision, keep)
     get_logger().info("export: tracing %s", network_g["type"])
-    program = trace(form, torch.rand(batch, facts.channels, *size), free=options.static is None)
-    get_logger().info("export: writing the ONNX graph")
-    model = onnx_model(program, options.opset, [facts.input], facts.output)
-    if options.static is None:
-        sizes = unseen_sizes(facts.least, facts.most, window)
-    else:
-        sizes = [(options.batch or 1, *options.static)] * 3
+    program = _traced(computing, facts, options)
+    form = _form(program, facts, options)
+
+    def reference(network: nn.Module) -> Callable[[Tensor, Case], Tensor]:
+        return lambda images, case: upscale(network if case.scale is None else at_scale(network, case.scale), images)
+
+    exact = reference(network)
+    checked = exact if computing is network else reference(computing)
     assert facts.tolerance is not None
     with atomic_write(path) as file:
-        file.write(model.SerializeToString())
+        file.write(form.content(facts))
         file.flush()
-        run, runtime = onnx_runner(Path(file.name), [facts.input])
-
-        def reference(images: Tensor) -> Tensor:
-            return upscale(network, images)
-
-        difference = compare(lambda images: run([images]), reference, sizes, facts.channels, facts.tolerance)
-        facts = dataclasses.replace(facts, difference=difference.largest, checked_by=runtime)
-        describe(model, facts.to_strings())
+        with form.runner(Path(file.name)) as (run, runtime):
+            findings = compare(run, checked, exact, _cases(facts, options), facts.channels, facts.tolerance)
+        facts = dataclasses.replace(
+            facts, difference=findings.program.largest, loss=findings.precision.largest, checked_by=runtime
+        )
         file.seek(0)
         file.truncate()
-        file.write(model.SerializeToString())
-    return Written(facts, difference, path.stat().st_size)
+        file.write(form.content(facts))
+    return Written(facts, findings, path.stat().st_size)
 
 
-def _facts(network: nn.Module, network_g: Mapping[str, Any], weights: str, options: ProgramOptions) -> ExportFacts:
+def _facts(
+    network: nn.Module, network_g: Mapping[str, Any], weights: str, options: ProgramOptions, *, any_scale: bool
+) -> ExportFacts:
     offered = contract_of(network)
-    rule = offered.size_rule
-    if options.static is not None and min(options.static) < rule.minimum:
+    least, most = offered.graph_sizes
+    if options.static is not None:
         height, width = options.static
-        raise InputError(
-            f"--static {height}x{width}: {network_g['type']} takes images of {rule.minimum}x{rule.minimum} and more"
-        )
+        least, most = offered.size_rule.minimum, None
+        if min(options.static) < least:
+            raise InputError(f"--static {height}x{width}: {network_g['type']} takes images from {least}x{least}")
+        if any_scale:
+            raise InputError(
+                f"--static {height}x{width}: {network_g['type']} is for any scale; choose one with --scale"
+            )
     return ExportFacts(
         network_g=dict(network_g),
         weights_sha256=weights,
-        scale=offered.scale,
+        scale=None if any_scale else offered.scale,
+        scale_input="scale" if any_scale else None,
         channels=offered.channels,
-        least=rule.minimum,
+        precision=options.precision,
+        least=least,
+        most=most,
         static=options.static,
-        multiple=rule.tile_multiple,
-        mode=rule.mode,
+        multiple=offered.size_rule.tile_multiple,
+        mode=offered.size_rule.mode,
         receptive_radius=offered.receptive_radius,
         window_size=offered.window_size,
-        tolerance=TOLERANCES["fp32"] if options.tolerance is None else options.tolerance,
+        tolerance=options.allowed,
     )
+
+
+def _traced(network: nn.Module, facts: ExportFacts, options: ProgramOptions) -> ExportedProgram:
+    """The program, traced with images that none of the checks has."""
+    window = max(facts.window_size or 1, facts.multiple, 32)
+    size = facts.static or (max(window + 9, facts.least), max(2 * window + 17, facts.least))
+    batch = 2 if facts.static is None else options.batch or 1
+    inputs = [torch.rand(batch, facts.channels, *size)]
+    if facts.scale_input is not None:
+        inputs.append(torch.tensor(2.5))
+    form = export_form(network, "input" if facts.scale is None else None).eval()
+    sizes = (facts.least, facts.most) if facts.static is None else None
+    return trace(form, inputs, sizes, DIALECTS[options.operators] if options.form == "onnx" else TORCH)
+
+
+def _form(program: ExportedProgram, facts: ExportFacts, options: ProgramOptions) -> _Form:
+    """What is written of a program."""
+    if options.form == "onnx":
+        inputs = [facts.input] if facts.scale_input is None else [facts.input, facts.scale_input]
+        get_logger().info("export: writing the graph in ONNX's operators of opset %d", options.operators)
+        model = onnx_model(program, options.operators, inputs, facts.output)
+        openvino = "openvino" in options.runtimes
+        return _Form(
+            lambda facts: described(model, facts.to_strings()),
+            lambda path: onnx_runner(path, inputs, openvino=openvino),
+        )
+    if options.form == "pt2":
+        return _Form(
+            lambda facts: saved_program(program, facts.to_strings()), lambda path: torch_runner(path, "program")
+        )
+    get_logger().info("export: AOTInductor compiles the graph, which takes a minute or more")
+    package = compiled_package(program, facts.to_strings())
+    return _Form(lambda facts: with_text(package, facts.to_strings()), lambda path: torch_runner(path, "package"))
+
+
+def _cases(facts: ExportFacts, options: ProgramOptions) -> list[Case]:
+    if facts.static is not None:
+        return [Case(options.batch or 1, *facts.static)] * 3
+    window = max(facts.window_size or 1, facts.multiple)
+    return unseen_cases(facts.least, facts.most, window, SCALES if facts.scale is None else ())

@@ -6,9 +6,10 @@ Shapes: B images, c channels, h w low-resolution pixels, s scale.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch.export import ExportedProgram
 
 from models.export.constants import share_constants
 from models.export.program import quiet
+from models.export.verify import Inputs, Run
 from utils.errors import RunError
 from utils.wording import first_line
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 OPSETS = (18, 23)
 """18: what most runtimes read, attention in its parts; 23: attention as one operator."""
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 LARGEST = 2**31 - 2**20
 """Bytes of an ONNX file: its format counts them with 31 bits. A part is left for the graph."""
@@ -70,11 +74,13 @@ def onnx_model(program: ExportedProgram, opset: int, inputs: list[str], output: 
     return model
 
 
-def describe(model: ModelProto, metadata: Mapping[str, str]) -> None:
-    """Put texts beside the graph, in place of those that are there."""
+def described(model: ModelProto, metadata: Mapping[str, str]) -> bytes:
+    """The file of a model with these texts beside the graph."""
     del model.metadata_props[:]
     for name, text in metadata.items():
         model.metadata_props.add(key=name, value=text)
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _strip(model: ModelProto) -> None:
@@ -120,24 +126,37 @@ def _name_sizes(model: ModelProto) -> None:
                 size.dim_param = re.sub(r"[A-Za-z_]\w*", lambda found: names.get(found[0], found[0]), size.dim_param)
 
 
-def onnx_runner(path: Path, inputs: list[str]) -> tuple[Callable[[list[Tensor]], Tensor], str]:
-    """ONNX Runtime with a file, on the CPU: a function from inputs to the output, and the runtime's name and version.
+@contextmanager
+def onnx_runner(path: Path, inputs: Sequence[str], *, openvino: bool = False) -> Iterator[tuple[Run, str]]:
+    """A file run on the CPU by ONNX Runtime, or OpenVINO: a function from inputs to the output; name and version.
 
     Raises:
-        RunError: it cannot read the file.
+        RunError: the runtime cannot read the file.
     """
+    name = "OpenVINO" if openvino else "ONNX Runtime"
+    try:
+        run, version = _openvino(path) if openvino else _onnx_runtime(path)
+    except Exception as error:  # their exceptions have no common class of their own
+        raise RunError(f"{name} cannot read what was exported ({first_line(error)})") from error
+
+    def run_tensors(values: Inputs) -> Tensor:
+        return torch.from_numpy(run({name: value.numpy() for name, value in zip(inputs, values, strict=True)}))
+
+    yield run_tensors, f"{name} {version}"
+
+
+def _onnx_runtime(path: Path) -> tuple[Callable[[Mapping[str, Array]], Array], str]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no common class of their own
-        raise RunError(f"ONNX Runtime cannot read what was exported ({first_line(error)})") from error
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, inputs)[0], onnxruntime.__version__
 
-    def run(values: list[Tensor]) -> Tensor:
-        fed: dict[str, np.ndarray[Any, Any]] = {name: value.numpy() for name, value in zip(inputs, values, strict=True)}
-        [output] = session.run(None, fed)
-        return torch.from_numpy(output)
 
-    return run, f"ONNX Runtime {onnxruntime.__version__}"
+def _openvino(path: Path) -> tuple[Callable[[Mapping[str, Array]], Array], str]:
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(path), "CPU")
+    return lambda inputs: compiled(inputs)[0], openvino.__version__.split("-")[0]

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from models.export.conditions import hold_for
+from ops.dialect import TORCH, Dialect, recorded_for
 from utils.errors import InputError, RunError
 from utils.wording import first_line
 
@@ -42,23 +44,30 @@ def quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def trace(form: nn.Module, images: Tensor, *, free: bool) -> ExportedProgram:
+def trace(
+    form: nn.Module, inputs: Sequence[Tensor], sizes: tuple[int, int | None] | None = None, dialect: Dialect = TORCH
+) -> ExportedProgram:
     """The program of a network's export form (:mod:`models.export.form`).
 
     Where the code of the network lies on this machine is not in it.
 
     Args:
         form: in evaluation mode, without gradients.
-        images: an example, [B, c, h, w].
-        free: whether the program is for images of other sizes, and other numbers of them, than the example's.
+        inputs: an example: images [B, c, h, w], and the scale where that is an input.
+        sizes: height and width of the smallest and the largest image, None for any, that the program shall be for, in
+            any number; None for images as the example's alone.
+        dialect: what the runtime can be asked for.
 
     Raises:
         RunError: torch.export cannot trace it.
     """
-    shapes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if free else {}
+    free = {} if sizes is None else {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    shapes = (free, *({} for _ in inputs[1:]))
     try:
-        with quiet(), torch.no_grad():
-            program = torch.export.export(form, (images,), dynamic_shapes=(shapes,))
+        with quiet(), torch.no_grad(), recorded_for(dialect):
+            program = torch.export.export(form, tuple(inputs), dynamic_shapes=shapes)
+        if sizes is not None:
+            hold_for(program, *sizes)
     except Exception as error:  # of many kinds, and all of them say: not this network
         name = type(getattr(form, "network", form)).__name__
         raise RunError(f"{name} cannot be exported: torch.export refuses it ({first_line(error)})") from error

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from archs import build_network
+from models.export import files
 from models.export.onnx_files import onnx_model
 from models.weights.files import load_weights
 from models.weights.recognise import configuration
@@ -66,7 +67,7 @@ def test_unknown_weights_and_unknown_suffixes_are_refused(tmp_path: Path, capsys
     assert run_command(export, ["-w", str(tmp_path / "other.pth"), "-o", str(tmp_path / "x.pth")]) == 2
     assert "give an option file with -opt" in capsys.readouterr().err
     assert run_command(export, ["-w", str(tmp_path / "other.pth"), "-o", str(tmp_path / "x.pb")]) == 2
-    assert "ends in one of .pth, .safetensors, .onnx" in capsys.readouterr().err
+    assert "ends in one of .pth, .safetensors, .onnx, .pt2" in capsys.readouterr().err
 
 
 def run_export(*arguments: object) -> int:
@@ -103,7 +104,7 @@ def test_a_program_that_differs_from_the_network_is_not_kept(
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 0.02, bias.name))
         return model
 
-    monkeypatch.setattr("models.export.files.onnx_model", damaged)
+    monkeypatch.setattr(files, "onnx_model", damaged)
     weights, target = weights_of(TINY, tmp_path / "net_g_latest.pth"), tmp_path / "net.onnx"
     target.write_bytes(b"an older file")
     assert run_export("-w", weights, "-o", target, "--overwrite") == 1
@@ -121,11 +122,16 @@ WRONG = [
     ("net.onnx", ["--static", "0x48"], "--static 0x48: expected height x width"),
     ("net.onnx", ["--batch", "2"], "--batch fixes how many images of --static HxW there are"),
     ("net.onnx", ["--static", "48x48", "--batch", "0"], "--batch 0: expected at least 1"),
+    ("net.onnx", ["--precision", "bf16", "--opset", "18"], "--opset 18 has no convolutions in bf16; choose --opset 23"),
+    ("net.onnx", ["--aot"], "--aot writes a package for torch; net.onnx does not end in .pt2"),
+    ("net.pt2", ["--opset", "18"], "--opset is about ONNX; net.pt2 holds a program of torch"),
+    ("net.pth", ["--precision", "fp16"], "--precision is about programs; net.pth holds weights alone"),
+    ("net.pth", ["--aot"], "--aot is about programs; net.pth holds weights alone"),
     ("net.onnx", ["--tolerance", "0"], "--tolerance 0: expected a number above 0"),
     ("net.onnx", ["--published"], "--published is about weights; net.onnx holds a program"),
     ("net.pth", ["--static", "48x48"], "--static is about programs; net.pth holds weights alone"),
     ("net.safetensors", ["--opset", "18"], "--opset is about programs; net.safetensors holds weights alone"),
-    ("net", [], "net: expected a name that ends in one of .pth, .safetensors, .onnx"),
+    ("net", [], "net: expected a name that ends in one of .pth, .safetensors, .onnx, .pt2"),
 ]
 
 
@@ -158,3 +164,52 @@ def test_older_torch_is_one_sentence(
     monkeypatch.setattr(torch, "__version__", "2.8.1+cpu")
     assert run_export("-w", tmp_path / "none.pth", "-o", tmp_path / "net.onnx") == 2
     assert "programs are exported with torch 2.9 or later; this is 2.8.1+cpu" in capsys.readouterr().err
+
+
+@needs_torch
+def test_a_package_needs_a_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", "no such compiler")
+    assert run_export("-w", tmp_path / "none.pth", "-o", tmp_path / "net.pt2", "--aot") == 2
+    expected = "error: --aot: AOTInductor compiles C++, and CXX=no such compiler names no program\n"
+    assert capsys.readouterr().err == expected
+
+
+@needs_torch
+def test_another_scale_of_a_network_for_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = weights_of(TINY, tmp_path / "net_g_latest.pth")
+    assert run_export("-w", weights, "-o", tmp_path / "net.pt2", "--scale", "3") == 2
+    assert (
+        "--scale 3: this MSRResNet upscales by 2; only networks such as ESCLTE take any scale"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "net.pt2").exists()
+
+
+@needs_torch
+def test_a_network_that_cannot_be_traced_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as one of BasicSR's that asks for the values of its images."""
+
+    def forward(self: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.interpolate(x, scale_factor=2) * (2 if x.sum().item() > 1 else 3)
+
+    monkeypatch.setattr("archs.srresnet.network.MSRResNet.forward", forward)
+    weights, target = weights_of(TINY, tmp_path / "net_g_latest.pth"), tmp_path / "net.pt2"
+    assert run_export("-w", weights, "-o", target) == 1
+    shown = capsys.readouterr().err
+    assert "ERROR: MSRResNet cannot be exported: torch.export refuses it (" in shown
+    assert "Traceback" not in shown
+    assert not target.exists()
+
+
+@needs_torch
+def test_a_discriminator_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from archs import build_discriminator
+
+    state = build_discriminator({"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4}).state_dict()
+    torch.save({"params": state}, tmp_path / "net_d_latest.pth")
+    assert run_export("-w", tmp_path / "net_d_latest.pth", "-o", tmp_path / "net.pt2") == 2
+    assert "holds a discriminator (UNetDiscriminatorSN), which upscales nothing" in capsys.readouterr().err

@@ -19,6 +19,9 @@ needs_torch = pytest.mark.skipif(RELEASE < LEAST_TORCH, reason=f"programs are ex
 TINY: Mapping[str, Any] = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
 """The network that is exported in the least time."""
 
+PLAINUSR: Mapping[str, Any] = {"type": "PlainUSR_ultra_inference", "n_feat": 8, "im_feat": [8, 4], "scale": 2}
+"""One that pools images of a window's size to one pixel."""
+
 HAT: Mapping[str, Any] = {
     "type": "HAT", "upscale": 2, "embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 4,
     "compress_ratio": 3, "squeeze_factor": 3,

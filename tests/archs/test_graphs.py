@@ -36,6 +36,7 @@ SMALLER: Mapping[str, Mapping[str, Any]] = {
     "RGT": {**SMALL["RGT"], "depth": [3], "num_heads": [4]},
     "PFT": {**SMALL["PFT"], "depths": [5]},
     "RRDBNet": {**SMALL["RRDBNet"], "num_block": 1},
+    **{name: {**SMALL[name], "n_blocks": 1, "conv_blocks": 1} for name in SMALL if name.startswith("ESC")},
 }
 
 

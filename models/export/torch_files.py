@@ -70,13 +70,32 @@ def compiled_package(program: ExportedProgram, metadata: Mapping[str, str]) -> b
     """
     buffer = io.BytesIO()
     try:
-        with quiet():
+        with quiet(), _linkable():
             torch._inductor.aoti_compile_and_package(
                 program, package_path=buffer, inductor_configs={"aot_inductor.metadata": dict(metadata)}
             )
     except Exception as error:  # of many kinds: of the compiler of graphs, and of the one of C++
         raise RunError(f"AOTInductor cannot compile this network ({first_line(error)})") from error
     return buffer.getvalue()
+
+
+@contextmanager
+def _linkable() -> Iterator[None]:
+    """Have torch's libraries under a path without spaces: torch (up to 2.13) does not quote it for the linker."""
+    from torch.utils import cpp_extension  # takes half a second
+
+    place = cpp_extension.TORCH_LIB_PATH
+    if not any(character.isspace() for character in place):
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "torch"
+        link.symlink_to(place, target_is_directory=True)
+        cpp_extension.TORCH_LIB_PATH = str(link)
+        try:
+            yield
+        finally:
+            cpp_extension.TORCH_LIB_PATH = place
 
 
 def with_text(package: bytes, metadata: Mapping[str, str]) -> bytes:

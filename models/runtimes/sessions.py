@@ -163,7 +163,8 @@ def _reason(error: Exception) -> str:
     """The line of an exception that says most: the last of OpenVINO's, which begin with places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if not re.match(r"(Exception from|Check .* failed at)", line)]
-    return reason_of(RuntimeError(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", (said or lines or [""])[0])))
+    first = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", (said or lines or [""])[0])
+    return reason_of(RuntimeError(re.sub(r"^Load model from .* failed:", "", first)))  # the path is said already
 
 
 def _sizes(shape: Sequence[Any]) -> tuple[int | None, ...]:

@@ -22,7 +22,13 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 
-@pytest.fixture(scope="module", params=["PlainUSRU", "PlainUSR"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "PlainUSRU",
+        *(pytest.param(f"PlainUSR{size}", marks=pytest.mark.published) for size in ("T", "S", "M", "", "L")),
+    ],
+)
 def files(request: pytest.FixtureRequest, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Published weights, and what is exported of them."""
     weights = shared / f"weights/{request.param}_Rep_x4.pth"

@@ -34,6 +34,7 @@ from models.export.fingerprint import fingerprint
 from models.export.onnx_files import OPSETS
 from models.export.options import SUFFIXES, ProgramOptions, form_of, read_size
 from models.weights.files import load_weights, write_checkpoint, write_safetensors
+from models.weights.keep import PRECISION
 from models.weights.layout import for_inference
 from models.weights.recognise import configuration, rescaled, stored_keep
 from utils.command import run_command
@@ -116,7 +117,7 @@ def main(argv: Sequence[str]) -> None:
     if exported is not network:
         described = archs.identify(exported.state_dict()) or described
     if options is None:
-        write_state(output, exported, described, published=typed.published)
+        write_state(output, exported, described, stored_keep(typed.weights), published=typed.published)
         print(f"{output}: {described}")
         return
     keep = stored_keep(typed.weights) if options.precision == "fp16" else ()
@@ -151,12 +152,17 @@ def program_options(typed: argparse.Namespace) -> ProgramOptions | None:
     return options
 
 
-def write_state(output: Path, network: nn.Module, described: Mapping[str, Any], *, published: bool) -> None:
-    """Write a bare state dict."""
+def write_state(
+    output: Path, network: nn.Module, described: Mapping[str, Any], keep: Sequence[str], *, published: bool
+) -> None:
+    """Write a bare state dict; beside it, where the file has a place for that, what network it is and stays float32."""
     state = published_state(network) if published else network.state_dict()
     tensors = {name: value.contiguous() for name, value in state.items()}
     if output.suffix == ".safetensors":
-        write_safetensors(output, tensors, {"network_g": json.dumps(described)})
+        metadata = {"network_g": json.dumps(described)}
+        if keep:
+            metadata[PRECISION] = json.dumps({"float32": list(keep)})
+        write_safetensors(output, tensors, metadata)
     else:
         write_checkpoint(output, tensors)
 

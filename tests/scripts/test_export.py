@@ -12,7 +12,8 @@ from archs import build_network
 from models.export import files
 from models.export.onnx_files import onnx_model
 from models.weights.files import load_weights
-from models.weights.recognise import configuration
+from models.weights.keep import write_with_keep
+from models.weights.recognise import configuration, stored_keep
 from tests.models.export.networks import TINY, needs_torch, weights_of
 from tests.runs import main_of
 from utils.command import run_command
@@ -34,6 +35,14 @@ def test_a_network_in_train_form_is_exported_folded(tmp_path: Path, suffix: str)
         torch.testing.assert_close(folded(x), network(x), rtol=1e-4, atol=1e-5)
     assert run_command(main_of("scripts/export.py"), line) == 2  # never overwritten unasked
     assert run_command(main_of("scripts/export.py"), [*line, "--overwrite"]) == 0
+
+
+def test_the_list_of_layers_in_float32_goes_along(tmp_path: Path) -> None:
+    source, target = tmp_path / "net.pth", tmp_path / "net.safetensors"
+    torch.save({"params": build_network(TRAIN).state_dict()}, source)
+    write_with_keep(source, source, {"float32": ["head", "!tail"]})
+    assert run_command(main_of("scripts/export.py"), ["-w", str(source), "-o", str(target)]) == 0
+    assert stored_keep(target) == ("head", "!tail")
 
 
 def test_published_flag_adds_the_constants_of_published_files(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ IMAGES = {
 COMPILED = ("plainusr", "esc_light")
 """Networks that are compiled: it takes minutes, of the others more."""
 LARGE = ("rgt_s",)
-"""Networks that are measured with ``--all`` alone: it takes over ten minutes to write their graph."""
+"""Networks that are measured with ``--all`` alone: it takes minutes to write their graph."""
 PUBLISHED = {"plainusr": "PlainUSR_Rep_x4.pth"}  # whose weights may be here; others have those they begin with
 PHOTOGRAPH = "coffee.png"
 EAGER = "torch, eager"

@@ -31,7 +31,6 @@ import torch
 from torch import Tensor, nn
 
 from archs.contract import contract_of
-from config.bases import load
 from config.command import device_help, number
 from data.images.files import list_images, read_image, to_tensor
 from models.evaluation.evaluate import format_table
@@ -41,7 +40,7 @@ from models.precision.network import in_precision
 from models.precision.ranges import LIMIT, MARGIN, NORMAL, LayerRange, Ranges, ranges_of
 from models.runtimes.onnx_file import is_onnx
 from models.weights.keep import check_form, write_with_keep
-from models.weights.recognise import network_from_weights
+from models.weights.recognise import network_from_weights, weights_of_options
 from ops.registry import ENVIRONMENT, REFERENCE
 from utils import devices
 from utils.command import run_command
@@ -88,7 +87,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Measure, print, and write what was asked for."""
     typed = parse(argv)
-    typed.weights = typed.weights or weights_of(typed.opt)
+    typed.weights = typed.weights or weights_for(typed.opt)
     check(typed)
     configure_logging()
     pictures = [path for given in typed.input for path in (list_images(given) if given.is_dir() else [given])]
@@ -114,19 +113,11 @@ def main(argv: Sequence[str]) -> None:
         print(f"{typed.output}: the weights, and the list that precision: fp16 uses")
 
 
-def weights_of(option_file: Path | None) -> Path:
-    """The weights that an option file names.
-
-    Raises:
-        InputError: there is no option file, or it names none.
-    """
+def weights_for(option_file: Path | None) -> Path:
+    """The weights that the option file names, where ``-w`` names none."""
     if option_file is None:
         raise InputError("-w, a file of weights, or -opt, an option file that names one, is required")
-    paths = load(option_file).value.get("path")
-    named = paths.get("pretrain_network_g") if isinstance(paths, Mapping) else None
-    if not isinstance(named, str):
-        raise InputError(f"{option_file}: names no weights (path.pretrain_network_g); give them with -w")
-    return Path(named)
+    return weights_of_options(option_file)[0]
 
 
 def check(typed: argparse.Namespace) -> None:

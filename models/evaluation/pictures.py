@@ -65,18 +65,18 @@ def comparison_picture(
     for texts in (captions, captions if crop_captions is None else crop_captions):
         if len(texts) < len(panels):
             raise ValueError(f"comparison_picture: {len(panels)} panels need as many captions, got {list(texts)}")
-    titled = [_titled(panel, text) for panel, text in zip(panels, captions, strict=False)]
+    under_captions = [titled(panel, text) for panel, text in zip(panels, captions, strict=False)]
     if crop is None:
-        return _beside(titled)
+        return beside(titled)
     if crop.top < 0 or crop.left < 0 or crop.height < 1 or crop.width < 1:
         raise ValueError(f"comparison_picture: {crop} is no part of an image")
     if crop.top + crop.height > sr.shape[0] or crop.left + crop.width > sr.shape[1]:
         raise ValueError(f"comparison_picture: {crop} lies outside the image {list(sr.shape)}")
-    framed = _beside([_framed(panel, crop) for panel in titled])
+    framed = beside([_framed(panel, crop) for panel in titled])
     parts = [_enlarged_part(panel, crop) for panel in panels]
     if crop_captions is not None:
-        parts = [_titled(part, text) for part, text in zip(parts, crop_captions, strict=False)]
-    return _below([framed, _beside(parts)])
+        parts = [titled(part, text) for part, text in zip(parts, crop_captions, strict=False)]
+    return below([framed, beside(parts)])
 
 
 def enlarged(image: Pixels, height: int, width: int) -> Pixels:
@@ -138,7 +138,7 @@ def _check_sizes(lq: Pixels, sr: Pixels) -> None:
         raise ValueError(f"comparison_picture: output {list(sr.shape)} is no multiple of input {list(lq.shape)}")
 
 
-def _titled(panel: Pixels, text: str) -> Pixels:
+def titled(panel: Pixels, text: str) -> Pixels:
     """The panel under a white strip with ``text``, smaller where it would not fit."""
     strip = np.full((STRIP, panel.shape[1], 3), 255, np.uint8)
     (width, _), _ = cv2.getTextSize(text, _FONT, 0.55, 1)
@@ -163,13 +163,15 @@ def _enlarged_part(panel: Pixels, crop: Region) -> Pixels:
     return np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
-def _beside(panels: Sequence[Pixels]) -> Pixels:
+def beside(panels: Sequence[Pixels]) -> Pixels:
+    """Panels of one height in a row, GAP white pixels apart."""
     gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
     joined = [piece for panel in panels for piece in (gap, panel)]
     return np.concatenate(joined[1:], axis=1)
 
 
-def _below(rows: Sequence[Pixels]) -> Pixels:
+def below(rows: Sequence[Pixels]) -> Pixels:
+    """Rows of one width, one below the other, GAP white pixels apart."""
     gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
     joined = [piece for row in rows for piece in (gap, row)]
     return np.concatenate(joined[1:])

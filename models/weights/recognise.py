@@ -21,7 +21,7 @@ from models.weights.keep import PRECISION, metadata_of, names_in
 from models.weights.layout import for_inference
 from utils.errors import InputError
 from utils.tensor_files.kinds import is_safetensors
-from utils.typed import Report, fields_of
+from utils.typed import Report, fields_of, read
 from utils.wording import first_few
 
 
@@ -143,6 +143,23 @@ def network_of_options(path: Path) -> Mapping[str, Any]:
         raise InputError("\n".join(mistakes))
     found: Mapping[str, Any] = network.as_mapping()
     return found
+
+
+def weights_of_options(path: Path) -> tuple[Path, str | None]:
+    """The weight file that an option file names, and the entry of it (None: as ever).
+
+    Raises:
+        InputError: it names none.
+    """
+    document, report = load(path), Report()
+    named = read(document.get(("path", "pretrain_network_g")), str | None, report, ("path", "pretrain_network_g"))
+    key = read(document.get(("path", "param_key_g")), str | None, report, ("path", "param_key_g"))
+    mistakes = [str(document.mistake(*problem)) for problem in report.problems]
+    if mistakes:
+        raise InputError("\n".join(mistakes))
+    if named is None:
+        raise InputError(f"{path}: names no weights (path.pretrain_network_g); give them with -w")
+    return Path(named), key
 
 
 def _recorded(content: Mapping[str, Any]) -> Mapping[str, Any] | None:

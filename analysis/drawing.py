@@ -51,7 +51,8 @@ def named_colours(name: str) -> Pixels:
 def coloured(values: NDArray[Any], table: Pixels) -> Pixels:
     """Values [h, w], clipped to [0, 1], in the colours of a table [256, 3]: [h, w, 3]."""
     place = np.minimum((np.clip(values, 0.0, 1.0) * _COLOURS).astype(np.int64), _COLOURS - 1)
-    return table[place]
+    chosen: Pixels = table[place]
+    return chosen
 
 
 def scaled_to_unit(values: NDArray[Any], low: float | None = None, high: float | None = None) -> NDArray[np.float64]:

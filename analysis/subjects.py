@@ -1,4 +1,4 @@
-"""The networks that are looked at: built from weights or option files, in evaluation mode, without gradients of weights.
+"""The networks that are looked at: built from files, in evaluation mode, without gradients of weights.
 
 Shapes: B images, c channels, h w low-resolution pixels, s scale.
 """
@@ -40,12 +40,12 @@ class Subject:
 
     @property
     def scale(self) -> float:
-        """s."""
+        """The super-resolution factor s."""
         return contract_of(self.network).scale
 
     @property
     def channels(self) -> int:
-        """c."""
+        """Number of image channels c."""
         return contract_of(self.network).channels
 
     @property

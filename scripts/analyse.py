@@ -28,7 +28,15 @@ from utils.errors import InputError
 from utils.log import configure_logging
 from utils.suggest import near_miss
 
-KINDS: dict[str, str] = {}
+KINDS = {
+    "lam": "which pixels decide about a window of the output: local attribution maps (LAM), diffusion index (DI)",
+    "erf": "how far a network looks: effective receptive field over a folder",
+    "attention": "where pixels look, layer by layer; mean attention distances",
+    "maps": "what a network computes inside: importance maps, gates, alphas, kernels, features",
+    "cka": "how alike layers are, of one network, two networks, or two checkpoints: CKA",
+    "frequency": "which frequencies features have over depth, and the error of the output",
+    "complexity": "parameters, multiply-adds, FLOPs, latency, memory, beside the papers' figures",
+}
 """Kind -> what it shows; each is a module of scripts/analyses."""
 
 

@@ -166,7 +166,8 @@ def test_edits_on_the_pages_name_keys() -> None:
 
 
 def test_flags_on_the_pages_exist() -> None:
-    sources = [text_of(path) for path in [*PROGRAMS.values(), COMMAND_LINE]]
+    kinds = (ROOT / "scripts" / "analyses").glob("*.py")
+    sources = [text_of(path) for path in [*PROGRAMS.values(), COMMAND_LINE, *kinds]]
     found = on_pages(r"(?<![\w-])(--[a-z][\w-]*)")
     assert len(found) > 20
     ours = [(page, flag) for page, flag in found if flag not in OTHER_FLAGS]

@@ -67,12 +67,12 @@ def comparison_picture(
             raise ValueError(f"comparison_picture: {len(panels)} panels need as many captions, got {list(texts)}")
     under_captions = [titled(panel, text) for panel, text in zip(panels, captions, strict=False)]
     if crop is None:
-        return beside(titled)
+        return beside(under_captions)
     if crop.top < 0 or crop.left < 0 or crop.height < 1 or crop.width < 1:
         raise ValueError(f"comparison_picture: {crop} is no part of an image")
     if crop.top + crop.height > sr.shape[0] or crop.left + crop.width > sr.shape[1]:
         raise ValueError(f"comparison_picture: {crop} lies outside the image {list(sr.shape)}")
-    framed = beside([_framed(panel, crop) for panel in titled])
+    framed = beside([_framed(panel, crop) for panel in under_captions])
     parts = [_enlarged_part(panel, crop) for panel in panels]
     if crop_captions is not None:
         parts = [titled(part, text) for part, text in zip(parts, crop_captions, strict=False)]

@@ -1,1 +1,1 @@
-"""The kinds of analysis that ``scripts/analyse.py`` does, one module each: HELP, add_arguments, run."""
+"""The kinds of analysis that ``scripts/analyse.py`` does, one module each: add_arguments, run."""

@@ -135,6 +135,10 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         """All layers in the order in which num_topk counts them."""
         return [layer for group in self.layers for layer in cast("ResidualGroup", group).attention_layers]
 
+    def padded_axis(self, length: int, device: torch.device) -> Tensor:
+        """Where each pixel of a padded side comes from; see :class:`archs.contract.PaddingNetwork`."""
+        return mirror_index(length, -(-length // self.window_size) * self.window_size, device)
+
     def body(self, x: Tensor) -> Tensor:
         """The first features [B, C, H, W] -> those after all groups, [B, C, H, W]."""
         x = self.patch_embed(x.permute(0, 2, 3, 1).contiguous())

@@ -65,10 +65,10 @@ class AttentionPlaces:
         steps = (inside[:, None] * self.size[1] + inside).flatten()
         return torch.where(keys[..., None] == NOWHERE, NOWHERE, keys[..., None] + steps)
 
-    def distances(self, queries: slice = slice(None)) -> Tensor:
-        """From some queries to the middle of what each key stands for, [Q, M] float32, in steps of the map."""
+    def distances(self, queries: slice, dtype: torch.dtype) -> Tensor:
+        """From some queries to the middle of what each key stands for, [Q, M], in steps of the map."""
         middle = self.key_offsets + (self.cell - 1) / 2
-        apart = self.query_offsets[queries, None] - middle  # [Q, M, 2]
+        apart = (self.query_offsets[queries, None] - middle).to(dtype)  # [Q, M, 2], exact
         return apart.square().sum(-1).sqrt()
 
 

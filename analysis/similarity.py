@@ -96,8 +96,7 @@ class HSICMean:
         n = features[0].shape[0]
         check_samples(n)
         exact = [layer.to(exact_device(layer.device), torch.float64) for layer in features]
-        # HSIC does not depend on a constant added to all samples, and sums of products lose less without one.
-        exact = [layer - layer.mean(0) for layer in exact]
+        exact = [layer - layer.mean(0) for layer in exact]  # as in gram
         squares = torch.stack([layer.square().sum(1) for layer in exact])  # the diagonals, [L, n]
         row_sums = torch.stack([layer @ layer.sum(0) for layer in exact]) - squares
         products = -squares @ squares.t()
@@ -141,13 +140,17 @@ def check_samples(n: int) -> None:
 
 
 def gram(features: Tensor) -> Tensor:
-    """The products of all pairs of samples: [n, ...] -> [n, n] in float64, in pieces of d."""
+    """The products of all pairs of samples less their mean: [n, ...] -> [n, n] in float64, in pieces of d.
+
+    HSIC does not depend on a constant that all samples share, and loses fewer digits without.
+    """
     flat = features.flatten(1)
     n, d = flat.shape
     device = exact_device(flat.device)
     total = torch.zeros(n, n, dtype=torch.float64, device=device)
     for part in flat.split(max(1, min(d, _CHUNK // n)), 1):
         exact = part.to(device, torch.float64)
+        exact = exact - exact.mean(0)
         total.addmm_(exact, exact.t())
     return total
 

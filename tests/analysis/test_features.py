@@ -46,7 +46,7 @@ class Elsewhere(nn.Module):
         self.size_rule = SizeRule(multiple=multiple)
         self.body = nn.ModuleList(Turned(layout) for layout in ("first", "last", "tokens", "tuple"))
         self.windows = nn.Flatten(0, 1)
-        self.unused = nn.Identity()
+        self.unused: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         features = x.mean(1, keepdim=True) * torch.arange(1.0, 9.0)[:, None, None]

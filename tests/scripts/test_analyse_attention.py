@@ -43,7 +43,8 @@ def test_rows_of_a_pixel_are_drawn_chain_by_chain(
     assert "(2 pairs)" in text
     figures = json.loads((out / "attention.json").read_text())["results"][0]["pictures"][0]
     assert [layer["chain"] for layer in figures["layers"]] == [1, 2, 1, 2]
-    assert [row["box"] for row in figures["rows"]] == [[8, 10, 12, 13], [6, 10, 10, 13]] * 2  # mirror images folded back
+    # Columns 13 to 15 are mirror images of 12, 11, 10.
+    assert [row["box"] for row in figures["rows"]] == [[8, 10, 12, 13], [6, 10, 10, 13]] * 2
     with np.load(out / "attention.npz") as arrays:
         kept = arrays["network0_picture0_layer2_pixel9_12"]
     assert kept.shape == (2, 4, 3)

@@ -61,7 +61,7 @@ def located(picture: Pixels, pixel: Pixel, boxes: Sequence[Box] = (), least: int
     row, column = pixel
     for top, left, bottom, right in ((row - 1, column - 1, row + 2, column + 2), *boxes):
         corners = (factor * left, factor * top), (factor * right - 1, factor * bottom - 1)
-        drawn = np.asarray(cv2.rectangle(drawn.copy(), *corners, RED, 1 + factor // 8), np.uint8)
+        drawn = np.asarray(cv2.rectangle(drawn.copy(), *corners, RED, 2 + factor // 16), np.uint8)
     return drawn
 
 
@@ -108,9 +108,9 @@ def in_rows(panels: Sequence[Panel], columns: int) -> list[Sequence[Panel]]:
 def panels_of_representatives(found: Representatives, lr: Pixels, caption: str) -> list[Panel]:
     """How much the representatives are used, and by which pixels.
 
-    The mean row over the image (a quarter opaque: as much as all others), the entropy of each pixel's row (bright: all
-    alike), both means over the heads, and, where there are at most 64, one panel for each representative whose
-    brightness is its weight at each pixel, on one scale.
+    The mean row over the image (a quarter opaque: as much as all others), the entropy of each pixel's row on its own
+    range, which the caption tells (bright: most alike), both means over the heads, and, where there are at most 64, one
+    panel for each representative whose brightness is its weight at each pixel, all on one scale from 0.
 
     Args:
         found: of one layer.
@@ -122,9 +122,11 @@ def panels_of_representatives(found: Representatives, lr: Pixels, caption: str) 
     opaque = np.minimum(mean.reshape(rows, columns) * len(mean) / SATURATED_CELLS, 1.0)
     grid = np.zeros(lr.shape[:2])  # what is right of and below the squares is not represented
     grid[: rows * found.cell, : columns * found.cell] = opaque.repeat(found.cell, 0).repeat(found.cell, 1)
+    entropy = found.entropy.mean(0)
+    span = f"entropy / log m: {entropy.min():.2f} to {entropy.max():.2f}"
     panels = [
         Panel(painted_red(lr, grid), f"{caption}: mean row"),
-        Panel(coloured(found.entropy.mean(0), named_colours("magma")), "entropy / log m"),
+        Panel(coloured(scaled_to_unit(entropy), named_colours("magma")), span),
     ]
     if found.weights is not None:
         drawn = scaled_to_unit(found.weights, low=0.0)

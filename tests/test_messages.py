@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = [ROOT / "train.py", ROOT / "test.py", *sorted(ROOT.glob("scripts/*.py"))]
 # Where the flags of a program are, beside its own file.
-ALSO = dict.fromkeys(("train.py", "test.py", "upscale.py"), "config/command.py")
+ALSO = dict.fromkeys(("train.py", "test.py", "upscale.py"), "config/command.py") | {
+    "analyse.py": "scripts/analyses/*.py"
+}
 # Whose messages modules of ours write: a flag in them has to be one of all these programs; elsewhere, of any.
 SPEAKS_FOR = {
     "models/training/batch_limit.py": ("train.py",),
@@ -44,7 +46,7 @@ def texts(path: Path) -> Iterator[str]:
 def defined(path: Path) -> set[str]:
     """The flags that a program takes."""
     also = ALSO.get(path.name)
-    sources = [path] if also is None else [path, ROOT / also]
+    sources = [path] if also is None else [path, *ROOT.glob(also)]
     return {name for source in sources for name in texts(source) if FLAG.fullmatch(name)} | {"--help"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ops import AttentionCall
 from ops.registry import ENVIRONMENT
 from ops.window.arguments import WindowArguments
 from tests.golden import Case, seeded
+from tests.pages import DOCS, text_of
 from utils.errors import InputError
 
 RECORDED = ("hat", "esc", "pft", "rgt")
@@ -328,3 +330,9 @@ def test_modules_are_as_before_after_an_error() -> None:
         network(torch.zeros(1, 3, 8, 8).double())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
     network(torch.zeros(1, 3, 8, 8).double())
+
+
+def test_example_of_the_page_on_blocks_runs() -> None:
+    page = text_of(DOCS / "modules.md").partition("## Looking at attention")[2]
+    [code] = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(compile(code, "modules.md", "exec"), {})

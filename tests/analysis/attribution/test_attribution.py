@@ -17,7 +17,7 @@ from analysis.attribution.objective import detail
 from analysis.images import Crop, read_picture
 from analysis.subjects import forward
 from models.weights.recognise import network_from_weights
-from tests.analysis.recorded import case
+from tests.analysis.recorded import analysis_case
 from tests.archs.test_contract import SMALL
 from tests.models.export.networks import network_of
 from utils.errors import InputError
@@ -35,7 +35,7 @@ CROPS = {"comic": None, "zebra": Crop(160, 60, 256, 256), "barbara": Crop(440, 2
 @pytest.mark.shared
 @pytest.mark.parametrize("name", RECORDED)
 def test_maps_are_the_recorded_ones(shared: Path, name: str) -> None:
-    recorded, dtype = case(shared, name), RECORDED[name]
+    recorded, dtype = analysis_case(shared, name), RECORDED[name]
     allowed = recorded.info["tolerance"]
     start = "float32_" if dtype == torch.float32 else ""
     network = recorded.network().to(dtype).requires_grad_(False)
@@ -59,7 +59,7 @@ def test_maps_are_the_recorded_ones(shared: Path, name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", CROPS)
 def test_published_weights_give_the_recorded_maps(shared: Path, name: str, dtype: torch.dtype) -> None:
-    recorded = case(shared, f"lam_real_{name}")
+    recorded = analysis_case(shared, f"lam_real_{name}")
     info, start = recorded.info, "float32_" if dtype == torch.float32 else ""
     file = shared / "data" / info["image"]
     picture = read_picture(file, kind="hr", scale=4, crop=CROPS[name], rule="pillow", dtype=dtype)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from analysis.attribution.diffusion import diffusion_index, gini
-from tests.analysis.recorded import case
+from tests.analysis.recorded import analysis_case
 
 
 @pytest.mark.shared
 def test_they_are_the_recorded_ones(shared: Path) -> None:
-    recorded = case(shared, "gini")
+    recorded = analysis_case(shared, "gini")
     with np.load(recorded.path.with_suffix(".npz")) as arrays:
         for item in recorded.info["cases"]:
             allowed = 1e-6 if item["dtype"] == "float32" else 1e-12

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from analysis.attribution.path import BlurPath
-from tests.analysis.recorded import case
+from tests.analysis.recorded import analysis_case
 from tests.golden import seeded_input
 from utils.errors import InputError
 
 
 @pytest.mark.shared
 def test_kernels_images_and_changes_are_the_recorded_ones(shared: Path) -> None:
-    recorded = case(shared, "path")
+    recorded = analysis_case(shared, "path")
     path, steps = BlurPath(), recorded.info["steps"]
     kernels = torch.stack([torch.outer(path.weights(i), path.weights(i)) for i in range(steps + 1)])
     assert torch.allclose(kernels, recorded.arrays["kernels"], rtol=0, atol=1e-12)

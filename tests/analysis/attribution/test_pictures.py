@@ -11,15 +11,15 @@ from analysis.attribution.density import density
 from analysis.attribution.objective import Window
 from analysis.attribution.pictures import density_picture, map_picture, overlay, window_of, window_picture
 from analysis.drawing import SEISMIC, colours
-from tests.analysis.recorded import case
+from tests.analysis.recorded import analysis_case
 
 RNG = np.random.default_rng(0)
 
 
 @pytest.mark.shared
 def test_density_and_colours_are_the_recorded_ones(shared: Path) -> None:
-    lam = case(shared, "lam_plainusr_general_x2").arrays["map"].numpy()
-    with np.load(case(shared, "lam_display").path.with_suffix(".npz")) as recorded:
+    lam = analysis_case(shared, "lam_plainusr_general_x2").arrays["map"].numpy()
+    with np.load(analysis_case(shared, "lam_display").path.with_suffix(".npz")) as recorded:
         smooth = density(lam)
         assert np.abs(smooth / smooth.max() - recorded["kde"]).max() < 1e-9
         drawn = map_picture(lam, 60, 52).astype(int), density_picture(lam, 60, 52).astype(int)

@@ -207,13 +207,18 @@ def full_size(picture: Picture, height: int, width: int) -> Tensor:
 
 
 def warn(subject: Subject, picture: Picture, attributed: Attributed) -> None:
-    """Report gradients that were undefined."""
+    """Report gradients that were undefined, and maps of zeros."""
     for item in attributed.windows:
         if item.undefined:
             get_logger().warning(
                 "%s, %s: the SR image is flat in the window %s at %d of %d steps; %s values of gradients there are "
                 "undefined and count as 0 (--flat zero counts flat places as no detail instead)",
                 subject.name, picture.name, item.window, item.undefined_steps, attributed.passes, f"{item.undefined:,}",
+            )  # fmt: skip
+        if not item.signed.any():
+            get_logger().warning(
+                "%s, %s: nothing in the LR image changes the window %s on the path; its map is zero, and a DI of 100 "
+                "says nothing", subject.name, picture.name, item.window,
             )  # fmt: skip
 
 

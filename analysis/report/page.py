@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
 from analysis.report.model import MARK, Picture, Report, Series
 from utils.files import json_text, write_text
@@ -23,6 +22,7 @@ _ASSETS = Path(__file__).with_name("assets")
 _COMPONENTS = ("uPlot", "img-comparison-slider")
 _PROGRAM = ("dom", "numbers", "theme", "curves", "scores", "quality", "pictures", "options", "start")
 """The parts of the program, in ``assets/NAME.js``; a part uses those before it."""
+_ELSEWHERE = re.compile(r"[/\\]|[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _DIGITS = 6  # of a curve; more cannot be seen, and double the page
 
 
@@ -155,9 +155,7 @@ def _sources(picture: Picture) -> dict[str, object]:
 
 
 def _source(src: str) -> str:
-    """A picture's address: a data URI as it is, a path with what has a meaning in addresses quoted."""
-    if src.startswith("data:image/"):
-        return src
-    if src.startswith(("data:", "/", "\\")) or "://" in src:
+    """A picture's address as the model has it, once it is sure that nothing else is loaded."""
+    if not src.startswith("data:image/") and _ELSEWHERE.match(src):
         raise ValueError(f"a picture of a report is a data URI or a path beside the page, got {src[:60]!r}")
-    return quote(src, errors="surrogateescape")
+    return src

@@ -43,14 +43,14 @@ function heading(metric) {
     : metric.name;
 }
 
-/** The index of the run with this name, or -1. */
-function runOf(name) {
-  return report.runs.findIndex((run) => run.name === name);
+/** The index of the run that a method is, by its name or as "NAME at ITERATION"; -1 for a method that is no run. */
+function runOf(method) {
+  return report.runs.findIndex(({ name }) => method === name || (method.startsWith(`${name} at `) && /^[\d,]+$/.test(method.slice(name.length + 4))));
 }
 
 /** The coloured mark of a run; nothing for a method that is no run. */
-function mark(name) {
-  const run = runOf(name);
+function mark(method) {
+  const run = runOf(method);
   return run < 0 ? null : swatch(run);
 }
 

@@ -45,8 +45,10 @@ async function panelImage(source) {
   return { image: await load(source.src), address: source.src };
 }
 
+/** Whether a picture's pixels are those that were measured: PNG, or WebP without loss. */
 function isLossless(address) {
-  return /^data:image\/(png|bmp)|\.(png|bmp)$/i.test(address);
+  if (address.startsWith("data:image/webp;base64,")) return atob(address.slice(23, 47)).slice(12, 16) === "VP8L";
+  return /^data:image\/png|\.png$/i.test(address);
 }
 
 function fillPictures(section) {
@@ -382,10 +384,10 @@ async function fillGrid(grid, view) {
     }),
   );
   grid.style.setProperty("--ratio", `${crop[2]} / ${crop[3]}`);
-  const coarse = parts.some((each, index) => each !== null && !each.own && picture.panels[index].label !== "LR" && each.ratio < 0.999);
   const place = `Part at ${crop[0]}, ${crop[1]} of ${crop[2]} × ${crop[3]} pixels`;
-  if (coarse) return `${place}, from the thumbnails; pages made with --full show its pixels.`;
-  return scores.some((each) => each !== null) ? `${place}; PSNR / SSIM (Y) of the part.` : `${place}.`;
+  if (scores.some((each) => each !== null)) return `${place}; PSNR / SSIM (Y) of the part.`;
+  const small = parts.some((each, index) => each !== null && !each.own && sources.panels[index].full === null);
+  return small ? `${place}, from the thumbnails; pages made with --full have all pixels.` : `${place}.`;
 
   /** The part of one panel on a canvas of its own pixels; null where its picture cannot be read. */
   async function part(panel, source, own) {

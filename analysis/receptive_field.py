@@ -62,8 +62,9 @@ class ReceptiveField:
     @property
     def logarithm(self) -> NDArray[np.float64]:
         """``log10(E + 1)`` divided by its maximum, [h, w]: what pictures and the published areas use."""
-        values: NDArray[np.float64] = np.log10(self.matrix + 1)
-        return values / values.max()
+        values = np.log10(self.matrix + 1)
+        scaled: NDArray[np.float64] = values / values.max()
+        return scaled
 
     def areas(self, *, logarithm: bool) -> dict[float, Area]:
         """The area of each share, of ``log10(E + 1)`` as published, or of E itself.
@@ -196,8 +197,8 @@ def _gradients(network: nn.Module, images: Tensor, targets: Sequence[str]) -> di
         if OUTPUT in targets:
             take(OUTPUT, forward(network, x))
         for name, centre in centres.items():  # images of a batch do not see each other
-            (gradient,) = torch.autograd.grad(centre, x, retain_graph=True, allow_unused=True)
-            found[name] = torch.zeros_like(x).cpu() if gradient is None else gradient.cpu()
+            (gradient,) = torch.autograd.grad(centre, x, retain_graph=True)
+            found[name] = gradient.cpu()
     return found
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
-from analysis.attribution.objective import Window, detail, most_detailed
+from analysis.attribution.objective import Flat, Window, detail, most_detailed
 from utils.errors import InputError
 
 
@@ -21,7 +23,7 @@ def test_it_is_the_sum_of_gradients_in_the_window(window: Window) -> None:
         for x in range(window.x, min(window.x + window.size, 8)):
             here = sr[:, :, y, x]
             expected += ((here - sr[:, :, y + 1, x]) ** 2 + (here - sr[:, :, y, x + 1]) ** 2).sqrt().sum(1)
-    for flat in ("drop", "zero"):
+    for flat in get_args(Flat):
         assert torch.allclose(detail(sr, window, flat), expected)
 
 
@@ -29,7 +31,7 @@ def test_flat_places_have_no_derivative_unless_that_is_asked_for() -> None:
     sr = images(1, 1, 5, 5)
     sr[0, 0, 1:3, 1:3] = 0.5
     sr.requires_grad_()
-    for flat, count in (("drop", 3), ("zero", 0)):
+    for flat, count in zip(get_args(Flat), (3, 0), strict=True):
         [gradient] = torch.autograd.grad(detail(sr, Window(0, 0, 3), flat).sum(), sr)
         assert gradient.isnan().sum() == count  # the pixel and those below and to the right
         assert gradient.nan_to_num(0).any()

@@ -68,6 +68,8 @@ class BaseNetwork(nn.Module):
     receptive_radius: int | None
     channels: int = CHANNELS
     window_size: int | None = None
+    inner_multiple: int = 1
+    """Multiple to which the network itself extends the maps of its windows."""
     takes_queries: ClassVar[bool] = False
     """Whether it is for any scale: ``forward`` takes ``output_size`` and ``queries``, and there is ``at_scale``."""
 

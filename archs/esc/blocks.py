@@ -20,6 +20,7 @@ from archs.layers.reflect import crop, reflect_to_multiple
 from archs.layers.window import window_merge, window_partition
 from ops import Memo, gelu_depthwise, linear, window_attention
 from ops.autocast import without_autocast
+from utils.devices import without_values
 from utils.errors import InputError
 
 AttentionType = Literal["auto", "Naive", "SDPA", "Flex"]
@@ -197,6 +198,8 @@ class ConvolutionalAttention(nn.Module):
         Returns:
             [B, H, W, C].
         """
+        if without_values(t.device):
+            return self(pointwise(layer, t), *kernels)
         p = self.filtered
         first, second = layer.weight, self.aggr.weight
         bias, second_bias = cast("Tensor", layer.bias), cast("Tensor", self.aggr.bias)

@@ -98,7 +98,7 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         self.scale = upscale
         self.img_range = img_range
         self.use_checkpoint = use_checkpoint
-        self.window_size = window_size
+        self.window_size = self.inner_multiple = window_size
         self.size_rule = SizeRule(tile_multiple=window_size)
         self.receptive_radius = None
         self.channels = in_chans

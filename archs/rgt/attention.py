@@ -25,6 +25,7 @@ from archs.rgt.position import PositionNetwork, relative_offsets
 from archs.rgt.recursion import STRIDE, recursion_bias, recursion_count, recursion_kernel
 from ops import Memo, RegionMask, RelativeBias, linear, window_attention
 from ops.registry import exporting, tracing
+from utils.devices import without_values
 from utils.errors import InputError
 
 PUBLISHED_MASK_SIZE = (64, 64)
@@ -264,7 +265,8 @@ class RecursiveGeneralizationAttention(nn.Module):
         k = self.k(z).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, n, K, r/n]
         v = values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, n, K, C/n]
         tokens = x.flatten(1, 2)
-        y = self._attend_folded(tokens, k, v) if self.worth_folding(k.shape[2]) else self._attend(tokens, k, v)
+        folded = self.worth_folding(k.shape[2]) and not without_values(x.device)
+        y = self._attend_folded(tokens, k, v) if folded else self._attend(tokens, k, v)
         return cast("Tensor", self.proj_drop(y)).view(B, H, W, C)
 
     def representatives(self, x: Tensor, recursions: int) -> Tensor:
@@ -281,7 +283,7 @@ class RecursiveGeneralizationAttention(nn.Module):
             # A term of zero gives the layer a gradient of zero: distributed training insists on one.
             return x + 0 * (layer.weight.sum() + layer.bias.sum()) if learning else x
         # Step by step in training: the backward pass of small kernels is faster than that of a large one.
-        if recursions >= JOINED and not learning:
+        if recursions >= JOINED and not learning and not without_values(x.device):
             weight, bias = layer.weight, layer.bias
             kernel = self.joined_kernel(lambda: recursion_kernel(weight, JOINED), weight)
             shift = self.joined_bias(lambda: recursion_bias(weight, bias, JOINED), weight, bias)

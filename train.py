@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 from collections.abc import Sequence
 
+from analysis.report.refresh import PageOfRun
 from config import read
 from config.command import parse_command
 from models.distributed import world
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
         if command.check:
             check_training(options, ranks, largest_batch=command.largest_batch, verbose=command.verbose)
         else:
-            train(options, command, ranks)
+            train(options, command, ranks, PageOfRun)
 
 
 if __name__ == "__main__":

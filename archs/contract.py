@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from archs.layers.parts import PartNames, stacked_parts
 from archs.layers.size import SizeRule
 from utils.errors import InputError
 
@@ -69,7 +70,9 @@ class BaseNetwork(nn.Module):
     channels: int = CHANNELS
     window_size: int | None = None
     inner_multiple: int = 1
-    """Multiple to which the network itself extends the maps of its windows."""
+    """It extends images itself, at the right and at the bottom, to multiples of this: features have that size."""
+    window_multiple: int = 1
+    """It extends the maps of its window attention, and no others, to multiples of this."""
     takes_queries: ClassVar[bool] = False
     """Whether it is for any scale: ``forward`` takes ``output_size`` and ``queries``, and there is ``at_scale``."""
 
@@ -85,6 +88,19 @@ class BaseNetwork(nn.Module):
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state dict as it is: nothing in it depends on the scale."""
         return dict(state)
+
+    def part_names(self) -> PartNames:
+        """Its groups and blocks, from the image to the result."""
+        return stacked_parts(self)
+
+    def given_to(self) -> dict[str, str]:
+        """Groups that are not called as modules -> the module that is called with what they make; see part_names."""
+        return {}
+
+
+def part_names(network: nn.Module) -> PartNames:
+    """The groups and blocks of a network, from the image to the result; of one from elsewhere, by a general rule."""
+    return network.part_names() if isinstance(network, BaseNetwork) else stacked_parts(network)
 
 
 def for_any_scale(network: type) -> bool:

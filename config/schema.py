@@ -286,6 +286,11 @@ class LoggerOptions(Checked):
     keep_best: bool = option("keep the best weights as net_g_best.pth, by the first metric on the first data set", True)
     save_safetensors: bool = option("write the weights as net_g_ITER.safetensors too", False)
     use_tb_logger: bool = option("write TensorBoard logs to tb_logger/NAME", False)
+    report: bool = option(
+        "make experiments/NAME/report.html anew after each validation, in a process of its own: one page with options, "
+        "curves, scores and pictures of the run (scripts/report.py)",
+        False,
+    )
     wandb: WandbOptions | None = option("log to Weights & Biases too, which must be installed", None)
 
 

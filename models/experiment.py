@@ -38,6 +38,11 @@ class RunFolder:
         """Folder of the images that validation or testing saves."""
         return self.root / "visualization"
 
+    @property
+    def page_command(self) -> str:
+        """What makes a page that shows the run, for the end of its log."""
+        return f"python scripts/report.py {shlex.quote(str(self.root))} -o report"
+
 
 def training_folder(options: TrainOptions) -> RunFolder:
     """The folders of a training run; nothing is made yet."""

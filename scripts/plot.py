@@ -18,36 +18,21 @@ if __name__ == "__main__":
     start()  # what follows takes seconds
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
 
+import numpy as np
+
+from analysis.report.curves import SPEEDS, Points, RunCurves, read_curves
 from utils.command import run_command
 from utils.errors import InputError
 from utils.files import atomic_write, check_writable
-from utils.reading import is_regular
-from utils.records import read_records
 from utils.wording import first_few
-
-Curve = list[tuple[int, float]]
 
 FORMATS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps")
 """Suffixes of pictures that can be written."""
 _COLOURS = 10  # of matplotlib's cycle; further runs repeat them with other strokes
 _STROKES = ("-", "--", ":", "-.")
-
-
-@dataclass
-class RunCurves:
-    """What a run has logged.
-
-    Attributes:
-        name: of its folder.
-        curves: title of a panel -> (iteration, value), ascending.
-    """
-
-    name: str
-    curves: dict[str, Curve] = field(default_factory=dict)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -70,59 +55,36 @@ def main(argv: Sequence[str]) -> None:
     if arguments.output.suffix.lower() not in FORMATS:
         raise InputError(f"{arguments.output}: name a file that ends in one of {', '.join(FORMATS)}")
     check_writable(arguments.output)
-    draw([read_curves(path, arguments.smooth) for path in arguments.runs], arguments.output)
+    draw([curves_of(path, arguments.smooth) for path in arguments.runs], arguments.output)
     print(f"wrote {arguments.output}")
 
 
-def read_curves(path: Path, smooth: int = 1) -> RunCurves:
-    """The curves of a run from its ``metrics.jsonl``.
+def curves_of(path: Path, smooth: int) -> RunCurves:
+    """The curves of a run that are drawn: all but those about the machine; losses are smoothed.
 
     Args:
-        path: folder of the run, or the file.
+        path: folder of the run, or its ``metrics.jsonl``.
         smooth: losses are moving averages over this many records.
 
     Raises:
-        InputError: there is no such file, nothing in it, or no records of a training run.
+        InputError: see :func:`analysis.report.curves.read_curves`.
     """
-    file = path / "metrics.jsonl" if path.is_dir() else path
-    if not is_regular(file):
-        raise InputError(f"{file}: there is no such file; name the folder of a training run")
-    run = RunCurves(file.resolve().parent.name)
-    records = read_records(file)
-    if records.dropped and not records.lines:
-        raise InputError(f"{file}, line {records.dropped[0]}: no record of a training run; name metrics.jsonl of one")
-    if records.dropped:
-        lines = first_few([str(number) for number in records.dropped], 4)
-        print(f"{file}: {len(records.dropped)} damaged lines are left out: line {lines}", file=sys.stderr)
-    for _, record in records.lines:
-        for title, value in _values(record):
-            run.curves.setdefault(title, []).append((record["step"], value))
-    if not run.curves:
-        raise InputError(f"{file}: holds no records")
-    for title, curve in run.curves.items():
-        if title.startswith(("l_", "out_")):
-            run.curves[title] = smoothed(curve, smooth)
-    return run
+    run = read_curves(path)
+    if run.dropped:
+        lines = first_few(map(str, run.dropped), 4)
+        print(f"{path}: {len(run.dropped)} damaged lines are left out: line {lines}", file=sys.stderr)
+    machine = {title for title, *_ in SPEEDS.values()}
+    known = {title: points.known for title, points in run.curves.items() if title not in machine}
+    curves = {title: smoothed(own, smooth) if own.group == "loss" else own for title, own in known.items()}
+    return dataclasses.replace(run, curves={title: own for title, own in curves.items() if len(own.steps)})
 
 
-def smoothed(curve: Curve, window: int) -> Curve:
+def smoothed(points: Points, window: int) -> Points:
     """Moving average: means of each value and those before it, ``window`` in all."""
-    means = []
-    for i, (step, _) in enumerate(curve):
-        part = [value for _, value in curve[max(0, i + 1 - window) : i + 1]]
-        means.append((step, sum(part) / len(part)))
-    return means
-
-
-def _values(record: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The figures of a record with the titles of their panels."""
-    if record["kind"] == "val":
-        found = [(f"{record['dataset']}: {metric}", value) for metric, value in record["scores"].items()]
-    else:
-        found = [(name, value) for name, value in record.items() if name.startswith(("l_", "out_"))]
-        found += [(name, value[0]) for name, value in record.items() if name == "lr" or name.startswith("lr_")]
-        found += [(name, value) for name, value in record.items() if name.startswith("grad_norm")]
-    return [(title, float(value)) for title, value in found if value is not None]
+    sums = np.cumsum(np.append(0.0, points.values))
+    last = np.arange(1, len(sums))
+    first = np.maximum(last - window, 0)
+    return dataclasses.replace(points, values=(sums[last] - sums[first]) / (last - first))
 
 
 def labels(runs: Sequence[RunCurves]) -> list[str]:
@@ -154,16 +116,16 @@ def draw(runs: Sequence[RunCurves], output: Path) -> None:
         axes = figure.add_subplot(rows, columns, number)
         for place, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
             if title in run.curves:
-                steps, values = zip(*run.curves[title], strict=True)
+                points = run.curves[title]
                 axes.plot(
-                    steps, values, label=label, color=f"C{place % _COLOURS}",
+                    points.steps, points.values, label=label, color=f"C{place % _COLOURS}",
                     linestyle=_STROKES[place // _COLOURS % len(_STROKES)],
-                    marker="o" if len(steps) < 20 else None, markersize=3,
+                    marker="o" if len(points.steps) < 20 else None, markersize=3,
                 )  # fmt: skip
         axes.set_title(title)
         axes.set_xlabel("iteration")
         axes.grid(alpha=0.3)
-        if title.startswith("l_") and all(v > 0 for run in runs for _, v in run.curves.get(title, ())):
+        if title.startswith("l_") and all((run.curves[title].values > 0).all() for run in runs if title in run.curves):
             axes.set_yscale("log")
         if len(runs) > 1:
             axes.legend(fontsize="small")

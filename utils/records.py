@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError
-from utils.reading import read_regular
+from utils.reading import open_regular
 
 _RATES_OF = "lr_"
 """What the learning rates of players beside the generator begin with; as "lr", they are lists."""
+_LARGEST = 2**63  # of whole numbers: what arrays hold
 
 
 @dataclass(frozen=True)
@@ -29,23 +30,34 @@ class Records:
 
 
 def read_records(path: Path) -> Records:
+    """Read a file as a whole; errors as :func:`each_record`."""
+    lines, dropped = [], []
+    for number, line, record in each_record(path):
+        if record is None:
+            dropped.append(number)
+        else:
+            lines.append((line.decode(), record))
+    return Records(tuple(lines), tuple(dropped))
+
+
+def each_record(path: Path) -> Iterator[tuple[int, bytes, Mapping[str, Any] | None]]:
     """Read a file line by line; bytes that are no UTF-8, no JSON or no record cost their own line alone.
 
+    Yields:
+        The number of a line from 1, the line without its end, and the record; None where the line is none. Empty lines
+        are passed over, and a last one that was cut off by a kill.
+
     Raises:
-        InputError: it cannot be read, or is no regular file.
+        InputError: the file cannot be read, or is no regular file.
     """
-    lines, dropped = [], []
     try:
-        written = read_regular(path).split(b"\n")
+        with open_regular(path) as file:
+            for number, line in enumerate(file, 1):
+                record = _record(line)
+                if record is not None or (line.strip() and (line.endswith(b"\n") or _parsed(line) is not None)):
+                    yield number, line.removesuffix(b"\n"), record
     except OSError as error:
         raise InputError(f"{path}: the records of a run cannot be read: {error.strerror or error}") from error
-    for number, line in enumerate(written, 1):
-        record = _record(line)
-        if record is not None:
-            lines.append((line.decode(), record))
-        elif line.strip() and (number < len(written) or _parsed(line) is not None):
-            dropped.append(number)
-    return Records(tuple(lines), tuple(dropped))
 
 
 def _parsed(line: bytes) -> Any:
@@ -80,8 +92,8 @@ def _figures(record: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and -_LARGEST <= value < _LARGEST
 
 
 def _is_figure(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return value is None or isinstance(value, float) or _is_whole(value)

@@ -43,8 +43,8 @@ class Counts:
     Attributes:
         parameters: number of weights.
         size: (h, w) of the image.
-        padded: (height, width) that the network is given: the multiples that it wants.
-        inner: (height, width) to which it extends its own maps, at least those in its windows.
+        computed: (height, width) of its features: multiples that the network wants, or extends the image to itself.
+        windows: (height, width) of the maps of its window attention, which some networks extend further.
         multiply_adds: of all products: convolutions, linear maps, attention, sparse attention at the keys really used.
         fvcore: with what fvcore's rules add: 5 per normalised element (4 without weights; batch norm 2 and 1), 1 per
             element that is averaged away over an image, 4 per element that is interpolated bilinearly.
@@ -58,8 +58,8 @@ class Counts:
 
     parameters: int
     size: tuple[int, int]
-    padded: tuple[int, int]
-    inner: tuple[int, int]
+    computed: tuple[int, int]
+    windows: tuple[int, int]
     multiply_adds: int
     fvcore: int
     own: int | None
@@ -86,7 +86,8 @@ def count(network: nn.Module, height: int, width: int) -> Counts:
     """
     offered = contract_of(network)
     padded = offered.size_rule.padded(height), offered.size_rule.padded(width)
-    inner_multiple = getattr(network, "inner_multiple", 1)
+    inner, window = (int(getattr(network, name, 1)) for name in ("inner_multiple", "window_multiple"))
+    computed = _extended(padded, inner)
     bare = copy.deepcopy(network).to("meta").eval().requires_grad_(False)
     like = next((parameter for parameter in bare.parameters() if parameter.is_floating_point()), torch.empty(0))
     x = torch.empty(1, offered.channels, *padded, device="meta", dtype=like.dtype)
@@ -103,8 +104,8 @@ def count(network: nn.Module, height: int, width: int) -> Counts:
     return Counts(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         size=(height, width),
-        padded=padded,
-        inner=(_multiple(padded[0], inner_multiple), _multiple(padded[1], inner_multiple)),
+        computed=computed,
+        windows=_extended(computed, window),
         multiply_adds=counter.multiply_adds,
         fvcore=counter.multiply_adds + counter.others,
         own=own_count(network, height, width),
@@ -114,8 +115,9 @@ def count(network: nn.Module, height: int, width: int) -> Counts:
     )
 
 
-def _multiple(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple
+def _extended(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    height, width = (-(-length // multiple) * multiple for length in size)
+    return height, width
 
 
 class _Counter(TorchDispatchMode):

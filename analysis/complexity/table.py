@@ -161,7 +161,7 @@ def sentence(row: Row) -> str:
         f"{giga(counts.multiply_adds)} G multiply-adds ({giga(counts.flops)} GFLOPs) for an input of "
         f"{_size(counts.size)}"
     )
-    text += f", computed at {computed(row)}" if counts.inner != counts.size else ""
+    text += f", computed at {computed(row)}" if counts.windows != counts.size else ""
     measured = row.measured
     if measured is None:
         return f"{text}; not measured: {row.failed}." if row.failed else f"{text}."
@@ -174,9 +174,9 @@ def sentence(row: Row) -> str:
 
 
 def computed(row: Row) -> str:
-    """The size that is computed, which may be another in windows than elsewhere."""
-    padded, inner = _size(row.counts.padded), _size(row.counts.inner)
-    return padded if padded == inner else f"{inner} in windows"
+    """The size that is computed, and that of the windows where it is another."""
+    own, windows = _size(row.counts.computed), _size(row.counts.windows)
+    return own if own == windows else f"{own} ({windows} in windows)"
 
 
 def giga(number: int) -> str:

@@ -1,7 +1,8 @@
 """What a report page shows, as the page's JSON has it: :meth:`Report.as_json`.
 
 A value that is no number (an image without a score, a loss that is not finite) is NaN here and null in the JSON.
-Sources of pictures are data URIs, or paths relative to the folder of the page with ``/`` between their parts.
+Sources of pictures are data URIs, or paths relative to the folder of the page with ``/`` between their parts, quoted as
+addresses are.
 """
 
 from __future__ import annotations

@@ -124,9 +124,13 @@ class LargeKernel(nn.Module):
         for parameter in self.dwc_proj[3].parameters():
             nn.init.zeros_(parameter)
 
+    def generated(self, u: Tensor) -> Tensor:
+        """The kernels that are generated from images [B, H, W, p], [B, p, 3, 3]."""
+        return _generate(self.dwc_proj, u)
+
     def forward(self, u: Tensor, kernel: Tensor) -> Tensor:
         """[B, H, W, p] and the shared kernel [p, p, k, k] -> [B, H, W, p]."""
-        return convolve_symmetric(u, kernel) + depthwise_by_image(u, _generate(self.dwc_proj, u))
+        return convolve_symmetric(u, kernel) + depthwise_by_image(u, self.generated(u))
 
 
 class DecomposedKernel(nn.Module):
@@ -142,9 +146,13 @@ class DecomposedKernel(nn.Module):
         super().__init__()
         self.proj = _kernel_generator(channels, channels // 4)
 
+    def generated(self, u: Tensor) -> Tensor:
+        """The kernels that are generated from images [B, H, W, p], [B, p, 3, 3]."""
+        return _generate(self.proj, u)
+
     def forward(self, u: Tensor, matrix: Tensor, kernel: Tensor) -> Tensor:
         """[B, H, W, p], the shared matrix [p, p, 1, 1] and kernel [p, 1, k, k] -> [B, H, W, p]."""
-        small = _generate(self.proj, u)
+        small = self.generated(u)
         mixed = linear(u, matrix.flatten(1))
         return depthwise_joined(mixed, kernel, small)
 
@@ -169,6 +177,8 @@ class ConvolutionalAttention(nn.Module):
         self.aggr = nn.Conv2d(channels, channels, 1)
         self.merged_weight = Memo()
         self.merged_bias = Memo()
+        self.fused = True
+        """Whether :meth:`after` may do without a call of this module; who wants to hook it says no."""
 
     def forward(self, x: Tensor, *kernels: Tensor) -> Tensor:
         """Filter and mix.
@@ -198,8 +208,8 @@ class ConvolutionalAttention(nn.Module):
         Returns:
             [B, H, W, C].
         """
-        if without_values(t.device):
-            return self(pointwise(layer, t), *kernels)
+        if not self.fused or without_values(t.device):
+            return cast("Tensor", self(pointwise(layer, t), *kernels))
         p = self.filtered
         first, second = layer.weight, self.aggr.weight
         bias, second_bias = cast("Tensor", layer.bias), cast("Tensor", self.aggr.bias)

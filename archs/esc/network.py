@@ -19,6 +19,7 @@ from archs.contract import BaseNetwork
 from archs.esc.blocks import AttentionType, Block, BlockSettings, Norm
 from archs.esc.kernels import DYNAMIC_SIDE, initial_kernel, symmetric_kernel
 from archs.layers.conv import convolve, to_bhwc
+from archs.layers.parts import PartNames, matching
 from archs.layers.size import SizeRule
 from ops import Memo
 from utils.errors import InputError
@@ -51,9 +52,14 @@ class ESCNetwork(BaseNetwork):
 
     def __init__(self, window_size: int) -> None:
         super().__init__()
-        self.window_size = self.inner_multiple = window_size
+        self.window_size = self.window_multiple = window_size
         self.size_rule = SizeRule(tile_multiple=window_size)
         self.receptive_radius = None  # the generated kernels follow from the whole image
+
+    def part_names(self) -> PartNames:
+        """Its blocks; the window attention of each and its convolutional attentions."""
+        block = r"(encoder\.)?blocks\.\d+"
+        return PartNames((), matching(self, block), matching(self, block + r"\.(attn|pconvs\.\d+)"))
 
 
 class Encoder(ESCNetwork):

@@ -28,6 +28,7 @@ from archs.layers.drop import drop_path_rates
 from archs.layers.embedding import PatchEmbedding
 from archs.layers.image import image_mean
 from archs.layers.numbering import count_numbered
+from archs.layers.parts import PartNames, matching
 from archs.layers.position import published_overlapping_index, relative_position_index
 from archs.layers.residual import residual_convolution
 from archs.layers.size import SizeRule
@@ -155,6 +156,11 @@ class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
             "relative_position_index_SA": relative_position_index(window, cpu),
             "relative_position_index_OCA": published_overlapping_index(window, extended, cpu),
         }
+
+    def part_names(self) -> PartNames:
+        """Its groups; the blocks of each and the overlapping cross-attention that ends it."""
+        group = r"layers\.\d+"
+        return PartNames(matching(self, group), matching(self, group + r"\.residual_group\.(blocks\.\d+|overlap_attn)"))
 
     def body(self, x: Tensor) -> Tensor:
         """The first features [B, C, H, W] -> those after all groups, [B, C, H, W]."""

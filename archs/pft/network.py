@@ -98,8 +98,9 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         self.scale = upscale
         self.img_range = img_range
         self.use_checkpoint = use_checkpoint
-        self.window_size = self.inner_multiple = window_size
+        self.window_size = window_size
         self.size_rule = SizeRule(tile_multiple=window_size)
+        self.inner_multiple = window_size
         self.receptive_radius = None
         self.channels = in_chans
         self.register_buffer("mean", image_mean(in_chans), persistent=False)
@@ -134,6 +135,11 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
     def focused_layers(self) -> list[AttentionTransformerLayer]:
         """All layers in the order in which num_topk counts them."""
         return [layer for group in self.layers for layer in cast("ResidualGroup", group).attention_layers]
+
+    def given_to(self) -> dict[str, str]:
+        """A group's result is what the first layer of the next one is called with, that of the last one the norm."""
+        followers = [f"layers.{number}.residual_group.layers.0" for number in range(1, len(self.layers))]
+        return {f"layers.{number}": name for number, name in enumerate([*followers, "norm"])}
 
     def body(self, x: Tensor) -> Tensor:
         """The first features [B, C, H, W] -> those after all groups, [B, C, H, W]."""

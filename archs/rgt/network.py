@@ -204,7 +204,7 @@ class RGT(HeadedNetwork, BaseNetwork):
         self.scale = upscale
         # Tiles on this grid cut neither windows nor the cells of global attention.
         self.size_rule = SizeRule(tile_multiple=max(s0, s1, STRIDE**2))
-        self.inner_multiple = max(s0, s1)
+        self.window_multiple = max(s0, s1)
         self.receptive_radius = None
         self.img_range = img_range
         self.use_chk = use_chk
@@ -236,6 +236,11 @@ class RGT(HeadedNetwork, BaseNetwork):
     def graph_sizes(self) -> tuple[int, int | None]:
         """Where global attention shrinks all images equally often."""
         return GRAPH_SIZES if self.recursions is None else (STRIDE**self.recursions, None)
+
+    def given_to(self) -> dict[str, str]:
+        """A group's result is what the first block of the next one is called with, that of the last one the norm."""
+        followers = [f"layers.{number}.blocks.0" for number in range(1, len(self.layers))]
+        return {f"layers.{number}": name for number, name in enumerate([*followers, "norm"])}
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_chans, H, W] in [0, 1] -> [B, in_chans, s*H, s*W], not clamped."""

@@ -54,6 +54,18 @@ def published_scores(options: TestOptions) -> dict[str, object] | None:
     return {"variant": options.published, "source": source.source, "note": source.note, "scores": by_set}
 
 
+def comparable(options: TestOptions, scale: float) -> tuple[Table, dict[str, dict[str, float]]] | None:
+    """The table of the published variant at a scale, and of it metric -> set -> value.
+
+    Only metrics of the option file count, and only those that are taken as in the table; None where nothing is
+    published of the variant, or none is named.
+    """
+    found = _found(options, scale)
+    if found is None:
+        return None
+    return found[0], _comparable((options.val or ValOptions()).metrics, found, scale)
+
+
 def _found(options: TestOptions, scale: float) -> tuple[Table, Mapping[str, Score]] | None:
     return None if options.published is None else scores_of(options.published, scale)
 

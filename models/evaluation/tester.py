@@ -94,6 +94,7 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
                 if world.is_main:
                     write_scores(folder.root / "scores.json", options, reports, loaded, whole=whole)
                     get_logger().info("scores and images are in %s", folder.root)
+                    get_logger().info("one page that shows them: %s", folder.page_command)
         if world.is_main:  # the images of all ranks; one of them says so and fails the run
             _raise_faults(options, reports)
     return reports

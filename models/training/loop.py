@@ -15,7 +15,7 @@ from models.training.demand import batch_advice, data_advice, of_batch
 from models.training.finite import FiniteGuard
 from models.training.meter import Meter
 from models.training.rescue import state_kept
-from models.training.run import Run, alone, opened
+from models.training.run import PageSink, Run, alone, opened
 from models.training.state import TrainState
 from models.training.step import StepResult
 from models.training.validation import report_lag, stop_request, validate, validates
@@ -29,8 +29,14 @@ _OTHER_PROGRAMS = "closing other programs, or a machine with more memory"
 _AGREE = 10  # iterations between two agreements of several ranks whether to stop
 
 
-def train(options: TrainOptions, command: Command, world: World) -> TrainState:
+def train(options: TrainOptions, command: Command, world: World, page: PageSink | None = None) -> TrainState:
     """Train as the options say; saves checkpoints, validates, logs.
+
+    Args:
+        options: what is trained.
+        command: what was typed.
+        world: all ranks.
+        page: makes the sink that keeps the page of a run's folder up to date, for ``logger.report``.
 
     Raises:
         InputError: an option, a file or the data cannot be used, or another process trains in the run's folder.
@@ -44,7 +50,7 @@ def train(options: TrainOptions, command: Command, world: World) -> TrainState:
     with (
         alone(options, command, world),
         catch_signals() as stop,
-        opened(options, command, world, stop) as (run, state, dataset),
+        opened(options, command, world, stop, page) as (run, state, dataset),
     ):
         train_until(options.train.total_iter, run, state, dataset)
         if options.val is None:
@@ -52,6 +58,7 @@ def train(options: TrainOptions, command: Command, world: World) -> TrainState:
         latest = run.saver.save_latest(state)
         if latest is not None:
             get_logger().info("done: %s iterations; the weights are in %s", f"{state.step:,}", latest)
+            get_logger().info("one page that shows the run: %s", run.folder.page_command)
         world.barrier()
     return state
 

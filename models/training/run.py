@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -35,7 +36,7 @@ from models.training.finite import FiniteGuard
 from models.training.objectives import Objective, build_objective, players_of
 from models.training.players import build_players
 from models.training.saver import Saver
-from models.training.sinks import JsonLinesSink, LogSink, Sink, TensorBoardSink, WandbSink
+from models.training.sinks import ImageScoresSink, JsonLinesSink, LogSink, Sink, TensorBoardSink, WandbSink
 from models.training.state import TrainState
 from models.training.step import AMP
 from models.weights.files import log_loaded
@@ -47,6 +48,8 @@ from utils.scale import scale_text
 from utils.seed import seed_everything
 from utils.signals import StopFlag
 
+PageSink = Callable[[Path], Sink]
+"""Makes the sink that keeps a page up to date, from the folder of a run."""
 _PATIENCE = 30.0  # seconds; longer than ranks live whose launcher is gone
 
 
@@ -85,9 +88,16 @@ def alone(options: TrainOptions, command: Command, world: World) -> Iterator[Non
 
 @contextlib.contextmanager
 def opened(
-    options: TrainOptions, command: Command, world: World, stop: StopFlag
+    options: TrainOptions, command: Command, world: World, stop: StopFlag, page: PageSink | None = None
 ) -> Iterator[tuple[Run, TrainState, TrainDataset]]:
     """A run with its folder and logs, ready for its iterations; closes its files at the end.
+
+    Args:
+        options: what is trained.
+        command: what was typed.
+        world: all ranks.
+        stop: set by a signal.
+        page: makes the sink that keeps the page of a run's folder up to date, for ``logger.report``.
 
     Raises:
         InputError: an option, a file or the data cannot be used, or the memory cannot hold them; an earlier run of that
@@ -118,7 +128,7 @@ def opened(
     world.barrier()
     if resume is not None:
         get_logger().info("resumed from %s at iteration %s", resume.path, f"{state.step:,}")
-    sinks = _open_sinks(options, folder, state) if world.is_main else ()
+    sinks = _open_sinks(options, folder, state, page) if world.is_main else ()
     state.unlogged = None
     saver = Saver(CheckpointFolder(folder.root), options, world)
     run = Run(options, objective, folder, saver, validation, sinks, world, stop, command.goes_on)
@@ -274,9 +284,10 @@ def _with_common_seed(options: TrainOptions, resume: Resume | None, world: World
     return dataclasses.replace(options, manual_seed=seed)
 
 
-def _open_sinks(options: TrainOptions, folder: RunFolder, state: TrainState) -> tuple[Sink, ...]:
+def _open_sinks(options: TrainOptions, folder: RunFolder, state: TrainState, page: PageSink | None) -> tuple[Sink, ...]:
     lines = JsonLinesSink(folder.root / "metrics.jsonl", state.step, state.validated, state.unlogged)
-    sinks: list[Sink] = [LogSink(options.name), lines]
+    images = ImageScoresSink(folder.root / "validation.json")
+    sinks: list[Sink] = [LogSink(options.name), lines, images]
     if folder.tensorboard is not None and not _is_utf8(str(folder.tensorboard)):
         get_logger().warning("%s: TensorBoard cannot write there, since the path is not UTF-8", folder.tensorboard)
     elif folder.tensorboard is not None:
@@ -290,6 +301,8 @@ def _open_sinks(options: TrainOptions, folder: RunFolder, state: TrainState) -> 
     wandb = options.logger.wandb
     if wandb is not None and wandb.project is not None:
         sinks.append(WandbSink(folder.root, options.name, wandb, to_dict(options)))
+    if options.logger.report and page is not None:
+        sinks.append(page(folder.root))  # the last one: the page shows what the others have written
     return tuple(sinks)
 
 

@@ -1,4 +1,4 @@
-"""Where the figures of a training run go: console and log file, TensorBoard, ``metrics.jsonl``, Weights & Biases."""
+"""Where the figures of a training run go: console and log file, JSON files, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from models.training.events import EventFile
 from models.training.record_file import RecordFile
 from models.training.state import Best
 from utils.errors import InputError
-from utils.files import json_text, write_text
+from utils.files import json_text, write_json, write_text
 from utils.log import get_logger
 from utils.progress import clock
 from utils.records import read_records
@@ -94,6 +94,7 @@ class ValidationRecord:
         scores: metric -> mean; NaN where an image has no score.
         best: metric -> best value so far, of those that have had any.
         pictures: image name -> LR, bicubic, ours, HR side by side, uint8 [H,W,3] RGB.
+        images: the scores of each image, in the form of ``scores.json``.
     """
 
     step: int
@@ -101,6 +102,7 @@ class ValidationRecord:
     scores: Mapping[str, float]
     best: Mapping[str, Best]
     pictures: Mapping[str, NDArray[np.uint8]]
+    images: Mapping[str, object] = field(default_factory=dict)
 
 
 class Sink(Protocol):
@@ -196,6 +198,32 @@ class JsonLinesSink:
 
     def _write(self, value: Mapping[str, object]) -> None:
         self.file.write((json_text(value) + "\n").encode())
+
+
+class ImageScoresSink:
+    """``validation.json``: the scores of each image in the last validation, by data set as in ``scores.json``.
+
+    Args:
+        path: of the file, which each data set of a validation writes anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.step = 0
+        self.datasets: dict[str, Mapping[str, object]] = {}
+
+    def training(self, record: TrainRecord) -> None:
+        """Nothing: an iteration has no images to score."""
+
+    def validation(self, record: ValidationRecord) -> None:
+        """The images of a data set, beside those that were scored at the same iteration."""
+        if record.step != self.step:
+            self.step, self.datasets = record.step, {}
+        self.datasets[record.dataset] = record.images
+        write_json(self.path, {"step": self.step, "datasets": self.datasets})
+
+    def close(self) -> None:
+        """Nothing: the file is closed."""
 
 
 class TensorBoardSink:

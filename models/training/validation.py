@@ -124,7 +124,8 @@ def _record(run: Run, state: TrainState, report: EvalReport, pictures: dict[str,
         for metric, value in report.scores.items()
     }
     best = {metric: value for metric, value in found.items() if value is not None}
+    record = ValidationRecord(state.step, report.dataset, report.scores, best, pictures, report.as_json())
     for sink in run.sinks:
-        sink.validation(ValidationRecord(state.step, report.dataset, report.scores, best, pictures))
+        sink.validation(record)
     first = next(iter(found.values()), None)
     return first is not None and first.step == state.step

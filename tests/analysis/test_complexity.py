@@ -103,14 +103,17 @@ def test_small_networks_are_counted_by_the_published_formulas() -> None:
     whole = shrunk + keys + C * r * N + (r + C) * k * N + C * C * N
     tail = 9 * C * 64 * N + 9 * 64 * 256 * N + 27 * 64 * 4 * N
     assert found.multiply_adds == conv + local + whole + 2 * mlp + 2 * 9 * C * C * N + tail
-    assert found.inner == (32, 48)
+    assert (found.computed, found.windows) == ((32, 48), (32, 48))
     assert found.flops == 2 * found.multiply_adds
+    other = count(network, 29, 48)
+    assert (other.computed, other.windows) == ((29, 48), (32, 48))
+    assert found.multiply_adds > other.multiply_adds
 
 
 def test_what_is_counted_is_given_padded_and_left_as_it_was() -> None:
     network = build_network(HAT).train()
     found = count(network, 10, 16)
-    assert (found.size, found.padded, found.inner) == ((10, 16), (16, 16), (16, 16))
+    assert (found.size, found.computed, found.windows) == ((10, 16), (16, 16), (16, 16))
     assert found.multiply_adds == count(network, 16, 16).multiply_adds
     assert network.training
     assert all(parameter.requires_grad and not parameter.is_meta for parameter in network.parameters())
@@ -198,7 +201,7 @@ def test_tables_and_sentences() -> None:
     row = Row("A_B", 4, counts)
     assert sentence(row) == (
         "A_B x4 has 1.235 M parameters and needs 2.00 G multiply-adds (4.00 GFLOPs) for an input of 16x10, computed at "
-        "32x16 in windows."
+        "16x16 (32x16 in windows)."
     )
     text = main_table([row], "text", activations=True)
     assert "FLOPs (2 x multiply-adds), G" in text.splitlines()[0]

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 
-from scripts.plot import FORMATS, RunCurves, draw, labels, main, read_curves, smoothed
+from analysis.report.curves import Points, RunCurves
+from analysis.report.model import Group
+from scripts.plot import FORMATS, curves_of, draw, labels, main, smoothed
 from utils.errors import InputError
 
 
@@ -22,13 +25,22 @@ def run_folder(folder: Path) -> Path:
     return folder
 
 
+def points(*pairs: tuple[int, float], group: Group = "loss") -> Points:
+    steps, values = zip(*pairs, strict=True)
+    return Points(group, np.array(steps), np.array(values))
+
+
+def pairs(points: Points) -> list[tuple[int, float]]:
+    return list(zip(points.steps.tolist(), points.values.tolist(), strict=True))
+
+
 def test_curves_of_a_run_are_read_from_its_metrics(tmp_path: Path) -> None:
-    run = read_curves(run_folder(tmp_path / "one"))
+    run = curves_of(run_folder(tmp_path / "one"), 1)
     assert run.name == "one"
-    assert run.curves["l_pix"][:2] == [(1, 1.0), (2, 0.5)]
-    assert run.curves["Set5: psnr"] == [(8, 30.5)]
+    assert pairs(run.curves["l_pix"])[:2] == [(1, 1.0), (2, 0.5)]
+    assert pairs(run.curves["Set5: psnr"]) == [(8, 30.5)]
     assert set(run.curves) == {"l_pix", "lr", "grad_norm", "Set5: psnr", "Set5: ssim"}
-    assert smoothed([(1, 1.0), (2, 3.0), (3, 5.0)], 2) == [(1, 1.0), (2, 2.0), (3, 4.0)]
+    assert pairs(smoothed(points((1, 1.0), (2, 3.0), (3, 5.0)), 2)) == [(1, 1.0), (2, 2.0), (3, 4.0)]
 
 
 def test_curves_of_several_runs_are_drawn_into_one_picture(tmp_path: Path) -> None:
@@ -67,20 +79,23 @@ def test_a_run_keeps_its_colour_in_all_panels(tmp_path: Path, monkeypatch: pytes
     figures = pytest.importorskip("matplotlib.figure")
     drawn: list[Any] = []
     monkeypatch.setattr(figures.Figure, "savefig", lambda self, *args, **kwargs: drawn.append(self))
-    first, second = RunCurves("a", {"lr": [(1, 1.0)]}), RunCurves("b", {"lr": [(1, 1.0)], "Set5: psnr": [(1, 30.0)]})
+    first, second = (
+        RunCurves("a", {"lr": points((1, 1.0))}),
+        RunCurves("b", {"lr": points((1, 1.0)), "Set5: psnr": points((1, 30.0))}),
+    )
     draw([first, second], tmp_path / "out.png")
     lr, psnr = drawn[0].axes
     assert [line.get_color() for line in lr.lines] == ["C0", "C1"]
     assert [line.get_color() for line in psnr.lines] == ["C1"]  # the first of its panel, the second of the runs
-    many = [RunCurves(f"run {i}", {"lr": [(1, 1.0)]}) for i in range(25)]
+    many = [RunCurves(f"run {i}", {"lr": points((1, 1.0))}) for i in range(25)]
     draw(many, tmp_path / "out.png")
     looks = {(line.get_color(), line.get_linestyle()) for line in drawn[1].axes[0].lines}
     assert len(looks) == 25
 
 
 def test_runs_of_the_same_name_can_be_told_apart(tmp_path: Path) -> None:
-    runs = [read_curves(run_folder(tmp_path / parent / "x4")) for parent in ("old", "new")]
-    assert labels([*runs, RunCurves("other")]) == ["x4 (1)", "x4 (2)", "other"]
+    runs = [curves_of(run_folder(tmp_path / parent / "x4"), 1) for parent in ("old", "new")]
+    assert labels([*runs, RunCurves("other", {})]) == ["x4 (1)", "x4 (2)", "other"]
 
 
 def test_another_file_of_json_lines_is_refused(tmp_path: Path) -> None:
@@ -103,5 +118,5 @@ def test_runs_without_records_and_bad_smoothing_are_refused(tmp_path: Path) -> N
 def test_damaged_lines_are_left_out_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"kind": "train", "step": 1, "lr": [0.1], "l_pix": 0.5}\n\xff\n{"kind": "val", "step": 1}\n')
-    assert read_curves(path).curves["l_pix"] == [(1, 0.5)]
+    assert pairs(curves_of(path, 1).curves["l_pix"]) == [(1, 0.5)]
     assert "2 damaged lines are left out: line 2, 3" in capsys.readouterr().err

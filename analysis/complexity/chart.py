@@ -51,7 +51,7 @@ def bubble_chart(bubbles: Sequence[Bubble], x: str, y: str, note: str = "", memo
     """
     if not bubbles:
         raise InputError("--chart: none of these networks has both figures, so that there is nothing to draw")
-    figure = new_figure(7.5, 5.0)
+    figure = new_figure(8.5, 5.5)
     axes = figure.subplots()
     largest = max((bubble.memory for bubble in bubbles if bubble.memory is not None), default=None)
     groups = list(dict.fromkeys(bubble.group for bubble in bubbles))

@@ -104,7 +104,7 @@ PFT | x4 | 19.8 | 1260 | - | - | -
 PFT-light | x2 | 0.776 | 278.3 | - | - | -
 PFT-light | x3 | 0.783 | 123.5 | - | - | -
 PFT-light | x4 | 0.792 | 69.6 | - | - | -
-# ESC, Table 2 of the paper (arXiv 2503.06671) | out 1280x720 | fvcore | called FLOPs there; the card is not stated
+# ESC, Table 2 of the paper (arXiv 2503.06671) | out 1280x720 | fvcore | the card behind latencies is not stated
 ESC | x2 | 0.947 | 592.0 | 120.9 | 831 | -
 ESC | x3 | 0.955 | 267.6 | 41.4 | 385 | -
 ESC | x4 | 0.968 | 149.2 | 21.9 | 215 | -

@@ -209,7 +209,8 @@ def test_tables_and_sentences() -> None:
     assert r"A\_B & x4 &" in main_table([row], "latex")
     assert main_table([row], "csv").splitlines()[1].startswith('A_B,x4,"1,234,567",16x10,')
     paper, printed = printed_of("PFT-light", 4)[0]
-    beside = Beside(paper, printed, Counts(792_416, (180, 320), *[(192, 320)] * 2, 1, 1, 69_509_606_400, 0, 0, None))
+    light = Counts(792_416, (180, 320), (192, 320), (192, 320), 1, 1, 69_509_606_400, 0, 0, None)
+    beside = Beside(paper, printed, light)
     assert paper_table([beside], "markdown").splitlines()[2].split(" | ")[8:10] == ["69.51", "-0.1 %"]
     assert formatted(["a", "b"], [["1", "2"]], "text") == "a  b\n----\n1  2\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -76,5 +77,5 @@ def test_a_process_that_was_ended_is_a_row_without_figures(monkeypatch: pytest.M
     class Ended:
         returncode, stdout = -9, ""
 
-    monkeypatch.setattr(complexity.subprocess, "run", lambda *args, **options: Ended())
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: Ended())
     assert "ended by the system" in complexity._ask({})["failed"]

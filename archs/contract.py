@@ -1,19 +1,22 @@
 """What a network offers to those who run it: upscaling, tiling, evaluation, loading of weights.
 
 :class:`SRNetwork` writes it down, :class:`BaseNetwork` has the defaults of our networks, and :func:`contract_of` is how
-callers ask: networks from elsewhere, which say less, are completed there and nowhere else. :class:`Discriminator` is
-what adversarial training asks of the other player.
+callers ask: networks from elsewhere, which say less, are completed there and nowhere else. :class:`AttentionModule` is
+what those who look at attention ask of the modules inside a network, :class:`Discriminator` what adversarial training
+asks of the other player.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from archs.layers.parts import PartNames, stacked_parts
-from archs.layers.size import SizeRule
+from archs.layers.places import AttentionPlaces, unpadded
+from archs.layers.size import SizeRule, extended
 from utils.errors import InputError
 
 CHANNELS = 3
@@ -122,6 +125,46 @@ def at_scale(network: nn.Module, scale: float) -> nn.Module:
         raise ValueError(f"{type(network).__name__} is a network for x{own:g}, not for x{scale:g}")
     other: nn.Module = change(scale)
     return other
+
+
+@runtime_checkable
+class AttentionModule(Protocol):
+    """A module whose attention can be looked at: one that calls :func:`ops.window_attention` or focused_attention.
+
+    Its ``forward`` takes a map [B, H, W, C] first. Whatever else it does to the map, padding, rolling and cutting it
+    into windows, is told by the places of the tokens.
+    """
+
+    def attention_places(self, x: Tensor, *arguments: Any) -> tuple[AttentionPlaces, ...]:
+        """Where the tokens of each attention lie in the map; :mod:`archs.layers.places` has what most need.
+
+        Args:
+            x: [B, H, W, C], what ``forward`` is about to be given; its values do not matter.
+            arguments: the other arguments of ``forward``.
+
+        Returns:
+            For each attention that ``forward`` computes, in their order. Each has B * n windows, image after image, in
+            one call of the operator or in several.
+        """
+
+
+@runtime_checkable
+class PaddingNetwork(Protocol):
+    """A network that itself extends its input to the maps inside it, at the right and at the bottom."""
+
+    def padded_axis(self, length: int, device: torch.device) -> Tensor:
+        """Which row (or column) of an input of ``length`` rows each row of the maps shows, [L'] int64."""
+
+
+def image_axis(network: nn.Module, length: int, device: torch.device) -> Tensor:
+    """Which row (or column) of an image each row of the maps inside a network shows, [L'] int64.
+
+    Between them are the padding by the caller, as the network's size rule wants it, and that by the network itself.
+    """
+    rule = contract_of(network).size_rule
+    padded = rule.padded(length)
+    axis = extended(unpadded(length, device), 0, padded, rule.mode)
+    return axis[network.padded_axis(padded, device)] if isinstance(network, PaddingNetwork) else axis
 
 
 @runtime_checkable

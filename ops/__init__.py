@@ -14,6 +14,7 @@ from ops.focused.attention import FOCUSED_ATTENTION, focused_attention
 from ops.memo import Memo
 from ops.mlp.gelu_depthwise import GELU_DEPTHWISE, gelu_depthwise
 from ops.mlp.linear import LINEAR, linear
+from ops.observed import AttentionCall, observed_by
 from ops.pixels.imresize import imresize
 from ops.pixels.resample import RESAMPLE, resample
 from ops.registry import Explanation, Operator
@@ -24,6 +25,7 @@ from ops.window.relative_bias import RelativeBias
 
 __all__ = [
     "OPERATORS",
+    "AttentionCall",
     "FocusState",
     "Memo",
     "RegionMask",
@@ -33,6 +35,7 @@ __all__ = [
     "gelu_depthwise",
     "imresize",
     "linear",
+    "observed_by",
     "resample",
     "smm_amv",
     "smm_qmk",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from archs.esc.kernels import DYNAMIC_SIDE, convolve_symmetric, depthwise_by_image, depthwise_joined
 from archs.layers.conv import convolve, pointwise
+from archs.layers.places import AttentionPlaces, reflected, window_places
 from archs.layers.position import bias_by_displacement
 from archs.layers.reflect import crop, reflect_to_multiple
 from archs.layers.window import window_merge, window_partition
@@ -96,6 +97,11 @@ class WindowAttention(nn.Module):
         """[h, N, N]."""
         table = self.relative_position_bias
         return self.dense_bias(lambda: bias_by_displacement(table, self.window), table)
+
+    def attention_places(self, x: Tensor) -> tuple[AttentionPlaces, ...]:
+        """Those of the windows; see :class:`archs.contract.AttentionModule`."""
+        rows, columns = (reflected(side, self.window[0], x.device) for side in x.shape[1:3])
+        return (window_places(rows, columns, self.window),)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""

@@ -21,6 +21,7 @@ from archs.layers.drop import DropPath
 from archs.layers.linear import Linear, initialise_linear
 from archs.layers.mask import shift_regions
 from archs.layers.mlp import Mlp
+from archs.layers.places import AttentionPlaces, unpadded, window_places
 from archs.layers.position import overlapping_position_index, relative_position_index
 from archs.layers.residual import Residual, residual_convolution
 from archs.layers.window import overlapping_windows, window_merge, window_partition
@@ -185,6 +186,11 @@ class HybridAttentionBlock(nn.Module):
         windows = self.attn(window_partition(rolled, self.window), mask)
         return torch.roll(window_merge(windows, self.window, size), (self.shift, self.shift), (1, 2))
 
+    def attention_places(self, x: Tensor) -> tuple[AttentionPlaces, ...]:
+        """Those of the windows; see :class:`archs.contract.AttentionModule`."""
+        rows, columns = (unpadded(side, x.device) for side in x.shape[1:3])
+        return (window_places(rows, columns, self.window, shift=(self.shift, self.shift)),)
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
         normal = self.norm1(x)
@@ -256,6 +262,11 @@ class OverlappingCrossAttention(nn.Module):
         k, v = sources.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # each [n, h, M, D]
         out = window_attention(q, k, v, self.bias(), None, self.scale)
         return window_merge(self.proj(out.transpose(1, 2).flatten(2)), self.window, size)
+
+    def attention_places(self, x: Tensor) -> tuple[AttentionPlaces, ...]:
+        """Those of the windows and of the larger ones around them; see :class:`archs.contract.AttentionModule`."""
+        rows, columns = (unpadded(side, x.device) for side in x.shape[1:3])
+        return (window_places(rows, columns, self.window, extended=self.extended),)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""

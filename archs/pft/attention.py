@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from archs.layers.linear import Linear
 from archs.layers.mask import shift_regions
+from archs.layers.places import AttentionPlaces, unpadded, window_places
 from archs.layers.recompute import recomputed
 from archs.layers.window import Pair, window_merge, window_partition
 from archs.pft.bands import FocusBands, Surroundings, cut, give_memory_back
@@ -126,6 +127,11 @@ class FocusedAttentionBase(nn.Module):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+    def attention_places(self, x: Tensor, *state: object) -> tuple[AttentionPlaces, ...]:
+        """Those of the windows; see :class:`archs.contract.AttentionModule`."""
+        rows, columns = (unpadded(side, x.device) for side in x.shape[1:3])
+        return (window_places(rows, columns, self.window, shift=(self.shift, self.shift)),)
 
     def attend(self, x: Tensor, state: FocusState | None, norm: nn.Module | None = None) -> tuple[Tensor, FocusState]:
         """Attention inside windows plus the convolution of the values, projected.

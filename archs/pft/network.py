@@ -136,6 +136,10 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         """All layers in the order in which num_topk counts them."""
         return [layer for group in self.layers for layer in cast("ResidualGroup", group).attention_layers]
 
+    def padded_axis(self, length: int, device: torch.device) -> Tensor:
+        """Where each pixel of a padded side comes from; see :class:`archs.contract.PaddingNetwork`."""
+        return mirror_index(length, -(-length // self.window_size) * self.window_size, device)
+
     def given_to(self) -> dict[str, str]:
         """A group's result is what the first layer of the next one is called with, that of the last one the norm."""
         followers = [f"layers.{number}.residual_group.layers.0" for number in range(1, len(self.layers))]

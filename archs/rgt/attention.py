@@ -19,11 +19,13 @@ from archs.layers.constants import PublishedConstants
 from archs.layers.conv import convolve
 from archs.layers.linear import Linear
 from archs.layers.mask import shift_mask, shift_regions
+from archs.layers.places import AttentionPlaces, cell_places, framed, window_places
 from archs.layers.position import relative_position_index
 from archs.layers.window import Pair, window_merge, window_partition
 from archs.rgt.position import PositionNetwork, relative_offsets
 from archs.rgt.recursion import STRIDE, recursion_bias, recursion_count, recursion_kernel
 from ops import Memo, RegionMask, RelativeBias, linear, window_attention
+from ops.observed import observer
 from ops.registry import exporting, tracing
 from utils.devices import without_values
 from utils.errors import InputError
@@ -170,6 +172,11 @@ class RectangleWindowAttention(PublishedConstants):
             for i, branch in enumerate(self.branches)
         }
 
+    def attention_places(self, x: Tensor, *tables: object) -> tuple[AttentionPlaces, ...]:
+        """Those of the windows of each half; see :class:`archs.contract.AttentionModule`."""
+        rows, columns = (framed(side, max(self.split_size), x.device) for side in x.shape[1:3])
+        return tuple(window_places(rows, columns, branch.window, shift=branch.shift) for branch in self.branches)
+
     def forward(self, x: Tensor, tables: tuple[Tensor, ...] | None = None) -> Tensor:
         """[B, H, W, C] and the two position tables [R, n // 2], if they are computed already -> [B, H, W, C]."""
         B, H, W, C = x.shape
@@ -254,20 +261,28 @@ class RecursiveGeneralizationAttention(nn.Module):
         self.proj_drop = nn.Dropout(drop)
         self.joined_kernel, self.joined_bias = Memo(), Memo()
 
+    def attention_places(self, x: Tensor, recursions: int | None = None) -> tuple[AttentionPlaces, ...]:
+        """All of the map, and the squares that are represented; see :class:`archs.contract.AttentionModule`."""
+        size = (x.shape[1], x.shape[2])
+        return (cell_places(size, STRIDE ** self._recursions(size, recursions), x.device),)
+
     def forward(self, x: Tensor, recursions: int | None = None) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]; ``recursions`` is T, by default what :func:`recursion_count` says."""
         B, H, W, C = x.shape
-        if recursions is None:
-            recursions = recursion_count(H, W, training=self.training)
+        recursions = self._recursions((H, W), recursions)
         z = self.representatives(x, recursions)  # [B, hh, ww, r]
         values = self.v(z)
         values = (values + convolve(self.cpe, values)).flatten(1, 2)
         k = self.k(z).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, n, K, r/n]
         v = values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, n, K, C/n]
         tokens = x.flatten(1, 2)
-        folded = self.worth_folding(k.shape[2]) and not without_values(x.device)
+        # Folded, there are no queries to be observed, nor the published products to be counted.
+        folded = observer() is None and not without_values(x.device) and self.worth_folding(k.shape[2])
         y = self._attend_folded(tokens, k, v) if folded else self._attend(tokens, k, v)
         return cast("Tensor", self.proj_drop(y)).view(B, H, W, C)
+
+    def _recursions(self, size: Pair, recursions: int | None) -> int:
+        return recursion_count(*size, training=self.training) if recursions is None else recursions
 
     def representatives(self, x: Tensor, recursions: int) -> Tensor:
         """[B, H, W, C] -> [B, hh, ww, r] with hh = H // 4**recursions, likewise ww; neither may be 0."""

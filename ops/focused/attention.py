@@ -18,6 +18,7 @@ from torch import Tensor
 from ops.autocast import takes_autocast
 from ops.focused import composed, joined, native, reference
 from ops.focused.arguments import FocusArguments, FocusCall, FocusFunction, FocusState, call_of, check
+from ops.observed import AttentionCall, observed_by, observer
 from ops.registry import AUTO, REFERENCE, Operator
 from utils.devices import types_here, without_values
 from utils.errors import InputError
@@ -82,7 +83,13 @@ def focused_attention(
             f"focused_attention: backend {chosen.name} cannot go on from a state of "
             f"{'the reference' if state.weights is not None else 'another backend'}; choose one for all layers"
         )
-    return chosen.run(arguments)
+    watch = observer()
+    if watch is None:
+        return chosen.run(arguments)
+    with observed_by(None):  # what a backend calls is no attention of its own
+        out, new = chosen.run(arguments)
+    watch(AttentionCall(arguments, new))
+    return out, new
 
 
 def _examples() -> Mapping[str, FocusCall]:

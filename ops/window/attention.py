@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ops.autocast import takes_autocast
+from ops.observed import AttentionCall, observer
 from ops.registry import Operator
 from ops.window import chunked, flex, native, reference, sdpa
 from ops.window.arguments import WindowArguments, WindowCall, WindowFunction, call_of, check
@@ -62,9 +63,12 @@ def window_attention(
     arguments = WindowArguments(q, k, v, dense, regions, scale)
     check(arguments)
     chosen = WINDOW_ATTENTION.choose(call_of(arguments, dropout=dropout > 0), backend, strict=strict)
-    if dropout > 0:
-        return reference.reference_attention(arguments, dropout)  # all others have refused
-    return chosen.run(arguments)
+    # Of dropout all but the reference have refused to hear.
+    out = reference.reference_attention(arguments, dropout) if dropout > 0 else chosen.run(arguments)
+    watch = observer()
+    if watch is not None:
+        watch(AttentionCall(arguments))
+    return out
 
 
 def _regions(mask: RegionMask) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ops.registry import REFERENCE, Backend
 from ops.window.arguments import WindowArguments, WindowCall, WindowFunction
-from ops.window.region_mask import dense_mask
+from ops.window.region_mask import dense_mask, mask_rows
 
 
 def reference_attention(arguments: WindowArguments, dropout: float = 0.0) -> Tensor:
@@ -21,7 +21,26 @@ def reference_attention(arguments: WindowArguments, dropout: float = 0.0) -> Ten
     Returns:
         [W, h, N, E].
     """
-    q, k, v, bias, mask, scale = arguments
+    weights = attention_weights(arguments)
+    if dropout > 0:
+        weights = F.dropout(weights, dropout)
+    return (weights @ arguments.v.to(weights.dtype)).to(arguments.q.dtype)
+
+
+def attention_weights(arguments: WindowArguments, windows: slice | None = None, queries: slice | None = None) -> Tensor:
+    """``softmax(q k^T * scale + bias + mask)``: the attention maps that multiply the values.
+
+    Args:
+        arguments: the operands; the values are not looked at.
+        windows: only these of the W; None for all.
+        queries: only these of the N; None for all.
+
+    Returns:
+        [W', h, Q, M], float32 at least; rows sum to 1.
+    """
+    if windows is not None or queries is not None:
+        arguments = _part(arguments, windows or slice(None), queries or slice(None))
+    q, k, _, bias, mask, scale = arguments
     dtype = torch.promote_types(q.dtype, torch.float32)
     logits = (q.to(dtype) * scale) @ k.to(dtype).transpose(-2, -1)  # [W, h, N, M]
     if bias is not None:
@@ -29,10 +48,16 @@ def reference_attention(arguments: WindowArguments, dropout: float = 0.0) -> Ten
     if mask is not None:
         by_image = logits.view(-1, mask.shape[0], *logits.shape[1:])  # [B, n, h, N, M]
         logits = (by_image + dense_mask(mask, dtype)[:, None]).flatten(0, 1)
-    weights = logits.softmax(-1)
-    if dropout > 0:
-        weights = F.dropout(weights, dropout)
-    return (weights @ v.to(dtype)).to(q.dtype)
+    return logits.softmax(-1)
+
+
+def _part(arguments: WindowArguments, windows: slice, queries: slice) -> WindowArguments:
+    """The arguments of some windows and queries, with a mask for each of these windows."""
+    q, k, v, bias, mask, scale = arguments
+    if mask is not None:
+        mask = mask_rows(mask, windows, q.shape[0], queries, torch.promote_types(q.dtype, torch.float32))
+    bias = None if bias is None else bias[:, queries]
+    return WindowArguments(q[windows, :, queries], k[windows], v[windows], bias, mask, scale)
 
 
 BACKEND: Backend[WindowCall, WindowFunction] = Backend(

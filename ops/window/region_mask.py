@@ -36,11 +36,34 @@ def dense_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask as floats: regions [n, N] -> [n, N, N]; a mask that has floats already is cast."""
     if not is_regions(mask):
         return mask.to(dtype)
-    apart = mask[:, :, None] != mask[:, None, :]
+    return _hiding(mask[:, :, None] != mask[:, None, :], dtype)
+
+
+def mask_rows(mask: Tensor, windows: slice, total: int, queries: slice, dtype: torch.dtype) -> Tensor:
+    """A mask as floats for some windows of a batch and some of their queries.
+
+    Args:
+        mask: [n, N, M] floats, or regions [n, N].
+        windows: of the W, which are images of n windows each.
+        total: W.
+        queries: of the N.
+        dtype: of the result.
+
+    Returns:
+        [W', Q, M].
+    """
+    of_images = mask[torch.arange(total, device=mask.device)[windows] % mask.shape[0]]
+    if not is_regions(mask):
+        return of_images[:, queries].to(dtype)
+    return _hiding(of_images[:, queries, None] != of_images[:, None, :], dtype)
+
+
+def _hiding(apart: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 for pairs that see each other, -100 for those that are apart."""
     if exporting():  # zeros of this shape would be stored in the program
-        hidden, seen = (torch.full((), value, dtype=dtype, device=mask.device) for value in (HIDDEN, 0.0))
+        hidden, seen = (torch.full((), value, dtype=dtype, device=apart.device) for value in (HIDDEN, 0.0))
         return torch.where(apart, hidden, seen)
-    return torch.zeros(apart.shape, dtype=dtype, device=mask.device).masked_fill(apart, HIDDEN)
+    return torch.zeros(apart.shape, dtype=dtype, device=apart.device).masked_fill(apart, HIDDEN)
 
 
 def is_regions(mask: Tensor) -> bool:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _LARGEST = 60.0  # diameter of the largest bubble, in points
 _UNKNOWN = 12.0
+_WIDE = 30
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Tol's bright colours
 
 
@@ -34,6 +35,11 @@ class Bubble:
     y: float
     memory: float | None = None
     group: str = ""
+
+
+def _wide(values: Sequence[float]) -> bool:
+    """Whether values spread so far that the small ones would lie upon each other on a linear axis."""
+    return min(values) > 0 and max(values) > _WIDE * min(values)
 
 
 def bubble_chart(bubbles: Sequence[Bubble], x: str, y: str, note: str = "", memory_unit: str = "MiB") -> Figure:
@@ -71,6 +77,10 @@ def bubble_chart(bubbles: Sequence[Bubble], x: str, y: str, note: str = "", memo
     axes.set_ylabel(y)
     axes.margins(0.16, 0.2)
     axes.grid(alpha=0.25)
+    if _wide([bubble.x for bubble in bubbles]):
+        axes.set_xscale("log")
+    if _wide([bubble.y for bubble in bubbles]):
+        axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):  # room for a bubble at 0 is no range of values
         axis.set_major_formatter(lambda value, _: "" if value < 0 else f"{value:g}")
     legend = "" if largest is None else f"diameter: memory, the largest {largest:.0f} {memory_unit}"

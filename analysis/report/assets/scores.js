@@ -108,7 +108,7 @@ function scoreTable(set) {
     if (starts) top.append(el("th", { scope: "colgroup", class: "group starts", colSpan: all.filter((each) => each.group === column.group).length }, column.group));
     last = column.group;
     column.starts = starts;
-    second.append(sorted(index + 2, [mark(column.method), column.method], starts ? "starts" : ""));
+    second.append(sorted(index + 2, methodName(column.method), starts ? "starts" : ""));
   });
   const table = el("table", { class: "scores" }, el("thead", {}, top, second), body, el("tfoot", {}, footRows(set, all)));
   rows.forEach((row) => all.forEach((column, index) => row.cells[index].classList.toggle("starts", column.starts)));
@@ -156,7 +156,7 @@ function scoreRow(set, all, image, place) {
   const name =
     image.picture === null || image.picture === undefined
       ? image.name
-      : el("button", { type: "button", class: "link", onclick: () => openPicture?.(image.picture) }, image.name);
+      : el("button", { type: "button", class: "link", onclick: () => openPicture?.(image.picture) }, breakable(image.name));
   const [height, width] = image.size;
   return {
     image,

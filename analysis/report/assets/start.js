@@ -72,11 +72,11 @@ function runTable() {
     el(
       "tr",
       {},
-      el("th", { scope: "row", class: "first" }, swatch(index), run.name),
+      el("th", { scope: "row", class: "first" }, swatch(index), breakable(run.name)),
       el("td", {}, run.kind === "train" ? "training" : "test"),
       el("td", {}, run.options["network_g.type"] ?? "–"),
       el("td", { class: "number" }, progress(run)),
-      el("td", { class: "path" }, run.folder),
+      el("td", { class: "path" }, breakable(run.folder)),
     ),
   );
   const heads = ["run", "kind", "network", "iterations", "folder"].map((text, index) => el("th", { scope: "col", class: index === 0 ? "first" : index === 3 ? "number" : "" }, text));

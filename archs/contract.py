@@ -150,21 +150,24 @@ class AttentionModule(Protocol):
 
 @runtime_checkable
 class PaddingNetwork(Protocol):
-    """A network that itself extends its input to the maps inside it, at the right and at the bottom."""
+    """A network whose maps are not of the size of its input: that extends it at the right and bottom, or shrinks it."""
 
     def padded_axis(self, length: int, device: torch.device) -> Tensor:
-        """Which row (or column) of an input of ``length`` rows each row of the maps shows, [L'] int64."""
+        """Which rows (or columns) of an input of ``length`` rows each row of the maps shows, [L', f] int64.
+
+        f is 1, or the factor of a network that works on an image shrunk by putting f x f pixels into channels.
+        """
 
 
 def image_axis(network: nn.Module, length: int, device: torch.device) -> Tensor:
-    """Which row (or column) of an image each row of the maps inside a network shows, [L'] int64.
+    """Which rows (or columns) of an image each row of the maps inside a network shows, [L', f] int64.
 
     Between them are the padding by the caller, as the network's size rule wants it, and that by the network itself.
     """
     rule = contract_of(network).size_rule
     padded = rule.padded(length)
     axis = extended(unpadded(length, device), 0, padded, rule.mode)
-    return axis[network.padded_axis(padded, device)] if isinstance(network, PaddingNetwork) else axis
+    return axis[network.padded_axis(padded, device)] if isinstance(network, PaddingNetwork) else axis[:, None]
 
 
 @runtime_checkable

@@ -74,6 +74,8 @@ class BaseNetwork(nn.Module):
     window_size: int | None = None
     inner_multiple: int = 1
     """It extends images itself, at the right and at the bottom, to multiples of this: features have that size."""
+    window_multiple: int = 1
+    """It extends the maps of its window attention, and no others, to multiples of this."""
     takes_queries: ClassVar[bool] = False
     """Whether it is for any scale: ``forward`` takes ``output_size`` and ``queries``, and there is ``at_scale``."""
 

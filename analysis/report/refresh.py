@@ -65,12 +65,17 @@ class PageOfRun:
         self._due = False
         arguments = [sys.executable, str(_PROGRAM), str(self.folder), "-o", str(self.folder / NAME)]
         try:
-            self._printed = tempfile.TemporaryFile()  # noqa: SIM115  of a pipe somebody would have to read
+            self._printed = tempfile.TemporaryFile()  # noqa: SIM115  a pipe would have to be read
+        except OSError as error:
+            self._warn(error.strerror or str(error))
+            return
+        try:
             self._process = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._printed,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
         except OSError as error:
+            self._printed.close()
             self._warn(error.strerror or str(error))
             return
         if hasattr(os, "setpriority"):

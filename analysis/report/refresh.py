@@ -34,7 +34,7 @@ class PageOfRun:
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._printed: IO[bytes] | None = None
-        self._due = False
+        self._due = self._made = False
 
     def training(self, record: TrainRecord) -> None:
         """An iteration: a moment to begin a page that had to wait."""
@@ -50,6 +50,8 @@ class PageOfRun:
         self._wait()
         self._advance()
         self._wait()
+        if self._made:
+            get_logger().info("the page of the run is %s", self.folder / NAME)
 
     def _wait(self) -> None:
         if self._process is not None:
@@ -91,6 +93,7 @@ class PageOfRun:
         with self._printed as printed:
             printed.seek(0)
             lines = printed.read().decode(errors="replace").strip().splitlines()
+        self._made |= code == 0
         if code:
             self._warn(lines[-1].removeprefix("error: ") if lines else f"exit code {code}")
 

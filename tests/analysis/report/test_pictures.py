@@ -73,7 +73,7 @@ def test_an_image_is_shown_as_each_method_shows_it(place: Path) -> None:
 
 def test_a_training_alone_shows_its_earlier_iterations(place: Path) -> None:
     [first, _], _ = made([of_training(place)])
-    assert [panel.label for panel in first.panels] == ["LR", "bicubic", "tiny at 8", "tiny at 12", "HR"]
+    assert [panel.label for panel in first.panels] == ["LR", "bicubic", "tiny at 12", "tiny at 8", "HR"]
 
 
 def test_without_the_data_set_the_networks_are_left(place: Path) -> None:

@@ -116,7 +116,7 @@ def _outputs(runs: Sequence[RunFiles], notes: Notes) -> dict[tuple[Key, str], li
 
 
 def _outputs_in(folder: Path, files: RunFiles, most: int) -> Iterator[tuple[str, _Output]]:
-    """Images of a data set and the outputs of a run; of a training run, those of the last ``most`` validations."""
+    """Images of a data set and the outputs of a run; of a training run, of the last ``most`` validations."""
     run, options = files.run.name, files.options
     if files.run.kind == "test":
         suffix = files.run.options.get("name", run)
@@ -128,7 +128,7 @@ def _outputs_in(folder: Path, files: RunFiles, most: int) -> Iterator[tuple[str,
         return
     for place in sorted(listed(folder)):
         saved = [(int(match[2]), file) for file in _pictures_in(place) if (match := _VALIDATED.fullmatch(file.name))]
-        for step, file in sorted(saved)[-most:]:
+        for step, file in sorted(saved, reverse=True)[:most]:
             yield place.name, _Output(run, at_iteration(run, step), file)
 
 

@@ -170,9 +170,9 @@ function scoreRow(set, all, image, place) {
 function footRows(set, all) {
   const cells = all.map((column) => el("td", { class: column.starts ? "starts" : "" }, column.text(column.value(set.mean))));
   emphasise(set, cells, all, set.mean);
-  const rows = [el("tr", { class: "mean" }, el("th", { scope: "row", class: "first" }, "mean"), el("td"), cells)];
+  const rows = [el("tr", { class: "mean" }, el("th", { scope: "row", class: "first" }, "mean"), el("td", { class: "size" }), cells)];
   if (!set.published) return rows;
-  const published = el("tr", { class: "published" }, el("th", { scope: "row", class: "first" }, "published"), el("td"));
+  const published = el("tr", { class: "published" }, el("th", { scope: "row", class: "first" }, "published"), el("td", { class: "size" }));
   for (const metric of set.metrics) {
     const value = set.published.scores[metric.name] ?? null;
     published.append(el("td", { class: "starts", colSpan: set.methods.length }, fixed(value, metric.places)));

@@ -13,8 +13,7 @@ function fillHead(head) {
   head.append(
     el("h1", {}, report.title),
     el("p", { class: "made" }, `Made ${report.made}`),
-    verdicts(),
-    runTable(),
+    ...[verdicts(), report.runs.length > 0 ? runTable() : null].filter((part) => part !== null),
   );
   const notes = report.runs.flatMap((run, index) => (run.notes ?? []).map((note) => el("li", {}, report.runs.length > 1 ? [swatch(index), `${run.name}: `] : null, note)));
   if (notes.length) head.append(el("ul", { class: "notes" }, notes));

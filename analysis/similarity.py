@@ -8,7 +8,7 @@ Shapes: L layers, n samples, d values of a sample; B images, C channels, h w low
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,7 +156,7 @@ def gram(features: Tensor) -> Tensor:
 
 
 def similarity(
-    networks: Sequence[nn.Module], names: Sequence[Sequence[str]], batches: Sequence[Sequence[Tensor]]
+    networks: Sequence[nn.Module], names: Sequence[Sequence[str]], batches: Sequence[Iterable[Tensor]]
 ) -> Similarity:
     """CKA between layers of one network, or of two; images are the samples.
 
@@ -225,7 +225,7 @@ class PixelSimilarity:
 
 
 def pixel_similarity(
-    networks: Sequence[nn.Module], names: Sequence[Sequence[str]], images: Sequence[Sequence[Tensor]]
+    networks: Sequence[nn.Module], names: Sequence[Sequence[str]], images: Sequence[Iterable[Tensor]]
 ) -> PixelSimilarity:
     """CKA with the pixels of an image as samples, and the mean cosine of the pixels' channel vectors.
 

@@ -8,7 +8,7 @@ Shapes: B images, C channels, h w pixels, S the side of the central even square.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from analysis.features import each_map
+from analysis.subjects import forward
+from data import imresize
 from utils.devices import exact_device
 from utils.errors import InputError
 
@@ -116,7 +118,7 @@ class Depth:
     images: int = field(default=0)
 
 
-def spectra_over_depth(network: nn.Module, names: Sequence[str], batches: Sequence[Tensor]) -> Depth:
+def spectra_over_depth(network: nn.Module, names: Sequence[str], batches: Iterable[Tensor]) -> Depth:
     """The curve of each module; of features nothing is kept but their curves.
 
     Args:
@@ -133,3 +135,43 @@ def spectra_over_depth(network: nn.Module, names: Sequence[str], batches: Sequen
         each_map(network, batch, names, lambda name, features: means[name].add(features))
         images += len(batch)
     return Depth(tuple(names), tuple(means[name].curve for name in names), images)
+
+
+def error_curve(network: nn.Module, lr: Iterable[Tensor], hr: Iterable[NDArray[np.uint8]]) -> Curve:
+    """Log-amplitudes of SR - HR, images in [0, 1] and the network's output clamped to that.
+
+    Args:
+        network: the network.
+        lr: batches of images [B, c, h, w] of one size.
+        hr: what they were made from, uint8 [B, H, W, 3].
+
+    Raises:
+        InputError: there are none.
+    """
+    mean = CurveMean()
+    for x, truth in zip(lr, hr, strict=True):
+        with torch.no_grad():
+            sr = forward(network, x).clamp(0, 1)
+        mean.add(sr - _like(truth, sr))
+    return mean.curve
+
+
+def upsampling_error_curve(lr: Iterable[Tensor], hr: Iterable[NDArray[np.uint8]], scale: int) -> Curve:
+    """The same of MATLAB's bicubic upsampling; batches as for :func:`error_curve`."""
+    mean = CurveMean()
+    for x, truth in zip(lr, hr, strict=True):
+        sr = imresize(x, float(scale)).clamp(0, 1)
+        mean.add(sr - _like(truth, sr))
+    return mean.curve
+
+
+def _like(truth: NDArray[np.uint8], sr: Tensor) -> Tensor:
+    """HR pictures [B, H, W, 3] as an output [B, c, H, W] is; one channel is the mean."""
+    exact = torch.from_numpy(truth).permute(0, 3, 1, 2).to(sr.device, sr.dtype) / 255
+    return exact.mean(1, keepdim=True) if sr.shape[1] == 1 else exact
+
+
+def thirds(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Means of a curve's values over the lowest, the middle and the highest third of its frequencies."""
+    low, middle, high = (float(part.mean()) for part in np.array_split(values, 3))
+    return low, middle, high

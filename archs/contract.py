@@ -74,6 +74,8 @@ class BaseNetwork(nn.Module):
     window_size: int | None = None
     inner_multiple: int = 1
     """It extends images itself, at the right and at the bottom, to multiples of this: features have that size."""
+    window_multiple: int = 1
+    """It extends the maps of its window attention, and no others, to multiples of this."""
     takes_queries: ClassVar[bool] = False
     """Whether it is for any scale: ``forward`` takes ``output_size`` and ``queries``, and there is ``at_scale``."""
 
@@ -148,21 +150,24 @@ class AttentionModule(Protocol):
 
 @runtime_checkable
 class PaddingNetwork(Protocol):
-    """A network that itself extends its input to the maps inside it, at the right and at the bottom."""
+    """A network whose maps are not of the size of its input: that extends it at the right and bottom, or shrinks it."""
 
     def padded_axis(self, length: int, device: torch.device) -> Tensor:
-        """Which row (or column) of an input of ``length`` rows each row of the maps shows, [L'] int64."""
+        """Which rows (or columns) of an input of ``length`` rows each row of the maps shows, [L', f] int64.
+
+        f is 1, or the factor of a network that works on an image shrunk by putting f x f pixels into channels.
+        """
 
 
 def image_axis(network: nn.Module, length: int, device: torch.device) -> Tensor:
-    """Which row (or column) of an image each row of the maps inside a network shows, [L'] int64.
+    """Which rows (or columns) of an image each row of the maps inside a network shows, [L', f] int64.
 
     Between them are the padding by the caller, as the network's size rule wants it, and that by the network itself.
     """
     rule = contract_of(network).size_rule
     padded = rule.padded(length)
     axis = extended(unpadded(length, device), 0, padded, rule.mode)
-    return axis[network.padded_axis(padded, device)] if isinstance(network, PaddingNetwork) else axis
+    return axis[network.padded_axis(padded, device)] if isinstance(network, PaddingNetwork) else axis[:, None]
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from analysis.report.build import Wish, build_report
 from tests.models.training.objectives.test_any_scale import FILE
 from tests.runs import run_here, run_line, torchrun, workplace
 from tests.test_straight_line import losses
@@ -126,6 +127,16 @@ def test_a_test_has_a_table_for_each_scale(
     ]  # fmt: skip
     assert set(table) <= set(lines)
     assert Path("results/any_scale_test/visualization/Set5 x2.5/held_out_0_any_scale_test.png").exists()
+    page = build_report(Wish((Path("experiments/any_scale"), Path("results/any_scale_test")), "a command"))
+    scored = {(table.name, table.scale): table.methods for table in page.sets}
+    assert scored.keys() == {("Set5", 3), ("Set5", 2.5), ("HeldOut", 2), ("HeldOut", 2.5), ("HeldOut", 6)}
+    assert scored["Set5", 2.5] == ("bicubic", "any_scale_test")
+    assert scored["HeldOut", 6] == ("any_scale at 12",)
+    published = {table.scale: table.published for table in page.sets if table.name == "Set5"}
+    assert published[2.5] is None
+    assert published[3] is not None
+    assert published[3].scores == {"psnr": 34.79}
+    assert [panel.label for panel in page.pictures[0].panels] == ["LR", "bicubic", "any_scale_test", "HR"]
 
 
 def test_one_scale_from_the_command_line(

@@ -133,6 +133,15 @@ def _parsed(asked: str, there: Present, option: str) -> tuple[str, int | None]:
     raise InputError(f'{option}: "{asked}" is none of {", ".join(dict.fromkeys(known))}{hint}; {numbers}')
 
 
+def without_values(device: torch.device | str) -> bool:
+    """Whether tensors of a device have shapes and no values, as those of PyTorch's meta device.
+
+    A network computes nothing there: it is counted. So networks and operators go by their published formulas on such
+    tensors, in the place of what gives the same in less time.
+    """
+    return (device if isinstance(device, str) else device.type) == "meta"
+
+
 def use(device: torch.device) -> None:
     """Make an accelerator the one that PyTorch means where none is named."""
     if device.type != "cpu" and device.index is not None:

@@ -35,7 +35,7 @@ def opacity(row: Row, head: int | None = None) -> NDArray[np.float64]:
         head: number of a head; None for the mean over the heads.
     """
     weights = row.weights.mean(0) if head is None else row.weights[head]
-    saturated = SATURATED if row.cell == 1 else SATURATED_CELLS
+    saturated = SATURATED if row.grid is None else SATURATED_CELLS
     drawn: NDArray[np.float64] = np.minimum(weights * row.cell**2 * row.keys / saturated, 1.0)
     return drawn
 

@@ -36,7 +36,8 @@ class Row:
         lost: [n], weight on keys that are not in the image. With it ``weights`` sum to 1, or to less where a layer has
             dropped keys.
         keys: M, of which those that a mask hides and those that were dropped have no weight.
-        cell: side of the squares that keys stand for; 1 for pixels.
+        cell: side in pixels of the squares that keys stand for; 1 for pixels.
+        grid: (rows, columns) of keys that represent all of the image; None for those of windows.
         box: (top, left, bottom, right) of the pixels that the query could look at; the last two exclusive.
     """
 
@@ -46,6 +47,7 @@ class Row:
     lost: Floats
     keys: int
     cell: int
+    grid: tuple[int, int] | None
     box: tuple[int, int, int, int]
 
 
@@ -59,7 +61,8 @@ class LayerAttention:
         chain: from 1: layers of one chain have windows that hold the same pixels.
         heads: n; those of all its attentions, one after the other.
         keys: M.
-        cell: side of the squares that keys stand for; 1 for pixels.
+        cell: side in pixels of the squares that keys stand for; 1 for pixels.
+        grid: (rows, columns) of keys that represent all of the image; None for those of windows.
         means: of each of its attentions; None where these were not asked for.
         representatives: where keys stand for squares; None likewise.
     """
@@ -70,6 +73,7 @@ class LayerAttention:
     heads: int
     keys: int
     cell: int
+    grid: tuple[int, int] | None
     means: tuple[Means, ...] | None
     representatives: Representatives | None
 
@@ -120,6 +124,7 @@ def look(
     statistics: bool = True,
     compare: bool = False,
     run: Callable[[nn.Module, Tensor], Tensor] = forward,
+    progress: Callable[[], None] = lambda: None,
 ) -> LookedAt:
     """Run a network, and see where pixels look. The network is not changed, nor is its output.
 
@@ -135,6 +140,7 @@ def look(
         statistics: look at all rows for :class:`Means` and :class:`Representatives`.
         compare: compare the layers' maps.
         run: the network and the image -> the output, which is not looked at.
+        progress: called for each layer of the network when it begins.
 
     Raises:
         InputError: no such layer, chain or pixel, or the network has no such attention.
@@ -148,7 +154,13 @@ def look(
     wanted = range(len(names)) if layers is None else sorted(set(layers))
     axes = (image_axis(network, size[0], x.device), image_axis(network, size[1], x.device))
     watch = _Watch(wanted, axes, size, pixels, chains, statistics=statistics, compare=compare)
-    with torch.no_grad(), attention_seen_by(network, watch.see):
+
+    def see(seen: SeenAttention) -> None:
+        if seen.part == seen.first == 0:
+            progress()
+        watch.see(seen)
+
+    with torch.no_grad(), attention_seen_by(network, see):
         run(network, x)
     if chains is not None and (unknown := set(chains) - set(range(1, len(watch.chains) + 1))):
         raise InputError(
@@ -166,8 +178,8 @@ def _check(
     kind = type(network).__name__
     if not names:
         raise InputError(
-            f"{kind} has no attention between pixels that says where its tokens lie (archs.contract.AttentionModule), "
-            "so there are no rows to look at; `analyse.py maps` shows what else it computes inside"
+            f"{kind} has no attention between pixels (no module of it has attention_places, docs/modules.md), so there "
+            "are no rows to look at; `analyse.py maps` shows what else it computes inside"
         )
     if layers is not None and (unknown := [number for number in layers if not 0 <= number < len(names)]):
         raise InputError(f"{kind} has no attention layer {unknown[0]}; expected numbers from 0 to {len(names) - 1}")
@@ -188,6 +200,17 @@ class _PartOfRow:
     box: tuple[int, int, int, int]
 
 
+@dataclass(frozen=True)
+class _About:
+    """What is kept of one of a layer's attentions; not the call, whose tensors are large."""
+
+    chain: int
+    heads: int
+    keys: int
+    cell: int
+    grid: tuple[int, int] | None
+
+
 class _Watch:
     """What is seen while the network runs."""
 
@@ -204,9 +227,10 @@ class _Watch:
     ) -> None:
         self.wanted, self.axes, self.size, self.pixels, self.chosen = wanted, axes, size, pixels, chosen
         self.statistics, self.compare = statistics, compare
+        self.step = axes[0].shape[1]  # pixels of the image that a place of the maps shows, along an axis
         self.chains: list[AttentionPlaces] = []
         self.sums: dict[int, dict[int, Sums]] = {}
-        self.calls: dict[int, dict[int, tuple[int, int, int, int]]] = {}  # chain, heads, keys, cell
+        self.about: dict[int, dict[int, _About]] = {}
         self.rows: dict[tuple[int, Pixel], dict[int, _PartOfRow]] = {}
         self.seen: dict[int, list[SeenAttention]] = {}
 
@@ -216,26 +240,34 @@ class _Watch:
         if seen.module not in self.wanted or (self.chosen is not None and chain not in self.chosen):
             return
         places, call = seen.places, seen.call
-        self.calls.setdefault(seen.module, {})[seen.part] = (chain, call.heads, call.keys, places.cell)
-        sums = self.sums.setdefault(seen.module, {}).setdefault(seen.part, Sums(places, call.heads))
+        about = _About(chain, call.heads, call.keys, places.cell * self.step, places.grid)
+        self.about.setdefault(seen.module, {})[seen.part] = about
+        sums = self.sums.setdefault(seen.module, {}).setdefault(seen.part, Sums(places, call.heads, self.step))
         if self.statistics:
             sums.add(seen)
         if self.compare:
             self.seen.setdefault(seen.module, []).append(seen)
         for pixel in self.pixels:
-            window, query = places.find(*pixel)
+            window, query = places.find(*self._place(pixel))
             if 0 <= window - seen.first < call.windows:
                 self.rows.setdefault((seen.module, pixel), {})[seen.part] = self._row(seen, window, query)
 
     def _chain(self, seen: SeenAttention) -> int:
         """That of the layer; the first of its attentions decides."""
         if seen.part:
-            return self.calls[seen.module][0][0] if seen.module in self.calls else 0
+            return self.about[seen.module][0].chain if seen.module in self.about else 0
         for number, places in enumerate(self.chains, 1):
             if places.alike(seen.places):
                 return number
         self.chains.append(seen.places)
         return len(self.chains)
+
+    def _place(self, pixel: Pixel) -> Pixel:
+        """The row and column of the maps that show a pixel; the first ones, since copies lie behind what they copy."""
+        row, column = (
+            int(torch.nonzero(axis == place)[0, 0]) for axis, place in zip(self.axes, pixel, strict=True)
+        )  # fmt: skip
+        return row, column
 
     def _row(self, seen: SeenAttention, window: int, query: int) -> _PartOfRow:
         places, number = seen.places, slice(window - seen.first, window - seen.first + 1)
@@ -251,12 +283,13 @@ class _Watch:
         lost = weights[:, keys == NOWHERE].sum(-1)
         inside = keys != NOWHERE
         at = places.covered(keys[inside])  # [M', cell * cell]
+        # Each [M', cell * cell, f].
         rows, columns = self.axes[0][at // places.size[1]], self.axes[1][at % places.size[1]]
-        share = weights[:, inside, None].expand(-1, -1, at.shape[1]) / at.shape[1]
-        image = (rows * self.size[1] + columns).flatten().cpu()
+        image = (rows[..., None] * self.size[1] + columns[..., None, :]).flatten(1)  # [M', cell * cell * f * f]
+        share = weights[:, inside, None].expand(-1, -1, image.shape[1]) / image.shape[1]
         # On the CPU: elsewhere the order in which copies are added is not fixed.
         dense = torch.zeros(len(weights), self.size[0] * self.size[1], dtype=weights.dtype)
-        dense.index_add_(1, image, share.flatten(1).cpu())
+        dense.index_add_(1, image.flatten().cpu(), share.flatten(1).cpu())
         seeable = torch.ones_like(inside) if visible is None else visible[0, 0]
         rows, columns = rows[seeable[inside]], columns[seeable[inside]]
         box = (int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
@@ -264,15 +297,16 @@ class _Watch:
 
     def layer(self, number: int, name: str) -> LayerAttention:
         """What was found of a layer."""
-        about, sums = self.calls[number], self.sums[number]
-        chain, _, keys, cell = about[0]
+        about, sums = self.about[number], self.sums[number]
+        first = about[0]
         return LayerAttention(
             number=number,
             name=name,
-            chain=chain,
-            heads=sum(heads for _, heads, _, _ in about.values()),
-            keys=keys,
-            cell=cell,
+            chain=first.chain,
+            heads=sum(part.heads for part in about.values()),
+            keys=first.keys,
+            cell=first.cell,
+            grid=first.grid,
             means=tuple(part.means() for part in sums.values()) if self.statistics else None,
             representatives=sums[0].representatives() if self.statistics else None,
         )
@@ -280,11 +314,11 @@ class _Watch:
     def row(self, number: int, pixel: Pixel) -> Row:
         """What was found of a layer and a pixel: the heads of all its attentions."""
         found = self.rows[number, pixel].values()
-        _, _, keys, cell = self.calls[number][0]
+        about = self.about[number][0]
         boxes = [part.box for part in found]
         box = (
             min(box[0] for box in boxes), min(box[1] for box in boxes),
             max(box[2] for box in boxes), max(box[3] for box in boxes),
         )  # fmt: skip
         weights, lost = (torch.cat([getattr(part, name) for part in found]).numpy() for name in ("weights", "lost"))
-        return Row(number, pixel, weights, lost, keys, cell, box)
+        return Row(number, pixel, weights, lost, about.keys, about.cell, about.grid, box)

@@ -30,7 +30,7 @@ class Means:
 
     Attributes:
         distance: [h] mean attention distance: Euclidean distance between query and key in their window, in pixels of
-            the map, summed over the keys by weight (Nguyen et al., ICLR 2021, and FriedRiceLab's scripts).
+            the image, summed over the keys by weight (Nguyen et al., ICLR 2021, and FriedRiceLab's scripts).
         entropy: [h] of the rows, natural logarithm.
         lost: [h] weight on keys that are not in the map and copy nothing in it, in [0, 1].
         uniform: the distance where all keys count the same.
@@ -83,10 +83,11 @@ class Sums:
     Args:
         places: of the attention.
         heads: h.
+        step: pixels of the image from one place of the map to the next.
     """
 
-    def __init__(self, places: AttentionPlaces, heads: int) -> None:
-        self._places = places
+    def __init__(self, places: AttentionPlaces, heads: int, step: int = 1) -> None:
+        self._places, self._step = places, step
         self._sums = np.zeros((3, heads))
         self._uniform = 0.0
         self._count = 0
@@ -98,7 +99,7 @@ class Sums:
         for windows, queries in parts(call):
             weights = rows_of(call, windows, queries)  # [W', h, Q, M]
             some = counted(places, windows, queries, seen.first).to(weights.dtype)[:, None]  # [W', 1, Q]
-            distances = places.distances(queries, weights.dtype)
+            distances = self._step * places.distances(queries, weights.dtype)
             nowhere = (places.keys[seen.first :][windows] == NOWHERE).to(weights.dtype)
             entropy = torch.special.entr(weights).sum(-1)
             values = (

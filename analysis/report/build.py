@@ -103,7 +103,7 @@ def _analyses(found: Sequence[Found], runs: Sequence[RunFiles], notes: Notes) ->
         place = own.file.parent
         text = own.text
         for file in own.pictures:
-            title = f"{own.kind}: {place / file.stem}"
+            title = str(place / file.stem)
             try:
                 made.append(Analysis(own.kind, title, text, figure(file, share)))
                 text = ""
@@ -111,7 +111,7 @@ def _analyses(found: Sequence[Found], runs: Sequence[RunFiles], notes: Notes) ->
                 if runs:
                     notes.add(runs[0].run.name, first_line(error))
         if text:
-            made.append(Analysis(own.kind, f"{own.kind}: {place}", text, None))
+            made.append(Analysis(own.kind, str(place), text, None))
     return tuple(made)
 
 

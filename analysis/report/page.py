@@ -111,7 +111,6 @@ def _without_pictures(report: Report) -> dict[str, object]:
                     "width": panel.width,
                     "height": panel.height,
                     "scores": dict(panel.scores),
-                    "whole": panel.full is not None,
                 }
                 for panel in picture.panels
             ],

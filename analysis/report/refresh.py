@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +18,7 @@ NAME = "report.html"
 _PROGRAM = Path(__file__).resolve().parents[2] / "scripts" / "report.py"
 _PATIENCE = 120.0  # seconds that the end of a run waits for its last page
 _NICE = 10  # training goes first
+_STOPPED = (130, 143, -2, -15)  # by the signal that stops the run
 
 
 class PageOfRun:
@@ -34,7 +36,7 @@ class PageOfRun:
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._printed: IO[bytes] | None = None
-        self._due = False
+        self._due = self._made = False
 
     def training(self, record: TrainRecord) -> None:
         """An iteration: a moment to begin a page that had to wait."""
@@ -46,15 +48,19 @@ class PageOfRun:
         self._advance()
 
     def close(self) -> None:
-        """Wait for the last page, but not without end."""
-        self._wait()
-        self._advance()
-        self._wait()
+        """Wait for the last page, but not without end; where the run ends by an exception, not at all."""
+        if sys.exc_info()[0] is None:
+            end = time.monotonic() + _PATIENCE
+            self._wait(end)
+            self._advance()
+            self._wait(end)
+        if self._made:
+            get_logger().info("the page of the run is %s", self.folder / NAME)
 
-    def _wait(self) -> None:
+    def _wait(self, end: float) -> None:
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_PATIENCE)
+                self._process.wait(max(0.0, end - time.monotonic()))
             self._collect()
 
     def _advance(self) -> None:
@@ -65,12 +71,17 @@ class PageOfRun:
         self._due = False
         arguments = [sys.executable, str(_PROGRAM), str(self.folder), "-o", str(self.folder / NAME)]
         try:
-            self._printed = tempfile.TemporaryFile()  # noqa: SIM115  of a pipe somebody would have to read
+            self._printed = tempfile.TemporaryFile()  # noqa: SIM115  a pipe would have to be read
+        except OSError as error:
+            self._warn(error.strerror or str(error))
+            return
+        try:
             self._process = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._printed,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
         except OSError as error:
+            self._printed.close()
             self._warn(error.strerror or str(error))
             return
         if hasattr(os, "setpriority"):
@@ -86,7 +97,8 @@ class PageOfRun:
         with self._printed as printed:
             printed.seek(0)
             lines = printed.read().decode(errors="replace").strip().splitlines()
-        if code:
+        self._made |= code == 0
+        if code and code not in _STOPPED:
             self._warn(lines[-1].removeprefix("error: ") if lines else f"exit code {code}")
 
     def _warn(self, reason: str) -> None:

@@ -143,9 +143,7 @@ def _options(folder: Path, kind: str, notes: list[str]) -> tuple[dict[str, str],
     try:
         return texts, read(file, mode="train") if kind == "train" else read(file, mode="test")
     except InputError as error:
-        notes.append(
-            f"the data sets cannot be looked up, since the options are not accepted today: {first_line(error)}"
-        )
+        notes.append(f"the options are not accepted any more, so that HR and LR are not found: {first_line(error)}")
         return texts, None
 
 
@@ -297,12 +295,13 @@ def with_own_names(runs: Sequence[RunFiles]) -> list[RunFiles]:
     named: list[RunFiles] = []
     taken: set[str] = set()
     for files in runs:
-        name, number = files.run.name, 1
-        if name in taken and files.run.kind == "test":
-            name = f"{files.run.name} (test)"
+        base = files.run.name
+        if base in taken and files.run.kind == "test":
+            base = f"{base} (test)"
+        name, number = base, 1
         while name in taken:
             number += 1
-            name = f"{files.run.name} ({number})"
+            name = f"{base} ({number})"
         taken.add(name)
         named.append(replace(files, run=replace(files.run, name=name)))
     return named

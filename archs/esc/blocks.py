@@ -21,6 +21,7 @@ from archs.layers.reflect import crop, reflect_to_multiple
 from archs.layers.window import window_merge, window_partition
 from ops import Memo, gelu_depthwise, linear, window_attention
 from ops.autocast import without_autocast
+from utils.devices import without_values
 from utils.errors import InputError
 
 AttentionType = Literal["auto", "Naive", "SDPA", "Flex"]
@@ -213,7 +214,7 @@ class ConvolutionalAttention(nn.Module):
         Returns:
             [B, H, W, C].
         """
-        if not self.fused:
+        if not self.fused or without_values(t.device):
             return cast("Tensor", self(pointwise(layer, t), *kernels))
         p = self.filtered
         first, second = layer.weight, self.aggr.weight

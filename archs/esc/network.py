@@ -52,7 +52,7 @@ class ESCNetwork(BaseNetwork):
 
     def __init__(self, window_size: int) -> None:
         super().__init__()
-        self.window_size = window_size
+        self.window_size = self.window_multiple = window_size
         self.size_rule = SizeRule(tile_multiple=window_size)
         self.receptive_radius = None  # the generated kernels follow from the whole image
 

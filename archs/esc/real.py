@@ -21,6 +21,7 @@ from archs.esc.kernels import initial_kernel
 from archs.esc.network import IMAGE_CHANNELS, Encoder
 from archs.layers.constants import PublishedConstants
 from archs.layers.conv import convolve, pointwise, to_bhwc
+from archs.layers.places import reflected
 from archs.layers.upsample import PixelShuffleStages
 from ops.pixels.reflect import reflect
 from ops.registry import undecided
@@ -198,6 +199,10 @@ class ESCRealM(Encoder):
         self.blocks = nn.ModuleList(Block(settings) for _ in range(n_blocks))
         self.last = nn.Conv2d(dim, dim, 3, padding=1)
         self.to_img = MetaUpsample(upsampler, inner, dim, mid_dim)
+
+    def padded_axis(self, length: int, device: torch.device) -> Tensor:
+        """Which rows of the image a row of the unshuffled one holds; see :class:`archs.contract.PaddingNetwork`."""
+        return reflected(length, self.factor, device).view(-1, self.factor)
 
     def first_convolution(self) -> nn.Module:
         """What makes the first features of the unshuffled image."""

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ops import FocusState
 from ops.registry import recording
+from utils.devices import without_values
 
 BAND_PIXELS = 1 << 14
 """Pixels in a band, unless a row of windows has more: 16 windows of 32 x 32, 150 MB of states with 256 keys."""
@@ -53,7 +54,7 @@ class FocusBands:
 
 def in_bands(x: Tensor) -> bool:
     """Whether features [B, H, W, C] are so many that evaluation goes band by band; never where gradients are wanted."""
-    if torch.is_grad_enabled() or recording():
+    if torch.is_grad_enabled() or recording() or without_values(x.device):
         return False
     return x.shape[0] * x.shape[1] * x.shape[2] > BAND_PIXELS
 

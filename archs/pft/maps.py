@@ -66,7 +66,7 @@ def attention_maps(
             f"{x.shape[0]} images of {H} x {W}"
         )
     wanted = [(int(row), int(column)) for row, column in pixels]
-    axes = (image_axis(network, H, x.device), image_axis(network, W, x.device))
+    axes = [image_axis(network, side, x.device)[:, 0] for side in (H, W)]
     maps: dict[tuple[int, tuple[int, int]], AttentionMap] = {}
 
     def see(seen: SeenAttention) -> None:

@@ -138,7 +138,7 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
 
     def padded_axis(self, length: int, device: torch.device) -> Tensor:
         """Where each pixel of a padded side comes from; see :class:`archs.contract.PaddingNetwork`."""
-        return mirror_index(length, -(-length // self.window_size) * self.window_size, device)
+        return mirror_index(length, -(-length // self.window_size) * self.window_size, device)[:, None]
 
     def given_to(self) -> dict[str, str]:
         """A group's result is what the first layer of the next one is called with, that of the last one the norm."""

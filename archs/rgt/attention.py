@@ -27,6 +27,7 @@ from archs.rgt.recursion import STRIDE, recursion_bias, recursion_count, recursi
 from ops import Memo, RegionMask, RelativeBias, linear, window_attention
 from ops.observed import observer
 from ops.registry import exporting, tracing
+from utils.devices import without_values
 from utils.errors import InputError
 
 PUBLISHED_MASK_SIZE = (64, 64)
@@ -275,8 +276,8 @@ class RecursiveGeneralizationAttention(nn.Module):
         k = self.k(z).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, n, K, r/n]
         v = values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, n, K, C/n]
         tokens = x.flatten(1, 2)
-        # Folded, there are no queries to be observed.
-        folded = observer() is None and self.worth_folding(k.shape[2])
+        # Folded, there are no queries to be observed, nor the published products to be counted.
+        folded = observer() is None and not without_values(x.device) and self.worth_folding(k.shape[2])
         y = self._attend_folded(tokens, k, v) if folded else self._attend(tokens, k, v)
         return cast("Tensor", self.proj_drop(y)).view(B, H, W, C)
 
@@ -297,7 +298,7 @@ class RecursiveGeneralizationAttention(nn.Module):
             # A term of zero gives the layer a gradient of zero: distributed training insists on one.
             return x + 0 * (layer.weight.sum() + layer.bias.sum()) if learning else x
         # Step by step in training: the backward pass of small kernels is faster than that of a large one.
-        if recursions >= JOINED and not learning:
+        if recursions >= JOINED and not learning and not without_values(x.device):
             weight, bias = layer.weight, layer.bias
             kernel = self.joined_kernel(lambda: recursion_kernel(weight, JOINED), weight)
             shift = self.joined_bias(lambda: recursion_bias(weight, bias, JOINED), weight, bias)

@@ -204,6 +204,7 @@ class RGT(HeadedNetwork, BaseNetwork):
         self.scale = upscale
         # Tiles on this grid cut neither windows nor the cells of global attention.
         self.size_rule = SizeRule(tile_multiple=max(s0, s1, STRIDE**2))
+        self.window_multiple = max(s0, s1)
         self.receptive_radius = None
         self.img_range = img_range
         self.use_chk = use_chk

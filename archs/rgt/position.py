@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from archs.layers.window import Pair
 from ops.autocast import without_autocast
 from ops.cache import cached_constant
+from utils.devices import without_values
 
 
 @cached_constant(64)
@@ -60,6 +61,14 @@ class PositionNetwork(nn.Module):
         """-> [R, n]."""
         return position_tables([self])[0]
 
+    def step_by_step(self) -> Tensor:
+        """The same table by the layers as they are, [R, n]."""
+        first = self.pos_proj.weight
+        z = self.pos_proj(relative_offsets(self.window, first.device).to(first.dtype))
+        for stage in (self.pos1, self.pos2, self.pos3):
+            z = stage(z)
+        return cast("Tensor", z)
+
 
 def _stage(width: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, out))
@@ -71,6 +80,8 @@ def position_tables(networks: Sequence[PositionNetwork]) -> list[Tensor]:
     One by one, the calls would cost far more than the arithmetic. Half precision is computed as it is stored, but
     autocast is ignored: there is nothing to win.
     """
+    if networks and without_values(networks[0].pos_proj.weight.device):
+        return [network.step_by_step() for network in networks]
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for position, network in enumerate(networks):
         shape = (network.pos_proj.out_features, network.stages[-1][1].out_features, *sorted(network.window))

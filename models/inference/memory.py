@@ -9,7 +9,7 @@ import math
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ from utils.device_memory import (
 from utils.devices import abilities, synchronise
 from utils.env import available_memory, peak_growth, resident_memory
 from utils.errors import InputError
+
+Result = TypeVar("Result")
 
 _PROBE = 48  # side of the first probe, at least; the second has twice the side
 # Of what allocates its memory by itself: bytes of a pass that stand out of what the process does beside it, the side of
@@ -162,16 +164,21 @@ def peak_of_forward(network: nn.Module, x: Tensor) -> int:
     """Most bytes that a pass takes beyond what is there before it."""
     with torch.no_grad(), evaluation_mode(network):
         network(x)  # tables that are computed once do not count
-        if abilities(x.device).peak:
-            synchronise(x.device)
-            reset_peak_device_memory(x.device)
-            before = allocated_memory(x.device)
-            network(x)
-            return peak_device_memory(x.device) - before
-        live = LiveTensors()
-        with live:
-            network(x)
-        return live.peak
+        return peak_of(x.device, lambda: network(x))[1]
+
+
+def peak_of(device: torch.device, work: Callable[[], Result]) -> tuple[Result, int]:
+    """The result of ``work``, and the most bytes that it takes on a device beyond what is there before it."""
+    if abilities(device).peak:
+        synchronise(device)
+        reset_peak_device_memory(device)
+        before = allocated_memory(device)
+        result = work()
+        return result, peak_device_memory(device) - before
+    live = LiveTensors()
+    with live:
+        result = work()
+    return result, live.peak
 
 
 class LiveTensors(TorchDispatchMode):

@@ -20,7 +20,7 @@ from ops.focused import composed, joined, native, reference
 from ops.focused.arguments import FocusArguments, FocusCall, FocusFunction, FocusState, call_of, check
 from ops.observed import AttentionCall, observed_by, observer
 from ops.registry import AUTO, REFERENCE, Operator
-from utils.devices import types_here
+from utils.devices import types_here, without_values
 from utils.errors import InputError
 
 
@@ -74,7 +74,8 @@ def focused_attention(
         scale = q.shape[-1] ** -0.5 if q.ndim else 1.0
     arguments = FocusArguments(q, k, v, table, regions, window, topk, scale, state)
     check(arguments)
-    if backend == AUTO and state is not None and state.weights is not None:
+    goes_on = state is not None and state.weights is not None
+    if backend == AUTO and (goes_on or without_values(q.device)):
         backend = REFERENCE
     chosen = FOCUSED_ATTENTION.choose(call_of(arguments), backend)
     if state is not None and (state.weights is not None) != (chosen.name == REFERENCE):

@@ -19,7 +19,7 @@ from ops.autocast import takes_autocast
 from ops.registry import NATIVE, Operator, recording
 from ops.sparse import native, reference
 from ops.sparse.arguments import Amv, Qmk, SmmCall, check, check_index, shape_text
-from utils.devices import types_here
+from utils.devices import types_here, without_values
 from utils.errors import InputError
 
 CHECK_INDEX = "FOCALSR_CHECK_INDEX"
@@ -82,7 +82,7 @@ SmmOperator = Operator[SmmCall, Callable[[Any], Tensor]]
 def _run(operator: SmmOperator, arguments: Qmk | Amv, keys: int, backend: str) -> Tensor:
     x, _, index = arguments
     chosen = operator.choose(SmmCall(x.device.type, x.dtype == torch.float64), backend)
-    if recording():
+    if recording() or without_values(x.device):
         return chosen.run(arguments)
     # The native CPU kernels look while they read.
     native_cpu = chosen.name == NATIVE and x.device.type == "cpu"

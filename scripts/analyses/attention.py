@@ -23,6 +23,7 @@ from analysis.drawing import Panel, Pixels, check_charts, new_figure, sheet
 from analysis.images import Picture, files_of
 from analysis.results import Results
 from analysis.subjects import Subject
+from archs.observation import attention_modules
 from data.images.files import to_uint8
 from models.evaluation.evaluate import format_table
 from scripts.analyses.common import (
@@ -105,12 +106,12 @@ def run(typed: argparse.Namespace) -> None:
     subjects = subjects_of(typed)
     files = files_of(typed.input)
     looked: list[tuple[Subject, list[Looked]]] = []
-    with Progress(len(subjects) * len(files), "attention", plain=get_logger().info) as progress:
+    steps = len(files) * sum(len(attention_modules(subject.network)) for subject in subjects)
+    with Progress(steps, "attention", unit="layers", plain=get_logger().info) as progress:
         for subject in subjects:
             each = []
             for picture in pictures_for(typed, subject):
-                each.append(look_at(typed, subject, picture))
-                progress.advance()
+                each.append(look_at(typed, subject, picture, progress))
             looked.append((subject, each))
     results = Results(
         kind="attention",
@@ -122,7 +123,7 @@ def run(typed: argparse.Namespace) -> None:
     finish(typed, results, subjects)
 
 
-def look_at(typed: argparse.Namespace, subject: Subject, picture: Picture) -> Looked:
+def look_at(typed: argparse.Namespace, subject: Subject, picture: Picture, progress: Progress) -> Looked:
     """One network and one picture.
 
     Raises:
@@ -130,7 +131,8 @@ def look_at(typed: argparse.Namespace, subject: Subject, picture: Picture) -> Lo
     """
     try:
         found = look(
-            subject.network, picture.lr, typed.pixel, typed.layers, chains=typed.chain, compare=typed.compare
+            subject.network, picture.lr, typed.pixel, typed.layers,
+            chains=typed.chain, compare=typed.compare, progress=progress.advance,
         )  # fmt: skip
     except InputError as error:
         raise InputError(f"{subject.name}, {picture.name}: {error}") from None
@@ -186,7 +188,7 @@ def sentence(layers: Sequence[LayerAttention], distance: NDArray[np.float64], un
     """What a paper's text would say of the distances [layers]; squares that stand for the image are another matter."""
     lines = []
     for squares, what in ((False, ""), (True, " to the middle of the squares that represent the image")):
-        places = [place for place, layer in enumerate(layers) if (layer.cell > 1) is squares]
+        places = [place for place, layer in enumerate(layers) if (layer.grid is not None) is squares]
         if not places:
             continue
         least, most = (places[int(index(distance[places]))] for index in (np.argmin, np.argmax))

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,27 +17,13 @@ from torch import Tensor, nn
 from archs import build_network
 from archs.contract import BaseNetwork, contract_of
 from config import read
+from config.variants import GENERATORS, HEADS, PLAINUSR, VARIANTS, configuration, network_in, option_file
 from models import upscale
 from scripts.benchmarks.measure import Comparison, Pilot, Side, Work
 from scripts.benchmarks.needs import Need
 from scripts.benchmarks.networks import step
 from scripts.benchmarks.windows import with_backend
 
-OPTIONS = Path(__file__).resolve().parents[2] / "options"
-PLAINUSR = tuple(f"plainusr{size}" for size in ("_u", "_t", "_s", "_m", "_l", ""))
-VARIANTS = (
-    *PLAINUSR, "hat_s", "hat", "hat_l", "rgt_s", "rgt", "esc_light", "esc", "esc_fp", "esc_xl", "pft_light", "pft",
-)  # fmt: skip
-# ESC-Real with other heads: changes of its configuration. There are no option files of these, and no weights.
-HEADS: Mapping[str, Mapping[str, object]] = {
-    "esc_real_dysample": {"use_dysample": True},
-    **{
-        f"esc_realm_{upsampler.replace('+', '_')}": {"type": "ESCRealM", "upsampler": upsampler}
-        for upsampler in ("nearest+conv", "pixelshuffle", "pixelshuffledirect", "dysample")
-    },
-}
-# BasicSR's networks of its GAN files; the files of the second are the user's.
-GENERATORS: Mapping[str, Mapping[str, object]] = {"msrresnet": {"type": "MSRResNet"}}
 # Several files train the same network; of HAT-L the fine-tuning on DF2K. ESC-XL is fine-tuned on larger patches. The
 # smaller and the large PlainUSR have no file: they are trained as the one that has.
 TRAINED = {
@@ -85,10 +70,10 @@ def forwards() -> Iterator[Forward]:
     """Every network at every scale that it has a test file for: x2 and x4 in all sizes and modes, the rest in a few."""
     for scale in SCALES:
         for name in (*VARIANTS, "esc_lte"):
-            if name == "esc_lte" or _file(f"test_{name}_x{scale}").is_file():
+            if name == "esc_lte" or option_file(f"test_{name}_x{scale}").is_file():
                 yield Forward(name, scale)
     yield Forward("esc_real", 4)
-    others = [(name, 3.0) for name in VARIANTS if name == "plainusr" or _file(f"test_{name}_x3").is_file()]
+    others = [(name, 3.0) for name in VARIANTS if name == "plainusr" or option_file(f"test_{name}_x3").is_file()]
     others += [("esc_lte", 3.0), ("esc_lte", 3.7), ("esc_realm_nearest_conv", 2.0), *((name, 4.0) for name in HEADS)]
     others += [("real_esrgan", 4.0), *((name, 4.0) for name in GENERATORS)]
     for name, factor in others:
@@ -99,7 +84,7 @@ def steps() -> Iterator[tuple[str, int]]:
     """Every variant and scale whose training step is measured: those that have a training file."""
     for scale in SCALES:
         for name, stem in TRAINED.items():
-            if _file(stem.format(scale)).is_file():
+            if option_file(stem.format(scale)).is_file():
                 yield name, scale
 
 
@@ -245,49 +230,21 @@ def training(name: str, scale: int, sizes: tuple[int, int], mode: str, backend: 
 
 
 @functools.cache
-def configuration(name: str, scale: float) -> Mapping[str, object]:
-    """``network_g`` of a variant for evaluation, as its test file has it.
-
-    PlainUSR x3 and other scales of the decoder LTE have no file: they are those of x4 with another scale.
-    """
-    if name in HEADS:
-        return {**configuration("esc_real", 4), "upscaling_factor": int(scale), **HEADS[name]}
-    if name in GENERATORS:
-        return {**GENERATORS[name], "upscale": int(scale)}
-    if name == "esc_lte":
-        return {**_network("test_esc_lte", "test"), "upscaling_factor": float(scale)}
-    if name == "plainusr" and scale == 3:
-        return {**_network("test_plainusr_x4", "test"), "scale": 3}
-    return _network(f"test_{name}_x{scale:g}{'_mse' if name == 'esc_real' else ''}", "test")
-
-
-@functools.cache
 def trained_configuration(name: str, scale: int) -> Mapping[str, object]:
     """``network_g`` of a variant for training, as its training file has it."""
     if name in PLAINUSR:  # one file for all of them, and the train form of each
         folded = configuration(name, scale)
         return {**folded, "type": str(folded["type"]).removesuffix("_inference")}
-    return _network(TRAINED[name].format(scale), "train")
+    return network_in(TRAINED[name].format(scale), "train")
 
 
 @functools.cache
 def training_sizes(name: str, scale: int) -> tuple[int, int]:
     """Images in a step of one GPU, and the side of their low-resolution patches."""
-    data = read(_file(TRAINED[name].format(scale)), mode="train").train_dataset
+    data = read(option_file(TRAINED[name].format(scale)), mode="train").train_dataset
     side = getattr(data, "gt_size", None)
     assert side is not None
     return data.batch_size_per_gpu, side // scale
-
-
-def _network(stem: str, mode: Literal["train", "test"]) -> Mapping[str, object]:
-    """``network_g`` of an option file."""
-    network = read(_file(stem), mode=mode).network_g
-    return {"type": network.type, **network.arguments}
-
-
-def _file(stem: str) -> Path:
-    """An option file, which need not exist."""
-    return OPTIONS / f"{stem}.yml"
 
 
 def families() -> Iterator[tuple[str, Mapping[str, object]]]:

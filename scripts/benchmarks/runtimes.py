@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from archs import build_network
+from config.variants import configuration
 from data.images.files import read_image, to_tensor
 from models import load_weights, upscale
 from models.export.files import write_program
@@ -31,7 +32,7 @@ from models.runtimes.build import open_network
 from scripts.benchmarks import data
 from scripts.benchmarks.measure import Comparison, Program, Row, Side
 from scripts.benchmarks.needs import Need
-from scripts.benchmarks.published import Compiled, configuration
+from scripts.benchmarks.published import Compiled
 from scripts.prepare_demo_data import package_folder
 
 ROOT = Path(__file__).resolve().parents[2]

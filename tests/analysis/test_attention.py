@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import archs
-from analysis.attention import LookedAt, look
+from analysis.attention import LookedAt, Row, look
+from analysis.attention.drawing import opacity, painted_red
 from analysis.attention.parts import ELEMENTS, parts
 from analysis.attention.statistics import Sums
 from analysis.subjects import forward
@@ -38,6 +39,8 @@ SMALL: dict[str, dict[str, Any]] = {
             "num_heads": 2, "exp_ratio": 1.5, "upscaling_factor": 2},
     "PFT": {"type": "PFT", "upscale": 2, "embed_dim": 12, "depths": [2, 2], "num_heads": 2, "num_topk": [16, 16, 5, 5],
             "window_size": 4, "mlp_ratio": 1.0, "upsampler": "pixelshuffledirect"},
+    "ESCRealM": {"type": "ESCRealM", "dim": 16, "pdim": 4, "kernel_size": 5, "n_blocks": 1, "conv_blocks": 1,
+                 "window_size": 4, "num_heads": 2, "upscaling_factor": 2, "upsampler": "pixelshuffledirect"},
     "RGT": {"type": "RGT", "upscale": 2, "embed_dim": 32, "depth": [3], "num_heads": [2], "mlp_ratio": 1,
             "split_size": [4, 8]},
 }  # fmt: skip
@@ -228,10 +231,24 @@ def test_looking_changes_no_result_and_no_backend_what_is_seen(kind: str, monkey
 def test_padding_is_told_as_the_networks_do_it() -> None:
     device = torch.device("cpu")
     edge_twice = image_axis(small("PFT"), 6, device)
-    assert edge_twice.tolist() == [0, 1, 2, 3, 4, 5, 5, 4]
+    assert edge_twice[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 5, 4]
     by_the_caller = image_axis(small("HAT"), 6, device)
-    assert by_the_caller.tolist() == [0, 1, 2, 3, 4, 5, 4, 3]
-    assert image_axis(small("ESC"), 6, device).tolist() == [0, 1, 2, 3, 4, 5]  # it pads in its attention alone
+    assert by_the_caller[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 4, 3]
+    assert image_axis(small("ESC"), 6, device)[:, 0].tolist() == [0, 1, 2, 3, 4, 5]  # it pads in its attention alone
+    assert image_axis(small("ESCRealM"), 5, device).tolist() == [[0, 1], [2, 3], [4, 3]]
+
+
+def test_places_of_an_unshuffled_image_are_squares_of_pixels() -> None:
+    network, x = small("ESCRealM"), pixels(1, 3, 17, 22)
+    found = look(network, x, [(16, 21)])
+    [row] = found.rows
+    # Places of 2 x 2: 9 x 11 in windows of 4 x 4, filled by mirror images; the last row of the image has one copy.
+    assert (row.cell, row.grid, row.box) == (2, None, (10, 16, 17, 22))
+    assert np.allclose(row.weights.sum((1, 2)), 1)
+    square = row.weights[:, 10:12, 16:18]
+    assert np.allclose(square, square[:, :1, :1])
+    assert found.layers[0].uniform == pytest.approx(2 * 2.008014969380088)
+    assert found.layers[0].per_head("distance") == pytest.approx([2 * 2.008] * 2, rel=0.2)
 
 
 def test_what_lies_beyond_the_image_is_lost_or_a_copy() -> None:
@@ -330,6 +347,19 @@ def test_modules_are_as_before_after_an_error() -> None:
         network(torch.zeros(1, 3, 8, 8).double())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
     network(torch.zeros(1, 3, 8, 8).double())
+
+
+def test_red_is_opaque_from_ten_times_the_uniform_weight_on() -> None:
+    weights = np.array([[[0.0, 0.005], [0.01, 0.5]]])
+    row = Row(0, (0, 0), weights, np.zeros(1), 1000, 1, None, (0, 0, 2, 2))
+    assert opacity(row).tolist() == [[0, 0.5], [1, 1]]
+    white = np.full((2, 2, 3), 255, np.uint8)
+    drawn = painted_red(white, opacity(row))
+    assert drawn[..., 0].min() == 255
+    assert drawn[..., 1].tolist() == drawn[..., 2].tolist() == [[255, 128], [0, 0]]  # 127 / 255 opaque
+    # Squares that represent the image: 16 pixels share a weight, four times that of six alike is opaque.
+    squares = np.full((1, 4, 4), 1 / 6 / 16)
+    assert np.allclose(opacity(Row(0, (0, 0), squares, np.zeros(1), 6, 4, (1, 1), (0, 0, 4, 4))), 0.25)
 
 
 def test_example_of_the_page_on_blocks_runs() -> None:

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import archs
+from analysis.attribution import BlurPath, Window, attribute
+from analysis.subjects import open_subjects
 from config import read
 from models import upscale
 from models.weights.recognise import network_from_weights
@@ -159,6 +161,19 @@ network_g: {type: "basicsr:RRDBNet", num_in_ch: 3, num_out_ch: 3, scale: 2}
     again = network_from_weights(tmp_path / "net.pth")
     x = torch.rand(3, 6, 6)
     assert torch.equal(upscale(again, x), upscale(network, x))
+
+
+def test_they_are_looked_into(package: Any, tmp_path: Path) -> None:
+    options = write(
+        tmp_path, 'scale: 3\nnetwork_g: {type: "basicsr:Windows", in_chans: 3, upscale: 3, window_size: 5}\n'
+    )
+    network = archs.build_network({"type": "basicsr:Windows", "in_chans": 3})
+    torch.save({"params": network.state_dict()}, tmp_path / "net.pth")
+    [subject] = open_subjects([str(tmp_path / "net.pth")], [options])
+    [item] = attribute(subject.network, torch.rand(3, 6, 7), [Window(4, 5, 6)], path=BlurPath(3)).windows
+    assert item.map.shape == (6, 7)  # padded to windows of 5 on the way
+    assert item.map[1:4, 1:4].any()
+    assert not item.map[5].any()
 
 
 def test_a_torchvision_that_still_has_the_module(package: Any, tmp_path: Path) -> None:

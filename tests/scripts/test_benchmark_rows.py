@@ -12,6 +12,7 @@ import torch
 import ops
 from archs import NETWORKS
 from config import read
+from config.variants import OPTIONS, configuration
 from scripts.benchmarks import networks, operators, published
 from scripts.benchmarks.measure import Comparison
 
@@ -42,7 +43,7 @@ def forward_rows(known: Mapping[str, Comparison]) -> set[str]:
     found = set()
     for name, scale, *_ in published.forwards():
         assert f"networks/{name}_x{scale:g}_320x180_float32" in known
-        found.add(text(at_any_scale(published.configuration(name, scale))))
+        found.add(text(at_any_scale(configuration(name, scale))))
     return found
 
 
@@ -59,7 +60,7 @@ def at_any_scale(network: Mapping[str, object]) -> dict[str, object]:
 def test_every_network_of_the_option_files_has_a_row() -> None:
     known = rows(published.comparisons())
     forwards = forward_rows(known)
-    files = sorted(published.OPTIONS.glob("test_*.yml"))
+    files = sorted(OPTIONS.glob("test_*.yml"))
     assert len(files) > 40
     lacking = [file.name for file in files if text(network_of(read(file, mode="test"))) not in forwards]
     assert not lacking
@@ -72,7 +73,7 @@ def test_every_network_of_the_option_files_has_a_row() -> None:
         for name, scale in published.steps()
         for mode in published.MODES
     )
-    for file in sorted(published.OPTIONS.glob("train_*.yml")):
+    for file in sorted(OPTIONS.glob("train_*.yml")):
         options = read(file, mode="train")
         network, data = network_of(options), options.train_dataset
         if options.scale in published.SCALES:
@@ -84,7 +85,7 @@ def test_every_network_of_the_option_files_has_a_row() -> None:
 
 
 def test_every_kind_of_network_has_a_row() -> None:
-    types = {published.configuration(name, scale)["type"] for name, scale, *_ in published.forwards()}
+    types = {configuration(name, scale)["type"] for name, scale, *_ in published.forwards()}
     types |= {published.trained_configuration(name, scale)["type"] for name, scale in published.steps()}
     assert types == set(NETWORKS)
     known = rows(networks.comparisons())

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scripts.benchmarks import published
+from config.variants import PLAINUSR
 from scripts.benchmarks.gpu import cases, measure
 from scripts.benchmarks.gpu.figures import figures
 from scripts.benchmarks.gpu.page import page, write_page
@@ -41,7 +41,7 @@ ASKED = (  # figures that are published, or promised
         for mode in ("float32", "tf32", "bf16")
     ),
     *(f"compiled/{name}_x4_320x180/auto_bf16_compiled" for name in ("hat_s", "hat", "hat_l", "rgt_s", "rgt")),
-    *(f"plainusr/{name}_x4_320x180/auto_float32" for name in published.PLAINUSR),
+    *(f"plainusr/{name}_x4_320x180/auto_float32" for name in PLAINUSR),
     *(f"step/{name}_x4/{way}" for name in ("hat", "esc") for way in ("references_float32", "auto_bf16_compiled")),
     *(
         f"operators/{name}_{direction}/{way}"

@@ -18,13 +18,13 @@ function fillCurves(section) {
   const tools = el(
     "div",
     { class: "tools" },
-    legend(),
+    legend([...report.runs.keys()].filter((run) => report.curves.some((curve) => curve.series.some((series) => series.run === run)))),
     el("span", { class: "zoom" }, el("label", {}, "from ", from), el("label", {}, " to ", to), reset),
     report.curves.some((curve) => curve.series.some((series) => series.low))
       ? tick("least and largest values", bands, (on) => ((bands = on), redrawAll()))
       : null,
   );
-  section.append(tools, el("p", { class: "hint" }, "Drag across a chart to zoom all of them; double click shows everything again."));
+  section.append(tools, el("p", { class: "hint" }, "Iterations run across. Drag over a chart to zoom all of them; a double click shows everything again."));
   const sorted = GROUPS.flatMap((group) => report.curves.filter((curve) => curve.group === group));
   section.append(el("div", { class: "charts" }, sorted.map((curve) => chart(curve, full))));
   runWatchers.push(redrawAll);

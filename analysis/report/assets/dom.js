@@ -25,6 +25,11 @@ function data(id) {
   return JSON.parse(byId(id).textContent);
 }
 
+/** A name that may be broken after the marks between its words. */
+function breakable(name) {
+  return name.split(/(?<=[_\-./])/).flatMap((part, index) => (index === 0 ? [part] : [el("wbr"), part]));
+}
+
 /** A select with one option for each [value, text]. */
 function choice(label, entries, value, onchange) {
   const select = el("select", { onchange: () => onchange(select.value) });

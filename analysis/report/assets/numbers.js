@@ -54,6 +54,12 @@ function mark(method) {
   return run < 0 ? null : swatch(run);
 }
 
+/** A method with its mark, which stays beside the first word where the name is broken. */
+function methodName(method) {
+  const [first, ...rest] = breakable(method);
+  return [el("span", { class: "together" }, mark(method), first), ...rest];
+}
+
 /** A run's colour, as a small square. */
 function swatch(run) {
   return el("i", { class: "swatch", "data-colour": run % COLOURS, "aria-hidden": "true" });
@@ -66,16 +72,16 @@ const shownRuns = new Set(report.runs.keys());
 const runWatchers = [];
 
 /** Buttons that show and hide runs; every legend of the page shows the same state. */
-function legend() {
-  const buttons = report.runs.map((run, index) => {
+function legend(runs) {
+  const buttons = runs.map((index) => {
     const toggle = () => {
       if (shownRuns.has(index)) shownRuns.delete(index);
       else shownRuns.add(index);
       runWatchers.forEach((watch) => watch());
     };
-    return el("button", { type: "button", class: "run", onclick: toggle }, swatch(index), run.name);
+    return el("button", { type: "button", class: "run", onclick: toggle }, swatch(index), report.runs[index].name);
   });
-  const draw = () => buttons.forEach((button, index) => button.setAttribute("aria-pressed", shownRuns.has(index)));
+  const draw = () => buttons.forEach((button, place) => button.setAttribute("aria-pressed", shownRuns.has(runs[place])));
   runWatchers.push(draw);
   draw();
   return el("div", { class: "legend", role: "group", "aria-label": "Runs shown" }, buttons);

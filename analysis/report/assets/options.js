@@ -4,15 +4,16 @@ function fillOptions(section) {
   const keys = [...new Set(report.runs.flatMap((run) => Object.keys(run.options)))];
   if (keys.length === 0) return;
   const several = report.runs.length > 1;
-  let only = several && report.differences.length > 0;
+  let only = report.differences.length > 0;
   const search = el("input", { type: "search", placeholder: "filter keys and values", oninput: () => draw() });
   search.setAttribute("aria-label", "filter options");
   const found = el("span", { class: "muted", role: "status" });
   const head = el("tr");
   const body = el("tbody");
+  const table = el("table", {}, el("thead", {}, head), body);
   section.append(
-    el("div", { class: "tools" }, several ? legend() : null, search, several ? tick("only what differs", only, (on) => ((only = on), draw())) : null, found),
-    el("div", { class: "scroll tall", tabIndex: 0, role: "region", "aria-label": "Options" }, el("table", { class: "options" }, el("thead", {}, head), body)),
+    el("div", { class: "tools" }, several ? legend([...report.runs.keys()]) : null, search, several ? tick("only what differs", only, (on) => ((only = on), draw())) : null, found),
+    el("div", { class: "scroll tall", tabIndex: 0, role: "region", "aria-label": "Options" }, table),
   );
   runWatchers.push(draw);
   draw();
@@ -24,10 +25,11 @@ function fillOptions(section) {
       el("th", { scope: "col", class: "first" }, "option"),
       ...runs.map((index) => el("th", { scope: "col" }, several ? swatch(index) : null, report.runs[index].name)),
     );
+    table.className = only ? "options only" : "options"; // where all rows differ, none is marked
     const rows = [];
     for (const key of keys) {
       const values = runs.map((index) => report.runs[index].options[key]);
-      const differs = new Set(values).size > 1;
+      const differs = isDifference(runs, values);
       if (only && !differs) continue;
       if (wanted && ![key, ...values].some((text) => text?.toLowerCase().includes(wanted))) continue;
       rows.push(optionRow(key, values, differs));
@@ -35,6 +37,14 @@ function fillOptions(section) {
     body.replaceChildren(...rows);
     found.textContent = rows.length === keys.length ? `${keys.length} options` : `${rows.length} of ${keys.length} options`;
   }
+}
+
+/** Whether an option is not the same in all runs, or not set in one of a kind; a test has no options of training. */
+function isDifference(runs, values) {
+  if (new Set(values.filter((value) => value !== undefined)).size > 1) return true;
+  const known = (index) => Object.keys(report.runs[runs[index]].options).length > 0; // of others nothing is known
+  const of = (kind) => values.filter((_, index) => known(index) && report.runs[runs[index]].kind === kind);
+  return ["train", "test"].some((kind) => new Set(of(kind)).size > 1);
 }
 
 function optionRow(key, values, differs) {

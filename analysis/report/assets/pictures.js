@@ -293,8 +293,17 @@ function fillPictures(section) {
     dialog.grid = true;
     const picture = report.pictures[view.index];
     dialog.replaceChildren(dialogHead(dialog, `${picture.image}, ${picture.set}`), large);
+    large.style.gridTemplateColumns = fittingColumns(picture.panels.length, view.crop[2] / view.crop[3]);
     fillGrid(large, view);
   }
+}
+
+/** The columns of the enlarged grid, so that its cells are as large as the window can hold at once. */
+function fittingColumns(cells, ratio) {
+  const [width, height] = [Math.min(0.96 * innerWidth, 1500) - 38, 0.94 * innerHeight - 60];
+  const side = (columns) => Math.min(width / columns - 12, (height / Math.ceil(cells / columns) - 76) * ratio);
+  const columns = Array.from({ length: cells }, (_, index) => index + 1).reduce((a, b) => (side(b) > side(a) ? b : a));
+  return side(columns) >= 160 ? `repeat(${columns}, ${Math.floor(side(columns))}px)` : "repeat(auto-fill, minmax(160px, 1fr))";
 }
 
 function centred(width, height, side) {
@@ -365,7 +374,7 @@ async function fillGrid(grid, view) {
   if (!stillWanted()) return "";
   const truth = parts[picture.panels.findIndex((panel) => panel.label === "HR")];
   const scores = picture.panels.map((panel, index) => partScores(panel, parts[index], truth));
-  const best = Math.max(...scores.filter((each) => each !== null).map((each) => each.psnr));
+  const best = fixed(Math.max(...scores.filter((each) => each !== null).map((each) => each.psnr)), 2);
   grid.replaceChildren(
     ...picture.panels.map((panel, index) => {
       const own = scores[index];
@@ -376,8 +385,8 @@ async function fillGrid(grid, view) {
         el(
           "figcaption",
           {},
-          el("span", { class: "label" }, mark(panel.label), panel.label),
-          own === null ? null : el("span", { class: own.psnr === best ? "best" : "" }, own.text),
+          el("span", { class: "label" }, methodName(panel.label)),
+          own === null ? null : el("span", { class: fixed(own.psnr, 2) === best ? "best" : "" }, own.text),
           Object.keys(panel.scores).length ? el("span", { class: "muted" }, `image ${wholeScores(picture, panel)}`) : null,
         ),
       );

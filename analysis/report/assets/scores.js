@@ -108,7 +108,7 @@ function scoreTable(set) {
     if (starts) top.append(el("th", { scope: "colgroup", class: "group starts", colSpan: all.filter((each) => each.group === column.group).length }, column.group));
     last = column.group;
     column.starts = starts;
-    second.append(sorted(index + 2, [mark(column.method), column.method], starts ? "starts" : ""));
+    second.append(sorted(index + 2, methodName(column.method), starts ? "starts" : ""));
   });
   const table = el("table", { class: "scores" }, el("thead", {}, top, second), body, el("tfoot", {}, footRows(set, all)));
   rows.forEach((row) => all.forEach((column, index) => row.cells[index].classList.toggle("starts", column.starts)));
@@ -156,7 +156,7 @@ function scoreRow(set, all, image, place) {
   const name =
     image.picture === null || image.picture === undefined
       ? image.name
-      : el("button", { type: "button", class: "link", onclick: () => openPicture?.(image.picture) }, image.name);
+      : el("button", { type: "button", class: "link", onclick: () => openPicture?.(image.picture) }, breakable(image.name));
   const [height, width] = image.size;
   return {
     image,
@@ -170,9 +170,9 @@ function scoreRow(set, all, image, place) {
 function footRows(set, all) {
   const cells = all.map((column) => el("td", { class: column.starts ? "starts" : "" }, column.text(column.value(set.mean))));
   emphasise(set, cells, all, set.mean);
-  const rows = [el("tr", { class: "mean" }, el("th", { scope: "row", class: "first" }, "mean"), el("td"), cells)];
+  const rows = [el("tr", { class: "mean" }, el("th", { scope: "row", class: "first" }, "mean"), el("td", { class: "size" }), cells)];
   if (!set.published) return rows;
-  const published = el("tr", { class: "published" }, el("th", { scope: "row", class: "first" }, "published"), el("td"));
+  const published = el("tr", { class: "published" }, el("th", { scope: "row", class: "first" }, "published"), el("td", { class: "size" }));
   for (const metric of set.metrics) {
     const value = set.published.scores[metric.name] ?? null;
     published.append(el("td", { class: "starts", colSpan: set.methods.length }, fixed(value, metric.places)));

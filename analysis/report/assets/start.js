@@ -13,8 +13,7 @@ function fillHead(head) {
   head.append(
     el("h1", {}, report.title),
     el("p", { class: "made" }, `Made ${report.made}`),
-    verdicts(),
-    runTable(),
+    ...[verdicts(), report.runs.length > 0 ? runTable() : null].filter((part) => part !== null),
   );
   const notes = report.runs.flatMap((run, index) => (run.notes ?? []).map((note) => el("li", {}, report.runs.length > 1 ? [swatch(index), `${run.name}: `] : null, note)));
   if (notes.length) head.append(el("ul", { class: "notes" }, notes));
@@ -72,11 +71,11 @@ function runTable() {
     el(
       "tr",
       {},
-      el("th", { scope: "row", class: "first" }, swatch(index), run.name),
+      el("th", { scope: "row", class: "first" }, swatch(index), breakable(run.name)),
       el("td", {}, run.kind === "train" ? "training" : "test"),
       el("td", {}, run.options["network_g.type"] ?? "–"),
       el("td", { class: "number" }, progress(run)),
-      el("td", { class: "path" }, run.folder),
+      el("td", { class: "path" }, breakable(run.folder)),
     ),
   );
   const heads = ["run", "kind", "network", "iterations", "folder"].map((text, index) => el("th", { scope: "col", class: index === 0 ? "first" : index === 3 ? "number" : "" }, text));

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import torch
 
+from config.variants import PLAINUSR
 from scripts.benchmarks import operators, published, training
 from scripts.benchmarks.gpu import loading, products
 from scripts.benchmarks.gpu.tables import AUTO, IMAGE, LOOP, OPERATOR, PAPER, PLAIN, STEP, Figure, Published
@@ -102,7 +103,7 @@ def _windows(image: tuple[int, int]) -> Iterator[Figure]:
 
 
 def _plainusr(image: tuple[int, int]) -> Iterator[Figure]:
-    for name in published.PLAINUSR:
+    for name in PLAINUSR:
         for mode in ("float32", "bf16"):
             yield _evaluation("plainusr", name, 4, image, mode)
 

@@ -11,6 +11,7 @@ import torch
 
 from archs import build_network
 from config.schema import ValOptions
+from config.variants import configuration
 from data import PairedImageOptions, downscale, write_image
 from data.dataset_options import IoBackend
 from data.loader import train_batches
@@ -20,7 +21,6 @@ from models import upscale
 from models.evaluation.evaluate import evaluate
 from scripts.benchmarks.measure import Work
 from scripts.benchmarks.pixels import photograph
-from scripts.benchmarks.published import configuration
 
 BATCH, SCALE, PATCH = 16, 4, 256
 SIDE, SMALL, IMAGES = 1024, PATCH, 4  # of the images; SMALL for a CPU

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from analysis.report.model import Report
 from analysis.report.page import write_page
@@ -51,16 +52,16 @@ def open_page(chromium: Any, tmp_path: Path) -> Iterator[Open]:
     contexts: list[Any] = []
     wrong: list[str] = []
 
-    def opened(report: Report, width: int = 1280, height: int = 900, **options: Any) -> Any:
+    def opened(report: Report, width: int = 1280, height: int = 900, beside: Path | None = None, **options: Any) -> Any:
         path = tmp_path / "a folder" / "index.html"
         write_page(report, path)
         context = chromium.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(15_000)
-        page.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
+        page.on("console", lambda message: wrong.append(f"{message.type}: {message.text}") if not beside else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda request: wrong.append(request.url) if foreign(request.url, path) else None)
+        page.on("request", lambda request: wrong.append(request.url) if foreign(request.url, path, beside) else None)
         page.goto(path.as_uri())
         return page
 
@@ -70,7 +71,9 @@ def open_page(chromium: Any, tmp_path: Path) -> Iterator[Open]:
     assert not wrong
 
 
-def foreign(url: str, path: Path) -> bool:
+def foreign(url: str, path: Path, beside: Path | None) -> bool:
+    if beside is not None and url.startswith(beside.as_uri()):
+        return False
     return url.split("#")[0] != path.as_uri() and not url.startswith("data:image/")
 
 
@@ -155,6 +158,25 @@ def test_a_click_moves_the_crop(open_page: Open, report: Report) -> None:
     page.wait_for_selector("dialog .large canvas >> nth=4")
     page.keyboard.press("Escape")
     assert not page.locator("dialog").evaluate("dialog => dialog.open")
+
+
+def test_full_pictures_lie_beside_the_page(open_page: Open, report: Report, tmp_path: Path) -> None:
+    folder = tmp_path / "a folder" / "full 1"
+    folder.mkdir(parents=True)
+    Image.fromarray(photograph(7, 96)).save(folder / "a#b.png")
+    first = report.pictures[0]
+    panels = tuple(dataclasses.replace(panel, full="full%201/a%23b.png") for panel in first.panels[1:])
+    lost = dataclasses.replace(first.panels[0], full="full%201/lost.png")  # the thumbnail is shown instead
+    picture = dataclasses.replace(first, panels=(lost, *panels))
+    page = open_page(dataclasses.replace(report, pictures=(picture,)), beside=folder.parent)
+    settle(page)
+    page.wait_for_function("document.querySelector('[slot=first]').src.endsWith('a%23b.png')")
+    page.focus(".box")
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function("document.querySelector('.parts .hint').textContent.includes('24, 24 of')")
+    assert page.locator(".parts canvas").count() == 5
+    page.select_option("select[aria-label='method on the left']", "LR")
+    page.wait_for_function("document.querySelector('[slot=first]').src.startsWith('data:')")
 
 
 def test_arrows_go_to_other_images(open_page: Open, report: Report) -> None:

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from archs.contract import at_scale, contract_of
+from config.variants import HEADS, VARIANTS, configuration
 from models.export.files import Written, write_program
 from models.export.options import ProgramOptions
 from models.inference.upscale import upscale
 from models.weights.layout import for_inference
-from scripts.benchmarks.published import HEADS, VARIANTS, configuration
 from tests.archs.test_contract import SMALLER
 from tests.models.export.networks import needs_torch, network_of
 

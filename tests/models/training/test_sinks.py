@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 
 from config.schema import WandbOptions
-from models.training.sinks import JsonLinesSink, LogSink, TensorBoardSink, TrainRecord, ValidationRecord, WandbSink
+from models.training.sinks import (
+    ImageScoresSink,
+    JsonLinesSink,
+    LogSink,
+    TensorBoardSink,
+    TrainRecord,
+    ValidationRecord,
+    WandbSink,
+)
 from models.training.state import Best
 from utils.errors import InputError
 
@@ -292,3 +300,21 @@ def test_a_run_goes_on_without_weights_and_biases(
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(InputError, match=r"logger.wandb: the package wandb is not installed; `pip install wandb`"):
         WandbSink(tmp_path, "x4", WandbOptions(project="sr"), {})
+
+
+def test_the_scores_of_images_are_those_of_the_last_validation(tmp_path: Path) -> None:
+    path = tmp_path / "a run" / "validation.json"
+    sink = ImageScoresSink(path)
+
+    def validated(step: int, dataset: str, value: float) -> None:
+        images = {"images": [{"name": "baby", "scores": {"psnr": value}}]}
+        sink.validation(ValidationRecord(step, dataset, {"psnr": value}, {}, {}, images))
+
+    for step, dataset, value in ((500, "Set5", 30.0), (500, "Set14", 27.0), (1000, "Set5", math.nan)):
+        validated(step, dataset, value)
+        if step == 500 and dataset == "Set14":
+            assert list(json.loads(path.read_text())["datasets"]) == ["Set5", "Set14"]
+    sink.training(RECORD)
+    sink.close()
+    image = {"name": "baby", "scores": {"psnr": None}}
+    assert json.loads(path.read_text()) == {"step": 1000, "datasets": {"Set5": {"images": [image]}}}

@@ -31,7 +31,11 @@ def test_an_output_that_is_not_finite_is_reported_and_the_training_goes_on(
         return output * math.nan if calls[-1] // 2 in (0, 2) else output  # the first and third of four validations
 
     monkeypatch.setattr("models.evaluation.evaluate.upscale", broken)
-    arguments = ("train:total_iter=8", "val:val_freq=2", "val:save_img=true", "logger:use_tb_logger=true")
+    program = tmp_path / "a program.py"
+    program.write_text("import sys; from pathlib import Path; Path(sys.argv[3]).write_text(f'page of {sys.argv[1]}')")
+    monkeypatch.setattr("analysis.report.refresh._PROGRAM", program)
+    arguments = ["train:total_iter=8", "val:val_freq=2", "val:save_img=true"]
+    arguments += ["logger:use_tb_logger=true", "logger:report=true"]
     assert run_here("train.py", "-opt", "train.yml", "--force_yml", *arguments) == 0
     printed = capsys.readouterr().err
     for step in (2, 6):
@@ -50,6 +54,13 @@ def test_an_output_that_is_not_finite_is_reported_and_the_training_goes_on(
     assert torch.load(root / "models/net_g_best.pth", weights_only=True)["focalsr"]["step"] == later
     written = sorted(path.name for path in (root / "visualization/HeldOut/held_out_0").iterdir())
     assert written == ["held_out_0_4.png", "held_out_0_8.png"]
+    assert (root / "report.html").read_text() == "page of experiments/tiny"
+    assert "one page that shows the run: python scripts/report.py experiments/tiny -o report" in printed
+    last = json.loads((root / "validation.json").read_text())
+    assert (last["step"], [image["name"] for image in last["datasets"]["HeldOut"]["images"]]) == (
+        8, ["held_out_0", "held_out_1"],
+    )  # fmt: skip
+    assert last["datasets"]["HeldOut"]["mean"]["scores"]["psnr"] == found[8]
 
 
 def test_a_rank_that_does_not_write_says_saved_only_when_the_one_that_does_has_written() -> None:

@@ -149,6 +149,10 @@ def test_a_click_moves_the_crop(open_page: Open, report: Report) -> None:
     page.mouse.click(area["x"] + 0.8 * area["width"], area["y"] + 0.7 * area["height"])
     expected = f"Part at {round(0.8 * 96 - 16)}, {round(0.7 * 96 - 16)} of 32 × 32"
     page.wait_for_function("text => document.querySelector('.parts .hint').textContent.startsWith(text)", arg=expected)
+    page.select_option(".parts select", "own")
+    page.wait_for_function("document.querySelector('.parts .hint').textContent.startsWith('Part at 24, 16 of 32')")
+    page.mouse.click(area["x"] + 0.8 * area["width"], area["y"] + 0.7 * area["height"])
+    assert page.locator(".parts select").input_value() == "moved"
     page.select_option(".parts select", "24")
     page.wait_for_function("document.querySelectorAll('.parts canvas')[1].width === 24")
     page.focus(".box")

@@ -464,7 +464,7 @@ function fillAnalyses(section) {
       "figure",
       { class: "analysis" },
       image === null ? null : el("button", { type: "button", class: "picture", onclick: enlarge, "aria-label": `enlarge ${analysis.title}` }, image),
-      el("figcaption", {}, el("h3", {}, analysis.title), el("span", { class: "kind" }, analysis.kind), el("p", { class: "text" }, analysis.text)),
+      el("figcaption", {}, el("h3", {}, breakable(analysis.title)), el("span", { class: "kind" }, analysis.kind), analysis.text ? el("pre", {}, analysis.text) : null),
     );
   });
   section.append(el("div", { class: "analyses" }, figures));

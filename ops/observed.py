@@ -114,4 +114,4 @@ def observed_by(watch: Observer | None) -> Iterator[None]:
 
 def observer() -> Observer | None:
     """Who is to be told of a call, if anybody; nobody while the calls become a program."""
-    return None if recording() else _observer  # first: a compiled program asks for nothing that it could depend on
+    return None if _observer is None or recording() else _observer

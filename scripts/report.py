@@ -23,10 +23,9 @@ import shlex
 from collections.abc import Sequence
 
 from analysis.report.build import Wish, build_report, check_page, full_pictures, page_of
-from analysis.report.page import render
+from analysis.report.page import write_page
 from utils.command import run_command
 from utils.errors import InputError
-from utils.files import write_text
 
 _PROGRAM = "report.py"
 
@@ -71,12 +70,11 @@ def main(argv: Sequence[str]) -> None:
         full=full_pictures(page) if typed.full else None,
     )
     report = build_report(wish, shown=True)
-    text = render(report)
-    write_text(page, text)
+    write_page(report, page)
     for run in report.runs:
         for note in run.notes:
             print(f"{run.name}: {note}")
-    print(f"wrote {page} ({len(text.encode()) / 2**20:,.1f} MB)")
+    print(f"wrote {page} ({page.stat().st_size / 10**6:,.1f} MB)")
 
 
 if __name__ == "__main__":

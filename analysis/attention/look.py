@@ -178,8 +178,8 @@ def _check(
     kind = type(network).__name__
     if not names:
         raise InputError(
-            f"{kind} has no attention between pixels that says where its tokens lie (archs.contract.AttentionModule), "
-            "so there are no rows to look at; `analyse.py maps` shows what else it computes inside"
+            f"{kind} has no attention between pixels (no module of it has attention_places, docs/modules.md), so there "
+            "are no rows to look at; `analyse.py maps` shows what else it computes inside"
         )
     if layers is not None and (unknown := [number for number in layers if not 0 <= number < len(names)]):
         raise InputError(f"{kind} has no attention layer {unknown[0]}; expected numbers from 0 to {len(names) - 1}")

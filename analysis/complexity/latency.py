@@ -8,14 +8,17 @@ is kept apart. Memory is to be measured in a process that has done nothing else.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import upscale
+from ops.registration import NAMESPACE
 from utils.device_memory import peak_device_memory, release_kept_memory, reset_peak_device_memory
 from utils.devices import abilities, module_of, set_tf32, synchronise
 from utils.env import peak_growth, resident_memory
@@ -88,6 +91,8 @@ class Measured:
         memory: bytes at the peak of a pass, of weights, input and output too; None where that is unknown.
         device: what the device is called.
         threads: of the CPU; None on accelerators.
+        operators: this project's operators, and fused attention of PyTorch, that ran; PyTorch's other operators are not
+            named.
     """
 
     timing: Timing
@@ -95,6 +100,7 @@ class Measured:
     memory: int | None
     device: str
     threads: int | None
+    operators: tuple[str, ...] = ()
 
 
 def measure(
@@ -125,6 +131,8 @@ def measure(
 
     set_tf32(on=False)
     timing, memory = _passes(work, device, protocol)
+    with _Operators() as seen:
+        work()
     if ability.in_main_memory:
         memory = None if before is None else peak_growth(work, before)
     tf32 = None
@@ -132,7 +140,24 @@ def measure(
         set_tf32(on=True)
         tf32, _ = _passes(work, device, protocol)
     threads = torch.get_num_threads() if ability.in_main_memory else None
-    return Measured(timing, tf32, memory, ability.name, threads)
+    return Measured(timing, tf32, memory, ability.name, threads, tuple(sorted(seen.names)))
+
+
+class _Operators(TorchDispatchMode):
+    """Notes which operators run that have several implementations."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run an operator."""
+        name = str(getattr(function, "_overloadpacket", function))
+        if name.startswith(f"{NAMESPACE}.") or "attention" in name:
+            self.names.add(name)
+        return function(*args, **(kwargs or {}))
 
 
 def _passes(work: Work, device: torch.device, protocol: Protocol) -> tuple[Timing, int | None]:

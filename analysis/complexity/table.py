@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from analysis.complexity.counting import Counts
@@ -85,8 +85,17 @@ def columns(rows: Sequence[Row], *, activations: bool = False) -> list[Column]:
             ("10 % to 90 %", _of_measured(_spread)),
             ("peak memory, MiB", _of_measured(_memory)),
         ]
-    if any(row.measured is not None and row.measured.tf32 is not None for row in rows):
-        found.append(("median with TF32", _of_measured(_tf32)))
+    return found
+
+
+def with_tf32(rows: Sequence[Row]) -> list[Row]:
+    """The rows, and one more behind each whose passes were timed with TF32 too."""
+    found = []
+    for row in rows:
+        found.append(row)
+        if row.measured is not None and row.measured.tf32 is not None:
+            rounded = replace(row.measured, timing=row.measured.tf32, tf32=None)
+            found.append(replace(row, name=f"{row.name}, TF32", measured=rounded))
     return found
 
 
@@ -144,7 +153,8 @@ def formatted(heads: Sequence[str], cells: Sequence[Sequence[str]], form: Form, 
 def main_table(rows: Sequence[Row], form: Form, *, activations: bool = False) -> str:
     """The table of costs."""
     wanted = columns(rows, activations=activations)
-    return formatted([head for head, _ in wanted], [[cell(row) for _, cell in wanted] for row in rows], form)
+    cells = [[cell(row) for _, cell in wanted] for row in with_tf32(rows)]
+    return formatted([head for head, _ in wanted], cells, form)
 
 
 def paper_table(items: Sequence[Beside], form: Form) -> str:
@@ -180,8 +190,8 @@ def computed(row: Row) -> str:
 
 
 def giga(number: int) -> str:
-    """10^9, with two decimals."""
-    return f"{number / 1e9:.2f}"
+    """10^9, with two decimals, or three digits below 1."""
+    return f"{number / 1e9:.2f}" if number >= 1e9 else f"{number / 1e9:.3g}"
 
 
 def milliseconds(number: float) -> str:
@@ -203,10 +213,6 @@ def _spread(measured: Measured) -> str:
 
 def _memory(measured: Measured) -> str:
     return "unknown" if measured.memory is None else f"{measured.memory / 2**20:.0f}"
-
-
-def _tf32(measured: Measured) -> str:
-    return "-" if measured.tf32 is None else milliseconds(measured.tf32.median)
 
 
 def _printed(number: float | None) -> str:

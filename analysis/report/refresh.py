@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +18,7 @@ NAME = "report.html"
 _PROGRAM = Path(__file__).resolve().parents[2] / "scripts" / "report.py"
 _PATIENCE = 120.0  # seconds that the end of a run waits for its last page
 _NICE = 10  # training goes first
+_STOPPED = (130, 143, -2, -15)  # by the signal that stops the run
 
 
 class PageOfRun:
@@ -46,17 +48,19 @@ class PageOfRun:
         self._advance()
 
     def close(self) -> None:
-        """Wait for the last page, but not without end."""
-        self._wait()
-        self._advance()
-        self._wait()
+        """Wait for the last page, but not without end; where the run ends by an exception, not at all."""
+        if sys.exc_info()[0] is None:
+            end = time.monotonic() + _PATIENCE
+            self._wait(end)
+            self._advance()
+            self._wait(end)
         if self._made:
             get_logger().info("the page of the run is %s", self.folder / NAME)
 
-    def _wait(self) -> None:
+    def _wait(self, end: float) -> None:
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_PATIENCE)
+                self._process.wait(max(0.0, end - time.monotonic()))
             self._collect()
 
     def _advance(self) -> None:
@@ -94,7 +98,7 @@ class PageOfRun:
             printed.seek(0)
             lines = printed.read().decode(errors="replace").strip().splitlines()
         self._made |= code == 0
-        if code:
+        if code and code not in _STOPPED:
             self._warn(lines[-1].removeprefix("error: ") if lines else f"exit code {code}")
 
     def _warn(self, reason: str) -> None:

@@ -5,12 +5,14 @@ Shapes: any leading dimensions, K channels in, C channels out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from ops.autocast import autocast_is_on
 from ops.registry import REFERENCE, Backend, Operator, only_on, recording
@@ -83,6 +85,14 @@ def onednn_linear(arguments: LinearArguments) -> Tensor:
     activation, formula = ("gelu", "none") if gelu else ("none", "")
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], formula)
     return out
+
+
+def _onednn_flops(x: Sequence[int], weight: Sequence[int], *others: Any, **results: Any) -> int:
+    return 2 * math.prod(x) * weight[0]
+
+
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_onednn_flops)
 
 
 def _refusal(call: LinearCall) -> str | None:

@@ -297,7 +297,8 @@ def _measured_of(answer: Mapping[str, Any]) -> Measured:
 
     first = timing(answer["timing"])
     assert first is not None
-    return Measured(first, timing(answer["tf32"]), answer["memory"], answer["device"], answer["threads"])
+    facts = (answer["memory"], answer["device"], answer["threads"], tuple(answer["operators"]))
+    return Measured(first, timing(answer["tf32"]), *facts)
 
 
 def report(rows: Sequence[Row], items: Sequence[Beside], *, activations: bool = False) -> str:

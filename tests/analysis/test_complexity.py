@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from analysis.complexity import latency
 from analysis.complexity.counting import Counts, count
-from analysis.complexity.latency import Protocol, Timing, measure
+from analysis.complexity.latency import Protocol, Timing, measure, protocol_of
 from analysis.complexity.papers import lr_size, papers, printed_of, table_with_latency
 from analysis.complexity.table import Beside, Row, formatted, main_table, paper_table, sentence
 from archs import build_network
@@ -19,6 +21,7 @@ from config.variants import LABELS, VARIANTS, configuration
 from models.weights.layout import for_inference
 from ops.focused.arguments import FocusArguments
 from ops.focused.reference import reference_focus
+from utils.devices import Abilities
 
 CHEAP = {
     ("ESC-light x3", "1280x720"), ("ESC-FP x4", "1280x720"), ("PlainUSR-S x4", "256x256"),
@@ -223,6 +226,42 @@ def test_passes_are_repeated_as_the_protocol_says() -> None:
     assert found.memory is None or found.memory >= 0
     hurried = measure(lambda: build_network(HAT).eval(), (16, 16), torch.device("cpu"), Protocol(1, 50, 0.0, least=2))
     assert len(hurried.timing.passes) == 2
+
+
+class _Event:
+    """An event of a device, as PyTorch's modules for devices have them."""
+
+    clock = 0.0
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        _Event.clock += 2.5
+        self.at = _Event.clock
+
+    def elapsed_time(self, later: _Event) -> float:
+        return later.at - self.at
+
+
+def test_accelerators_are_timed_by_their_events_with_and_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    arithmetic: list[bool] = []
+    released: list[object] = []
+    monkeypatch.setattr(latency, "module_of", lambda kind: SimpleNamespace(Event=_Event))
+    monkeypatch.setattr(latency, "abilities", lambda device: Abilities("other", "A card", peak=True))
+    monkeypatch.setattr(latency, "set_tf32", lambda *, on: arithmetic.append(on))
+    monkeypatch.setattr(latency, "release_kept_memory", released.append)
+    monkeypatch.setattr(latency, "peak_device_memory", lambda device: 3 * 2**20)
+    found = measure(lambda: build_network(HAT).eval(), (16, 16), torch.device("cpu"), Protocol(2, 3))
+    assert arithmetic == [False, True]
+    assert len(released) == 2
+    assert found.tf32 is not None
+    assert found.timing.passes == found.tf32.passes == (2.5, 2.5, 2.5)
+    assert (found.memory, found.device, found.threads) == (3 * 2**20, "A card", None)
+    counts = count(build_network(HAT), 16, 16)
+    lines = main_table([Row("HAT", 2, counts, found)], "text").splitlines()
+    assert [line.split("  ")[0] for line in lines[2:]] == ["HAT", "HAT, TF32"]
+    assert protocol_of(torch.device("cpu")) == Protocol(100, 100)
 
 
 def test_percentiles() -> None:

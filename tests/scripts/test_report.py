@@ -15,7 +15,7 @@ from models.training.sinks import TrainRecord, ValidationRecord
 from scripts.faults.workplace import picture
 from scripts.report import main
 from tests.analysis.report.run_folders import of_test, of_training, write_images
-from utils.errors import InputError
+from utils.errors import InputError, StopRequested
 
 
 @pytest.fixture
@@ -77,6 +77,13 @@ def test_bad_input_is_refused_before_anything_is_written(place: Path) -> None:
     assert not (place / "report").exists()
 
 
+def end_by_an_exception(sink: PageOfRun) -> None:
+    try:
+        raise StopRequested("stopped", 143)
+    finally:
+        sink.close()
+
+
 VALIDATION: Any = ValidationRecord(4, "HeldOut", {}, {}, {})
 ITERATION: Any = TrainRecord(5, 0, {}, {}, {}, 1.0, 1.0, 0.0, 0.0)
 
@@ -94,6 +101,8 @@ def test_while_a_page_is_made_the_next_one_waits(
     for _ in range(3):
         sink.validation(VALIDATION)
     sink.training(ITERATION)
+    with pytest.raises(StopRequested):
+        end_by_an_exception(sink)  # which waits for nothing
     assert not (folder / "report.html").exists()
     gate.touch()
     with caplog.at_level("INFO"):

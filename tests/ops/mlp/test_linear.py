@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from ops import linear
 from ops.mlp.linear import LINEAR, LinearCall
@@ -55,3 +56,11 @@ def test_float32_meets_weights_of_half_precision_in_their_type(dtype: torch.dtyp
     assert torch.equal(linear(x, weight, bias), F.linear(x.to(dtype), weight, bias))
     with torch.autocast("cpu", torch.bfloat16):  # which says itself what meets in which type
         assert linear(x, weight, bias).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("backend", [pytest.param("onednn", marks=needs_onednn), "reference"])
+def test_flops_are_those_of_the_product(backend: str) -> None:
+    x, weight, bias = torch.randn(2, 3, 12), torch.randn(9, 12), torch.randn(9)
+    with FlopCounterMode(display=False) as counter:
+        linear(x, weight, bias, gelu=True, backend=backend)
+    assert counter.get_total_flops() == 2 * 6 * 12 * 9

@@ -33,7 +33,7 @@ from models.weights import recognise
 from models.weights.layout import for_inference, to_channels_last
 from scripts.analyses.common import numbers
 from utils import devices
-from utils.env import hardware, versions
+from utils.env import RETURNING_MEMORY, hardware, versions
 from utils.errors import InputError, RunError
 from utils.log import get_logger
 from utils.memory import memory_is_full
@@ -252,8 +252,7 @@ def _ask(question: Mapping[str, object]) -> dict[str, Any]:
     Raises:
         RunError: it failed; it has said why.
     """
-    # Fixed thresholds make the allocator give memory back at once, so that the peak is the network's own.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment = {**os.environ, **RETURNING_MEMORY}
     done = subprocess.run(
         [sys.executable, str(_ROOT / "scripts/analyse.py"), KIND, _SERVE],
         input=json.dumps(question), stdout=subprocess.PIPE, text=True, env=environment, check=False,

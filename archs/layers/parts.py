@@ -33,13 +33,13 @@ def stacked_parts(network: nn.Module) -> PartNames:
     A stack is a list or a sequence of modules that are composed of others and are no containers of PyTorch. The members
     of the outermost stacks are the blocks; if some of them hold stacks themselves, they are the groups, and the members
     of these stacks the blocks. Of a network without stacks the composed modules directly below it are the blocks, or if
-    there are less than two, whatever has parameters directly below it.
+    there are less than two, its convolutions and linear layers, also those in lists and sequences.
     """
     members = _members(network)
     if not members:
         composed = tuple(name for name, child in network.named_children() if _is_composed(child))
         if len(composed) < 2:
-            composed = tuple(name for name, child in network.named_children() if any(True for _ in child.parameters()))
+            composed = tuple(_weighted(network))
         return PartNames((), composed)
     inner = {name: [f"{name}.{below}" for below in _members(network.get_submodule(name))] for name in members}
     if not any(inner.values()):
@@ -55,6 +55,17 @@ def _members(module: nn.Module) -> list[str]:
             found += [f"{name}.{number}" for number, _ in child.named_children()]
         else:
             found += [f"{name}.{below}" for below in _members(child)]
+    return found
+
+
+def _weighted(module: nn.Module) -> list[str]:
+    """The modules directly below one, and in the containers there, that have a matrix of weights."""
+    found = []
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList | nn.Sequential):
+            found += [f"{name}.{below}" for below in _weighted(child)]
+        elif any(parameter.ndim > 1 for parameter in child.parameters()):
+            found.append(name)
     return found
 
 

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from analysis.charts import matrix_chart
 from analysis.crops import Crops
 from analysis.drawing import check_charts
-from analysis.features import names_of
 from analysis.results import Results
 from analysis.similarity import LEAST, PixelSimilarity, Similarity, pixel_similarity, similarity
 from analysis.subjects import Subject
 from scripts.analyses.common import add_images, add_networks, add_output, finish, prepare, subjects_of
-from scripts.analyses.samples import add_crops, add_modules, counted, crops_for, source_of
+from scripts.analyses.samples import add_crops, add_modules, counted, crops_for, modules_of, source_of
 from utils.errors import InputError
 from utils.progress import Progress
 from utils.wording import first_few
@@ -48,7 +47,7 @@ def run(typed: argparse.Namespace) -> None:
     if len(subjects) > 2:
         raise InputError(f"cka compares one network with itself, or two; {len(subjects)} are given")
     of = typed.of or (["layers"] if typed.samples == "pixels" else ["blocks"])
-    names = [names_of(subject.network, of) for subject in subjects]
+    names = modules_of(subjects, of)
     crops = crops_for(typed, subjects)
     if typed.samples == "pixels":
         found = _of_pixels(subjects, names, crops)

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from analysis.charts import depth_chart, error_chart
 from analysis.crops import Crops
 from analysis.drawing import check_charts
-from analysis.features import names_of
 from analysis.results import Results
 from analysis.spectra import Curve, Depth, error_curve, spectra_over_depth, thirds, upsampling_error_curve
 from analysis.subjects import Subject
 from scripts.analyses.common import add_images, add_networks, add_output, finish, prepare, subjects_of
-from scripts.analyses.samples import add_crops, add_modules, counted, crops_for, source_of
+from scripts.analyses.samples import add_crops, add_modules, counted, crops_for, modules_of, source_of
 from utils.errors import InputError
 from utils.progress import Progress
 
@@ -44,7 +43,7 @@ def run(typed: argparse.Namespace) -> None:
     if typed.batch < 1:
         raise InputError(f"--batch {typed.batch}: expected 1 or more")
     subjects = subjects_of(typed)
-    names = [names_of(subject.network, typed.of or ["blocks"]) for subject in subjects]
+    names = modules_of(subjects, typed.of or ["blocks"])
     crops = crops_for(typed, subjects)
     depths: dict[str, Depth] = {}
     errors: dict[str, Curve] = {}
@@ -83,10 +82,10 @@ def _results(
     ]
     arrays: dict[str, NDArray[np.float64]] = {}
     for name, depth in depths.items():
-        arrays[f"{name}/frequencies"] = depth.curves[0].frequencies
-        arrays[f"{name}/features"] = np.stack([curve.amplitudes for curve in depth.curves])
-    for name, curve in errors.items():
-        arrays[f"{name}/error_frequencies"], arrays[f"{name}/error"] = curve.frequencies, curve.amplitudes
+        arrays |= {
+            f"{name}/features/{module}": _array(curve) for module, curve in zip(depth.names, depth.curves, strict=True)
+        }
+    arrays |= {f"{name}/error": _array(curve) for name, curve in errors.items()}
     figures = {
         "set": source_of(typed), "pictures": crops.pictures, "too_small": crops.too_small, "crop_side": side,
         "crops": len(crops.lr),
@@ -100,6 +99,11 @@ def _results(
     if errors:
         pictures["error"] = error_chart(errors)
     return Results("frequency", "\n".join(lines), figures, arrays, pictures)
+
+
+def _array(curve: Curve) -> NDArray[np.float64]:
+    """Frequencies and log-amplitudes, [2, S / 2]."""
+    return np.stack([curve.frequencies, curve.amplitudes])
 
 
 def _depth_line(name: str, depth: Depth) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from analysis.charts import alpha_chart
 from analysis.drawing import Pixels, check_charts
-from analysis.features import each_map, names_of
+from analysis.features import each_map
 from analysis.images import Picture
 from analysis.map_pictures import FeaturePicture, feature_picture, feature_sheet, importance_sheet, kernel_sheet
 from analysis.maps import (
@@ -32,7 +32,7 @@ from analysis.maps import (
 from analysis.results import Results
 from analysis.subjects import Subject
 from scripts.analyses.common import add_images, add_networks, add_output, finish, pictures_for, prepare, subjects_of
-from scripts.analyses.samples import add_modules
+from scripts.analyses.samples import add_modules, modules_of
 from utils.errors import InputError
 from utils.progress import Progress
 
@@ -78,11 +78,9 @@ def run(typed: argparse.Namespace) -> None:
         check_charts("analyse.py maps --map hai")
     if typed.of and "features" not in wanted:
         raise InputError("--of names the modules of feature maps; add --map features")
-    names = {
-        subject.name: names_of(subject.network, typed.of or ["groups"])
-        for subject in subjects
-        if "features" in kinds[subject.name]
-    }
+    showing = [subject for subject in subjects if "features" in kinds[subject.name]]
+    modules = modules_of(showing, typed.of or ["groups"])
+    names = {subject.name: chosen for subject, chosen in zip(showing, modules, strict=True)}
     collected = _Collected()
     with_alphas = {subject.name: alphas(subject.network) for subject in subjects if "hai" in kinds[subject.name]}
     if with_alphas:

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor
 
 from analysis.crops import Crops, square_crops
+from analysis.features import names_of
 from analysis.subjects import Subject
 from scripts.analyses.common import one_scale, pictures_for
+from utils.errors import InputError
 from utils.progress import Progress
 from utils.wording import first_few
 
@@ -32,6 +34,28 @@ def add_modules(parser: argparse.ArgumentParser, default: str) -> None:
         help='groups, blocks, layers, or names of modules, in which * stands for any part: "layers.*.blocks.0" '
         f"(default: {default})",
     )  # fmt: skip
+
+
+def modules_of(subjects: Sequence[Subject], chosen: Sequence[str]) -> list[list[str]]:
+    """The names of the modules of each network; a name that one of them has may be none of another's.
+
+    Raises:
+        InputError: none of them has something of a name, or a network has nothing of any.
+    """
+    found: list[list[str]] = []
+    for subject in subjects:
+        own = [text for text in chosen if _has(subject, text)]
+        elsewhere = [text for text in chosen if any(_has(other, text) for other in subjects)]
+        # A name that nobody has is the first network's to complain about.
+        found.append(names_of(subject.network, own if own and len(elsewhere) == len(chosen) else chosen))
+    return found
+
+
+def _has(subject: Subject, text: str) -> bool:
+    try:
+        return bool(names_of(subject.network, [text]))
+    except InputError:
+        return False
 
 
 def crops_for(typed: argparse.Namespace, subjects: Sequence[Subject]) -> list[Crops]:

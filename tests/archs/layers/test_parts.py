@@ -54,6 +54,8 @@ def test_without_stacks_the_modules_below_the_network_are_blocks() -> None:
     assert part_names(named).blocks == ("one", "two")
     plain = holding(first=nn.Conv2d(1, 1, 1), act=nn.ReLU(), last=nn.Conv2d(1, 1, 1), up=nn.PixelShuffle(2))
     assert part_names(plain).blocks == ("first", "last")
+    listed = holding(body=nn.ModuleList([nn.Conv2d(1, 1, 1), nn.PReLU(), nn.Conv2d(1, 1, 1)]), up=nn.PixelShuffle(2))
+    assert part_names(listed).blocks == ("body.0", "body.2")  # as SRVGGNetCompact is
 
 
 @pytest.mark.parametrize(

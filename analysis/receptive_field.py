@@ -197,8 +197,11 @@ def _gradients(network: nn.Module, images: Tensor, targets: Sequence[str]) -> di
         if OUTPUT in targets:
             take(OUTPUT, forward(network, x))
         for name, centre in centres.items():  # images of a batch do not see each other
-            (gradient,) = torch.autograd.grad(centre, x, retain_graph=True)
-            found[name] = gradient.cpu()
+            found[name] = torch.zeros_like(x).cpu()
+            if centre.requires_grad:  # else nothing in it depends on the image
+                found[name] = torch.autograd.grad(
+                    centre, x, retain_graph=True, allow_unused=True, materialize_grads=True
+                )[0].cpu()
     return found
 
 

@@ -24,6 +24,7 @@ class Command:
         auto_resume: continue from the newest state of this experiment.
         debug: the short run that BasicSR's ``--debug`` makes.
         check: build everything, read all images, print the plan and stop.
+        latex: write the scores as a LaTeX table and print it; for tests.
         largest_batch: with ``check``, find the largest batch that fits into the memory; for training.
         argv: the whole command line, for the log.
         scale: overrides the file's factor; for tests.
@@ -50,6 +51,7 @@ class Command:
     goes_on: str = "--auto_resume"
     restart: bool = False
     device: str | None = None
+    latex: bool = False
 
 
 def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Command:
@@ -79,6 +81,7 @@ def parse_command(argv: Sequence[str], mode: Literal["train", "test"]) -> Comman
         verbose=typed.verbose,
         restart=getattr(typed, "restart", False),
         device=typed.device,
+        latex=getattr(typed, "latex", False),
     )
 
 
@@ -127,6 +130,11 @@ def _test_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--scale", type=number, metavar="S", help="super-resolution factor instead of the file's, such as 3.7"
+    )
+    parser.add_argument(
+        "--latex",
+        action="store_true",
+        help="write table.tex, and print it: the scores beside those that are published, for a paper (booktabs)",
     )
     parser.add_argument("--per_image", action="store_true", help="print the scores of each image too")
     parser.add_argument(

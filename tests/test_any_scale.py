@@ -106,7 +106,7 @@ def test_a_test_has_a_table_for_each_scale(
 ) -> None:
     monkeypatch.chdir(trained)
     Path("test.yml").write_text(TEST)
-    assert run_here("test.py", "-opt", "test.yml") == 0
+    assert run_here("test.py", "-opt", "test.yml", "--latex") == 0
     lines = capsys.readouterr().err.splitlines()
     first, second = lines.index("x3"), lines.index("x2.5")
     assert lines[first + 3].split()[0] == "Set5"
@@ -121,6 +121,11 @@ def test_a_test_has_a_table_for_each_scale(
     assert result["datasets"]["Set5 x2.5"]["mean"]["scores"]["psnr"] == pytest.approx(
         validated["HeldOut x2.5"], rel=1e-5
     )
+    table = Path("results/any_scale_test/table.tex").read_text().splitlines()
+    assert [line.split(" & ")[1] for line in table if line.startswith("any\\_scale\\_test &")] == [
+        r"$\times$2.5", r"$\times$3"
+    ]  # fmt: skip
+    assert set(table) <= set(lines)
     assert Path("results/any_scale_test/visualization/Set5 x2.5/held_out_0_any_scale_test.png").exists()
     page = build_report(Wish((Path("experiments/any_scale"), Path("results/any_scale_test")), "a command"))
     scored = {(table.name, table.scale): table.methods for table in page.sets}

@@ -186,7 +186,8 @@ def _ends(
                 f"{type(network).__name__}: its output holds values that are not finite, so that nothing can be "
                 "attributed to its input; are these the weights of this network?"
             )
-        ends.append(_End(sr[0].cpu(), [float(detail(sr.double(), window)) for window in windows]))
+        sr = sr.cpu()  # some devices have no float64
+        ends.append(_End(sr[0], [float(detail(sr.double(), window)) for window in windows]))
     return ends[1], ends[0]
 
 

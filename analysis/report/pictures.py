@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,10 @@ from analysis.report.scores import BICUBIC, Key, at_iteration, evaluated_sets, k
 from analysis.report.thumbnails import FullPictures, Pixels, crops, thumbnails
 from config.schema import ValOptions
 from data import EvalDataset, Sample, build_dataset, read_image, to_uint8
+from data.dataset_options import IoBackend
 from data.resizing.matlab import Region
 from models.evaluation.pictures import bicubic_to, cut_out, enlarged, most_improved_part
+from utils.env import available_cores
 from utils.errors import InputError
 from utils.scale import as_scale
 from utils.wording import first_few
@@ -38,6 +41,7 @@ _CROPS_SHARE = 0.4  # of the characters of a picture
 _EARLIER = 3  # iterations of a training run that are shown
 _VALIDATED = re.compile(r"(.+)_(\d+)\.png")
 _NAMED = 4
+_THREADS = 4  # that read and compress pictures
 
 
 @dataclass(frozen=True)
@@ -80,20 +84,25 @@ def pictures_of(
         step: called with what is done and the total.
     """
     wanted = _chosen(_outputs(runs, notes), sets, most, notes)
-    originals = _Originals(runs, notes)
+    originals = _Originals(runs, notes, dict.fromkeys(image.key for image in wanted))
     scores = {key: {row.name: row.scores for row in table.images} for key, table in sets.items()}
     share = min(_PER_IMAGE, room // max(1, len(wanted)))
+
+    def made_of(numbered: tuple[int, _Wanted]) -> Picture | None:
+        number, image = numbered
+        write = None if full is None else partial(full.write, (number, image.key[0], image.name))
+        own = scores.get(image.key, {}).get(image.name, {})
+        return _picture(image, originals.read(image.key, image.name), own, share, write, notes)
+
     made: list[Picture] = []
     numbers: dict[tuple[Key, str], int] = {}
-    for count, image in enumerate(wanted):
-        if step is not None:
-            step(count, len(wanted))
-        write = None if full is None else partial(full.write, (len(made), image.key[0], image.name))
-        own = scores.get(image.key, {}).get(image.name, {})
-        picture = _picture(image, originals.read(image.key, image.name), own, share, write, notes)
-        if picture is not None:
-            numbers[image.key, image.name] = len(made)
-            made.append(picture)
+    with ThreadPoolExecutor(min(_THREADS, available_cores()), thread_name_prefix="pictures") as pool:
+        for count, (image, picture) in enumerate(zip(wanted, pool.map(made_of, enumerate(wanted)), strict=True)):
+            if step is not None:
+                step(count, len(wanted))
+            if picture is not None:
+                numbers[image.key, image.name] = len(made)
+                made.append(picture)
     originals.note_unread()
     return tuple(made), numbers
 
@@ -181,21 +190,22 @@ class _Originals:
     Args:
         runs: whose options are asked, one after the other.
         notes: gets what is not found.
+        keys: of the data sets.
     """
 
-    def __init__(self, runs: Sequence[RunFiles], notes: Notes) -> None:
+    def __init__(self, runs: Sequence[RunFiles], notes: Notes, keys: Iterable[Key]) -> None:
         self.runs, self.notes = runs, notes
-        self.sets: dict[Key, tuple[EvalDataset, dict[str, int]] | None] = {}
+        self.sets = {key: self._open(key) for key in keys}
         self.unread: dict[tuple[str, str], list[str]] = {}
 
     def read(self, key: Key, name: str) -> Sample | None:
-        """The image of a data set; None where it is not found."""
-        if key not in self.sets:
-            self.sets[key] = self._open(key)
+        """The image of a data set; None where it is not found. Threads may read side by side."""
         found = self.sets[key]
-        if found is None or name not in found[1]:
+        if found is None:
             return None
         try:
+            if name not in found[1]:
+                raise InputError(f"there is no such image in {key[0]} now")
             return found[0].read(found[1][name])
         except InputError as error:
             self.unread.setdefault((self.runs[0].run.name, str(error)), []).append(name)
@@ -203,8 +213,8 @@ class _Originals:
 
     def note_unread(self) -> None:
         """Note the images that could not be read, once for each reason."""
-        for (run, reason), names in self.unread.items():
-            self.notes.add(run, f"HR and LR of {first_few(names, _NAMED)} are not shown: {reason}")
+        for (run, reason), names in sorted(self.unread.items()):
+            self.notes.add(run, f"HR and LR of {first_few(sorted(names), _NAMED)} are not shown: {reason}")
 
     def _open(self, key: Key) -> tuple[EvalDataset, dict[str, int]] | None:
         problems = {}
@@ -217,6 +227,8 @@ class _Originals:
                 if dataset.name != key[0]:
                     continue
                 try:
+                    if dataset.io_backend.type == "memory":  # each image is read once, and need not be kept
+                        dataset = dataclasses.replace(dataset, io_backend=IoBackend(type="disk"))
                     opened = build_dataset(dataset, scale=as_scale(key[1]), seed=0, phase=phase)
                     return opened, {opened.name_of(index): index for index in range(len(opened))}
                 except InputError as error:

@@ -35,6 +35,7 @@ def comparison_picture(
     sr: Pixels,
     gt: Pixels | None = None,
     *,
+    more: Sequence[Pixels] = (),
     crop: Region | None = None,
     captions: Sequence[str] = CAPTIONS,
     crop_captions: Sequence[str] | None = None,
@@ -45,6 +46,7 @@ def comparison_picture(
         lq: the network's input [h, w, 3]; shown with its pixels enlarged, and upscaled by bicubic.
         sr: the network's output [H, W, 3].
         gt: the ground truth [H, W, 3], or None.
+        more: outputs of other networks, shown behind the first.
         crop: a part in high-resolution pixels; it is framed, and a second row shows it enlarged to the panels' width.
         captions: one text per panel; surplus ones are not used.
         crop_captions: the same for the second row, which has none without them.
@@ -57,7 +59,10 @@ def comparison_picture(
     """
     _check_sizes(lq, sr)
     height, width = sr.shape[:2]
-    panels = [enlarged(lq, height, width), to_uint8(bicubic_to(to_tensor(lq), height, width)), sr]
+    panels = [enlarged(lq, height, width), to_uint8(bicubic_to(to_tensor(lq), height, width)), sr, *more]
+    for output in more:
+        if output.shape != sr.shape:
+            raise ValueError(f"comparison_picture: outputs {list(sr.shape)} and {list(output.shape)} differ")
     if gt is not None:
         if gt.shape != sr.shape:
             raise ValueError(f"comparison_picture: output {list(sr.shape)} and ground truth {list(gt.shape)} differ")
@@ -113,15 +118,44 @@ def most_improved_part(bicubic: Pixels, sr: Pixels, gt: Pixels, height: int, wid
         height: of the part in pixels; one that exceeds the image is cut to it.
         width: likewise.
     """
+    before, after = (_errors_of_parts(image, gt, height, width) for image in (bicubic, sr))
+    return _largest(before - after, gt, height, width)
+
+
+def most_different_part(images: Sequence[Pixels], gt: Pixels, height: int, width: int) -> Region:
+    """Where several networks differ most: the part between whose largest and smallest squared error (Y) most lies.
+
+    Args:
+        images: outputs [H, W, 3], uint8.
+        gt: the ground truth [H, W, 3].
+        height: of the part in pixels; one that exceeds the image is cut to it.
+        width: likewise.
+    """
+    errors = np.stack([_errors_of_parts(image, gt, height, width) for image in images])
+    return _largest(errors.max(axis=0) - errors.min(axis=0), gt, height, width)
+
+
+def _errors_of_parts(image: Pixels, gt: Pixels, height: int, width: int) -> NDArray[np.float64]:
+    """The squared error (Y) of every part of this size: a map [H - height + 1, W - width + 1] of their corners."""
     rows, columns = gt.shape[:2]
-    height, width = max(1, min(height, rows)), max(1, min(width, columns))
-    truth = luma(gt).astype(np.float64)
-    gain = (luma(bicubic) - truth) ** 2 - (luma(sr) - truth) ** 2
+    height, width = _within(gt, height, width)
+    error = (luma(image) - luma(gt).astype(np.float64)) ** 2
     sums = np.zeros((rows + 1, columns + 1))  # integral image: the sum over a part takes four of its values
-    sums[1:, 1:] = gain.cumsum(axis=0).cumsum(axis=1)
-    part = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
-    top, left = np.unravel_index(int(part.argmax()), part.shape)
-    return Region(int(top), int(left), height, width)
+    sums[1:, 1:] = error.cumsum(axis=0).cumsum(axis=1)
+    found: NDArray[np.float64] = (
+        sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    )
+    return found
+
+
+def _largest(parts: NDArray[np.float64], gt: Pixels, height: int, width: int) -> Region:
+    top, left = np.unravel_index(int(parts.argmax()), parts.shape)
+    return Region(int(top), int(left), *_within(gt, height, width))
+
+
+def _within(gt: Pixels, height: int, width: int) -> tuple[int, int]:
+    """The size of a part, which is no larger than the image."""
+    return max(1, min(height, gt.shape[0])), max(1, min(width, gt.shape[1]))
 
 
 def cut_out(image: Pixels, part: Region) -> Pixels:

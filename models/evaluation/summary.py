@@ -63,7 +63,23 @@ def comparable(options: TestOptions, scale: float) -> tuple[Table, dict[str, dic
     found = _found(options, scale)
     if found is None:
         return None
-    return found[0], _comparable((options.val or ValOptions()).metrics, found, scale)
+    return found[0], values_alike((options.val or ValOptions()).metrics, found, scale)
+
+
+def values_alike(
+    metrics: Mapping[str, Metric], found: tuple[Table, Mapping[str, Score]] | None, scale: float
+) -> dict[str, dict[str, float]]:
+    """Metric -> set -> the published value, of metrics that are taken as those of the table were.
+
+    Args:
+        metrics: by their names in the option file.
+        found: a published table, and of it set -> score; None: nothing is published.
+        scale: of the images.
+    """
+    if found is None:
+        return {}
+    values = {name: _values(metric, *found, scale) for name, metric in metrics.items()}
+    return {name: own for name, own in values.items() if own}
 
 
 def _found(options: TestOptions, scale: float) -> tuple[Table, Mapping[str, Score]] | None:
@@ -75,7 +91,7 @@ def _table(options: TestOptions, reports: Sequence[EvalReport], scale: float) ->
     metrics = (options.val or ValOptions()).metrics
     found = _found(options, scale)
     several = (options.val or ValOptions()).scales is not None
-    comparable = _comparable(metrics, found, scale)
+    comparable = values_alike(metrics, found, scale)
     both = any(report.bicubic for report in reports)
     heads = [options.name, "images"]
     for name in metrics:
@@ -107,7 +123,7 @@ def _theirs(options: TestOptions, scales: Sequence[float]) -> list[str]:
     absent = []
     for scale in scales:
         found = _found(options, scale)
-        if found is not None and _comparable(metrics, found, scale):
+        if found is not None and values_alike(metrics, found, scale):
             sources.setdefault(f"{found[0].source}, {found[0].note}", []).append(scale)
         else:
             absent.append(scale)
@@ -117,16 +133,6 @@ def _theirs(options: TestOptions, scales: Sequence[float]) -> list[str]:
 
 def _listed(scales: Sequence[float]) -> str:
     return ", ".join(map(scale_text, scales))
-
-
-def _comparable(
-    metrics: Mapping[str, Metric], found: tuple[Table, Mapping[str, Score]] | None, scale: float
-) -> dict[str, dict[str, float]]:
-    """Metric -> set -> the published value, of metrics that are taken as those of the table were."""
-    if found is None:
-        return {}
-    values = {name: _values(metric, *found, scale) for name, metric in metrics.items()}
-    return {name: own for name, own in values.items() if own}
 
 
 def _values(metric: Metric, table: Table, theirs: Mapping[str, Score], scale: float) -> dict[str, float]:

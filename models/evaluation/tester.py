@@ -17,6 +17,7 @@ from config.schema import TestOptions, TrainOptions, ValOptions
 from data import Sample
 from models.distributed import World
 from models.evaluation.evaluate import EvalReport, Keep, evaluate, way_of
+from models.evaluation.latex import latex_table, scored_test
 from models.evaluation.pictures import PictureWriter
 from models.evaluation.sets import check_channels, evaluation_sets
 from models.evaluation.summary import published_scores, summary
@@ -30,7 +31,7 @@ from models.weights.fit import LoadReport
 from models.weights.recognise import stored_keep
 from utils.env import hardware, peak_memory, reset_peak_memory, versions
 from utils.errors import InputError
-from utils.files import check_folder, write_json
+from utils.files import check_folder, write_json, write_text
 from utils.log import configure_logging, copied_log, get_logger
 from utils.scale import as_scale
 from utils.seed import seed_everything
@@ -93,6 +94,10 @@ def test(options: TestOptions, command: Command, world: World) -> list[EvalRepor
                 get_logger().info("%s", summary(options, reports, whole=whole))
                 if world.is_main:
                     write_scores(folder.root / "scores.json", options, reports, loaded, whole=whole)
+                    if command.latex and any(report.scores for report in reports):
+                        table = latex_table([scored_test(options, reports)])
+                        write_text(folder.root / "table.tex", table)
+                        get_logger().info("table.tex\n%s", table)
                     get_logger().info("scores and images are in %s", folder.root)
                     get_logger().info("one page that shows them: %s", folder.page_command)
         if world.is_main:  # the images of all ranks; one of them says so and fails the run

@@ -378,9 +378,9 @@ def panels(name: str, picture: Picture, item: Attribution, sr: Pixels, psnr: flo
 
 
 def part_of(picture: Pixels, window: Window) -> Pixels:
-    """The window, enlarged by a whole factor to about the size of the whole picture's panel; pixels become squares."""
+    """The window, enlarged by a whole factor to about the height of the whole picture; pixels become squares."""
     part = window_of(picture, window)
-    factor = max(1, min(_WIDEST, picture.shape[1]) // part.shape[1])
+    factor = max(1, min(_WIDEST, *picture.shape[:2]) // max(part.shape[:2]))
     return enlarged(part, factor * part.shape[0], factor * part.shape[1])
 
 

@@ -128,16 +128,6 @@ def test_export_with_batch_and_sides_free() -> None:
             torch.testing.assert_close(program(x), upscale(at_scale(network, scale), x), rtol=0, atol=1e-5)
 
 
-def test_export_with_the_scale_as_an_input() -> None:
-    network = randomised(built(LTE, n_blocks=1, conv_blocks=1)).eval()
-    program = free_program(network, "input").module()
-    for shape, scale in itertools.product(SHAPES, (1, 2.5, 3, 3.7, 8)):
-        x = pixels(*shape)
-        with torch.no_grad():
-            found = program(x, torch.tensor(float(scale)))
-            torch.testing.assert_close(found, upscale(at_scale(network, scale), x), rtol=0, atol=1e-5)
-
-
 def test_a_network_at_another_scale_shares_its_weights() -> None:
     network, x = randomised(built(LTE, upscaling_factor=4)).eval(), pixels(1, 3, 6, 7)
     other: Any = at_scale(network, 2.5)

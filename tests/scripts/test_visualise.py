@@ -1,16 +1,20 @@
-"""scripts/visualise.py comparison: which pictures it writes, and what it says when files do not belong together."""
+"""scripts/visualise.py: which pictures and tables it writes, and what it says when files do not belong together."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from data.images.files import read_image, write_image
 from data.resizing.matlab import downscale
 from models.evaluation.pictures import GAP, STRIP, bicubic_picture
 from scripts.visualise import main
+from tests.models.evaluation.test_summary import FILE
 from tests.runs import command, run_line
 from utils.command import run_command
 
@@ -112,3 +116,137 @@ def test_visualise_runs_from_any_folder(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "wrote out.png"
     assert (tmp_path / "out.png").exists()
+
+
+def networks(folder: Path, truth: NDArray[np.uint8], names: str = "AB") -> list[str]:
+    """Outputs that differ at rows 8 to 20 and columns 24 to 40 alone, where those named later are better."""
+    words = []
+    for i, name in enumerate(names):
+        output = (truth // 2 + 60).astype(np.uint8)
+        part = truth[8:20, 24:40].astype(int)
+        output[8:20, 24:40] = np.clip(part + (len(names) - i - 1) * 20, 0, 255)
+        write_image(folder / name / "img_x4.png", output)
+        words.append(f"{name}={folder / name}")
+    return words
+
+
+def paper(tmp_path: Path, output: str, *more: str, names: str = "AB") -> int:
+    picture(tmp_path / "gt" / "img.png", 64, 96)
+    words = networks(tmp_path / "outputs", read_image(tmp_path / "gt" / "img.png"), names)
+    line = ["comparison", "--sr", *words, "--gt", str(tmp_path / "gt"), "-o", str(tmp_path / output), *more]
+    return run_command(main, line)
+
+
+def test_several_networks_are_columns(tmp_path: Path) -> None:
+    assert paper(tmp_path, "out", "--part", "0") == 0
+    drawn = read_image(tmp_path / "out" / "img.png")
+    assert drawn.shape == (STRIP + 64, 5 * 96 + 4 * GAP, 3)
+    for column, name in ((2, "A"), (3, "B")):
+        shown = drawn[STRIP:, column * (96 + GAP) :][:, :96]
+        np.testing.assert_array_equal(shown, read_image(tmp_path / "outputs" / name / "img_x4.png"))
+
+
+def test_the_layout_of_papers_enlarges_where_networks_differ_most(tmp_path: Path) -> None:
+    assert paper(tmp_path, "out.png", "--layout", "paper") == 0  # 1/6 of 96 columns, and 3/4 of that high
+    drawn = read_image(tmp_path / "out.png")
+    truth = read_image(tmp_path / "gt" / "img.png")
+    cell = 14 * 16
+    hr = truth[8:20, 24:40].repeat(14, 0).repeat(14, 1)
+    np.testing.assert_array_equal(drawn[-hr.shape[0] - 40 : -40, -cell:], hr)  # below it two lines, HR and PSNR/SSIM
+    left = drawn[:, : -2 * (cell + GAP + 2)]
+    assert (left == (230, 30, 30)).all(axis=-1).any()
+    assert not (drawn[:, -2 * cell :] == (230, 30, 30)).all(axis=-1).any()
+
+
+def test_a_box_is_that_of_all_images_or_of_one(tmp_path: Path) -> None:
+    assert (
+        paper(tmp_path, "out.png", "--layout", "paper", "--box", "other=0,0,9,9", "4,6,22,10", "--scores", "none") == 0
+    )
+    drawn = read_image(tmp_path / "out.png")
+    hr = read_image(tmp_path / "gt" / "img.png")[6:16, 4:26].repeat(10, 0).repeat(10, 1)
+    np.testing.assert_array_equal(drawn[-hr.shape[0] - 20 : -20, -hr.shape[1] :], hr)
+
+
+def test_several_images_are_rows(tmp_path: Path) -> None:
+    for i, name in enumerate("pq"):
+        picture(tmp_path / "gt" / f"{name}.png", 40 + 20 * i, 48, seed=i)
+        picture(tmp_path / "sr" / f"{name}.png", 40 + 20 * i, 48, seed=i + 5)
+    assert comparison(tmp_path / "sr", tmp_path / "gt", tmp_path / "two.png", "--layout", "paper") == 0
+    assert comparison(tmp_path / "sr", tmp_path / "gt", tmp_path / "one", "--layout", "paper", "--images", "q") == 0
+    two, one = read_image(tmp_path / "two.png"), read_image(tmp_path / "one" / "q.png")
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["q.png"]
+    assert two.shape[0] > 1.8 * one.shape[0]
+
+
+def test_a_pdf_has_letters_and_the_pixels_as_they_are(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert paper(tmp_path, "out.pdf", "--layout", "paper") == 0
+    content = (tmp_path / "out.pdf").read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"/CIDFontType2" in content
+    assert b"/Type3" not in content
+    sizes = re.findall(rb"/Width (\d+)", content), re.findall(rb"/Height (\d+)", content)
+    assert sorted(zip(*sizes, strict=True)) == [(b"16", b"12")] * 4 + [(b"96", b"64")]
+
+
+def test_without_matplotlib_a_pdf_is_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("utils.optional.importlib.util.find_spec", lambda name: None)
+    assert paper(tmp_path, "out.pdf", "--layout", "paper") == 2
+    assert "a PDF picture needs the package matplotlib: pip install" in capsys.readouterr().err
+    assert not (tmp_path / "out.pdf").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--box", "90,0,10,10"], "--box 90,0,10,10 lies outside"),
+        (["--box", "1,2,3"], "expected LEFT,TOP,WIDTH,HEIGHT"),
+        (["--part", "0"], "--layout paper enlarges a part"),
+        (["--images", "absent"], "there is no output for absent"),
+        (["--layout", "row"], "PDF pictures are those of --layout paper"),
+        (["--width", "100"], "--width is for pictures of pixels"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    assert paper(tmp_path, "out.pdf", "--layout", "paper", *more) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.pdf").exists()
+
+
+def test_networks_need_names_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert paper(tmp_path, "out", names="AA") == 2
+    assert "two outputs are called A" in capsys.readouterr().err
+
+
+def results(folder: Path, name: str, psnr: float | None) -> Path:
+    """The folder of a test."""
+    where = folder / name
+    where.mkdir(parents=True)
+    file = FILE.replace("name: mine", f"name: {name}")
+    (where / "options_as_read.yml").write_text(file)
+    image = {"name": "baby", "scores": {"psnr": psnr}, "bicubic": {}}
+    mean = {"scores": {"psnr": psnr, "ssim": 0.9}, "bicubic": {}}
+    scores = {"way": "whole images", "datasets": {"Set5": {"mean": mean, "images": [image]}}}
+    (where / "scores.json").write_text(json.dumps(scores))
+    return where
+
+
+def test_results_of_several_tests_are_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = results(tmp_path, "one_a", 40.0), results(tmp_path, "two", None)
+    assert run_command(main, ["table", str(one), str(two)]) == 0
+    printed = capsys.readouterr().out
+    rows = [line.split(" & ") for line in printed.splitlines() if line.startswith(("one", "two", "HAT-S"))]
+    assert [row[0] for row in rows] == ["HAT-S", r"one\_a", "two"]
+    assert [row[2] for row in rows] == ["32.92", r"\textbf{40.00}", "--"]
+    file = tmp_path / "table.tex"
+    assert run_command(main, ["table", str(one), str(two), "-o", str(file)]) == 0
+    assert file.read_text() == printed
+    assert run_command(main, ["table", str(one), "-o", str(file)]) == 2
+    assert "give --overwrite" in capsys.readouterr().err
+    assert run_command(main, ["table", str(tmp_path)]) == 2
+    assert "one_a" in capsys.readouterr().err

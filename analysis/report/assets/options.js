@@ -23,7 +23,7 @@ function fillOptions(section) {
     const wanted = search.value.trim().toLowerCase();
     head.replaceChildren(
       el("th", { scope: "col", class: "first" }, "option"),
-      ...runs.map((index) => el("th", { scope: "col" }, several ? swatch(index) : null, report.runs[index].name)),
+      ...runs.map((index) => el("th", { scope: "col" }, several ? methodName(report.runs[index].name) : report.runs[index].name)),
     );
     table.className = only ? "options only" : "options"; // where all rows differ, none is marked
     const rows = [];
@@ -42,7 +42,9 @@ function fillOptions(section) {
 /** Whether an option is not the same in all runs, or not set in one of a kind; a test has no options of training. */
 function isDifference(runs, values) {
   if (new Set(values.filter((value) => value !== undefined)).size > 1) return true;
-  return ["train", "test"].some((kind) => new Set(values.filter((_, index) => report.runs[runs[index]].kind === kind)).size > 1);
+  const known = (index) => Object.keys(report.runs[runs[index]].options).length > 0; // of others nothing is known
+  const of = (kind) => values.filter((_, index) => known(index) && report.runs[runs[index]].kind === kind);
+  return ["train", "test"].some((kind) => new Set(of(kind)).size > 1);
 }
 
 function optionRow(key, values, differs) {

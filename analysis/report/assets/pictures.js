@@ -53,7 +53,7 @@ function isLossless(address) {
 
 function fillPictures(section) {
   const places = scoresOfPictures();
-  const view = { order: [], index: null, left: null, right: null, crop: null, side: null, turn: 0, sources: null };
+  const view = { order: [], index: null, left: null, right: null, crop: null, turn: 0, sources: null };
   const strip = el("div", { class: "strip", role: "group", "aria-label": "Images" });
   const thumbs = report.pictures.map((picture, index) => thumbnail(picture, index, strip, () => show(index)));
 
@@ -105,7 +105,8 @@ function fillPictures(section) {
   // --- the grid of crops
   const grid = el("div", { class: "grid" });
   const exactly = el("p", { class: "hint", role: "status" });
-  const cropSide = choice("part", [["own", "of largest gain"], ...CROP_SIDES.map((side) => [side, `${side} × ${side}`])], "own", (value) => resizeCrop(value));
+  const cropSide = choice("part", [["own", ""], ["moved", "moved"], ...CROP_SIDES.map((side) => [side, `${side} × ${side}`])], "own", (value) => resizeCrop(value));
+  const [cropSelect, ownPart, movedPart] = [cropSide.querySelector("select"), ...cropSide.querySelectorAll("option")];
   const enlarge = el("button", { type: "button", onclick: () => openGrid() }, "Enlarge");
   const viewer = el(
     "div",
@@ -183,10 +184,11 @@ function fillPictures(section) {
     view.left = labels.includes(view.left) ? view.left : labels.includes("bicubic") ? "bicubic" : labels[0];
     view.right = labels.includes(view.right) ? view.right : network;
     for (const [side, select] of Object.entries(sides)) select.replaceChildren(...labels.map((label) => el("option", { value: label }, label)));
-    view.side = null;
-    cropSide.querySelector("select").value = "own";
+    ownPart.textContent = picture.crop === null ? "centre" : "of largest gain";
+    movedPart.hidden = true;
+    cropSelect.value = "own";
     const { width, height } = reference();
-    view.crop = picture.crop ?? centred(width, height, 64);
+    view.crop = ownCrop(picture);
     const place = view.order.indexOf(index);
     name.textContent = picture.image;
     where.textContent = `${picture.set}, ${place + 1} of ${view.order.length}, ${width}×${height}`;
@@ -242,13 +244,10 @@ function fillPictures(section) {
 
   function resizeCrop(value) {
     const picture = report.pictures[view.index];
-    if (value === "own" && picture.crop !== null) {
-      placeCrop(...picture.crop);
-      return;
-    }
-    const side = value === "own" ? 64 : Number(value);
     const [left, top, w, h] = view.crop;
-    placeCrop(left + (w - side) / 2, top + (h - side) / 2, side, side);
+    const side = Number(value);
+    if (value === "own") placeCrop(...ownCrop(picture));
+    else if (value !== "moved") placeCrop(left + (w - side) / 2, top + (h - side) / 2, side, side);
   }
 
   function placeCrop(left, top, w, h) {
@@ -256,8 +255,18 @@ function fillPictures(section) {
     const inside = (value, whole, part) => Math.round(Math.min(Math.max(value, 0), whole - part));
     [w, h] = [Math.min(w, width), Math.min(h, height)];
     view.crop = [inside(left, width, w), inside(top, height, h), w, h];
+    if (cropSelect.value === "own" && ownCrop(report.pictures[view.index]).some((value, index) => value !== view.crop[index])) {
+      movedPart.hidden = false; // "of largest gain" can then be chosen again
+      cropSelect.value = "moved";
+    }
     layFrame();
     drawCrops();
+  }
+
+  /** The part that the page shows first. */
+  function ownCrop(picture) {
+    const { width, height } = reference();
+    return picture.crop ?? centred(width, height, 64);
   }
 
   function keyed(event) {
@@ -455,7 +464,7 @@ function fillAnalyses(section) {
       "figure",
       { class: "analysis" },
       image === null ? null : el("button", { type: "button", class: "picture", onclick: enlarge, "aria-label": `enlarge ${analysis.title}` }, image),
-      el("figcaption", {}, el("h3", {}, analysis.title), el("span", { class: "kind" }, analysis.kind), el("p", { class: "text" }, analysis.text)),
+      el("figcaption", {}, el("h3", {}, breakable(analysis.title)), el("span", { class: "kind" }, analysis.kind), analysis.text ? el("pre", {}, analysis.text) : null),
     );
   });
   section.append(el("div", { class: "analyses" }, figures));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from models.export.files import Written, write_program
 from models.export.options import ProgramOptions
 from models.inference.upscale import upscale
 from models.weights.layout import for_inference
-from tests.archs.test_graphs import SMALLER
+from tests.archs.test_contract import SMALLER
 from tests.models.export.networks import needs_torch, network_of
 
 onnx = pytest.importorskip("onnx")
@@ -26,7 +27,7 @@ pytest.importorskip("onnxscript")
 
 pytestmark = needs_torch
 
-SMALL = ("RGT", "ESC", "PFT")  # HAT is in test_onnx_files.py, PlainUSR in tests/test_onnx_networks.py
+SMALL = ("RGT", "PFT")  # ESCLTE is below, HAT in test_onnx_files.py, PlainUSR in tests/test_onnx_networks.py
 PUBLISHED = (*VARIANTS, "esc_real", *HEADS, "esc_lte", "real_esrgan", "msrresnet")
 
 
@@ -56,8 +57,8 @@ def test_network_for_any_scale_with_the_scale_as_an_input(tmp_path: Path) -> Non
     network, written = exported({"type": "ESCLTE", **SMALLER["ESCLTE"]}, path)
     assert (written.facts.scale, written.facts.scale_input) == (None, "scale")
     session = onnxruntime.InferenceSession(path)
-    for scale, size in ((3.7, (11, 7)), (1.25, (8, 33))):
-        images = torch.rand(2, 3, *size)
+    for scale, size in itertools.product((1, 1.25, 3, 3.7, 8), ((1, 1, 1), (3, 2, 2), (1, 4, 9), (2, 17, 12))):
+        images = torch.rand(size[0], 3, *size[1:])
         fed = {"input": images.numpy(), "scale": np.array(scale, np.float32)}
         [output] = session.run(None, fed)
         np.testing.assert_allclose(output, upscale(at_scale(network, scale), images).numpy(), atol=2e-5)

@@ -23,7 +23,7 @@ function fillOptions(section) {
     const wanted = search.value.trim().toLowerCase();
     head.replaceChildren(
       el("th", { scope: "col", class: "first" }, "option"),
-      ...runs.map((index) => el("th", { scope: "col" }, several ? swatch(index) : null, report.runs[index].name)),
+      ...runs.map((index) => el("th", { scope: "col" }, several ? methodName(report.runs[index].name) : report.runs[index].name)),
     );
     table.className = only ? "options only" : "options"; // where all rows differ, none is marked
     const rows = [];

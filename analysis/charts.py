@@ -130,7 +130,7 @@ def alpha_chart(networks: Mapping[str, Sequence[Alphas]]) -> Figure:
         axes.set_xlabel("group.block")
         for attention, colour in colours.items():
             axes.fill_between([], [], color=colour, label=attention)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.subjects import forward
-from archs.contract import BaseNetwork, contract_of, part_names
+from archs.contract import BaseNetwork, image_axis, part_names
 from archs.esc.blocks import ConvolutionalAttention
 from utils.errors import InputError
 from utils.suggest import near_miss
@@ -70,7 +70,8 @@ def each_map(network: nn.Module, x: Tensor, names: Sequence[str], take: Take) ->
     Raises:
         InputError: a module does not run, runs several times, or its output is no map of the image.
     """
-    size, wanted = _extended(network, (x.shape[-2], x.shape[-1])), (x.shape[-2], x.shape[-1])
+    wanted = (x.shape[-2], x.shape[-1])
+    size = (_extended(network, wanted[0]), _extended(network, wanted[1]))
     layouts = _layouts(network, x, names) if _leaves_open(size) else {}
 
     def hand_over(name: str, output: Tensor) -> None:
@@ -138,12 +139,9 @@ def _observe(network: nn.Module, names: Sequence[str], take: Take, run: Callable
         )
 
 
-def _extended(network: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of features at low resolution: padded as the size rule says, then by the network itself."""
-    rule = contract_of(network).size_rule
-    inner = network.inner_multiple if isinstance(network, BaseNetwork) else 1
-    height, width = (-(-rule.padded(side) // inner) * inner for side in size)
-    return height, width
+def _extended(network: nn.Module, length: int) -> int:
+    """Rows or columns of an image when the caller and the network have extended it."""
+    return image_axis(network, length, torch.device("cpu")).numel()
 
 
 def _leaves_open(size: tuple[int, int]) -> bool:
@@ -156,10 +154,8 @@ def _layouts(network: nn.Module, x: Tensor, names: Sequence[str]) -> dict[str, L
 
     Empty for networks that refuse other sizes than that of x: their outputs then have to tell.
     """
-    rule = contract_of(network).size_rule
-    inner = network.inner_multiple if isinstance(network, BaseNetwork) else 1
-    step = math.lcm(rule.multiple, inner)
-    units = max(2, -(-max(rule.minimum, 16) // step))
+    step = _extended(network, 1)
+    units = max(2, -(-16 // step))
     size = (units * step, (units + 1) * step)
     image = torch.zeros(1, x.shape[1], *size, dtype=x.dtype, device=x.device)
     found: dict[str, Layout] = {}

@@ -145,7 +145,7 @@ def shared_kernel(network: nn.Module) -> Array:
     Of ESC the symmetric kernel; of ESC-FP the product of its matrix and its depthwise kernels.
     """
     encoder = next(module for module in network.modules() if isinstance(module, Encoder))
-    kernels = [kernel.detach().double().cpu() for kernel in encoder.shared_kernels()]
+    kernels = [kernel.detach().cpu().double() for kernel in encoder.shared_kernels()]
     if len(kernels) == 1:
         return _array(kernels[0].square().mean((0, 1)).sqrt())
     matrix, spatial = kernels  # [p, p, 1, 1], [p, 1, k, k]

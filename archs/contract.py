@@ -72,8 +72,6 @@ class BaseNetwork(nn.Module):
     receptive_radius: int | None
     channels: int = CHANNELS
     window_size: int | None = None
-    inner_multiple: int = 1
-    """It extends images itself, at the right and at the bottom, to multiples of this: features have that size."""
     window_multiple: int = 1
     """It extends the maps of its window attention, and no others, to multiples of this."""
     takes_queries: ClassVar[bool] = False

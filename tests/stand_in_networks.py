@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import ops
+from analysis.features import maps, names_of
+from analysis.maps import components, dynamic_kernels, shared_kernel
+from analysis.similarity import pixel_similarity, similarity
+from analysis.spectra import spectra_over_depth
 from archs import build_network
 from metrics import PSNR, SSIM, calculate_psnr_any_scale, calculate_ssim_pt
 from models.inference.memory import free_memory, measure
@@ -31,6 +35,7 @@ def main(argv: Sequence[str]) -> None:
     for name in SMALL:
         check_network(name, device)
     check_metrics(device)
+    check_analyses(device)
 
 
 def check_abilities(device: torch.device) -> None:
@@ -90,6 +95,24 @@ def run(network: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     network.zero_grad()
     output.square().mean().backward()
     return output.detach(), [x.grad for x in network.parameters() if x.grad is not None]
+
+
+def check_analyses(device: torch.device) -> None:
+    """What is looked into is that of the CPU, where float64 is computed."""
+    torch.manual_seed(0)
+    network = build_network({"type": "ESC", **SMALL["ESC"]}).eval().requires_grad_(False)
+    names, x = names_of(network, ["layers"]), torch.rand(4, 3, 9, 10)
+    found = []
+    for place in (torch.device("cpu"), device):
+        network, images = network.to(place), x.to(place)
+        features = maps(network, images, names[:1])[names[0]]
+        found.append((
+            similarity([network], [names], [[images]]).cka, pixel_similarity([network], [names], [[images[:1]]]).cosine,
+            spectra_over_depth(network, names, [images]).curves[0].amplitudes, shared_kernel(network),
+            dynamic_kernels(network, images[:1])[0].kernels, components(features[0]).picture,
+        ))  # fmt: skip
+    for expected, same in zip(*found, strict=True):
+        assert same == pytest.approx(expected, abs=1e-4)
 
 
 def check_metrics(device: torch.device) -> None:

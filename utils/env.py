@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -17,6 +17,9 @@ from utils.device_memory import peak_device_memory, reset_peak_device_memory
 from utils.devices import abilities, cards, processor
 
 _SLACK = 2**20  # bytes that a process grows by while it looks at itself
+RETURNING_MEMORY: Mapping[str, str] = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""Environment of a process whose peak is to be measured: fixed thresholds make glibc give memory back at once, so that
+the peak is the work's own."""
 # (limit, used): containers are stopped when they exceed these, whatever the machine has left (control groups 2 and 1).
 CONTAINER_LIMITS: Sequence[tuple[str, str]] = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),

@@ -131,10 +131,10 @@ def measure(
 
     set_tf32(on=False)
     timing, memory = _passes(work, device, protocol)
-    with _Operators() as seen:
-        work()
     if ability.in_main_memory:
         memory = None if before is None else peak_growth(work, before)
+    with _Operators() as seen:  # not before: what PyTorch loads for it would count
+        work()
     tf32 = None
     if not ability.in_main_memory:
         set_tf32(on=True)

@@ -100,7 +100,6 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         self.use_checkpoint = use_checkpoint
         self.window_size = window_size
         self.size_rule = SizeRule(tile_multiple=window_size)
-        self.inner_multiple = window_size
         self.receptive_radius = None
         self.channels = in_chans
         self.register_buffer("mean", image_mean(in_chans), persistent=False)

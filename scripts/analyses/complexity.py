@@ -33,7 +33,7 @@ from models.weights import recognise
 from models.weights.layout import for_inference, to_channels_last
 from scripts.analyses.common import numbers
 from utils import devices
-from utils.env import hardware, versions
+from utils.env import RETURNING_MEMORY, hardware, versions
 from utils.errors import InputError, RunError
 from utils.log import get_logger
 from utils.memory import memory_is_full
@@ -101,10 +101,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     timing = parser.add_argument_group("latency and memory, a process for each network")
     timing.add_argument("--no_time", action="store_true", help="count only")
     timing.add_argument("--device", metavar="NAME", help=device_help("auto"))
-    timing.add_argument("--threads", type=int, metavar="N", help="threads of torch on the CPU; default: all cores")
-    timing.add_argument("--warm_ups", type=int, metavar="N", help="passes before (default: 100; 3 on the CPU)")
     timing.add_argument(
-        "--passes", type=int, metavar="N", help="timed passes (default: 100; 10 on the CPU, fewer after 10 s)"
+        "--threads", type=_positive, metavar="N", help="threads of torch on the CPU; default: all cores"
+    )
+    timing.add_argument("--warm_ups", type=_positive, metavar="N", help="passes before (default: 100; 3 on the CPU)")
+    timing.add_argument(
+        "--passes", type=_positive, metavar="N", help="timed passes (default: 100; 10 on the CPU, fewer after 10 s)"
     )
     timing.add_argument(_SERVE, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
@@ -252,8 +254,7 @@ def _ask(question: Mapping[str, object]) -> dict[str, Any]:
     Raises:
         RunError: it failed; it has said why.
     """
-    # Fixed thresholds make the allocator give memory back at once, so that the peak is the network's own.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment = {**os.environ, **RETURNING_MEMORY}
     done = subprocess.run(
         [sys.executable, str(_ROOT / "scripts/analyse.py"), KIND, _SERVE],
         input=json.dumps(question), stdout=subprocess.PIPE, text=True, env=environment, check=False,
@@ -395,6 +396,14 @@ def _paper_figures(item: Beside) -> dict[str, object]:
         "source": item.paper.source, "at": item.paper.at, "rule": item.paper.rule, "note": item.paper.note,
         **dataclasses.asdict(item.printed), "ours": dataclasses.asdict(item.ours), "ours_by_rule": item.multiply_adds,
     }  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    """A whole number of at least 1."""
+    (found,) = numbers(text, "N")
+    if found < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return found
 
 
 def _pixels(text: str) -> tuple[int, int]:

@@ -187,11 +187,17 @@ def _importance_line(place: str, found: Sequence[ImportanceMap]) -> str:
     gates = [float(one.gate.mean()) for one in found]
     most = max(float(one.gate.max()) for one in found)
     low, high = found[int(np.argmin(means))].name, found[int(np.argmax(means))].name
-    return (
-        f"{place}: importance, mean over channels, averages {min(means):.3f} in {low} to {max(means):.3f} in {high}, "
-        f"standard deviation over pixels {min(spreads):.3f} to {max(spreads):.3f}; gates average {min(gates):.3f} to "
-        f"{max(gates):.3f}, never above {most:.3f}"
+    average = (
+        f"{means[0]:.3f} in {low}" if len(found) == 1 else f"{min(means):.3f} in {low} to {max(means):.3f} in {high}"
     )
+    return (
+        f"{place}: importance, mean over channels, averages {average}, standard deviation over pixels "
+        f"{_span(spreads)}; gates average {_span(gates)}, never above {most:.3f}"
+    )
+
+
+def _span(values: Sequence[float]) -> str:
+    return f"{values[0]:.3f}" if len(values) == 1 else f"{min(values):.3f} to {max(values):.3f}"
 
 
 def _kernel_line(place: str, shared: NDArray[np.float64], generated: Sequence[NDArray[np.float64]]) -> str:

@@ -25,6 +25,7 @@ import torch
 from scripts.benchmarks.limits import Limits
 from utils.device_memory import allocated_memory, peak_device_memory, reset_peak_device_memory
 from utils.devices import abilities, synchronise
+from utils.env import RETURNING_MEMORY
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVE = "--serve-memory"
@@ -81,11 +82,7 @@ class MemoryMeter(contextlib.AbstractContextManager["MemoryMeter"]):
 
     def _start(self) -> subprocess.Popen[str]:
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        # Fixed thresholds make the allocator give memory back at once, so that the peak is the work's own.
-        environment = {
-            **os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536",
-            "TMPDIR": self._folder.name,
-        }  # fmt: skip
+        environment = {**os.environ, **RETURNING_MEMORY, "TMPDIR": self._folder.name}
         command = [sys.executable, str(ROOT / "scripts/benchmark.py"), *self.arguments, SERVE]
         # In a group of its own, Ctrl-C does not reach it, and what it has started ends with it.
         return subprocess.Popen(

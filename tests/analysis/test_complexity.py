@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -218,6 +219,16 @@ def test_tables_and_sentences() -> None:
     assert formatted(["a", "b"], [["1", "2"]], "text") == "a  b\n----\n1  2\n"
 
 
+@pytest.fixture
+def arithmetic_as_before() -> Iterator[None]:
+    """What measuring sets for its process is put back in this one."""
+    before = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    yield
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = before[:2]
+    torch.set_float32_matmul_precision(before[2])
+
+
+@pytest.mark.usefixtures("arithmetic_as_before")
 def test_passes_are_repeated_as_the_protocol_says() -> None:
     found = measure(lambda: build_network(HAT).eval(), (16, 16), torch.device("cpu"), Protocol(2, 4))
     assert len(found.timing.passes) == 4
@@ -244,6 +255,7 @@ class _Event:
         return later.at - self.at
 
 
+@pytest.mark.usefixtures("arithmetic_as_before")
 def test_accelerators_are_timed_by_their_events_with_and_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     arithmetic: list[bool] = []
     released: list[object] = []

@@ -18,8 +18,8 @@ from tests.pages import DOCS, ROOT
 
 _PRODUCED = shutil.ignore_patterns("__pycache__", "*.pyc")
 _FOLDERS = (
-    ".ci", "analysis", "archs", "config", "data", "docs", "losses", "metrics", "models", "ops", "options", "scripts", "tests",
-    "utils",
+    ".ci", "analysis", "archs", "config", "data", "docs", "losses", "metrics", "models", "ops", "options", "scripts",
+    "tests", "utils",
 )  # fmt: skip
 
 

@@ -22,24 +22,27 @@ from tests.scripts.upscale.runs import NETWORK, picture
 PAGE = ROOT / "docs/deploying.md"
 
 
-@pytest.fixture
-def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of the name on the page, and the weights that it was made from, in the folder that we are in."""
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the name on the page, and beside it the weights that it was made from."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path_factory.mktemp("an exported network")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = archs.build_network(NETWORK)
-    torch.save({"params": network.state_dict()}, "net.pth")
-    write_program(tmp_path / "PlainUSR_x4.onnx", network, NETWORK, "", ProgramOptions())
-    return tmp_path / "PlainUSR_x4.onnx"
+    torch.save({"params": network.state_dict()}, folder / "net.pth")
+    write_program(folder / "PlainUSR_x4.onnx", network, NETWORK, "", ProgramOptions())
+    return folder / "PlainUSR_x4.onnx"
 
 
-def test_the_program_on_the_page_makes_the_picture_that_upscale_makes(exported: Path) -> None:
+def test_the_program_on_the_page_makes_the_picture_that_upscale_makes(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     [program] = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert len([line for line in program.splitlines() if line]) <= 10
     folder = exported.parent
+    monkeypatch.chdir(folder)
     picture(folder / "photo.png", 21, 34)
     (folder / "program.py").write_text(program)
     done = subprocess.run(

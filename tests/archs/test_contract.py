@@ -192,7 +192,7 @@ def test_gradients_reach_every_parameter_and_the_input(network: Network) -> None
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(smaller: Network, dtype: torch.dtype) -> None:
-    x = image(smaller)
+    x = image(smaller, (1, 13, 14))
     full = smaller(x).detach()
     half = copy.deepcopy(smaller).to(dtype)
     y = half(x.to(dtype))

@@ -63,8 +63,10 @@ class Present:
 
 def present() -> Present:
     """The accelerators that PyTorch can use now."""
+    if not torch.accelerator.is_available():  # asked first: torch 2.6 raises where it is asked which one
+        return Present()
     found = torch.accelerator.current_accelerator()
-    if found is None or not torch.accelerator.is_available():
+    if found is None:
         return Present()
     count = torch.accelerator.device_count()
     return Present(found.type, count) if count else Present()

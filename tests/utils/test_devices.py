@@ -68,7 +68,13 @@ def test_a_name_that_means_none_is_an_error(asked: str, there: Present, ranks: i
 
 def test_what_is_there_is_asked_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     there: dict[str, object] = {"current": torch.device("xpu"), "available": True, "count": 2}
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: there["current"])
+
+    def current() -> object:
+        if not there["available"]:
+            raise RuntimeError("Cannot access accelerator device when none is available.")  # as torch 2.6
+        return there["current"]
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", current)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: there["available"])
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: there["count"])
     assert devices.present() == Present("xpu", 2)

@@ -18,7 +18,7 @@ from tests.pages import DOCS, ROOT
 
 _PRODUCED = shutil.ignore_patterns("__pycache__", "*.pyc")
 _FOLDERS = (
-    ".ci", "archs", "config", "data", "docs", "losses", "metrics", "models", "ops", "options", "scripts", "tests",
+    ".ci", "analysis", "archs", "config", "data", "docs", "losses", "metrics", "models", "ops", "options", "scripts", "tests",
     "utils",
 )  # fmt: skip
 

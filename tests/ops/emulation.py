@@ -19,9 +19,11 @@ ENTRIES = {torch.int16: 0, torch.int32: 1}
 _MARGIN = 16  # bytes
 
 
-def built(name: str, program: list[str], source: Path, flags: tuple[str, ...]) -> Path:
-    """Compile a file with a program, through the cache that the kernels use."""
-    inputs = sorted([source, *HERE.glob("*.h"), *kernel_cache.SOURCES.glob("*.h"), *kernel_cache.SOURCES.glob("*.cu")])
+def built(name: str, program: list[str], source: Path, flags: tuple[str, ...], included: tuple[Path, ...] = ()) -> Path:
+    """Compile a file with a program, through the cache that the kernels use; ``included`` beside all headers."""
+    inputs = sorted(
+        [source, *included, *HERE.glob("*.h"), *kernel_cache.SOURCES.glob("*.h"), *kernel_cache.SOURCES.glob("*.cu")]
+    )
     facts = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs)
     step = (*program, "-c", str(source), *flags)
     return kernel_cache.library(kernel_cache.BuildTarget(name, 20, (step,), (*program, "-shared"), facts), retry=True)

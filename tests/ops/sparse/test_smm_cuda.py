@@ -20,7 +20,7 @@ from ops.kernel_cache import SOURCES
 from ops.sparse.arguments import Qmk, SmmCall
 from ops.sparse.reference import reference_qmk
 from ops.sparse.smm import SMM_QMK
-from tests.ops.emulation import ENTRIES, VALUES, Guarded, aligned_rows, built, emulated, unset
+from tests.ops.emulation import ENTRIES, HERE, VALUES, Guarded, aligned_rows, built, emulated, unset
 from tests.ops.kernels import compiler
 from tests.ops.sparse.test_smm import OPERATORS, TOLERANCE, Sizes, assert_close, loops, make, operators, run
 from utils.errors import InputError
@@ -189,16 +189,21 @@ def test_cuda_sources_add_nothing_atomically() -> None:
 
 @pytest.mark.build
 @pytest.mark.slow
-@pytest.mark.parametrize("source", sorted(path.name for path in SOURCES.glob("*_bindings.cpp")))
-def test_bindings_compile(nvcc: str, source: str) -> None:
+def test_bindings_compile(nvcc: str) -> None:
     """As far as a torch without CUDA allows: it has the headers, but no libraries."""
+    together = HERE / "all_bindings.cpp"
+    assert set(re.findall(r'#include "(\w+_bindings\.cpp)"', together.read_text())) == {
+        path.name for path in SOURCES.glob("*_bindings.cpp")
+    }
     include = Path(nvcc).resolve().parents[1] / "include"
     if not (include / "cuda_runtime_api.h").exists():
         include = Path("/usr/local/cuda/include")
     if not (include / "cuda_runtime_api.h").exists():
         pytest.skip("needs CUDA's headers")
-    flags = (*build.torch_flags(), "-O0", "-DC10_CUDA_NO_CMAKE_CONFIGURE_FILE", f"-I{include}")
-    assert built(f"bindings {source.removesuffix('_bindings.cpp')}", [compiler()], SOURCES / source, flags).exists()
+    folders = (f"-I{include}", f"-I{SOURCES}")
+    flags = (*build.torch_flags(), "-O0", "-DC10_CUDA_NO_CMAKE_CONFIGURE_FILE", *folders)
+    changed = tuple(sorted(SOURCES.glob("*_bindings.cpp")))
+    assert built("bindings", [compiler()], together, flags, changed).exists()
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

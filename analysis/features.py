@@ -68,7 +68,7 @@ def each_map(network: nn.Module, x: Tensor, names: Sequence[str], take: Take) ->
             It must not be kept without copying: some networks overwrite features.
 
     Raises:
-        InputError: a module does not run, runs several times, or its output is no map of the image.
+        InputError: a module does not run, runs several times, or its output is no map of the image, or not finite.
     """
     wanted = (x.shape[-2], x.shape[-1])
     size = (_extended(network, wanted[0]), _extended(network, wanted[1]))
@@ -76,7 +76,13 @@ def each_map(network: nn.Module, x: Tensor, names: Sequence[str], take: Take) ->
 
     def hand_over(name: str, output: Tensor) -> None:
         layout = layouts.get(name) or _layout(name, output, len(x), size)
-        take(name, _map(name, output, layout, size, wanted))
+        features = _map(name, output, layout, size, wanted)
+        if not bool(features.detach().isfinite().all()):
+            raise InputError(
+                f"{type(network).__name__}: what {name} makes is not finite (NaN or infinity); the weights are "
+                "damaged, or the training that made them had diverged"
+            )
+        take(name, features)
 
     _observe(network, names, hand_over, lambda: forward(network, x))
 

@@ -84,6 +84,14 @@ def test_what_is_no_map_and_what_does_not_run_is_refused_in_a_sentence() -> None
         maps(network, x, ["body.0"])
 
 
+def test_features_that_are_not_finite_are_refused() -> None:
+    network = build_network({"type": "MSRResNet", **SMALL["MSRResNet"]}).eval().requires_grad_(False)
+    cast("Any", network).body[1].conv1.weight.fill_(torch.nan)
+    assert "body.0" in maps(network, torch.rand(1, 3, 8, 9), ["body.0"])
+    with pytest.raises(InputError, match=r"what body\.1 makes is not finite .* the training .* had diverged"):
+        maps(network, torch.rand(1, 3, 8, 9), ["body.0", "body.1"])
+
+
 def test_names_come_in_depth_order_and_patterns_stand_for_a_part_of_a_name() -> None:
     network = build_network({"type": "RGT", **SMALL["RGT"]})
     assert names_of(network, ["norm", "layers.*.conv", "groups"]) == [

@@ -213,7 +213,8 @@ def write_pdf(sheet: Sheet, file: BinaryIO) -> None:
         drawn = []
         for piece in caption.pieces:
             weight = "bold" if piece.bold else "normal"
-            drawn.append(figure.text(0, y, piece.text, fontsize=_LETTERS * points, fontweight=weight))
+            size = _LETTERS * points
+            drawn.append(figure.text(0, y, piece.text, fontsize=size, fontweight=weight, parse_math=False))
         widths = [text.get_window_extent(renderer).width / figure.bbox.width for text in drawn]
         # Text that is too long becomes smaller, not cut off.
         ratio = min(1.0, caption.width / sheet.width / max(sum(widths), 1e-9))

@@ -243,4 +243,5 @@ def _metric(metric: Metric) -> str:
     """The options of a metric as an option file has them."""
     kind = next(key for key, value in METRICS.items() if value is type(metric))
     values: dict[str, Any] = {field.name: getattr(metric, field.name) for field in dataclasses.fields(metric)}
-    return ", ".join([kind, *(f"{key}: {value}" for key, value in values.items() if key != "better")])
+    shown = {key: str(value).lower() if isinstance(value, bool) else value for key, value in values.items()}
+    return ", ".join([kind, *(f"{key}: {value}" for key, value in shown.items() if key != "better")])

@@ -52,7 +52,7 @@ def test_the_table_is_one_that_latex_can_set(tmp_path: Path) -> None:
         assert line.count(" & ") == 7
         assert line.count("{") == line.count("}")
     assert r"\usepackage{booktabs}" in text.splitlines()[0]
-    assert "% x4, psnr: calculate_psnr, crop_border: 4, test_y_channel: True" in text.splitlines()
+    assert "% x4, psnr: calculate_psnr, crop_border: 4, test_y_channel: true" in text.splitlines()
 
 
 def test_ours_stands_below_bicubic_and_all_that_is_published(tmp_path: Path) -> None:

@@ -207,5 +207,5 @@ def test_another_opencv_is_kept(root: Path, tmp_path: Path) -> None:
     assert not [line for line in asked if line.startswith("opencv")]
     included = (folder / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
     named = [line.removeprefix("-r ") for line in included if line.startswith("-r ")]
-    assert named == ["requirements.txt", "requirements-export.txt"]
+    assert named == ["requirements.txt", "requirements-export.txt", "requirements-analysis.txt"]
     assert all((folder / name).is_file() for name in named)

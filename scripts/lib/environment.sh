@@ -83,7 +83,7 @@ make_venv() {
 
 # environment_key: changes whenever what has to be installed changes.
 environment_key() {
-    "$VENV_PYTHON" - "$ROOT"/requirements.txt "$ROOT"/requirements-dev.txt "$ROOT"/requirements-export.txt "$ROOT"/constraints.txt <<'PYTHON'
+    "$VENV_PYTHON" - "$ROOT"/requirements{,-dev,-export,-analysis}.txt "$ROOT"/constraints.txt <<'PYTHON'
 import hashlib, pathlib, sys
 digest = hashlib.sha256(sys.version.encode())
 for name in sys.argv[1:]:
@@ -125,7 +125,7 @@ ensure_environment() {
         say "keeping the OpenCV that .venv has"
         folder="$(mktemp -d)"
         sed '/^opencv-python-headless/d' "$ROOT/requirements.txt" >"$folder/requirements.txt"
-        cp -- "$ROOT/requirements-dev.txt" "$ROOT/requirements-export.txt" "$folder/"
+        cp -- "$ROOT"/requirements-{dev,export,analysis}.txt "$folder/"
     fi
     say "installing $requirements into .venv (the first time this takes minutes)"
     "$VENV_PYTHON" -m pip install --disable-pip-version-check -r "$folder/$requirements" -c "$ROOT/constraints.txt" \

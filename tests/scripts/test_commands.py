@@ -138,8 +138,8 @@ def test_shell_scripts_run_their_commands_from_another_folder(tmp_path: Path) ->
     shutil.copytree(
         ROOT / "scripts", root / "scripts", ignore=shutil.ignore_patterns("*.py", "benchmarks", "__pycache__")
     )
-    for name in ("requirements.txt", "requirements-dev.txt", "requirements-export.txt", "constraints.txt"):
-        shutil.copy(ROOT / name, root)
+    for path in (*ROOT.glob("requirements*.txt"), ROOT / "constraints.txt"):
+        shutil.copy(path, root)
     python = root / ".venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text(PYTHON.format(real=sys.executable, log=log), encoding="utf-8")

@@ -31,8 +31,8 @@ def root(tmp_path: Path) -> Path:
     root = tmp_path / "a folder with it's spaces"
     (root / "scripts" / "lib").mkdir(parents=True)
     shutil.copy(ROOT / "scripts" / "lib" / "environment.sh", root / "scripts" / "lib")
-    for name in ("requirements.txt", "requirements-dev.txt", "requirements-export.txt", "constraints.txt"):
-        shutil.copy(ROOT / name, root)
+    for path in (*ROOT.glob("requirements*.txt"), ROOT / "constraints.txt"):
+        shutil.copy(path, root)
     return root
 
 

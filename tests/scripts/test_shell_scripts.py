@@ -25,8 +25,8 @@ def root(tmp_path: Path) -> Path:
     (root / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", root / ".ci")
     shutil.copy(ROOT / "pyproject.toml", root)
-    for name in ("requirements.txt", "requirements-dev.txt", "requirements-export.txt", "constraints.txt"):
-        shutil.copy(ROOT / name, root)
+    for path in (*ROOT.glob("requirements*.txt"), ROOT / "constraints.txt"):
+        shutil.copy(path, root)
     # An environment in which all is installed already.
     (root / ".venv/bin").mkdir(parents=True)
     python = root / ".venv/bin/python"

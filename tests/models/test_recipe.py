@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from pathlib import Path
@@ -85,7 +84,7 @@ def test_a_stopped_recipe_says_how_it_goes_on(
     step = PixelObjective.step
 
     def interrupted(*arguments: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         return step(*arguments)
 
     monkeypatch.setattr(PixelObjective, "step", interrupted)

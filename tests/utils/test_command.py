@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,7 +141,7 @@ def test_the_first_signal_sets_a_flag_and_restores_the_handlers(number: signal.S
     with catch_signals() as stop:
         assert not stop
         assert stop.exit_code == 0
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert stop
         assert stop.exit_code == code
         assert signal.getsignal(number) == before  # a second one interrupts at once

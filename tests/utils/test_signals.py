@@ -25,7 +25,7 @@ def test_signals_raise_at_once_and_handlers_are_put_back(name: str) -> None:
     number = getattr(signal, name)
     before = signal.getsignal(number)
     with pytest.raises(StopRequested, match=f"stopped by {name}") as caught, leave_at_once():
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
     assert caught.value.exit_code == 128 + number
     assert signal.getsignal(number) is before
 
@@ -34,7 +34,7 @@ def test_what_is_ignored_stays_ignored_and_other_threads_are_left_alone() -> Non
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with leave_at_once():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
     ended = []

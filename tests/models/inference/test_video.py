@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import os
 import signal
 import struct
 import subprocess
@@ -164,7 +163,7 @@ def test_failures_of_ffmpeg_are_reported_and_leave_no_file(
 def test_signals_leave_no_file(programs: object, tmp_path: Path, number: int, error: type[BaseException]) -> None:
     def stop(frame: Levels) -> Levels:
         assert list(tmp_path.glob(".out.mkv.*.part"))
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         return frame
 
     with pytest.raises(error), leave_at_once():

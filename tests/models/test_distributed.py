@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import weakref
 
 import pytest
 import torch
 from torch import nn
 
+from config.schema import DistOptions
 from models.distributed import World, _is_watched, first_slurm_node, world
 from utils import devices
 from utils.errors import InputError
@@ -78,7 +81,11 @@ def test_slurm_connects(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"SLURM_{name}", value)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.setenv(name, "unset")  # so that what the launcher sets is taken back
-    with world("slurm") as ranks:
+    with socket.socket() as probe:  # a port that nobody else on this machine has
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    with world("slurm", DistOptions(port=port)) as ranks:
+        assert os.environ["MASTER_PORT"] == str(port)
         assert (ranks.rank, ranks.size, ranks.local_rank) == (0, 1, 0)
         assert torch.distributed.get_backend() == devices.abilities(devices.choose()).backend
         group = weakref.ref(torch.distributed.group.WORLD)

@@ -100,7 +100,7 @@ def _assert_files(folder: CheckpointFolder, expected: dict[str, Any]) -> None:
     assert (state["epoch"], state["iter"]) == (0, 3)
     for saved, wanted in zip(state["optimizers"], expected["3.state"]["optimizers"], strict=True):
         (group,), (like,) = saved["param_groups"], wanted["param_groups"]
-        assert set(group) >= set(like)
+        assert set(group) >= set(like) - {"decoupled_weight_decay"}  # which torch 2.6 does not have
         assert f"list 0 .. {len(group['params']) - 1}" == like["params"]
         assert (group["lr"], group["initial_lr"]) == (5e-4, 1e-3)
         (moments,) = wanted["state"].values()

@@ -68,7 +68,7 @@ if sys.argv[2] == "imported too long":
     import os
     from utils import start
     start._parents[os.getpid()] = 2**30  # gone by now
-with signals.ending_with_parent("the launcher"), listening as stop:
+with listening as stop, signals.ending_with_parent("the launcher"):  # listens before it can be asked
     print("watches", flush=True)
     while not stop:
         time.sleep(0.01)

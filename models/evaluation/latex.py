@@ -111,8 +111,8 @@ def latex_table(tests: Sequence[ScoredTest]) -> str:
 
     Scales stand one below the other, each with bicubic, every variant with scores published at that scale, and the
     tests. Published scores are shown where a test takes the metric as they were taken, and where they stand is the
-    comment of their row. Of each scale and column the best value is bold and the second underlined, as printed: equal
-    figures are marked alike. What is not defined is ``--``.
+    comment of their row. Of each scale and column the best value is bold and, of three or more, the second underlined,
+    as printed: equal figures are marked alike. What is not defined is ``--``.
 
     Args:
         tests: at least one.
@@ -134,7 +134,7 @@ def latex_table(tests: Sequence[ScoredTest]) -> str:
     lines = [
         "% In the preamble: \\usepackage{booktabs}",
         *(f"% {text}" for group in groups for text in _protocol(group)),
-        "% The best of a scale is bold, the second underlined.",
+        "% The best of a scale is bold; of three or more, the second is underlined.",
         f"\\begin{{tabular}}{{lc{'c' * len(columns)}}}",
         "\\toprule",
         f"& & {' & '.join(heads)} \\\\",
@@ -225,12 +225,12 @@ def _figure(value: float | None, metric: Metric | None) -> str:
 
 
 def _marked(texts: Sequence[str], metric: Metric | None) -> list[str]:
-    """The figures of a column with the best bold and the second underlined; a single one is not marked."""
+    """The figures of a column with the best bold, of three or more the second underlined; one is not marked."""
     figures = [text for text in texts if text != UNDEFINED]
     if metric is None or len(figures) < 2:
         return list(texts)
     ranked = sorted(set(figures), key=float, reverse=metric.better == "higher")
-    marks = dict(zip(ranked, ("textbf", "underline"), strict=False))
+    marks = dict(zip(ranked, ("textbf", "underline")[: len(figures) - 1], strict=False))
     return [f"\\{marks[text]}{{{text}}}" if text in marks else text for text in texts]
 
 

@@ -245,17 +245,19 @@ def _scaled(box: Region, placed: _Placed) -> tuple[float, float, float, float]:
 
 
 def _marked(scores: Sequence[tuple[float | None, ...]]) -> list[list[_Piece]]:
-    """The scores of each method: "28.31/0.8123", of each figure the best bold and the second underlined."""
+    """The scores of each method: "28.31/0.8123", of each figure the best bold; of three, the second underlined."""
     places = (2, 4)
     columns = [
         [f"{value:.{places[i]}f}" if value is not None and math.isfinite(value) else "-" for value in column]
         for i, column in enumerate(zip(*scores, strict=True))
     ]
-    ranks = [sorted({text for text in column if text != "-"}, key=float, reverse=True)[:2] for column in columns]
+    known = [[text for text in column if text != "-"] for column in columns]
+    # The second of two would be the worst.
+    ranks = [sorted(set(column), key=float, reverse=True)[: min(2, len(column) - 1)] for column in known]
 
     def pieces(texts: Sequence[str]) -> Iterator[_Piece]:
         for i, text in enumerate(texts):
-            rank = ranks[i].index(text) if len(scores) > 1 and text in ranks[i] else None
+            rank = ranks[i].index(text) if text in ranks[i] else None
             yield from [_Piece("/")] if i else []
             yield _Piece(text, bold=rank == 0, underlined=rank == 1)
 

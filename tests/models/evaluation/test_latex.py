@@ -91,6 +91,11 @@ def test_equal_figures_are_marked_alike_and_what_is_undefined_is_not(tmp_path: P
     assert rows["Bicubic"][1:] == ["28.43" if round(28.425, 2) == 28.43 else "28.42", "--", r"\textbf{0.8104}"]
 
 
+def test_the_second_of_two_is_not_marked(tmp_path: Path) -> None:
+    rows = rows_of(latex_table([scored(tmp_path, report("Mine", ssim=0.5), name="a")]))
+    assert [rows[name][-1] for name in ("Bicubic", "a")] == [r"\textbf{0.8104}", "0.5000"]
+
+
 def test_a_metric_may_be_better_lower(tmp_path: Path) -> None:
     file = FILE.replace("type: calculate_ssim", "better: lower, type: calculate_ssim")
     tests = [

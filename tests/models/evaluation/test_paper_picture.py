@@ -36,6 +36,7 @@ def test_the_best_is_bold_and_the_second_underlined() -> None:
         "HR", "PSNR/SSIM",
     ]  # fmt: skip
     assert captions([row([(28.314, 0.81)])])[2] == "28.31/0.8100"
+    assert captions([row([(28.3, 0.8), (27.0, 0.9)])])[2:5:2] == ["*28.30*/0.8000", "27.00/*0.9000*"]
     assert captions([row([(), ()])]) == ["an image", "m0", "m1", "HR"]
 
 

@@ -20,6 +20,7 @@ from models.export.constants import share_constants
 from models.export.program import quiet
 from models.export.verify import Inputs, Run
 from utils.errors import RunError
+from utils.openvino_core import openvino_core
 from utils.wording import first_line
 
 if TYPE_CHECKING:
@@ -157,6 +158,6 @@ def _onnx_runtime(path: Path) -> tuple[Callable[[Mapping[str, Array]], Array], s
 def _openvino(path: Path) -> tuple[Callable[[Mapping[str, Array]], Array], str]:
     import openvino
 
-    core = openvino.Core()
+    core = openvino_core()
     compiled = core.compile_model(core.read_model(path), "CPU")
     return lambda inputs: compiled(inputs)[0], openvino.__version__.split("-")[0]

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from models.export.facts import PRECISIONS, Precision
 from utils.errors import InputError
+from utils.openvino_core import openvino_core
 from utils.suggest import near_miss
 
 Runtime = Literal["onnxruntime", "openvino"]
@@ -118,9 +119,7 @@ def _openvino(asked: str, parts: list[str], key: str) -> Provider:
             f"{key}: {asked}: expected openvino, openvino:DEVICE, and a precision, as in openvino:CPU:bf16"
         )
     device = devices[0] if devices else "CPU"
-    import openvino
-
-    there = list(openvino.Core().available_devices)
+    there = list(openvino_core().available_devices)
     if device not in there and device.partition(".")[0] not in {name.partition(".")[0] for name in there}:
         precisions = ", ".join(PRECISIONS)
         raise InputError(f"{key}: {asked}: OpenVINO sees {', '.join(there)} here; precisions are {precisions}")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from models.runtimes.providers import NAMES, Provider
 from utils.errors import InputError
 from utils.memory import memory_is_full, reason_of
+from utils.openvino_core import openvino_core
 
 Array = NDArray[Any]
 _FULL = re.compile(r"[Ff]ailed to allocate|bad allocation|bad_alloc|[Oo]ut of memory|[Nn]ot enough memory")
@@ -119,7 +120,7 @@ class _OpenVino:
         if provider.on_cpu:
             config |= {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "CPU_RUNTIME_CACHE_CAPACITY": _SHAPES_KEPT}
         with _said(path, provider, "load it"):
-            core = openvino.Core()
+            core = openvino_core()
             model = core.read_model(str(path))
             self._compiled = core.compile_model(model, provider.device, config)
             self._request = self._compiled.create_infer_request()

@@ -5,9 +5,10 @@
 3 figures  of docs/performance_gpu.md, in order of worth
 4 memory   compute-sanitizer's memcheck and racecheck over one small case per kernel
 5 profile  the kernels that take the time of PFT, HAT and ESC
+6 train    200 iterations of every demo, killed and resumed, in half precision
 
 A stage that runs out of time is stopped, and the next one runs; what it has written stays in DIR: logs, tests.jsonl,
-figures.json, profile.md, and performance_gpu.md, the page. Stages 2 to 5 need the kernels: they are compiled first
+figures.json, profile.md, trainings_cuda.json, and performance_gpu.md, the page. Stages 2 to 6 need the kernels: they are compiled first
 wherever they are not in the cache. It uses the Python that runs it, needs no network, and installs nothing but wheels
 from the folder that --wheels names.
 
@@ -72,8 +73,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         prog="run_gpu.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "gpu", metavar="DIR", help="results/gpu")
-    parser.add_argument("--stage", nargs="+", action="extend", type=int, choices=range(1, 6), metavar="N",
-                        help="1 to 5, several allowed; default: all")  # fmt: skip
+    parser.add_argument("--stage", nargs="+", action="extend", type=int, choices=range(1, 7), metavar="N",
+                        help="1 to 6, several allowed; default: all")  # fmt: skip
     parser.add_argument("--seconds", type=float, metavar="S",
                         help="of all stages together, in place of their own limits")  # fmt: skip
     parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="install packages that are missing from there")
@@ -197,6 +198,7 @@ def stages(typed: argparse.Namespace, environment: Mapping[str, str], *, dry: bo
         Stage(3, "figures", 150, (program("3_figures", "measure", *figures),)),
         Stage(4, "one case per kernel, memcheck, racecheck", 90, (cases, *([] if dry else sanitized))),
         Stage(5, "profiles", 60, (program("5_profile", "profiles", "--output", folder, *device),)),
+        Stage(6, "trainings", 120, (program("6_trainings", "trainings", "--output", folder, *device, *(("--tiny",) if dry else ())),)),
     )
     return {stage.number: stage for stage in found}
 

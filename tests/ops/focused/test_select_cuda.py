@@ -198,7 +198,7 @@ def test_emulated_regions_come_before_numbers(kernels: ctypes.CDLL) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", VALUES, ids=str)
 @pytest.mark.parametrize(
-    "case", [*CASES.values(), Case(side=32, heads=3, windows=4, joined=120, width=40, topk=256, images=2)]
+    "case", [*CASES.values(), Case(side=32, heads=3, windows=4, joined=120, width=40, topk=256, columns=3, images=2)]
 )
 def test_gpu_is_the_cpu(case: Case, dtype: torch.dtype) -> None:
     require_cpu_kernels("focus_select")

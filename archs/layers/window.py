@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from archs.layers.sliding import sliding
-from ops.registry import divisor, free
+from ops.cache import cached_constant
+from ops.registry import divisor, free, recording
 
 Pair = tuple[int, int]
 
@@ -52,6 +53,60 @@ def window_merge(windows: Tensor, window: Pair, size: Pair) -> Tensor:
         index = _by_image(image_order(window, size, windows.device), B)
         return windows.flatten(0, 1).index_select(0, index).view(B, H, W, C)
     return windows.view(B, rows, columns, h, w, C).transpose(2, 3).reshape(B, H, W, C)
+
+
+def shifted_partition(x: Tensor, window: Pair, shift: int) -> Tensor:
+    """Cut an image rolled up and left by ``shift``, in one pass where no gradient is wanted.
+
+    Args:
+        x: [B, H, W, C], sides multiples of the window's.
+        window: (h, w).
+        shift: by how many pixels.
+
+    Returns:
+        [B*n, h*w, C].
+    """
+    if not shift:
+        return window_partition(x, window)
+    if torch.is_grad_enabled() or recording():
+        return window_partition(torch.roll(x, (-shift, -shift), (1, 2)), window)
+    B, H, W, C = x.shape
+    index = _by_image(_shifted_order(window, (H, W), shift, x.device), B)
+    return x.flatten(0, 2).index_select(0, index).view(-1, window[0] * window[1], C)
+
+
+def shifted_merge(windows: Tensor, window: Pair, size: Pair, shift: int) -> Tensor:
+    """The image that :func:`shifted_partition` has cut.
+
+    Args:
+        windows: [B*n, h*w, C].
+        window: (h, w).
+        size: (H, W).
+        shift: by how many pixels.
+
+    Returns:
+        [B, H, W, C].
+    """
+    if not shift:
+        return window_merge(windows, window, size)
+    if torch.is_grad_enabled() or recording():
+        return torch.roll(window_merge(windows, window, size), (shift, shift), (1, 2))
+    pixels = windows.flatten(0, 1)
+    index = _by_image(_unshifted_order(window, size, shift, windows.device), len(pixels) // (size[0] * size[1]))
+    return pixels.index_select(0, index).view(-1, *size, windows.shape[-1])
+
+
+@cached_constant(4)
+def _shifted_order(window: Pair, size: Pair, shift: int, device: torch.device) -> Tensor:
+    """Which pixel of an image each pixel of its shifted windows is, [H*W]."""
+    numbers = torch.arange(size[0] * size[1], device=device).view(1, *size, 1)
+    return window_partition(numbers.roll((-shift, -shift), (1, 2)), window).flatten()
+
+
+@cached_constant(4)
+def _unshifted_order(window: Pair, size: Pair, shift: int, device: torch.device) -> Tensor:
+    """Where each pixel of an image is among those of its shifted windows, [H*W]."""
+    return _shifted_order(window, size, shift, device).argsort()
 
 
 # A graph with free sizes picks pixels by an index. Views would do, but where a count of windows is a side of a tensor,

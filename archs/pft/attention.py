@@ -18,7 +18,7 @@ from archs.layers.linear import Linear
 from archs.layers.mask import shift_regions
 from archs.layers.places import AttentionPlaces, unpadded, window_places
 from archs.layers.recompute import recomputed
-from archs.layers.window import Pair, window_merge, window_partition
+from archs.layers.window import Pair, shifted_merge, shifted_partition, window_merge, window_partition
 from archs.pft.bands import FocusBands, Surroundings, cut, give_memory_back
 from ops.focused.arguments import FocusState
 from ops.focused.attention import focused_attention
@@ -145,11 +145,12 @@ class FocusedAttentionBase(nn.Module):
             [B, H, W, C] and the state for the next layer.
         """
         size, shift = (x.shape[1], x.shape[2]), (self.shift, self.shift)
-        qkv = recomputed(self.wqkv if norm is None else lambda x: self.wqkv(norm(x)), x)  # [B, H, W, 3C]
-        if self.shift:
-            qkv = torch.roll(qkv, (-self.shift, -self.shift), (1, 2))
-        windows = window_partition(qkv, self.window)  # [B*n, N, 3C]
-        del qkv  # three times the features
+
+        def project(x: Tensor) -> Tensor:
+            # Windows are cut before the projection: afterwards there are three times as many channels to move.
+            return self.wqkv(shifted_partition(x if norm is None else norm(x), self.window, self.shift))
+
+        windows = recomputed(project, x)  # [B*n, N, 3C]
         regions = shift_regions(size, self.window, shift, x.device) if self.shift else None
         out, state = self._focus(windows, state, regions)
         # The convolution starts from the windows, so that the image they were cut from need not be kept.
@@ -216,8 +217,7 @@ class FocusedAttentionBase(nn.Module):
 
     def _image(self, windows: Tensor, size: Pair) -> Tensor:
         """[B*n, N, C] -> [B, H, W, C], where the pixels were before windows were cut."""
-        image = window_merge(windows, self.window, size)
-        return torch.roll(image, (self.shift, self.shift), (1, 2)) if self.shift else image
+        return shifted_merge(windows, self.window, size, self.shift)
 
 
 class ProgressiveFocusedAttention(FocusedAttentionBase):

@@ -163,8 +163,8 @@ FOCALSR_INLINE Vec<double> sums(const Vec<double> (&a)[4]) {
 }
 
 // One vector of products: <query, rows[index[i]]> for as many keys as a vector has lanes.
-template <class A, int V, class I>
-FOCALSR_INLINE Vec<A> dots(const Vec<A> (&query)[V], const A* rows, int64_t stride, const I* index) {
+template <class A, int V, class I, class S>
+FOCALSR_INLINE Vec<A> dots(const Vec<A> (&query)[V], const A* rows, S stride, const I* index) {
   Vec<A> partial[kLanes<A>];
 #pragma GCC unroll 8
   for (int i = 0; i < kLanes<A>; ++i) {
@@ -176,8 +176,8 @@ FOCALSR_INLINE Vec<A> dots(const Vec<A> (&query)[V], const A* rows, int64_t stri
   return sums(partial);
 }
 
-template <class A, int V, class I>
-void gather_dot(const A* x, const A* rows, int64_t stride, const I* index, int64_t count, A* out, bool add) {
+template <class A, int V, class I, class S>
+void gather_dot(const A* x, const A* rows, S stride, const I* index, int64_t count, A* out, bool add) {
   Vec<A> query[V];
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) query[v] = load(x + v * kLanes<A>);
@@ -194,8 +194,8 @@ void gather_dot(const A* x, const A* rows, int64_t stride, const I* index, int64
   for (int64_t i = 0; k + i < count; ++i) out[k + i] = add ? out[k + i] + result[i] : result[i];
 }
 
-template <class A, int V, class I>
-void gather_sum(const A* weight, const A* rows, int64_t stride, const I* index, int64_t count, A* out) {
+template <class A, int V, class I, class S>
+void gather_sum(const A* weight, const A* rows, S stride, const I* index, int64_t count, A* out) {
   constexpr int kChains = V >= 8 ? 1 : (8 + V - 1) / V;  // independent sums: an FMA takes four cycles, two start in each
   Vec<A> sum[kChains][V] = {};
   int64_t k = 0;
@@ -223,8 +223,8 @@ void gather_sum(const A* weight, const A* rows, int64_t stride, const I* index, 
   }
 }
 
-template <class A, int V, class I>
-void scatter_outer(const A* weight, const A* x, A* rows, int64_t stride, const I* index, int64_t count) {
+template <class A, int V, class I, class S>
+void scatter_outer(const A* weight, const A* x, A* rows, S stride, const I* index, int64_t count) {
   Vec<A> value[V];
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) value[v] = load(x + v * kLanes<A>);
@@ -234,6 +234,13 @@ void scatter_outer(const A* weight, const A* x, A* rows, int64_t stride, const I
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) store(row + v * kLanes<A>, load(row + v * kLanes<A>) + w * value[v]);
   }
+}
+
+// Calls f(stride), as a constant where rows of V vectors follow each other: shifts are faster than products.
+template <class A, int V, class F>
+FOCALSR_INLINE void with_stride(int64_t stride, F&& f) {
+  if (stride == V * kLanes<A>) return f(std::integral_constant<int64_t, V * kLanes<A>>{});
+  f(stride);
 }
 
 // Calls f(std::integral_constant<int, V>, first vector) for pieces of at most eight vectors that make up a row.
@@ -264,8 +271,11 @@ FOCALSR_INLINE void gather_dot(
     const A* x, const A* rows, int64_t stride, int64_t vectors, const I* index, int64_t count, A* out) {
   if (vectors == 0) std::fill_n(out, count, A(0));
   detail::for_pieces(vectors, [&](auto size, int64_t first) {
+    constexpr int V = decltype(size)::value;
     const int64_t at = first * kLanes<A>;
-    detail::gather_dot<A, decltype(size)::value>(x + at, rows + at, stride, index, count, out, first > 0);
+    detail::with_stride<A, V>(stride, [&](auto step) {
+      detail::gather_dot<A, V>(x + at, rows + at, step, index, count, out, first > 0);
+    });
   });
 }
 
@@ -273,8 +283,11 @@ template <class A, class I>
 FOCALSR_INLINE void gather_sum(
     const A* weight, const A* rows, int64_t stride, int64_t vectors, const I* index, int64_t count, A* out) {
   detail::for_pieces(vectors, [&](auto size, int64_t first) {
+    constexpr int V = decltype(size)::value;
     const int64_t at = first * kLanes<A>;
-    detail::gather_sum<A, decltype(size)::value>(weight, rows + at, stride, index, count, out + at);
+    detail::with_stride<A, V>(stride, [&](auto step) {
+      detail::gather_sum<A, V>(weight, rows + at, step, index, count, out + at);
+    });
   });
 }
 
@@ -282,8 +295,11 @@ template <class A, class I>
 FOCALSR_INLINE void scatter_outer(
     const A* weight, const A* x, A* rows, int64_t stride, int64_t vectors, const I* index, int64_t count) {
   detail::for_pieces(vectors, [&](auto size, int64_t first) {
+    constexpr int V = decltype(size)::value;
     const int64_t at = first * kLanes<A>;
-    detail::scatter_outer<A, decltype(size)::value>(weight, x + at, rows + at, stride, index, count);
+    detail::with_stride<A, V>(stride, [&](auto step) {
+      detail::scatter_outer<A, V>(weight, x + at, rows + at, step, index, count);
+    });
   });
 }
 

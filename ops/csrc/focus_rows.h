@@ -1,11 +1,11 @@
-// What focused attention does with one row of logits: softmax terms, and the choice of the largest. CPU; no torch header.
+// What focused attention does with one row of logits: softmax terms, lists and biases. CPU; no torch header.
 #pragma once
 
 #include <cstdint>
 #include <limits>
 #include <type_traits>
 
-#include "tiles.h"
+#include "focus_choice.h"
 
 namespace focalsr {
 
@@ -27,76 +27,30 @@ FOCALSR_INLINE A row_maximum(A* row, int64_t count) {
   return largest_lane<A>(most);
 }
 
-template <class A>
-using BitsOf = typename std::conditional<std::is_same<A, float>::value, int32_t, int64_t>::type;
-
 // depth = maximum - row, weight = exp(-depth); returns the sum of the weights. `depth` may be `row`. Where a depth is no
-// number its sign is taken away, so that it comes after all others in `smallest`.
+// number its sign is taken away, so that it comes after all others in a choice.
 template <class A>
 FOCALSR_INLINE A row_weights(const A* row, int64_t count, A maximum, A* depth, A* weight) {
   typedef BitsOf<A> Bits __attribute__((vector_size(kVectorBytes)));
   const Vec<A> top = all<A>(maximum);
-  for (int64_t i = 0; i < count; i += kLanes<A>) {
+  Vec<A> total{};
+  for (int64_t i = 0; i < count; i += kLanes<A>) {  // behind the row stands -inf, whose weight is 0
     const Vec<A> below = top - load(row + i);
     const Bits bits = (Bits)below & std::numeric_limits<BitsOf<A>>::max();
     store(depth + i, (Vec<A>)bits);
-    store(weight + i, exponential<A>(-below));
+    const Vec<A> e = exponential<A>(-below);
+    store(weight + i, e);
+    total += e;
   }
-  fill_tail(weight, count, A(0));
-  Vec<A> total{};
-  for (int64_t i = 0; i < count; i += kLanes<A>) total += load(weight + i);
   return sum_of_lanes<A>(total);
 }
 
-// The slots of the `wanted` smallest depths (0 < wanted < count), ascending; of equal depths the first. `slot` has room
-// for one more. The bits of numbers that are not negative have the order of the numbers: the search halves a range of
-// integers until the right number lies below.
+// to = -from; `to` has no room for a whole vector at its end.
 template <class A>
-void smallest(const A* depth, int64_t count, int64_t wanted, int32_t* slot) {
-  using Integer = BitsOf<A>;
-  typedef Integer Bits __attribute__((vector_size(kVectorBytes)));
-  const auto key = [&](int64_t i) {
-    Integer bits;
-    std::memcpy(&bits, depth + i, sizeof bits);
-    return bits;
-  };
-  const int64_t whole = count / kLanes<A> * kLanes<A>;
-  const auto up_to = [&](Integer limit) {
-    Bits hits{};
-    const Bits bound = limit - Bits{};
-    for (int64_t i = 0; i < whole; i += kLanes<A>) {
-      Bits bits;
-      std::memcpy(&bits, depth + i, sizeof bits);
-      hits -= bits <= bound;
-    }
-    int64_t found = 0;
-    for (int i = 0; i < kLanes<A>; ++i) found += hits[i];
-    for (int64_t i = whole; i < count; ++i) found += key(i) <= limit;
-    return found;
-  };
-  Integer low = -1, high = std::numeric_limits<Integer>::max();  // fewer than wanted are <= low, at least wanted <= high
-  int64_t found = -1;
-  while (found != wanted) {
-    const Integer middle = static_cast<Integer>((low & high) + ((low ^ high) >> 1));  // rounded down, no overflow
-    if (middle == low) break;
-    found = up_to(middle);
-    (found < wanted ? low : high) = middle;
-  }
-  int64_t n = 0;
-  if (found == wanted) {
-    for (int64_t i = 0; i < count; ++i) {
-      slot[n] = static_cast<int32_t>(i);
-      n += key(i) <= high;
-    }
-    return;
-  }
-  int64_t equal = wanted - up_to(low);  // so many of those at the limit
-  for (int64_t i = 0; i < count && n < wanted; ++i) {
-    const bool tie = key(i) == high && equal > 0;
-    slot[n] = static_cast<int32_t>(i);
-    n += key(i) <= low || tie;
-    equal -= tie;
-  }
+FOCALSR_INLINE void negated(const A* from, int64_t count, A* to) {
+  int64_t i = 0;
+  for (; i + kLanes<A> <= count; i += kLanes<A>) store(to + i, -load(from + i));
+  for (; i < count; ++i) to[i] = -from[i];
 }
 
 // A dense list of one query; as decode_index, in a loop that becomes vectors.
@@ -112,17 +66,74 @@ FOCALSR_INLINE bool read_list(const I* __restrict from, int64_t count, int64_t k
   return outside == 0 || decode_index(from, 1, count, keys, to);
 }
 
-// row[j] += logits[j] + bias of listed keys; the position of a key is computed, which is faster than looked up.
+// As many numbers as a vector has lanes, by their places.
 template <class A>
-FOCALSR_INLINE void add_listed(const A* __restrict bias, int64_t side, const int32_t* __restrict list,
-                               const A* __restrict logits, int64_t count, A* __restrict row) {
-  const auto step = static_cast<int32_t>(side - 1);
-  const float part = 1.0f / static_cast<float>(side);
-#pragma GCC ivdep
-  for (int64_t j = 0; j < count; ++j) {
-    const auto y = static_cast<int32_t>((static_cast<float>(list[j]) + 0.5f) * part);
-    row[j] += logits[j] + bias[list[j] + y * step];
+using Places __attribute__((vector_size(sizeof(int32_t) * kLanes<A>))) = int32_t;
+
+template <class A>
+FOCALSR_INLINE Vec<A> looked_up(const A* from, Places<A> places) {
+#if defined(__AVX2__)
+  if constexpr (std::is_same_v<A, float>) return (Vec<A>)_mm256_i32gather_ps(from, (__m256i)places, 4);
+#endif
+  Vec<A> result;
+  for (int i = 0; i < kLanes<A>; ++i) result[i] = from[places[i]];
+  return result;
+}
+
+// Logits of the layers before and biases of listed keys, `before` the former and `bias` those of the query with all
+// positions of a window `side` wide. The position of a key is computed, which is faster than looked up.
+template <class A>
+struct ListedTerms {
+  const A* before;
+  const A* bias;
+  int64_t side;
+
+  FOCALSR_INLINE Vec<A> at(const int32_t* list, int64_t k) const {
+    typedef float Floats __attribute__((vector_size(sizeof(float) * kLanes<A>)));
+    Places<A> key;
+    std::memcpy(&key, list + k, sizeof key);
+    const Floats part = 1.0f / static_cast<float>(side) - Floats{};
+    const auto row = __builtin_convertvector((__builtin_convertvector(key, Floats) + 0.5f) * part, Places<A>);
+    return load(before + k) + looked_up<A>(bias, key + row * static_cast<int32_t>(side - 1));
   }
+};
+
+namespace detail {
+
+// The last V vectors of a product of listed rows: `out` begins with what earlier vectors gave, if there were any.
+template <class A, int V, class S>
+A listed_logits(const A* x, const A* rows, S stride, const int32_t* list, int64_t count, const ListedTerms<A>& terms,
+                A* out, bool add) {
+  Vec<A> query[V];
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) query[v] = load(x + v * kLanes<A>);
+  Vec<A> most = all(-std::numeric_limits<A>::infinity());
+  for (int64_t k = 0; k < count; k += kLanes<A>) {
+    Vec<A> logit = dots<A, V>(query, rows, stride, list + k) + terms.at(list, k);
+    if (add) logit += load(out + k);
+    store(out + k, logit);
+    most = most < logit ? logit : most;
+  }
+  return largest_lane<A>(most);
+}
+
+}  // namespace detail
+
+// out = <x, rows of listed keys> + terms; returns the largest. All hold whole vectors, the list with keys that exist.
+template <class A>
+A listed_logits(const A* x, const A* rows, int64_t vectors, const int32_t* list, int64_t count,
+                const ListedTerms<A>& terms, A* out) {
+  const int64_t stride = vectors * kLanes<A>;
+  A most = 0;
+  detail::for_pieces(vectors, [&](auto size, int64_t first) {
+    constexpr int V = decltype(size)::value;
+    const A *x_at = x + first * kLanes<A>, *rows_at = rows + first * kLanes<A>;
+    detail::with_stride<A, V>(stride, [&](auto step) {
+      if (first + V < vectors) return detail::gather_dot<A, V>(x_at, rows_at, step, list, count, out, first > 0);
+      most = detail::listed_logits<A, V>(x_at, rows_at, step, list, count, terms, out, first > 0);
+    });
+  });
+  return most;
 }
 
 }  // namespace focalsr

@@ -76,7 +76,7 @@ Forward select_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
   const Table<A> bias(table, s);
   Tensor out = token_major(q, v.size(3));
   Tensor logits = numbers<A>(q, {s.windows, s.heads, s.tokens, topk});
-  Tensor index = at::empty(logits.sizes(), q.options().dtype(list_type(s.tokens)));
+  Tensor index = on_large_pages(at::empty(logits.sizes(), q.options().dtype(list_type(s.tokens))));
   Tensor log_sum = numbers<A>(q, {s.windows, s.heads, s.tokens});
   A* const logits_to = logits.mutable_data_ptr<A>();
   I* const index_to = index.mutable_data_ptr<I>();
@@ -85,8 +85,10 @@ Forward select_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
   const int64_t value_width = padded<A>(v.size(3)), vectors = vectors_of<A>(v.size(3));
   at::parallel_for(0, s.items(), 1, [&](int64_t begin, int64_t end) {
     DenseLogits<T, A> dense(q, k, bias, regions, s);
-    Buffer<A> value(s.tokens * value_width), weight(padded<A>(s.tokens)), kept(padded<A>(topk)), sum(value_width);
-    Buffer<int32_t> slot(s.tokens + 1);
+    const int64_t room = padded<A>(s.tokens) + kLanes<A>;
+    Buffer<A> value(s.tokens * value_width), weight(room), kept_row(room), kept(room), sum(value_width);
+    Buffer<int32_t> slot(room);
+    Chooser<A> choose;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t w = item / s.heads, h = item % s.heads;
       dense.begin(w, h);
@@ -98,15 +100,13 @@ Forward select_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
           A* row = tile + r * dense.stride();
           const int64_t at = item * s.tokens + first + r;
           const A total = row_weights(row, s.tokens, row_maximum(row, s.tokens), row, weight.get());
-          smallest(row, s.tokens, topk, slot.get());
-          for (int64_t j = 0; j < topk; ++j) {
-            logits_to[at * topk + j] = -row[slot[j]];
-            index_to[at * topk + j] = static_cast<I>(slot[j]);
-            kept[j] = weight[slot[j]] / total;
-          }
+          keep<A>(row, weight.get(), nullptr, s.tokens, choose(row, s.tokens, topk), kept_row.get(), kept.get(),
+                  slot.get());
+          negated(kept_row.get(), topk, logits_to + at * topk);
+          for (int64_t j = 0; j < topk; ++j) index_to[at * topk + j] = static_cast<I>(slot[j]);
           sum_to[at] = std::log(total);
           gather_sum(kept.get(), value.get(), value_width, vectors, slot.get(), topk, sum.get());
-          out_view.unpack_row(sum.get(), w, h, first + r);
+          out_view.unpack(sum.get(), w, h, first + r, 1, A(1) / total);
         }
       }
     }
@@ -176,9 +176,9 @@ Gradients select_backward(const Tensor& grad, const OptionalTensor& grad_logits,
         product<A>(tile, 1, dense.stride(), dense.queries() + first * width, width, by_key.get(), width, s.tokens,
                    width, count, by_key.get(), width);
       }
-      q_to.unpack(by_query.get(), w, h, s.tokens, A(1));
-      k_to.unpack(by_key.get(), w, h, s.tokens, A(1));
-      v_to.unpack(by_value.get(), w, h, s.tokens, A(1));
+      q_to.unpack(by_query.get(), w, h, 0, s.tokens, A(1));
+      k_to.unpack(by_key.get(), w, h, 0, s.tokens, A(1));
+      v_to.unpack(by_value.get(), w, h, 0, s.tokens, A(1));
     }
   });
   TORCH_CHECK_INDEX(good.load(), "focused attention: the list holds keys outside 0 to ", s.tokens - 1);

@@ -10,6 +10,44 @@ namespace {
 
 constexpr int64_t kTile = 24;  // rows of queries that are read at once
 
+// The lists and the logits on them of the layer before, a query at a time, in whole vectors.
+template <class A, class I>
+class Before {
+ public:
+  Before(const A* logits, const I* index, int64_t length, int64_t tokens)
+      : logits_(logits), index_(index), length_(length), tokens_(tokens), list_(padded<A>(length)),
+        row_(padded<A>(length)) {}
+
+  // False if the list holds keys that do not exist; others are in their place then.
+  bool read(int64_t query) {
+    const bool good = read_list(index_ + query * length_, length_, tokens_, list_.get());
+    here_ = logits_ + query * length_;
+    if (length_ % kLanes<A> == 0) return good;
+    std::copy_n(here_, length_, row_.get());
+    fill_tail(row_.get(), length_, -std::numeric_limits<A>::infinity());  // of no weight
+    std::fill(list_.get() + length_, list_.get() + padded<A>(length_), list_[length_ - 1]);
+    here_ = row_.get();
+    return good;
+  }
+  const int32_t* list() const { return list_.get(); }
+  const A* logits() const { return here_; }
+
+ private:
+  const A* logits_;
+  const I* index_;
+  int64_t length_, tokens_;
+  Buffer<int32_t> list_;
+  Buffer<A> row_;
+  const A* here_ = nullptr;
+};
+
+// Rows of some queries from `first` on, multiplied.
+template <class T, class A>
+void pack_scaled(const View<T>& q, int64_t w, int64_t h, int64_t first, int64_t rows, A scale, A* to) {
+  pack_rows<A>(q.at(w, h) + first * q.token, q.token, q.channel, rows, q.channels, to);
+  for (int64_t c = 0; c < rows * padded<A>(q.channels); ++c) to[c] *= scale;
+}
+
 template <class T, class A, class I>
 Forward sparse_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table, const Tensor& logits,
                        const Tensor& index, const Sizes& s, int64_t topk, A scale) {
@@ -29,41 +67,37 @@ Forward sparse_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
   const int64_t width = padded<A>(s.width), vectors = vectors_of<A>(s.width);
   std::atomic<bool> good{true};
   at::parallel_for(0, s.items(), 1, [&](int64_t begin, int64_t end) {
+    const int64_t room = padded<A>(length);
     Buffer<A> key(s.tokens * width), value(s.tokens * width), query(kTile * width), sum(width);
-    Buffer<A> row(padded<A>(length)), weight(padded<A>(length)), kept(padded<A>(after));
-    Buffer<int32_t> list(length), slot(after + 1), kept_list(after);
+    Buffer<A> row(room), weight(room), kept_row(room + kLanes<A>), kept(room + kLanes<A>);
+    Buffer<int32_t> kept_list(room + kLanes<A>);
+    Chooser<A> choose;
+    Before<A, I> before(logits_from, index_from, length, s.tokens);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t w = item / s.heads, h = item % s.heads;
       k_view.pack(w, h, s.tokens, key.get());
       v_view.pack(w, h, s.tokens, value.get());
       for (int64_t i = 0; i < s.tokens; ++i) {
         if (i % kTile == 0)
-          pack_rows<A>(q_view.at(w, h) + i * q_view.token, q_view.token, q_view.channel, std::min(kTile, s.tokens - i),
-                       s.width, query.get());
-        A* const q_row = query.get() + i % kTile * width;
-        for (int64_t c = 0; c < width; ++c) q_row[c] *= scale;
+          pack_scaled(q_view, w, h, i, std::min(kTile, s.tokens - i), scale, query.get());
+        const A* const q_row = query.get() + i % kTile * width;
         const int64_t at = item * s.tokens + i;
-        if (!read_list(index_from + at * length, length, s.tokens, list.get())) good = false;
-        gather_dot(q_row, key.get(), width, vectors, list.get(), length, row.get());
-        add_listed(bias.of_query(h, i), s.side, list.get(), logits_from + at * length, length, row.get());
-        const A total = row_weights(row.get(), length, row_maximum(row.get(), length), row.get(), weight.get());
+        if (!before.read(at)) good = false;
+        const A most = listed_logits<A>(q_row, key.get(), vectors, before.list(), room,
+                                        {before.logits(), bias.of_query(h, i), s.side}, row.get());
+        const A total = row_weights(row.get(), room, most, row.get(), weight.get());
         sum_to[at] = std::log(total);
-        const A share = A(1) / total;
         if (selects) {
-          smallest(row.get(), length, after, slot.get());
-          for (int64_t j = 0; j < after; ++j) {
-            next_to[at * after + j] = -row[slot[j]];
-            kept_list[j] = list[slot[j]];
-            index_to[at * after + j] = static_cast<I>(kept_list[j]);
-            kept[j] = weight[slot[j]] * share;
-          }
+          keep(row.get(), weight.get(), before.list(), length, choose(row.get(), length, after), kept_row.get(),
+               kept.get(), kept_list.get());
+          negated(kept_row.get(), after, next_to + at * after);
+          for (int64_t j = 0; j < after; ++j) index_to[at * after + j] = static_cast<I>(kept_list[j]);
           gather_sum(kept.get(), value.get(), width, vectors, kept_list.get(), after, sum.get());
         } else {
-          for (int64_t j = 0; j < length; ++j) next_to[at * length + j] = -row[j];
-          for (int64_t j = 0; j < length; ++j) weight[j] *= share;
-          gather_sum(weight.get(), value.get(), width, vectors, list.get(), length, sum.get());
+          negated(row.get(), length, next_to + at * length);
+          gather_sum(weight.get(), value.get(), width, vectors, before.list(), length, sum.get());
         }
-        out_view.unpack_row(sum.get(), w, h, i);
+        out_view.unpack(sum.get(), w, h, i, 1, A(1) / total);
       }
     }
   });
@@ -82,7 +116,7 @@ SparseGradients sparse_backward(const Tensor& grad, const OptionalTensor& grad_l
   const bool selects = kept_index.has_value();
   const int64_t length = index.size(3), after = selects ? kept_index->size(3) : length;
   Tensor d_q = token_major(q, s.width), d_k = token_major(q, s.width), d_v = token_major(q, s.width);
-  Tensor d_logits = at::empty(index.sizes(), logits.options());
+  Tensor d_logits = on_large_pages(at::empty(index.sizes(), logits.options()));
   TableGradient<A> d_table(s, table);
   const View<T> grad_view(grad), q_view(q), k_view(k), v_view(v), q_to(d_q), k_to(d_k), v_to(d_v);
   const A* const logits_from = logits.const_data_ptr<A>();
@@ -97,22 +131,21 @@ SparseGradients sparse_backward(const Tensor& grad, const OptionalTensor& grad_l
     Buffer<A> rows(s.tokens * width), sums(s.tokens * width), one(s.tokens * width), d_one(width);
     Buffer<A> row(padded<A>(length)), weight(padded<A>(after)), d_weight(padded<A>(after));
     Buffer<int32_t> list(length), kept(after), slot(after);
+    Before<A, I> before(logits_from, index_from, length, s.tokens);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t w = item / s.heads, h = item % s.heads;
       if (selects) {  // weights of all keys of the list, into the place of the gradient
         k_view.pack(w, h, s.tokens, rows.get());
-        q_view.pack(w, h, s.tokens, one.get());
+        pack_scaled(q_view, w, h, 0, s.tokens, scale, one.get());
         for (int64_t i = 0; i < s.tokens; ++i) {
           const int64_t at = item * s.tokens + i;
-          A* const q_row = one.get() + i * width;
-          for (int64_t c = 0; c < width; ++c) q_row[c] *= scale;
-          if (!read_list(index_from + at * length, length, s.tokens, list.get())) good = false;
-          gather_dot(q_row, rows.get(), width, vectors, list.get(), length, row.get());
-          add_listed(bias.of_query(h, i), s.side, list.get(), logits_from + at * length, length, row.get());
-          const A shift = row_maximum(row.get(), length) + sum_from[at];
+          if (!before.read(at)) good = false;
+          const A most = listed_logits<A>(one.get() + i * width, rows.get(), vectors, before.list(), padded<A>(length),
+                                          {before.logits(), bias.of_query(h, i), s.side}, row.get());
+          const Vec<A> shift = all<A>(most + sum_from[at]);
           for (int64_t j = 0; j < length; j += kLanes<A>)
-            store(row.get() + j, exponential<A>(load(row.get() + j) - all<A>(shift)));
-          for (int64_t j = 0; j < length; ++j) d_to[at * length + j] = row[j];
+            store(row.get() + j, exponential<A>(load(row.get() + j) - shift));
+          std::copy_n(row.get(), length, d_to + at * length);
         }
       }
       v_view.pack(w, h, s.tokens, rows.get());
@@ -153,7 +186,7 @@ SparseGradients sparse_backward(const Tensor& grad, const OptionalTensor& grad_l
             for (int64_t j = 0; j < length; ++j) d_row[j] += next[j];
         }
       }
-      v_to.unpack(sums.get(), w, h, s.tokens, A(1));
+      v_to.unpack(sums.get(), w, h, 0, s.tokens, A(1));
 
       k_view.pack(w, h, s.tokens, rows.get());
       q_view.pack(w, h, s.tokens, one.get());
@@ -169,8 +202,8 @@ SparseGradients sparse_backward(const Tensor& grad, const OptionalTensor& grad_l
         A* const bins = part + bias.offset(i);
         for (int64_t j = 0; j < length; ++j) bins[bias.positions()[list[j]]] += d_row[j];
       }
-      q_to.unpack(one.get(), w, h, s.tokens, scale);
-      k_to.unpack(sums.get(), w, h, s.tokens, scale);
+      q_to.unpack(one.get(), w, h, 0, s.tokens, scale);
+      k_to.unpack(sums.get(), w, h, 0, s.tokens, scale);
     }
   });
   TORCH_CHECK_INDEX(good.load(), "focused attention: the lists are no keys from 0 to ", s.tokens - 1,

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from archs.layers.window import (
     image_order,
     overlapping_windows,
+    shifted_merge,
+    shifted_partition,
     window_merge,
     window_order,
     window_partition,
@@ -39,6 +41,16 @@ def test_indices_of_graphs_with_free_sides(rows: int, columns: int, h: int, w: i
     cut = window_partition(numbers.view(1, *size, 1), (h, w)).flatten()
     assert torch.equal(window_order((h, w), size, numbers.device), cut)
     assert torch.equal(cut[image_order((h, w), size, numbers.device)], numbers)
+
+
+@settings(deadline=None)
+@given(batch=st.integers(1, 2), rows=SIDES, columns=SIDES, w=SIDES, shift=st.integers(0, 3), gradient=st.booleans())
+def test_shifted_windows(batch: int, rows: int, columns: int, w: int, shift: int, gradient: bool) -> None:
+    x = torch.arange(2.0 * batch * rows * columns * w * w).view(batch, rows * w, columns * w, 2)
+    with torch.set_grad_enabled(gradient):
+        windows = shifted_partition(x, (w, w), shift)
+        assert torch.equal(windows, window_partition(x.roll((-shift, -shift), (1, 2)), (w, w)))
+        assert torch.equal(shifted_merge(windows, (w, w), (rows * w, columns * w), shift), x)
 
 
 def test_partition_takes_strided_images() -> None:

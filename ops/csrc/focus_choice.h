@@ -1,0 +1,172 @@
+// The choice of the smallest depths of a row, and what is kept of the row. CPU; no torch header.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "tiles.h"
+
+namespace focalsr {
+
+template <class A>
+using BitsOf = typename std::conditional<std::is_same<A, float>::value, int32_t, int64_t>::type;
+
+// Depths whose bits are below `limit` are kept, and the first `ties` of those that equal it; all of these if negative.
+template <class A>
+struct Cut {
+  BitsOf<A> limit;
+  int64_t ties;
+};
+
+// Finds where to cut. The result depends on the row alone; where the search begins, at the last row's limit, does not
+// change it. The bits of numbers that are not negative have the order of the numbers.
+template <class A>
+class Chooser {
+ public:
+  // For the `wanted` smallest of `count` depths (0 < wanted < count); behind them `row` holds whole vectors.
+  Cut<A> operator()(const A* row, int64_t count, int64_t wanted) {
+    Integer low = -1, high = kMost;  // fewer than wanted are <= low, more than wanted <= high
+    int64_t below = 0, up_to = count;
+    Integer at = std::clamp<Integer>(hint_, 0, kMost - 1);
+    for (int turn = 1;; ++turn) {
+      const int64_t found = count_up_to(row, count, at);
+      if (found == wanted) {
+        hint_ = at;
+        return {at, -1};
+      }
+      if (found < wanted) {
+        low = at;
+        below = found;
+      } else {
+        high = at;
+        up_to = found;
+      }
+      if (high - 1 == low) {
+        hint_ = high;
+        return {high, wanted - below};
+      }
+      at = turn % 3 == 0 || turn > 12 ? middle(low, high) : between(low, high, below, up_to, wanted);
+    }
+  }
+
+ private:
+  using Integer = BitsOf<A>;
+  typedef Integer Bits __attribute__((vector_size(kVectorBytes)));
+  static constexpr Integer kMost = std::numeric_limits<Integer>::max();
+
+  static Integer bits_of(A x) {
+    Integer bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+  }
+  static A value_of(Integer bits) {
+    A x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+  }
+  static int64_t count_up_to(const A* row, int64_t count, Integer limit) {
+    Bits hits[2] = {};
+    const Bits bound = limit - Bits{};
+    const auto hit = [&](int64_t i) {
+      Bits bits;
+      std::memcpy(&bits, row + i, sizeof bits);
+      return bits <= bound;
+    };
+    int64_t i = 0;
+    for (; i + 2 * kLanes<A> <= count; i += 2 * kLanes<A>) {
+      hits[0] -= hit(i);
+      hits[1] -= hit(i + kLanes<A>);
+    }
+    if (i + kLanes<A> <= count) {
+      hits[0] -= hit(i);
+      i += kLanes<A>;
+    }
+    hits[0] += hits[1];
+    int64_t found = 0;
+    for (int lane = 0; lane < kLanes<A>; ++lane) found += hits[0][lane];
+    for (; i < count; ++i) found += bits_of(row[i]) <= limit;
+    return found;
+  }
+  static Integer middle(Integer low, Integer high) { return (low & high) + ((low ^ high) >> 1); }
+
+  // Where the wanted one lies if those between low and high lie evenly.
+  static Integer between(Integer low, Integer high, int64_t below, int64_t up_to, int64_t wanted) {
+    const A first = low < 0 ? A(0) : value_of(low), last = value_of(high);
+    A guess;
+    if (last <= std::numeric_limits<A>::max()) {
+      const A share = (A(wanted - below) + A(0.5)) / A(up_to - below);
+      guess = first + (last - first) * std::min(share, A(1));
+    } else if (below > 0) {
+      guess = first * (A(wanted) / A(below)) * A(1.125);
+    } else {
+      return middle(low, high);
+    }
+    return guess >= A(0) ? std::clamp<Integer>(bits_of(guess), low + 1, high - 1) : middle(low, high);
+  }
+
+  Integer hint_ = 0;
+};
+
+#if defined(__AVX2__)
+// For each set of lanes their numbers, ascending, one in a byte.
+struct LaneNumbers {
+  uint64_t of[256];
+  constexpr LaneNumbers() : of{} {
+    for (int set = 0; set < 256; ++set)
+      for (int lane = 0, place = 0; lane < 8; ++lane)
+        if (set >> lane & 1) of[set] |= static_cast<uint64_t>(lane) << 8 * place++;
+  }
+};
+inline constexpr LaneNumbers kLaneNumbers;
+#endif
+
+// Keeps the slots of a row that a cut leaves, in their order: their depths, weights and keys (`list`, or the slots
+// themselves where it is null). `row`, `weight` and `list` hold whole vectors, and a vector more fits into the results.
+template <class A>
+void keep(const A* row, const A* weight, const int32_t* list, int64_t count, Cut<A> cut, A* kept_row, A* kept_weight,
+          int32_t* kept_list) {
+  int64_t n = 0;
+#if defined(__AVX2__)
+  if constexpr (std::is_same_v<A, float>) {
+    if (cut.ties < 0) {
+      const __m256i limit = _mm256_set1_epi32(cut.limit);
+      __m256i slots = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+      for (int64_t i = 0; i < count; i += 8) {
+        const __m256 x = _mm256_loadu_ps(row + i);
+        const __m256i above = _mm256_cmpgt_epi32(_mm256_castps_si256(x), limit);
+        const auto in_row = static_cast<unsigned>(count - i < 8 ? (1 << (count - i)) - 1 : 255);
+        const unsigned set = ~static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(above))) & in_row;
+        const __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kLaneNumbers.of[set])));
+        const __m256i keys =
+            list == nullptr ? slots : _mm256_loadu_si256(reinterpret_cast<const __m256i*>(list + i));
+        _mm256_storeu_ps(kept_row + n, _mm256_permutevar8x32_ps(x, lanes));
+        _mm256_storeu_ps(kept_weight + n, _mm256_permutevar8x32_ps(_mm256_loadu_ps(weight + i), lanes));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(kept_list + n), _mm256_permutevar8x32_epi32(keys, lanes));
+        n += __builtin_popcount(set);
+        slots = _mm256_add_epi32(slots, _mm256_set1_epi32(8));
+      }
+      return;
+    }
+  }
+#endif
+  int64_t ties = cut.ties < 0 ? count : cut.ties;
+  for (int64_t i = 0; i < count; ++i) {
+    BitsOf<A> bits;
+    std::memcpy(&bits, row + i, sizeof bits);
+    const bool tie = bits == cut.limit && ties > 0;
+    kept_row[n] = row[i];
+    kept_weight[n] = weight[i];
+    kept_list[n] = list == nullptr ? static_cast<int32_t>(i) : list[i];
+    n += bits < cut.limit || tie;
+    ties -= tie;
+  }
+}
+
+}  // namespace focalsr

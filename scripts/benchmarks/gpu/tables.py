@@ -81,8 +81,8 @@ TABLES = {
     "pft_image": Table("PFT: images", "Inference at sizes that other repositories print."),
     "esc": Table(
         "ESC: 1280 x 720 pixels",
-        "The paper's protocol: float32, one image, 100 calls to warm up, median of 100 calls between CUDA events, fewer "
-        "where they take long. What the paper prints was measured on its authors' GPU, presumably with PyTorch's "
+        "The paper's protocol: float32, one image, 100 calls to warm up, median of 100 calls between CUDA events, "
+        "fewer where they take long. What the paper prints was measured on its authors' GPU, presumably with PyTorch's "
         "defaults, under which convolutions round their factors (TF32).",
     ),
     "windows": Table(

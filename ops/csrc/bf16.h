@@ -94,16 +94,27 @@ FOCALSR_INLINE Pairs pair_everywhere(const uint16_t* at) {
   return pair - Pairs{};
 }
 
-FOCALSR_INLINE float sum_of_lanes(Floats x) {
-  float sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += x[i];
-  return sum;
+// All lanes joined by `f`, a half with the other: one after another they would wait for each other.
+template <class F>
+FOCALSR_INLINE float joined(Floats x, F&& f) {
+  typedef float Eight __attribute__((vector_size(32)));
+  typedef float Four __attribute__((vector_size(16)));
+  struct Eights {
+    Eight first, second;
+  };
+  struct Fours {
+    Four first, second;
+  };
+  const Eights eights = bits<Eights>(x);
+  const Fours fours = bits<Fours>(f(eights.first, eights.second));
+  const Four last = f(fours.first, fours.second);
+  return f(f(last[0], last[2]), f(last[1], last[3]));
 }
-
+FOCALSR_INLINE float sum_of_lanes(Floats x) {
+  return joined(x, [](auto a, auto b) { return a + b; });
+}
 FOCALSR_INLINE float largest_lane(Floats x) {
-  float largest = x[0];
-  for (int i = 1; i < kLanes; ++i) largest = x[i] > largest ? x[i] : largest;
-  return largest;
+  return joined(x, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // 2^x for x <= 0, to one part in 13000: what is rounded to 8 bits needs no more. At least 2^-125.

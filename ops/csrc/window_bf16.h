@@ -85,13 +85,19 @@ inline void pack_values(const View<uint16_t>& from, const uint16_t* first, const
 // A row of products becomes exponentials of the logits, rounded, up to a factor; returns one over their sum.
 inline float weights_of(float* row, float scale, const float* added, int64_t keys, uint16_t* weights) {
   const float kLog2E = 1.44269504088896340736f;
-  Floats largest = all(-std::numeric_limits<float>::infinity());
-  for (int64_t m = 0; m < keys; m += kLanes) {
-    const Floats x = load(row + m) * all(scale) + load(added + m);
-    largest = x > largest ? x : largest;
-    store(row + m, x);
+  Floats most[2];  // side by side: one would wait for itself
+  most[0] = most[1] = all(-std::numeric_limits<float>::infinity());
+  for (int64_t m = 0; m < keys; m += 2 * kLanes) {
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      float* at = row + m + i * kLanes;
+      const Floats x = load(at) * all(scale) + load(added + m + i * kLanes);
+      most[i] = x > most[i] ? x : most[i];
+      store(at, x);
+    }
   }
-  const Floats shift = all(largest_lane(largest) * kLog2E), factor = all(kLog2E);
+  const float largest = largest_lane(most[0] > most[1] ? most[0] : most[1]);
+  const Floats shift = all(largest * kLog2E), factor = all(kLog2E);
   const Pairs ones = Pairs{} + 0x3f803f80u;
   Floats sum{};
   for (int64_t m = 0; m < keys; m += 2 * kLanes) {

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import math
+import platform
 
 import pytest
 import torch
 from torch import Tensor
 
+from ops.kernel_cache import SOURCES
 from ops.window.arguments import WindowArguments
 from ops.window.native import native_attention
 from ops.window.reference import reference_attention
 from tests.ops.emulation import Guarded, emulated
 from tests.ops.inputs import CASES, Case, make
-from tests.ops.kernels import require_cpu_kernels
+from tests.ops.kernels import compiler, require_cpu_kernels
 from utils.devices import CPU, native_precisions
+from utils.programs import run_program
 
 pytestmark = pytest.mark.build
 # Several blocks of rows, the last of them not full; keys that fill no vector; widths of HAT and ESC.
@@ -133,6 +136,24 @@ def test_products(tiles: int, rows: int, columns: int, pairs: int) -> None:
         *map(ctypes.c_int64, (columns, rows, columns, pairs)),
     )  # fmt: skip
     torch.testing.assert_close(c.taken().double(), a.double() @ b.double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of x86")
+@pytest.mark.parametrize("processor", ["cooperlake", "sapphirerapids"])
+def test_instructions_compile_here_too(processor: str) -> None:
+    program = """#include "bf16.h"
+        void run(const unsigned short* a, const unsigned* b, float* c) {
+          using namespace focalsr::bf16;
+          const Multiplier multiplier;
+          multiplier.product(a, 32, b, 32, c, 32, 32, 32, multiplier.padded(9));
+          static_assert(kNative);
+          store(static_cast<void*>(c), rounded(power_of_two(load(c)), load(c)));
+        }"""
+    command = [compiler(), f"-march={processor}", "-std=c++20", "-x", "c++", "-c", "-o", "/dev/null"]
+    if run_program([*command, "-"], given=b"int a;", limit=60).code != 0:
+        pytest.skip(f"the compiler does not know {processor}")
+    done = run_program([*command, f"-I{SOURCES}", "-"], given=program.encode(), limit=60)
+    assert done.code == 0, done.err
 
 
 def test_rounding_is_that_of_torch() -> None:

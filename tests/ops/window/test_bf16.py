@@ -38,8 +38,8 @@ def kernels() -> None:
 def arguments(case: Case) -> WindowArguments:
     inputs = make(case, torch.bfloat16)
     mask = inputs.mask.regions if case.regions else inputs.mask
-    tensors = [x if x is None else x.detach() for x in (inputs.q, inputs.k, inputs.v, inputs.bias, mask)]
-    return WindowArguments(*tensors, scale=0.4)  # type: ignore[arg-type]
+    bias = None if inputs.bias is None else inputs.bias.detach()
+    return WindowArguments(inputs.q.detach(), inputs.k.detach(), inputs.v.detach(), bias, mask, 0.4)
 
 
 def by_pairs(call: WindowArguments) -> Tensor:
@@ -48,8 +48,10 @@ def by_pairs(call: WindowArguments) -> Tensor:
 
 
 def exact(call: WindowArguments) -> Tensor:
-    wide = [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in call]
-    return reference_attention(WindowArguments(*wide))
+    bias, mask = (x.double() if x is not None and x.is_floating_point() else x for x in (call.bias, call.mask))
+    return reference_attention(
+        WindowArguments(call.q.double(), call.k.double(), call.v.double(), bias, mask, call.scale)
+    )
 
 
 @pytest.mark.usefixtures("kernels")
@@ -96,7 +98,7 @@ def test_what_is_hidden_and_what_is_no_number() -> None:
 def test_strides_and_threads_do_not_matter() -> None:
     call = arguments(LARGE["ragged"])
     expected = by_pairs(call)
-    channel_major = [x.transpose(2, 3).contiguous().transpose(2, 3) for x in (call.q, call.k, call.v)]
+    q, k, v = (x.transpose(2, 3).contiguous().transpose(2, 3) for x in (call.q, call.k, call.v))
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
@@ -104,7 +106,7 @@ def test_strides_and_threads_do_not_matter() -> None:
             assert torch.equal(by_pairs(call), expected)
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(by_pairs(WindowArguments(*channel_major, *call[3:])), expected)  # type: ignore[arg-type]
+    assert torch.equal(by_pairs(WindowArguments(q, k, v, call.bias, call.mask, call.scale)), expected)
 
 
 @pytest.mark.usefixtures("kernels")

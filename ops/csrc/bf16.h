@@ -44,6 +44,14 @@ FOCALSR_INLINE Floats load(const float* at) { return *reinterpret_cast<const Loo
 FOCALSR_INLINE void store(float* at, Floats value) { *reinterpret_cast<LooseFloats*>(at) = value; }
 FOCALSR_INLINE Pairs load(const void* at) { return *static_cast<const LoosePairs*>(at); }
 FOCALSR_INLINE void store(void* at, Pairs value) { *static_cast<LoosePairs*>(at) = value; }
+FOCALSR_INLINE Floats load(const uint16_t* at) {
+  Halves halves;
+  std::memcpy(&halves, at, sizeof halves);
+  const Pairs wide = __builtin_convertvector(halves, Pairs) << 16;
+  Floats result;
+  std::memcpy(&result, &wide, sizeof result);
+  return result;
+}
 FOCALSR_INLINE Floats all(float value) { return value - Floats{}; }
 
 template <class To, class From>

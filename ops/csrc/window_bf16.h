@@ -82,8 +82,10 @@ inline void pack_values(const View<uint16_t>& from, const uint16_t* first, const
   }
 }
 
-// A row of products becomes exponentials of the logits, rounded, up to a factor; returns one over their sum.
-inline float weights_of(float* row, float scale, const float* added, int64_t keys, uint16_t* weights) {
+// A row of products becomes exponentials of the logits, rounded, up to a factor; returns one over their sum. `added`:
+// float, or numbers as they are in memory.
+template <class Added>
+float weights_of(float* row, float scale, const Added* added, int64_t keys, uint16_t* weights) {
   const float kLog2E = 1.44269504088896340736f;
   Floats most[2];  // side by side: one would wait for itself
   most[0] = most[1] = all(-std::numeric_limits<float>::infinity());
@@ -113,14 +115,13 @@ inline float weights_of(float* row, float scale, const float* added, int64_t key
 // What a task needs beside its operands, and the work on one block of rows.
 class Forward {
  public:
-  Forward(const Additive<float>& additive, float scale)
-      : additive_(additive), s_(additive.s), scale_(scale), pairs_((s_.width + 1) / 2),
+  // bias: where it is bfloat16 too, and not among what is added.
+  Forward(const Additive<float>& additive, const uint16_t* bias, float scale)
+      : additive_(additive), bias_(bias), s_(additive.s), scale_(scale), pairs_((s_.width + 1) / 2),
         padded_pairs_(multiplier_.padded(pairs_)), v_step_(multiple_of(kLanes, s_.value_width)),
         weight_step_(s_.padded_keys + 2 * kLanes), keys_(padded_pairs_ * s_.step),
         values_(s_.padded_keys / 2 * v_step_), queries_(s_.rows * 2 * padded_pairs_), weights_(s_.rows * weight_step_),
-        logits_(s_.rows * s_.step), results_(s_.rows * v_step_), added_(s_.padded_keys) {
-    std::fill_n(added_.get(), s_.padded_keys, 0.0f);
-  }
+        logits_(s_.rows * s_.step), results_(s_.rows * v_step_), added_(s_.padded_keys) {}
 
   void pack(const View<uint16_t>& k, const View<uint16_t>& v, int64_t window, int64_t head) {
     pack_keys(k, k.at(window, head, 0), s_, padded_pairs_, keys_.get());
@@ -135,10 +136,20 @@ class Forward {
         queries_.get(), q_step, keys_.get(), s_.step, logits_.get(), s_.step, padded_rows, s_.padded_keys,
         padded_pairs_);
     float norms[kLogitBytes / (2 * kLanes * sizeof(float))];
+    const bool plain = s_.keys == s_.padded_keys && additive_.unmasked(window);
     for (int64_t r = 0; r < rows; ++r) {
-      const float* added = added_to(window, head, first + r);
-      norms[r] = weights_of(
-          logits_.get() + r * s_.step, scale_, added, s_.padded_keys, weights_.get() + r * weight_step_);
+      const auto weigh = [&](const auto* added) {
+        float* row = logits_.get() + r * s_.step;
+        return weights_of(row, scale_, added, s_.padded_keys, weights_.get() + r * weight_step_);
+      };
+      const int64_t query = first + r;
+      if (plain && bias_ != nullptr) {
+        norms[r] = weigh(bias_row(head, query));
+      } else if (plain && additive_.bias_ != nullptr) {
+        norms[r] = weigh(additive_.bias_row(head, query));
+      } else {
+        norms[r] = weigh(added_to(window, head, query));
+      }
     }
     std::memset(weights_.get() + rows * weight_step_, 0, (padded_rows - rows) * weight_step_ * sizeof(uint16_t));
     multiplier_.product(
@@ -148,11 +159,16 @@ class Forward {
   }
 
  private:
-  // What the logits of a query are added to, -inf after the last key.
+  const uint16_t* bias_row(int64_t head, int64_t query) const {
+    return bias_ + (head * s_.queries + query) * s_.keys;
+  }
+
+  // All that is added to the logits of a query, -inf after the last key.
   const float* added_to(int64_t window, int64_t head, int64_t query) {
-    const bool whole = s_.keys == s_.padded_keys, unmasked = additive_.unmasked(window);
-    if (whole && unmasked && additive_.bias_ != nullptr) return additive_.bias_row(head, query);
     if (!additive_.start(window, head, query, added_.get())) std::fill_n(added_.get(), s_.keys, 0.0f);
+    if (bias_ != nullptr)
+      for (int64_t m = 0; m < s_.keys; ++m)
+        added_[m] += bits<float>(static_cast<uint32_t>(bias_row(head, query)[m]) << 16);
     std::fill(added_.get() + s_.keys, added_.get() + s_.padded_keys, -std::numeric_limits<float>::infinity());
     return added_.get();
   }
@@ -170,6 +186,7 @@ class Forward {
   }
 
   const Additive<float>& additive_;
+  const uint16_t* bias_;
   const Sizes& s_;
   const float scale_;
   const Multiplier multiplier_;
@@ -183,11 +200,13 @@ inline void forward(
     const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias, const OptionalTensor& mask,
     double scale, const Tensor& out) {
   const Sizes s = sizes_of(q, k, v);
-  const Additive<float> additive(bias, mask, s, false);
+  const bool narrow = bias && bias->scalar_type() == at::kBFloat16;
+  const Additive<float> additive(narrow ? std::nullopt : bias, mask, s, false);
+  const auto* narrow_bias = narrow ? static_cast<const uint16_t*>(bias->const_data_ptr()) : nullptr;
   const View<uint16_t> from_q(q), from_k(k), from_v(v), to(out);
   const int64_t pieces = (s.queries + kRowsInTask - 1) / kRowsInTask;
   at::parallel_for(0, s.windows * s.heads * pieces, 1, [&](int64_t begin, int64_t end) {
-    Forward work(additive, static_cast<float>(scale));
+    Forward work(additive, narrow_bias, static_cast<float>(scale));
     int64_t packed = -1;
     for (int64_t task = begin; task < end; ++task) {
       const int64_t window = task / (s.heads * pieces), head = task / pieces % s.heads, piece = task % pieces;

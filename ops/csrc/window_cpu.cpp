@@ -312,6 +312,11 @@ at::ScalarType arithmetic(at::ScalarType type) { return type == at::kDouble ? at
 
 OptionalTensor dense(const OptionalTensor& x) { return x ? OptionalTensor(x->contiguous()) : x; }
 
+// The bias may be half precision as the queries are.
+OptionalTensor bias_as(at::ScalarType type, const OptionalTensor& bias) {
+  return bias ? OptionalTensor(bias->to(type).contiguous()) : bias;
+}
+
 // Heads of a token side by side, so that joining them is free.
 Tensor like(const Tensor& q, int64_t tokens, int64_t width) {
   return at::empty({q.size(0), tokens, q.size(1), width}, q.options()).transpose(1, 2);
@@ -334,7 +339,8 @@ Tensor window_attention(
   const Tensor out = like(q, q.size(2), v.size(3));
   if (out.numel() == 0) return out;
   by_type("window_attention", q.scalar_type(), [&](auto a, auto t) {
-    forward<decltype(a), decltype(t)>(q, k, v, dense(bias), dense(mask), scale, out);
+    const OptionalTensor wide = bias_as(arithmetic(q.scalar_type()), bias);
+    forward<decltype(a), decltype(t)>(q, k, v, wide, dense(mask), scale, out);
   });
   return out;
 }
@@ -351,7 +357,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
     by_type("window_attention", q.scalar_type(), [&](auto a, auto t) {
       using A = decltype(a);
       A* to = bias_gradient ? d_bias.mutable_data_ptr<A>() : nullptr;
-      backward<A, decltype(t)>(grad, q, k, v, dense(bias), dense(mask), scale, d_q, d_k, d_v, to);
+      const OptionalTensor wide = bias_as(arithmetic(q.scalar_type()), bias);
+      backward<A, decltype(t)>(grad, q, k, v, wide, dense(mask), scale, d_q, d_k, d_v, to);
     });
   return {d_q, d_k, d_v, d_bias};
 }

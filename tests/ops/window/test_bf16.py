@@ -66,6 +66,17 @@ def test_it_is_attention(name: str) -> None:
 
 
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("name", ["bias", "regions", "ragged", "hat"])
+def test_the_bias_may_be_bfloat16_too(name: str) -> None:
+    call = arguments({**CASES, **LARGE}[name])
+    assert call.bias is not None
+    narrow = call._replace(bias=call.bias.bfloat16())
+    wide = call._replace(bias=call.bias.bfloat16().float())
+    assert torch.equal(by_pairs(narrow), by_pairs(wide))
+    assert torch.equal(native_attention(narrow), native_attention(wide))
+
+
+@pytest.mark.usefixtures("kernels")
 def test_one_key_gives_its_value() -> None:
     call = arguments(Case(keys=1, value_width=19))
     assert torch.equal(by_pairs(call), call.v.expand(-1, -1, 12, -1))

@@ -33,7 +33,7 @@ ITERATIONS, PRINTED, SAVED, TINY = 200, 10, 50, 40
 WHOLE, KILLED = "float32", "float32, killed and resumed"
 HALF = ("bf16", "fp16")
 _KILL_AT = 0.6  # of the iterations
-_STOCHASTIC = ("hat", "pft", "rgt")  # demos whose layers are dropped by the device's own random numbers
+_STOCHASTIC = ("hat", "rgt")  # demos whose layers are dropped by the device's own random numbers
 _PATIENCE = 300.0  # seconds, for a training
 _TURN = 0.05
 

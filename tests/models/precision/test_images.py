@@ -13,7 +13,7 @@ from archs.layers.image import DIV2K_MEAN
 from models.precision.network import in_precision
 from tests.models.precision.test_network import small
 
-LAST = {"HAT": "conv_last", "RGT": "conv_last", "ESC": "to_img", "ESCFP": "to_img"}
+LAST = {"HAT": "conv_last", "RGT": "conv_last", "PFT": "conv_last", "ESC": "to_img", "ESCFP": "to_img"}
 DETAIL = 0.05
 """Spread of what a network adds to the picture: so far, 26 dB, are bicubic images from the pictures of test sets."""
 

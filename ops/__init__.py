@@ -11,6 +11,7 @@ from typing import Any
 from ops import registry
 from ops.convolution.conv3x3 import CONV3X3, call_of, conv3x3
 from ops.convolution.importance import IMPORTANCE_GATE, POINTWISE_SOFT_POOL, importance_gate_, pointwise_soft_pool
+from ops.depthwise import DEPTHWISE, depthwise_conv2d
 from ops.focused.arguments import FocusState
 from ops.focused.attention import FOCUSED_ATTENTION, focused_attention
 from ops.memo import Memo
@@ -35,6 +36,7 @@ __all__ = [
     "RelativeBias",
     "call_of",
     "conv3x3",
+    "depthwise_conv2d",
     "explain",
     "focused_attention",
     "gelu_depthwise",
@@ -54,6 +56,7 @@ OPERATORS: tuple[Operator[Any, Any], ...] = (
     FOCUSED_ATTENTION,
     SMM_QMK,
     SMM_AMV,
+    DEPTHWISE,
     GELU_DEPTHWISE,
     LINEAR,
     CONV3X3,

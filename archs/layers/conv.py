@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ops import Memo, conv3x3, linear
+from ops import Memo, conv3x3, depthwise_conv2d, linear
 
 
 class Conv3x3(nn.Conv2d):
@@ -33,6 +33,11 @@ class Conv3x3(nn.Conv2d):
 def convolve(layer: nn.Module, x: Tensor) -> Tensor:
     """A layer that takes channels first, applied to [B, H, W, C] -> [B, H, W, C']; no copies."""
     return cast("Tensor", layer(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+
+def depthwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution of each channel by itself, zeros around the image: [B, H, W, C] -> [B, H, W, C]."""
+    return depthwise_conv2d(x, layer.weight, layer.bias)
 
 
 def pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def test_every_demo_is_trained_in_every_way() -> None:
     assert {"esc_x4", "hat_x4", "pft_x4", "plainusr_x4", "rgt_x4", "esc_lte", "real_esc_x2_gan"} <= demos.keys()
     assert set(demos.values()) == {4}
     assert {job.way for job in jobs("cpu", tiny=False)} == {WHOLE}
-    assert [job.way for job in jobs("cpu", tiny=True)] == [WHOLE, KILLED]
+    assert [job.way for job in jobs("cpu", tiny=True)] == [WHOLE]
 
 
 def test_the_section_sets_two_devices_side_by_side() -> None:
@@ -52,6 +53,16 @@ def test_weights_of_two_trainings_are_compared(tmp_path: Path) -> None:
         weights = {"params": {"w": torch.ones(2)}, "params_ema": {"w": torch.tensor([1.0, value])}}
         torch.save(weights, models / "net_g_latest.pth")
     assert difference(*folders) == 0.25
+
+
+def test_a_training_is_killed_when_it_is_time(tmp_path: Path) -> None:
+    log, seen = tmp_path / "log", tmp_path / "seen"
+    endless = [sys.executable, "-c", f"import time; open({str(seen)!r}, 'w'); time.sleep(600)"]
+    trainings.run(endless, tmp_path, log, seen.exists)
+    with pytest.raises(RuntimeError, match="ended with 0"):
+        trainings.run([sys.executable, "-c", "print('over')"], tmp_path, log, lambda: False)
+    with pytest.raises(RuntimeError, match="ended with 3: over / of this"):
+        trainings.run([sys.executable, "-c", "print('of this'); raise SystemExit(3)"], tmp_path, log)
 
 
 def test_files_of_both_devices_make_a_section(tmp_path: Path) -> None:

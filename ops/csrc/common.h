@@ -236,9 +236,11 @@ void scatter_outer(const A* weight, const A* x, A* rows, S stride, const I* inde
   }
 }
 
-// Calls f(stride), as a constant where rows of V vectors follow each other: shifts are faster than products.
+// Calls f(stride), as a constant where rows of V vectors follow each other, or where a list says at which number a row
+// begins: shifts are faster than products, and sums than both.
 template <class A, int V, class F>
 FOCALSR_INLINE void with_stride(int64_t stride, F&& f) {
+  if (stride == 1) return f(std::integral_constant<int64_t, 1>{});
   if (stride == V * kLanes<A>) return f(std::integral_constant<int64_t, V * kLanes<A>>{});
   f(stride);
 }

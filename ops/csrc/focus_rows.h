@@ -53,6 +53,21 @@ FOCALSR_INLINE void negated(const A* from, int64_t count, A* to) {
   for (; i < count; ++i) to[i] = -from[i];
 }
 
+// The sum of the products of two rows, which hold whole vectors.
+template <class A>
+FOCALSR_INLINE A row_product(A* a, A* b, int64_t count) {
+  fill_tail(a, count, A(0));
+  fill_tail(b, count, A(0));
+  Vec<A> sums[2] = {};
+  int64_t i = 0;
+  for (; i + kLanes<A> < count; i += 2 * kLanes<A>) {
+    sums[0] += load(a + i) * load(b + i);
+    sums[1] += load(a + i + kLanes<A>) * load(b + i + kLanes<A>);
+  }
+  if (i < count) sums[0] += load(a + i) * load(b + i);
+  return sum_of_lanes<A>(sums[0] + sums[1]);
+}
+
 // A dense list of one query; as decode_index, in a loop that becomes vectors.
 template <class I>
 FOCALSR_INLINE bool read_list(const I* __restrict from, int64_t count, int64_t keys, int32_t* __restrict to) {
@@ -101,15 +116,16 @@ struct ListedTerms {
 namespace detail {
 
 // The last V vectors of a product of listed rows: `out` begins with what earlier vectors gave, if there were any.
-template <class A, int V, class S>
-A listed_logits(const A* x, const A* rows, S stride, const int32_t* list, int64_t count, const ListedTerms<A>& terms,
-                A* out, bool add) {
+template <class A, int V>
+A listed_logits(const A* x, const A* rows, const int32_t* start, const int32_t* list, int64_t count,
+                const ListedTerms<A>& terms, A* out, bool add) {
+  constexpr std::integral_constant<int64_t, 1> kOne{};
   Vec<A> query[V];
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) query[v] = load(x + v * kLanes<A>);
   Vec<A> most = all(-std::numeric_limits<A>::infinity());
   for (int64_t k = 0; k < count; k += kLanes<A>) {
-    Vec<A> logit = dots<A, V>(query, rows, stride, list + k) + terms.at(list, k);
+    Vec<A> logit = dots<A, V>(query, rows, kOne, start + k) + terms.at(list, k);
     if (add) logit += load(out + k);
     store(out + k, logit);
     most = most < logit ? logit : most;
@@ -119,19 +135,18 @@ A listed_logits(const A* x, const A* rows, S stride, const int32_t* list, int64_
 
 }  // namespace detail
 
-// out = <x, rows of listed keys> + terms; returns the largest. All hold whole vectors, the list with keys that exist.
+// out = <x, rows of listed keys> + terms; returns the largest. The row of a key begins at its number in `start`. All hold
+// whole vectors, the lists with keys that exist.
 template <class A>
-A listed_logits(const A* x, const A* rows, int64_t vectors, const int32_t* list, int64_t count,
+A listed_logits(const A* x, const A* rows, int64_t vectors, const int32_t* start, const int32_t* list, int64_t count,
                 const ListedTerms<A>& terms, A* out) {
-  const int64_t stride = vectors * kLanes<A>;
   A most = 0;
   detail::for_pieces(vectors, [&](auto size, int64_t first) {
     constexpr int V = decltype(size)::value;
+    constexpr std::integral_constant<int64_t, 1> kOne{};
     const A *x_at = x + first * kLanes<A>, *rows_at = rows + first * kLanes<A>;
-    detail::with_stride<A, V>(stride, [&](auto step) {
-      if (first + V < vectors) return detail::gather_dot<A, V>(x_at, rows_at, step, list, count, out, first > 0);
-      most = detail::listed_logits<A, V>(x_at, rows_at, step, list, count, terms, out, first > 0);
-    });
+    if (first + V < vectors) return detail::gather_dot<A, V>(x_at, rows_at, kOne, start, count, out, first > 0);
+    most = detail::listed_logits<A, V>(x_at, rows_at, start, list, count, terms, out, first > 0);
   });
   return most;
 }

@@ -158,11 +158,8 @@ Gradients select_backward(const Tensor& grad, const OptionalTensor& grad_logits,
           const A shift = row_maximum(row, s.tokens) + sum_from[at];
           for (int64_t i = 0; i < padded<A>(s.tokens); i += kLanes<A>)
             store(row + i, exponential<A>(load(row + i) - all<A>(shift)));
-          A mean = 0;
-          for (int64_t j = 0; j < length; ++j) {
-            kept[j] = row[list[j]];
-            mean += kept[j] * d_kept[j];
-          }
+          for (int64_t j = 0; j < length; ++j) kept[j] = row[list[j]];
+          const A mean = row_product(kept.get(), d_kept.get(), length);
           scatter_outer(kept.get(), up, by_value.get(), value_width, vectors, list.get(), length);
           for (int64_t i = 0; i < padded<A>(s.tokens); i += kLanes<A>) store(row + i, load(row + i) * all<A>(-mean));
           for (int64_t j = 0; j < length; ++j)

@@ -14,29 +14,33 @@ constexpr int64_t kTile = 24;  // rows of queries that are read at once
 template <class A, class I>
 class Before {
  public:
-  Before(const A* logits, const I* index, int64_t length, int64_t tokens)
-      : logits_(logits), index_(index), length_(length), tokens_(tokens), list_(padded<A>(length)),
-        row_(padded<A>(length)) {}
+  Before(const A* logits, const I* index, int64_t length, int64_t tokens, int64_t width)
+      : logits_(logits), index_(index), length_(length), tokens_(tokens), width_(static_cast<int32_t>(width)),
+        list_(padded<A>(length)), start_(padded<A>(length)), row_(padded<A>(length)) {}
 
   // False if the list holds keys that do not exist; others are in their place then.
   bool read(int64_t query) {
     const bool good = read_list(index_ + query * length_, length_, tokens_, list_.get());
     here_ = logits_ + query * length_;
-    if (length_ % kLanes<A> == 0) return good;
-    std::copy_n(here_, length_, row_.get());
-    fill_tail(row_.get(), length_, -std::numeric_limits<A>::infinity());  // of no weight
-    std::fill(list_.get() + length_, list_.get() + padded<A>(length_), list_[length_ - 1]);
-    here_ = row_.get();
+    if (length_ % kLanes<A> != 0) {
+      std::copy_n(here_, length_, row_.get());
+      fill_tail(row_.get(), length_, -std::numeric_limits<A>::infinity());  // of no weight
+      std::fill(list_.get() + length_, list_.get() + padded<A>(length_), list_[length_ - 1]);
+      here_ = row_.get();
+    }
+    for (int64_t j = 0; j < padded<A>(length_); ++j) start_[j] = list_[j] * width_;
     return good;
   }
   const int32_t* list() const { return list_.get(); }
+  const int32_t* start() const { return start_.get(); }  // of the rows of the keys
   const A* logits() const { return here_; }
 
  private:
   const A* logits_;
   const I* index_;
   int64_t length_, tokens_;
-  Buffer<int32_t> list_;
+  int32_t width_;
+  Buffer<int32_t> list_, start_;
   Buffer<A> row_;
   const A* here_ = nullptr;
 };
@@ -72,7 +76,7 @@ Forward sparse_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
     Buffer<A> row(room), weight(room), kept_row(room + kLanes<A>), kept(room + kLanes<A>);
     Buffer<int32_t> kept_list(room + kLanes<A>);
     Chooser<A> choose;
-    Before<A, I> before(logits_from, index_from, length, s.tokens);
+    Before<A, I> before(logits_from, index_from, length, s.tokens, width);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t w = item / s.heads, h = item % s.heads;
       k_view.pack(w, h, s.tokens, key.get());
@@ -83,7 +87,7 @@ Forward sparse_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
         const A* const q_row = query.get() + i % kTile * width;
         const int64_t at = item * s.tokens + i;
         if (!before.read(at)) good = false;
-        const A most = listed_logits<A>(q_row, key.get(), vectors, before.list(), room,
+        const A most = listed_logits<A>(q_row, key.get(), vectors, before.start(), before.list(), room,
                                         {before.logits(), bias.of_query(h, i), s.side}, row.get());
         const A total = row_weights(row.get(), room, most, row.get(), weight.get());
         sum_to[at] = std::log(total);
@@ -92,10 +96,11 @@ Forward sparse_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
                kept.get(), kept_list.get());
           negated(kept_row.get(), after, next_to + at * after);
           for (int64_t j = 0; j < after; ++j) index_to[at * after + j] = static_cast<I>(kept_list[j]);
-          gather_sum(kept.get(), value.get(), width, vectors, kept_list.get(), after, sum.get());
+          for (int64_t j = 0; j < after; ++j) kept_list[j] *= static_cast<int32_t>(width);
+          gather_sum(kept.get(), value.get(), 1, vectors, kept_list.get(), after, sum.get());
         } else {
           negated(row.get(), length, next_to + at * length);
-          gather_sum(weight.get(), value.get(), width, vectors, before.list(), length, sum.get());
+          gather_sum(weight.get(), value.get(), 1, vectors, before.start(), length, sum.get());
         }
         out_view.unpack(sum.get(), w, h, i, 1, A(1) / total);
       }
@@ -130,8 +135,9 @@ SparseGradients sparse_backward(const Tensor& grad, const OptionalTensor& grad_l
   at::parallel_for(0, s.items(), 1, [&](int64_t begin, int64_t end) {
     Buffer<A> rows(s.tokens * width), sums(s.tokens * width), one(s.tokens * width), d_one(width);
     Buffer<A> row(padded<A>(length)), weight(padded<A>(after)), d_weight(padded<A>(after));
-    Buffer<int32_t> list(length), kept(after), slot(after);
-    Before<A, I> before(logits_from, index_from, length, s.tokens);
+    Buffer<int32_t> list(length), kept(after), slot(after), slot_of(s.tokens);
+    std::fill_n(slot_of.get(), s.tokens, 0);  // what no list has held is in no place
+    Before<A, I> before(logits_from, index_from, length, s.tokens, width);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t w = item / s.heads, h = item % s.heads;
       if (selects) {  // weights of all keys of the list, into the place of the gradient
@@ -140,8 +146,8 @@ SparseGradients sparse_backward(const Tensor& grad, const OptionalTensor& grad_l
         for (int64_t i = 0; i < s.tokens; ++i) {
           const int64_t at = item * s.tokens + i;
           if (!before.read(at)) good = false;
-          const A most = listed_logits<A>(one.get() + i * width, rows.get(), vectors, before.list(), padded<A>(length),
-                                          {before.logits(), bias.of_query(h, i), s.side}, row.get());
+          const A most = listed_logits<A>(one.get() + i * width, rows.get(), vectors, before.start(), before.list(),
+                                          padded<A>(length), {before.logits(), bias.of_query(h, i), s.side}, row.get());
           const Vec<A> shift = all<A>(most + sum_from[at]);
           for (int64_t j = 0; j < length; j += kLanes<A>)
             store(row.get() + j, exponential<A>(load(row.get() + j) - shift));
@@ -157,24 +163,22 @@ SparseGradients sparse_backward(const Tensor& grad, const OptionalTensor& grad_l
         gather_dot(one.get() + i * width, rows.get(), width, vectors, kept.get(), after, d_weight.get());
         A* const d_row = d_to + at * length;
         if (selects) {
-          int64_t place = 0;
-          for (int64_t j = 0; j < length && place < after; ++j) {
-            slot[place] = static_cast<int32_t>(j);
-            place += index_from[at * length + j] == kept_from[at * after + place];
+          if (!read_list(index_from + at * length, length, s.tokens, list.get())) good = false;
+          for (int64_t j = 0; j < length; ++j) slot_of[list[j]] = static_cast<int32_t>(j);
+          bool part = true;  // of the list
+          for (int64_t j = 0; j < after; ++j) {
+            slot[j] = slot_of[kept[j]];
+            part &= list[slot[j]] == kept[j];
+            weight[j] = d_row[slot[j]];
           }
-          if (place < after) {  // no part of the list
-            good = false;
-            for (; place < after; ++place) slot[place] = 0;
-          }
-          for (int64_t j = 0; j < after; ++j) weight[j] = d_row[slot[j]];
+          if (!part) good = false;
         } else {
           for (int64_t j = 0; j < length; ++j) row[j] = logits_from[at * length + j] - sum_from[at];
           fill_tail(row.get(), length, A(0));
           for (int64_t j = 0; j < length; j += kLanes<A>)
             store(weight.get() + j, exponential<A>(load(row.get() + j)));
         }
-        A mean = 0;
-        for (int64_t j = 0; j < after; ++j) mean += weight[j] * d_weight[j];
+        const A mean = row_product(weight.get(), d_weight.get(), after);
         scatter_outer(weight.get(), one.get() + i * width, sums.get(), width, vectors, kept.get(), after);
         const A* const next = next_from ? next_from + at * after : nullptr;
         if (selects) {
@@ -220,6 +224,7 @@ Forward sparse(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
   TORCH_CHECK_VALUE(k.size(3) == s.width && v.size(3) == s.width && topk > 0,
                     "focused attention: q, k, v are ", q.sizes(), ", ", k.sizes(), ", ", v.sizes(), ", topk is ", topk);
   check_list(index, logits, s);
+  TORCH_CHECK_VALUE(s.tokens * padded<float>(s.width) < int64_t{1} << 31, "focused attention: q is too large, ", q.sizes());
   const Tensor carried = logits.contiguous(), lists = index.contiguous();
   return dispatch(q, lists.scalar_type(), [&](auto stored, auto arithmetic, auto list) {
     using A = decltype(arithmetic);
@@ -238,6 +243,7 @@ SparseGradients sparse_gradients(const Tensor& grad, const OptionalTensor& grad_
   check_like(v, q, "v");
   check_like(grad, q, "the gradient");
   check_list(index, logits, s);
+  TORCH_CHECK_VALUE(s.tokens * padded<float>(s.width) < int64_t{1} << 31, "focused attention: q is too large, ", q.sizes());
   const Tensor carried = logits.contiguous(), lists = index.contiguous(), sums = log_sum.contiguous();
   OptionalTensor next, kept;
   if (kept_index) kept = kept_index->contiguous();

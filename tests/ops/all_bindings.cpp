@@ -2,3 +2,4 @@
 #include "smm_bindings.cpp"
 #include "focus_select_bindings.cpp"
 #include "focus_sparse_bindings.cpp"
+#include "depthwise_bindings.cpp"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from archs.contract import BaseNetwork
-from archs.layers.conv import convolve
+from archs.layers.conv import convolve, depthwise
 from archs.layers.drop import DropPath, drop_path_rates
 from archs.layers.image import image_mean
 from archs.layers.linear import Linear, initialise_linear
@@ -51,7 +51,7 @@ class SpatialGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, M] -> [B, H, W, M/2]."""
         first, second = x.chunk(2, -1)
-        return first * convolve(self.conv, self.norm(second))
+        return first * depthwise(self.conv, self.norm(second))
 
 
 class GatedMLP(nn.Module):
@@ -170,6 +170,8 @@ class RGT(HeadedNetwork, BaseNetwork):
             which for patches outside 64 to 255 pixels says one thing in training and another afterwards.
     """
 
+    takes_exact_images = True
+
     def __init__(
         self,
         img_size: int = 64,
@@ -245,7 +247,8 @@ class RGT(HeadedNetwork, BaseNetwork):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_chans, H, W] in [0, 1] -> [B, in_chans, s*H, s*W], not clamped."""
         mean = (self.mean_e4.float() / 1e4).to(x.dtype)  # the published constants are float32 in every type
-        shallow = self.conv_first(((x - mean) * self.img_range).contiguous(memory_format=torch.channels_last))
+        x = ((x - mean) * self.img_range).contiguous(memory_format=torch.channels_last)
+        shallow = self.conv_first(x.to(self.conv_first.weight.dtype))
         features = self.norm(self._body(self.before_RG(shallow.permute(0, 2, 3, 1))))
         deep = self.conv_after_body(features.permute(0, 3, 1, 2)) + shallow
         return self.head(deep) / self.img_range + mean

@@ -67,7 +67,7 @@ def test_every_figure_that_is_asked_for_exists() -> None:
     assert not [key for key in ASKED if key not in known(tiny=False)]
     assert {one.table for one in known(tiny=False).values()} == set(TABLES)
     papers = {key: one for key, one in known(tiny=False).items() if one.published is not None}
-    assert len(papers) == 9
+    assert len(papers) == 2 * 9
     assert all(fnmatchcase(key, "esc/*") for key in papers)
     assert all((one.protocol.warm_ups, one.protocol.calls) == (100, 100) for one in papers.values())
 
@@ -252,6 +252,13 @@ def test_the_page(tmp_path: Path) -> None:
     real = Results(results.machine, False, 0, (Result("esc/esc_x4_320x180/auto_float32", 1.0, 1.0, 1.0, 1.0, 1, 1),))
     write_page(real, [], tmp_path / "page.md")
     assert "| esc x4, 1 x 3 x 180 x 320 | auto, float32 | 1 |" in (tmp_path / "page.md").read_text()
+    with (tmp_path / "page.md").open("a") as page_file:
+        page_file.write("what people add\n")
+    write_page(dataclasses.replace(real, machine={"gpu": "another card"}), [], tmp_path / "page.md")
+    rewritten = (tmp_path / "page.md").read_text()
+    assert rewritten.endswith("what people add\n")
+    assert "another card" in rewritten
+    assert "a card" not in rewritten.replace("another card", "")
     for wrong, reason in ((dataclasses.replace(real, tiny=True), "dry run"), (Results({}, False, 0, ()), "no figures")):
         with pytest.raises(InputError, match=reason):
             write_page(wrong, [], tmp_path / "other.md")

@@ -149,7 +149,8 @@ class FocusedAttentionBase(nn.Module):
 
         def project(x: Tensor) -> Tensor:
             # Windows are cut before the projection: afterwards there are three times as many channels to move.
-            return self.wqkv(shifted_partition(x if norm is None else norm(x), self.window, self.shift))
+            cut = shifted_partition(x if norm is None else norm(x), self.window, self.shift)
+            return cast("Tensor", self.wqkv(cut))
 
         windows = recomputed(project, x)  # [B*n, N, 3C]
         regions = shift_regions(size, self.window, shift, x.device) if self.shift else None

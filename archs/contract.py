@@ -76,6 +76,8 @@ class BaseNetwork(nn.Module):
     """It extends the maps of its window attention, and no others, to multiples of this."""
     takes_queries: ClassVar[bool] = False
     """Whether it is for any scale: ``forward`` takes ``output_size`` and ``queries``, and there is ``at_scale``."""
+    takes_exact_images: ClassVar[bool] = False
+    """Whether ``forward`` takes float32 images with weights of half precision: what it adds to them is added then."""
 
     @property
     def graph_sizes(self) -> tuple[int, int | None]:

@@ -32,6 +32,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from data.dataset_options import DatasetOptions
 from data.degradations import PairPool
 from data.patches.sampler import batch_stream
+from data.ring import Parcel, Receiver, Ring
 from data.samples import PixelBatch, Queries, SampleKey, TrainDataset
 from utils.devices import abilities, exact_device, streams
 from utils.env import available_cores
@@ -41,6 +42,7 @@ from utils.memory import FullMemoryError, memory_is_full, reason_of
 
 Item = TypeVar("Item")
 _OF_WORKER = 2  # batches that each worker prepares ahead
+_TURNS = _OF_WORKER + 1  # and the one that was handed over last, which is copied before the next one is asked for
 _NOTE = 1024  # bytes of what a worker tells about itself
 _SHARED = Path("/dev/shm")
 # PyTorch's words: at its own attempts, and of a process that the system ended at the first touch of such memory.
@@ -190,7 +192,7 @@ def train_batches(
 def batches_ahead(options: DatasetOptions) -> int:
     """How many batches these options let be prepared at a time, beside the one that is used."""
     queue = options.num_prefetch_queue if options.prefetch_mode == "cpu" else 0
-    return _workers(options) * _OF_WORKER + queue
+    return _workers(options) * _TURNS + queue
 
 
 def _workers(options: DatasetOptions) -> int:
@@ -244,18 +246,21 @@ class _Failure:
     message: str
 
 
-class _Collector(Dataset[PixelBatch | _Failure]):
+class _Collector(Dataset[Parcel | _Failure]):
     """The data set as workers see it: one "index" is the number of a batch and its keys."""
 
     def __init__(self, dataset: TrainDataset, workers: int) -> None:
         self.dataset = dataset
         # Written by the workers, read by this process when one of them is gone: "PID file".
         self.notes = [multiprocessing.RawArray("c", _NOTE) for _ in range(workers)]
+        self.ring = Ring(_TURNS)  # each worker has its own
 
-    def __getitem__(self, batch: tuple[int, Sequence[SampleKey]]) -> PixelBatch | _Failure:
+    def __getitem__(self, batch: tuple[int, Sequence[SampleKey]]) -> Parcel | _Failure:
         step, keys = batch
+        worker = get_worker_info()
+        assert worker is not None
         try:
-            return self.dataset.collect(keys, step, self._reading)
+            return self.ring.parcel(worker.id, lambda: self.dataset.collect(keys, step, self._reading))
         except InputError as error:
             return _Failure(InputError, str(error))
         except Exception as error:
@@ -292,8 +297,8 @@ def _from_workers(
     waiting: Callable[[], None],
 ) -> Iterator[PixelBatch]:
     collector = _Collector(dataset, workers)
-    loader: DataLoader[PixelBatch | _Failure] = DataLoader(
-        collector, batch_size=None, sampler=batches, num_workers=workers, pin_memory=pin,
+    loader: DataLoader[Parcel | _Failure] = DataLoader(
+        collector, batch_size=None, sampler=batches, num_workers=workers,
         timeout=_LATE, prefetch_factor=_OF_WORKER, collate_fn=_as_it_is, worker_init_fn=_start_worker,
         generator=torch.Generator(),  # without one, a number is drawn from the global generator
     )  # fmt: skip
@@ -315,18 +320,18 @@ def _from_workers(
         raise WorkerError(f"{dataset.name}: {lacking}") from error
     if in_main:
         signal.signal(signal.SIGCHLD, handler)
-    return _checked(results, waiting, collector)
+    return _checked(results, waiting, collector, Receiver(pin=pin))
 
 
 class _Results(_MultiProcessingDataLoaderIter):
     """PyTorch's iterator over what the workers send, which can dismiss them also where not all could be started."""
 
-    def __init__(self, loader: DataLoader[PixelBatch | _Failure]) -> None:
+    def __init__(self, loader: DataLoader[Parcel | _Failure]) -> None:
         self._workers_status = [True] * loader.num_workers  # else only set when all are started
         super().__init__(loader)
 
 
-def _patient(results: _Results, waiting: Callable[[], None]) -> Iterator[PixelBatch | _Failure]:
+def _patient(results: _Results, waiting: Callable[[], None]) -> Iterator[Parcel | _Failure]:
     """The same results; between two attempts to get one, ``waiting`` is called."""
     while True:
         try:
@@ -341,12 +346,14 @@ def _patient(results: _Results, waiting: Callable[[], None]) -> Iterator[PixelBa
         yield result
 
 
-def _checked(results: _Results, waiting: Callable[[], None], collector: _Collector) -> Iterator[PixelBatch]:
+def _checked(
+    results: _Results, waiting: Callable[[], None], collector: _Collector, receiver: Receiver
+) -> Iterator[PixelBatch]:
     try:
         for result in _patient(results, waiting):
             if isinstance(result, _Failure):
                 raise result.kind(result.message)
-            yield result
+            yield receiver.opened(result)
     except WorkerError:
         raise
     except (RuntimeError, OSError, EOFError) as error:
@@ -441,10 +448,23 @@ def _leave_when_dismissed(parent: int | None) -> None:
 def _ahead(source: Iterator[Item], depth: int) -> Iterator[Item]:
     """The items of ``source``, of which a thread prepares ``depth`` ahead."""
     with ThreadPoolExecutor(1) as pool:
+        _alone_in(pool)
         waiting = deque(pool.submit(next, source, None) for _ in range(depth))
         while (item := waiting.popleft().result()) is not None:
             waiting.append(pool.submit(next, source, None))
             yield item
+
+
+def _alone_in(pool: ThreadPoolExecutor) -> None:
+    """Keep the one thread of a pool from starting OpenMP threads of its own.
+
+    With more threads than cores, those of the training sleep at the end of each parallel loop instead of waiting awake,
+    which costs a small network a tenth of its time. The number is the thread's own, and that which later threads begin
+    with: the second call puts that back.
+    """
+    count = torch.get_num_threads()
+    pool.submit(torch.set_num_threads, 1).result()
+    torch.set_num_threads(count)
 
 
 def _copied_ahead(source: Iterator[PixelBatch], place: _Placement) -> Generator[Batch, None, None]:

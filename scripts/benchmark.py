@@ -40,6 +40,7 @@ import torch
 from scripts.benchmarks import (
     adversarial,
     data,
+    half,
     kernels,
     networks,
     operators,
@@ -66,7 +67,7 @@ from utils.trust import private_cache
 GROUPS = ("ops", "networks", "train", "data", "metrics", "startup")
 BY_NAME = ("runtimes",)  # groups that are measured when they are named: exporting takes minutes a network
 REPORTS = ("kernels", "profile")
-_MODULES = (operators, networks, windows, training, adversarial, published, data, pixels, startup, runtimes)
+_MODULES = (operators, networks, windows, half, training, adversarial, published, data, pixels, startup, runtimes)
 _COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 _LONGEST_NOTE = 150  # characters of an error's message in the table
 

@@ -12,7 +12,7 @@ from utils.files import DISK_BROKEN, DISK_FULL
 from utils.log import get_logger
 from utils.memory import FullMemoryError, memory_is_full, reason_of
 from utils.progress import console_line
-from utils.start import usual_signals
+from utils.start import imported, usual_signals
 from utils.terminal import abandon, nobody_reads
 
 _PIPE_CLOSED = 141  # as shells report a program that SIGPIPE has ended
@@ -27,6 +27,7 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
     traceback. Where nobody reads the standard output any more (``| head -1``), it ends silently with 141. What the
     console cannot show, of names of files above all, is written as ``\xfc``.
     """
+    imported()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -8,8 +8,6 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 
 from utils.device_memory import peak_device_memory, reset_peak_device_memory
@@ -29,6 +27,9 @@ CONTAINER_LIMITS: Sequence[tuple[str, str]] = (
 
 def versions() -> dict[str, str]:
     """Names and versions of the libraries that results depend on."""
+    import cv2  # here: networks need neither it nor NumPy, and importing OpenCV takes a tenth of importing torch
+    import numpy as np
+
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # a subclass of str, which weights-only loading refuses

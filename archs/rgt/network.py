@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from archs.contract import BaseNetwork
-from archs.layers.conv import convolve, depthwise
+from archs.layers.conv import Conv3x3, convolve, depthwise
 from archs.layers.drop import DropPath, drop_path_rates
 from archs.layers.image import image_mean
 from archs.layers.linear import Linear, initialise_linear
@@ -170,6 +170,8 @@ class RGT(HeadedNetwork, BaseNetwork):
             which for patches outside 64 to 255 pixels says one thing in training and another afterwards.
     """
 
+    takes_exact_images = True
+
     def __init__(
         self,
         img_size: int = 64,
@@ -213,7 +215,7 @@ class RGT(HeadedNetwork, BaseNetwork):
         self.channels = in_chans
         self.register_buffer("mean_e4", (image_mean(in_chans) * 1e4).round().int(), persistent=False)
 
-        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
+        self.conv_first = Conv3x3(in_chans, embed_dim)
         self.before_RG = nn.Sequential(nn.Identity(), nn.LayerNorm(embed_dim))
         rates = iter(drop_path_rates(drop_path_rate, sum(depth)))
         self.layers = nn.ModuleList(
@@ -245,7 +247,8 @@ class RGT(HeadedNetwork, BaseNetwork):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_chans, H, W] in [0, 1] -> [B, in_chans, s*H, s*W], not clamped."""
         mean = (self.mean_e4.float() / 1e4).to(x.dtype)  # the published constants are float32 in every type
-        shallow = self.conv_first(((x - mean) * self.img_range).contiguous(memory_format=torch.channels_last))
+        x = ((x - mean) * self.img_range).contiguous(memory_format=torch.channels_last)
+        shallow = self.conv_first(x.to(self.conv_first.weight.dtype))
         features = self.norm(self._body(self.before_RG(shallow.permute(0, 2, 3, 1))))
         deep = self.conv_after_body(features.permute(0, 3, 1, 2)) + shallow
         return self.head(deep) / self.img_range + mean

@@ -5,7 +5,6 @@ Shapes: B samples, H W high-resolution and h w low-resolution pixels, Q pixels t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from data.images.files import in_unit
+from data.ring import batch_memory
 from data.samples import Points
 
 
@@ -43,19 +42,6 @@ def stack_patches(patches: Sequence[Patch]) -> tuple[Tensor | None, Tensor, Poin
     """
     low = [patch.lq for patch in patches if patch.lq is not None]
     return _stack(low) if low else None, _stack([patch.gt for patch in patches]), _points(patches)
-
-
-def batch_memory(shape: Sequence[int], kind: torch.dtype) -> Tensor:
-    """An empty tensor for a batch; of a worker process, in memory that it shares with the main one.
-
-    A batch in memory of the worker's own would be copied on its way, and as PyTorch remembers a hundred batches in
-    small notes that the allocator puts between them, the worker would grow by as many.
-    """
-    if get_worker_info() is None:
-        return torch.empty(tuple(shape), dtype=kind)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape) * kind.itemsize)
-    empty: Tensor = torch.empty(0, dtype=kind)
-    return empty.set_(storage, 0, tuple(shape), torch.empty(tuple(shape), device="meta").stride())
 
 
 def _points(patches: Sequence[Patch]) -> Points | None:

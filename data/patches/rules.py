@@ -20,8 +20,8 @@ from data.degradations import DegradationOptions, degrade, usm_sharpen
 from data.degradations.kernels import Blur, draw_final_sinc
 from data.degradations.synthesis import DRAWS
 from data.images.files import to_unit
-from data.patches.batch import batch_memory
 from data.resizing.matlab import downscale_windows
+from data.ring import batch_memory
 from data.samples import DegradationDraws, PixelBatch, SampleKey
 from utils.seed import random_stream
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,9 @@ torch.nn.functional.l1_loss(network(torch.rand(batch, 3, side, side)), gt).backw
 optimizer.step()
 print("{FIRST_STEP}", flush=True)
 """
+
+# Python's files of compiled modules are written and read, as on a user's machine.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []  # live as long as the process
 
@@ -67,8 +71,9 @@ def until_line(command: list[str], folder: Path, text: str) -> None:
     """
     seen = []
     process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    )
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        env=_ENVIRONMENT,
+    )  # fmt: skip
     with process:  # waits
         assert process.stdout is not None
         try:
@@ -110,4 +115,4 @@ def _bare(name: str) -> Work:
 
 def _importing(names: str) -> Work:
     command = [sys.executable, "-c", f"import {names}"]
-    return lambda: subprocess.run(command, cwd=ROOT, check=True)
+    return lambda: subprocess.run(command, cwd=ROOT, check=True, env=_ENVIRONMENT)

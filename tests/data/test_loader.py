@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing import reductions
 from torch.utils.data import get_worker_info
 
 from data.dataset_options import IoBackend
@@ -533,3 +534,19 @@ def test_workers_that_hang_are_not_waited_for(folder: Path) -> None:
     batches.close()
     assert not multiprocessing.active_children()
     assert time.monotonic() - started < 4
+
+
+def test_workers_share_their_memory_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mapping new shared memory for each batch costs more than cutting small patches."""
+    mapped = []
+    rebuild = reductions.rebuild_storage_fd
+
+    def noted(*arguments: Any) -> Any:
+        mapped.append(arguments)
+        return rebuild(*arguments)  # type: ignore[no-untyped-call]
+
+    dataset = dataset_of(folder, num_worker_per_gpu=2)
+    batches = train_batches(dataset, dataset.options, stop=40)
+    monkeypatch.setattr(reductions, "rebuild_storage_fd", noted)  # here, and not in the workers, which have started
+    assert len(list(batches)) == 40
+    assert len(mapped) == 2 * 3 * 2  # workers, batches of each that can be on their way, lq and gt

@@ -99,6 +99,12 @@ def test_nobody_reads_the_output(code: str, unbuffered: str) -> None:
 
 
 @unix
+def test_garbage_is_collected_again_when_the_work_begins() -> None:
+    done = ran("import gc; print(gc.isenabled(), gc.get_freeze_count() > 1000)", stdout=subprocess.PIPE)
+    assert done.stdout == "True True\n"
+
+
+@unix
 def test_another_broken_pipe_is_a_fault() -> None:
     done = ran("raise BrokenPipeError('elsewhere')", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert "this is a fault of the program" in done.stderr

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ops import registry
+from ops.depthwise import DEPTHWISE, depthwise_conv2d
 from ops.focused.arguments import FocusState
 from ops.focused.attention import FOCUSED_ATTENTION, focused_attention
 from ops.memo import Memo
@@ -30,6 +31,7 @@ __all__ = [
     "Memo",
     "RegionMask",
     "RelativeBias",
+    "depthwise_conv2d",
     "explain",
     "focused_attention",
     "gelu_depthwise",
@@ -47,6 +49,7 @@ OPERATORS: tuple[Operator[Any, Any], ...] = (
     FOCUSED_ATTENTION,
     SMM_QMK,
     SMM_AMV,
+    DEPTHWISE,
     GELU_DEPTHWISE,
     LINEAR,
     RESAMPLE,

@@ -115,7 +115,7 @@ def cpu_targets(part: str | None = None) -> list[BuildTarget]:
     torch_lib = Path(torch.__file__).resolve().parent / "lib"
     # torch's own OpenMP runtime: a second one would have threads of its own.
     runtime = [str(path) for path in sorted(torch_lib.glob("libgomp*.so*"))[:1]] or ["-fopenmp"]
-    link = (compiler, "-shared", f"-L{torch_lib}", "-ltorch_cpu", "-lc10", *runtime)
+    link = (compiler, "-shared", f"-L{torch_lib}", "-ltorch_cpu", "-lc10", *runtime, *standard_library())
     facts = (*_facts(compiler), processor(), *contents("*.h"))
     return [
         BuildTarget(f"CPU {name}", CPU_SECONDS, ((compiler, "-c", source, *flags),), link, (*facts, *contents(source)))
@@ -138,7 +138,7 @@ def cuda_targets(part: str | None = None) -> list[BuildTarget]:
     device = (str(nvcc), "-c", "-ccbin", compiler, *NVCC_FLAGS, *chosen)
     host = (compiler, "-c", *torch_flags(), "-O2", f"-I{headers}")
     torch_lib = Path(torch.__file__).resolve().parent / "lib"
-    linked = ("-ltorch_cuda", "-ltorch_cpu", "-lc10_cuda", "-lc10", str(runtime))
+    linked = ("-ltorch_cuda", "-ltorch_cpu", "-lc10_cuda", "-lc10", str(runtime), *standard_library())
     facts = (*_facts(compiler), torch.version.cuda, file_facts(nvcc), *contents("*.h"))
     return [
         BuildTarget(
@@ -150,6 +150,22 @@ def cuda_targets(part: str | None = None) -> list[BuildTarget]:
         )
         for name, source in _parts("_cuda.cu", part)
     ]
+
+
+@functools.cache
+def standard_library() -> tuple[str, ...]:
+    """The C++ library that torch has loaded, for the linker; empty where it is not found.
+
+    Some compilers link their own copy into what they make. Parts of two copies do not work together: a message with a
+    number in it ends the process.
+    """
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return ()
+    lines = maps.read_text(encoding="utf-8", errors="replace").splitlines()
+    loaded = {words[5] for line in lines if len(words := line.split(maxsplit=5)) == 6}
+    found = [path for path in sorted(loaded) if Path(path).name.startswith("libstdc++.so") and Path(path).exists()]
+    return tuple(found[:1])
 
 
 NVCC_FLAGS = ("-O3", "-std=c++17", "-Xcompiler", "-fPIC")

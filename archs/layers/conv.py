@@ -10,12 +10,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ops import linear
+from ops import depthwise_conv2d, linear
 
 
 def convolve(layer: nn.Module, x: Tensor) -> Tensor:
     """A layer that takes channels first, applied to [B, H, W, C] -> [B, H, W, C']; no copies."""
     return cast("Tensor", layer(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+
+def depthwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution of each channel by itself, zeros around the image: [B, H, W, C] -> [B, H, W, C]."""
+    return depthwise_conv2d(x, layer.weight, layer.bias)
 
 
 def pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archs.layers.conv import depthwise
 from archs.layers.linear import Linear
 from archs.layers.mask import shift_regions
 from archs.layers.places import AttentionPlaces, unpadded, window_places
@@ -49,7 +50,7 @@ class DepthwiseConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
-        return cast("Tensor", self.depthwise_conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        return cast("Tensor", self.depthwise_conv[1](depthwise(self.layer, x)))
 
 
 class WindowParameters(nn.Module):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archs.layers.constants import PublishedConstants
-from archs.layers.conv import convolve
+from archs.layers.conv import depthwise
 from archs.layers.linear import Linear
 from archs.layers.mask import shift_mask, shift_regions
 from archs.layers.places import AttentionPlaces, cell_places, framed, window_places
@@ -198,7 +198,7 @@ class RectangleWindowAttention(PublishedConstants):
         if padded:
             # Of free sizes export cannot prove that a slice is inside; padding by less than nothing asks for no proof.
             y = F.pad(y, (0, 0, 0, -right, 0, -below)) if exporting() else y[:, :H, :W]
-        y = y + convolve(self.get_v, v)
+        y = y + depthwise(self.get_v, v)
         return cast("Tensor", self.proj_drop(self.proj(y)))
 
 
@@ -272,7 +272,7 @@ class RecursiveGeneralizationAttention(nn.Module):
         recursions = self._recursions((H, W), recursions)
         z = self.representatives(x, recursions)  # [B, hh, ww, r]
         values = self.v(z)
-        values = (values + convolve(self.cpe, values)).flatten(1, 2)
+        values = (values + depthwise(self.cpe, values)).flatten(1, 2)
         k = self.k(z).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, n, K, r/n]
         v = values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, n, K, C/n]
         tokens = x.flatten(1, 2)

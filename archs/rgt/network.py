@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from archs.contract import BaseNetwork
-from archs.layers.conv import convolve
+from archs.layers.conv import convolve, depthwise
 from archs.layers.drop import DropPath, drop_path_rates
 from archs.layers.image import image_mean
 from archs.layers.linear import Linear, initialise_linear
@@ -51,7 +51,7 @@ class SpatialGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, M] -> [B, H, W, M/2]."""
         first, second = x.chunk(2, -1)
-        return first * convolve(self.conv, self.norm(second))
+        return first * depthwise(self.conv, self.norm(second))
 
 
 class GatedMLP(nn.Module):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ops import build
+from ops.depthwise import depthwise_conv2d
 from ops.registration import register
 from ops.registry import NATIVE, REFERENCE, Backend, Operator, only_on, recording
 from utils.devices import types_here
@@ -73,11 +74,8 @@ def gelu_depthwise(x: Tensor, weight: Tensor, bias: Tensor, backend: str = "auto
 
 def reference_gelu_depthwise(arguments: GeluDepthwiseArguments) -> Tensor:
     """[B, H, W, C], by PyTorch's convolution."""
-    x, weight, bias = arguments
-    t = F.gelu(x)
-    image = t.permute(0, 3, 1, 2)  # [B, C, H, W]
-    mixed = F.conv2d(image, weight, bias, padding="same", groups=weight.shape[0])
-    return t + F.gelu(mixed).permute(0, 2, 3, 1)
+    t = F.gelu(arguments.x)
+    return t + F.gelu(depthwise_conv2d(t, arguments.weight, arguments.bias))
 
 
 def native_gelu_depthwise(arguments: GeluDepthwiseArguments) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
 import sys
@@ -17,6 +18,7 @@ from ops.registry import ENVIRONMENT
 from tests.ops.kernels import needs_compiler
 from utils import devices
 from utils.errors import InputError
+from utils.programs import run_program
 
 pytestmark = pytest.mark.usefixtures("private_cache")
 
@@ -46,6 +48,21 @@ def test_reference_asks_for_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(build, "cpu_extension", lambda part: pytest.fail("the reference needs no kernels"))
     q, index = torch.randn(1, 4, 3), torch.zeros(1, 4, 2, dtype=torch.int32)
     assert ops.smm_qmk(q, q.mT, index).shape == (1, 4, 2)
+
+
+@needs_compiler
+def test_a_compiler_that_links_a_library_of_its_own_makes_kernels_that_can_write_numbers(tmp_path: Path) -> None:
+    source, kernels = tmp_path / "kernels.cpp", tmp_path / "kernels.so"
+    source.write_text(
+        "#include <sstream>\n"
+        'extern "C" int length(long n) { std::ostringstream s; s << "is " << n; return int(s.str().size()); }\n'
+    )
+    run_program(
+        [build.find_compiler(), "-shared", "-fPIC", "-static-libstdc++", str(source), "-o", str(kernels),
+         *build.standard_library()], limit=60,
+    )  # fmt: skip
+    assert ctypes.CDLL(str(kernels)).length(1234) == 7
+    assert all(set(build.standard_library()) <= set(target.link) for target in build.cpu_targets())
 
 
 @needs_compiler

@@ -67,7 +67,7 @@ def test_every_figure_that_is_asked_for_exists() -> None:
     assert not [key for key in ASKED if key not in known(tiny=False)]
     assert {one.table for one in known(tiny=False).values()} == set(TABLES)
     papers = {key: one for key, one in known(tiny=False).items() if one.published is not None}
-    assert len(papers) == 9
+    assert len(papers) == 2 * 9
     assert all(fnmatchcase(key, "esc/*") for key in papers)
     assert all((one.protocol.warm_ups, one.protocol.calls) == (100, 100) for one in papers.values())
 

@@ -111,7 +111,7 @@ def test_the_kernels_come_first_and_full_memory_is_tested_beside_nothing(run_gpu
         found: list[Stage] = run_gpu.chosen(typed, run_gpu.stages(typed, {}, dry=False))
         return found
 
-    assert [one.number for one in asked()] == [1, 2, 3, 4, 5]
+    assert [one.number for one in asked()] == [1, 2, 3, 4, 5, 6]
     assert [one.number for one in asked("--stage", "5", "--stage", "3")] == [1, 3, 5]
     names = {step.name: step for one in asked() for step in one.steps}
     assert {"1_memory_tests", "2_tests", "4_memcheck", "4_racecheck"} <= names.keys()

@@ -15,7 +15,7 @@ import torch
 from config.variants import PLAINUSR
 from scripts.benchmarks import operators, published, training
 from scripts.benchmarks.gpu import loading, products
-from scripts.benchmarks.gpu.tables import AUTO, IMAGE, LOOP, OPERATOR, PAPER, PLAIN, STEP, Figure, Published
+from scripts.benchmarks.gpu.tables import AUTO, IMAGE, LOOP, OPERATOR, PAPER, PLAIN, STEP, Figure, Published, Rounded
 from scripts.benchmarks.measure import Comparison
 
 _ESC_PAPER = {  # x2, x3, x4
@@ -23,6 +23,8 @@ _ESC_PAPER = {  # x2, x3, x4
     "esc_light": (Published(73.2), Published(25.2), Published(13.3)),
     "esc_fp": (Published(94.3), Published(34.8), Published(21.7)),
 }
+_ROUNDED: dict[str, Rounded] = {"tf32": "all", "tf32 convolutions": "convolutions"}
+_SHOWN = {"tf32": "TF32", "tf32 convolutions": "TF32 convolutions"}
 
 
 def figures(*, tiny: bool = False) -> list[Figure]:
@@ -36,16 +38,16 @@ def figures(*, tiny: bool = False) -> list[Figure]:
     """
     image = (32, 32) if tiny else (180, 320)
     found = [
-        *_pft(tiny), *_esc(tiny), *_steps(tiny), *_operators(tiny), *_windows(image), *_plainusr(image), *_loop(tiny),
+        *_pft(tiny), *_esc(tiny), *_steps(tiny), *_operators(tiny), *_plainusr(image), *_loop(tiny), *_windows(image),
     ]  # fmt: skip
     return found if tiny else [*found, *_compiled_steps(), *_compiled(image), *products.flex()]
 
 
 def _evaluation(table: str, name: str, scale: int, image: tuple[int, int], mode: str, way: str = AUTO) -> Figure:
-    """The evaluation of an image; ``mode`` is of MODES, or "tf32"."""
-    tf32 = mode == "tf32"
-    mode = "float32" if tf32 else mode
-    shown = "TF32" if tf32 else mode.replace("_", ", ")
+    """The evaluation of an image; ``mode`` is of MODES, or of _ROUNDED."""
+    rounded = _ROUNDED.get(mode, "none")
+    shown = _SHOWN.get(mode, mode.replace("_", ", "))
+    mode = "float32" if mode in _ROUNDED else mode
     height, width = image
     return Figure(
         f"{table}/{name}_x{scale}_{width}x{height}/{_slug(way)}_{_slug(shown)}", table,
@@ -53,7 +55,7 @@ def _evaluation(table: str, name: str, scale: int, image: tuple[int, int], mode:
         functools.partial(
             published.evaluation, name, scale, image, mode, "reference" if way == PLAIN else "auto"
         ),
-        IMAGE, needs=published.needs_of(mode), tf32=tf32,
+        IMAGE, needs=published.needs_of(mode), tf32=rounded,
     )  # fmt: skip
 
 
@@ -90,9 +92,10 @@ def _esc(tiny: bool) -> Iterator[Figure]:
     for name, printed in _ESC_PAPER.items():
         for scale, paper in zip((2, 3, 4), printed, strict=True):
             image = (32, 32) if tiny else (720 // scale, 1280 // scale)
-            yield dataclasses.replace(
-                _evaluation("esc", name, scale, image, "float32"), protocol=PAPER, published=paper
-            )
+            for mode in ("tf32 convolutions", "float32"):
+                yield dataclasses.replace(
+                    _evaluation("esc", name, scale, image, mode), protocol=PAPER, published=paper
+                )  # fmt: skip
 
 
 def _windows(image: tuple[int, int]) -> Iterator[Figure]:
@@ -165,5 +168,5 @@ def _loop(tiny: bool) -> Iterator[Figure]:
 
 def precise(figure: Figure) -> None:
     """Let products round their float32 factors, or not, as the figure says."""
-    torch.set_float32_matmul_precision("high" if figure.tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = figure.tf32
+    torch.set_float32_matmul_precision("high" if figure.tf32 == "all" else "highest")
+    torch.backends.cudnn.allow_tf32 = figure.tf32 != "none"

@@ -1,8 +1,9 @@
-"""200 iterations of every demo, killed and resumed, and in half precision: ``python -m scripts.benchmarks.gpu.trainings``.
+"""200 iterations of every demo, whole, killed and resumed, and in half precision.
 
-Each training is a process of train.py in a folder of its own, several side by side. ``trainings_DEVICE.json`` is written
-anew with every training that ends: losses, validation, seconds, and by how much the weights of the training that was
-killed and resumed differ from those of the one that was not. The page sets the losses of two devices side by side.
+``python -m scripts.benchmarks.gpu.trainings --output DIR``. Each training is a process of train.py in a folder of its
+own, several side by side. ``trainings_DEVICE.json`` is written anew with every training that ends: losses, validation,
+seconds, and by how much the weights of the training that was killed and resumed differ from those of the one that was
+not. The page sets the losses of two devices side by side.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ import torch
 from models.weights.files import read_checkpoint
 from scripts.benchmarks.gpu.stages import ROOT
 from utils.command import run_command
-from utils.errors import InputError
 from utils.files import make_folder, write_json
 
 ITERATIONS, PRINTED, SAVED, TINY = 200, 10, 50, 40
 WHOLE, KILLED = "float32", "float32, killed and resumed"
 HALF = ("bf16", "fp16")
 _KILL_AT = 0.6  # of the iterations
+_STOCHASTIC = ("hat", "rgt")  # demos whose layers are dropped by the device's own random numbers
 _PATIENCE = 300.0  # seconds, for a training
 _TURN = 0.05
 
@@ -59,7 +60,7 @@ def jobs(device: str, *, tiny: bool) -> list[Job]:
     files = sorted((ROOT / "options" / "demo").glob("train_*.yml"))
     if tiny:
         return [Job(file, way) for file in files if "plainusr" in file.name for way in (WHOLE, KILLED)]
-    ways = (WHOLE,) if device == "cpu" else (KILLED, WHOLE, *HALF)
+    ways = (WHOLE,) if device == "cpu" else (WHOLE, KILLED, *HALF)
     return [Job(file, way) for way in ways for file in files]
 
 
@@ -121,6 +122,7 @@ def trained(job: Job, folder: Path, device: str, iterations: int) -> dict[str, A
         f"name={job.name}", f"train:total_iter={iterations}", f"logger:print_freq={printed}",
         f"logger:save_checkpoint_freq={saved}", "logger:use_tb_logger=false", f"val:val_freq={iterations}",
         "path:pretrain_network_g=null", *([f"train:amp={job.way}"] if job.way in HALF else ()),
+        *(["network_g:drop_path_rate=0"] if job.name.startswith(_STOCHASTIC) else ()),
     ]  # fmt: skip
     command = [
         sys.executable, str(ROOT / "train.py"), "-opt", str(job.file), "--device", device, "--force_yml", *changes,
@@ -204,10 +206,8 @@ def finite(record: Mapping[str, Any]) -> bool:
 
 
 def difference(whole: Path, killed: Path) -> float:
-    """The largest difference between the last weights of two trainings of one demo; 0 where they are alike to the bit."""
-    [mine], [other] = (
-        list(folder.glob("experiments/*/models/net_g_latest.pth")) for folder in (killed, whole)
-    )
+    """The largest difference between the last weights of two trainings of one demo; 0 where all bits are alike."""
+    [mine], [other] = (list(folder.glob("experiments/*/models/net_g_latest.pth")) for folder in (killed, whole))
     a, b = read_checkpoint(mine), read_checkpoint(other)
     return max(
         float((a[part][name].double() - value.double()).abs().max())
@@ -218,10 +218,11 @@ def difference(whole: Path, killed: Path) -> float:
 _HEAD = """\
 ## Trainings
 
-Every demo, {iterations} iterations from the same start with the same data on this GPU and on a CPU; l_pix is the mean of the
-{printed} iterations before. "deviation" is the largest of l_pix between the two devices, as a part of it; "killed" is the
-largest difference of a weight between a training that was killed and resumed and one that was not. PSNR is that of the
-last validation.
+Every demo without stochastic depth, {iterations} iterations from the same start with the same data on this GPU and on a
+CPU; the loss is the mean of the {printed} iterations before. "deviation" is the largest of the loss between the two
+devices, as a part of it; "killed" is the largest difference of a weight between a training that was killed and resumed
+and one that was not: PyTorch's backward pass of attention adds in an order that differs from run to run. PSNR is that
+of the last validation.
 """
 
 
@@ -233,7 +234,7 @@ def section(ours: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         other: of the CPU.
     """
     last = str(ours["iterations"])
-    head = ["demo", "l_pix: GPU, CPU", "deviation", "killed", "bf16, fp16", "PSNR: GPU, CPU", "bf16, fp16", "s"]
+    head = ["demo", "loss: GPU, CPU", "deviation", "killed", "bf16, fp16", "PSNR: GPU, CPU", "bf16, fp16", "s"]
     lines = ["| " + " | ".join(head) + " |", "| --- " + "| ---: " * (len(head) - 1) + "|"]
     for name, ways in sorted(ours["trainings"].items()):
         whole, cpu = ways.get(WHOLE, {}), other["trainings"].get(name, {}).get(WHOLE, {})

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ops.window import sdpa
 from ops.window.arguments import WindowArguments, WindowCall
 from ops.window.attention import WINDOW_ATTENTION
 from ops.window.reference import reference_attention
 from ops.window.sdpa import BACKEND, cuda_attention, fused_attention
 from tests.ops.inputs import CASES, Case, make
 from tests.ops.window.test_attention import assert_close
+from utils.device_memory import DeviceMemory
 
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
@@ -40,6 +42,15 @@ def test_what_sdpa_runs_on_a_gpu_is_the_reference_on_the_cpu(case: Case) -> None
         for out in (cuda_attention(arguments), reference_attention(arguments))
     )
     assert_close(found, expected, 1e-13)
+
+
+def test_more_windows_at_once_where_there_is_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cpu")
+    for total, expected in ((None, 1 << 25), (4 << 30, 1 << 25), (80 << 30, 80 << 22)):
+        memory = None if total is None else DeviceMemory(0, total)
+        monkeypatch.setattr(sdpa, "device_memory", lambda device, memory=memory: memory)
+        monkeypatch.setattr(sdpa, "_elements", {})
+        assert sdpa.elements_at_once(device) == expected
 
 
 @pytest.mark.parametrize(

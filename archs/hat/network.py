@@ -72,6 +72,8 @@ class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
         resi_connection: a convolution at the end of each group and of the body, or none.
     """
 
+    kernels = ("window",)
+
     mean: Tensor
     scale: int
     window_size: int

@@ -63,6 +63,8 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         resi_connection: the convolutions at the end of each group and of the body.
     """
 
+    kernels = ("window", "focus_select", "focus_sparse", "gelu_depthwise")
+
     mean: Tensor
     scale: int
     window_size: int

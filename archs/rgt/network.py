@@ -170,6 +170,8 @@ class RGT(HeadedNetwork, BaseNetwork):
             which for patches outside 64 to 255 pixels says one thing in training and another afterwards.
     """
 
+    kernels = ("window",)
+
     def __init__(
         self,
         img_size: int = 64,

@@ -205,9 +205,9 @@ def evaluate(
     with Progress(len(dataset), dataset.name, shown=options.pbar and world.is_main) as progress:
 
         def done(rows: Iterable[tuple[int, EvalRow]]) -> None:
-            count = len(mine)
-            mine.extend(rows)
-            progress.advance(min(world.size * (len(mine) - count), progress.total - progress.done))
+            for row in rows:
+                mine.append(row)
+                progress.advance(min(world.size, progress.total - progress.done))
 
         def samples(beside: Beside) -> Iterator[tuple[int, Sample]]:
             numbers = range(world.rank, len(dataset), world.size)

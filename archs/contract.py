@@ -78,6 +78,8 @@ class BaseNetwork(nn.Module):
     """Names of the kernels in ops/csrc that it runs by: those that are missing are compiled side by side."""
     takes_queries: ClassVar[bool] = False
     """Whether it is for any scale: ``forward`` takes ``output_size`` and ``queries``, and there is ``at_scale``."""
+    takes_exact_images: ClassVar[bool] = False
+    """Whether ``forward`` takes float32 images with weights of half precision: what it adds to them is added then."""
 
     @property
     def graph_sizes(self) -> tuple[int, int | None]:

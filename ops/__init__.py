@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from ops import registry
+from ops.convolution.conv3x3 import CONV3X3, call_of, conv3x3
+from ops.convolution.importance import IMPORTANCE_GATE, POINTWISE_SOFT_POOL, importance_gate_, pointwise_soft_pool
 from ops.depthwise import DEPTHWISE, depthwise_conv2d
 from ops.focused.arguments import FocusState
 from ops.focused.attention import FOCUSED_ATTENTION, focused_attention
@@ -25,19 +27,24 @@ from ops.window.region_mask import RegionMask
 from ops.window.relative_bias import RelativeBias
 
 __all__ = [
+    "CONV3X3",
     "OPERATORS",
     "AttentionCall",
     "FocusState",
     "Memo",
     "RegionMask",
     "RelativeBias",
+    "call_of",
+    "conv3x3",
     "depthwise_conv2d",
     "explain",
     "focused_attention",
     "gelu_depthwise",
+    "importance_gate_",
     "imresize",
     "linear",
     "observed_by",
+    "pointwise_soft_pool",
     "resample",
     "smm_amv",
     "smm_qmk",
@@ -52,6 +59,9 @@ OPERATORS: tuple[Operator[Any, Any], ...] = (
     DEPTHWISE,
     GELU_DEPTHWISE,
     LINEAR,
+    CONV3X3,
+    POINTWISE_SOFT_POOL,
+    IMPORTANCE_GATE,
     RESAMPLE,
 )
 

@@ -57,13 +57,13 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, back
     """A convolution of each channel by itself, zeros around the image.
 
     Args:
-        x: [B, H, W, C], any floating-point type.
+        x: [B, H, W, C], any floating-point type. In float32 it meets weights of half precision in their type.
         weight: [C, 1, K, K].
         bias: [C], or None.
         backend: "auto", "native" or "reference" (see :func:`ops.explain`).
 
     Returns:
-        [B, H, W, C], type of ``x`` (of autocast, under autocast).
+        [B, H, W, C], in the type of the product.
 
     Raises:
         InputError: shapes do not fit, or the chosen backend cannot serve this call.
@@ -75,6 +75,8 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, back
             f"{None if bias is None else list(bias.shape)}; expected [B, H, W, C], [C, 1, K, K] with an odd K, [C]"
         )
     device = x.device.type
+    if x.dtype == torch.float32 and weight.dtype.itemsize == 2 and not autocast_is_on(device):
+        x = x.to(weight.dtype)
     call = DepthwiseCall(
         device,
         dtype=torch.get_autocast_dtype(device) if autocast_is_on(device) else x.dtype,

@@ -8,17 +8,22 @@ ops/build.py has loaded them; until then an operator can be traced, exported and
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 NAMESPACE = "focalsr"
 
+Written: TypeAlias = Tensor
+"""An argument that an operator writes to; one at most."""
+
 Arguments = TypeVar("Arguments", bound=NamedTuple)
 
 _SCHEMA_TYPES = {
-    "Tensor": "Tensor", "Tensor | None": "Tensor?", "int": "int", "float": "float", "bool": "bool",
+    "Tensor": "Tensor", "Tensor | None": "Tensor?", "Written": "Tensor(a!)",
+    "int": "int", "float": "float", "bool": "bool",
     "int | torch.SymInt": "SymInt",
 }  # fmt: skip
 

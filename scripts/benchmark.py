@@ -42,6 +42,7 @@ from scripts.benchmarks import (
     adversarial,
     data,
     growth,
+    half,
     kernels,
     networks,
     operators,
@@ -68,7 +69,9 @@ from utils.trust import private_cache
 GROUPS = ("ops", "networks", "train", "data", "metrics", "startup")
 BY_NAME = ("runtimes", "growth")  # groups that are measured when they are named: they take minutes a network
 REPORTS = ("kernels", "profile")
-_MODULES = (operators, networks, windows, training, adversarial, published, data, pixels, startup, runtimes, growth)
+_MODULES = (
+    operators, networks, windows, half, training, adversarial, published, data, pixels, startup, runtimes, growth,
+)  # fmt: skip
 _COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 _LONGEST_NOTE = 150  # characters of an error's message in the table
 

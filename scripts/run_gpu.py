@@ -262,9 +262,10 @@ def write_pages(folder: Path, file: Path) -> None:
     from scripts.benchmarks.gpu.profiles import FILE as PROFILE
     from scripts.benchmarks.gpu.results import FILE as FIGURES
     from scripts.benchmarks.gpu.results import read_results
+    from scripts.benchmarks.gpu.trainings import read_section
 
     profile = folder / PROFILE
-    sections = [profile.read_text(encoding="utf-8")] if profile.exists() else []
+    sections = read_section(folder) + ([profile.read_text(encoding="utf-8")] if profile.exists() else [])
     write_page(read_results(folder / FIGURES), sections, file)
     print(f"wrote {file}")
 

@@ -101,7 +101,8 @@ class Encoder(ESCNetwork):
 
     def features(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, H, W, C]."""
-        first = to_bhwc(self.first_convolution()(x.contiguous(memory_format=torch.channels_last)))
+        x = x.to(self.last.weight.dtype).contiguous(memory_format=torch.channels_last)
+        first = to_bhwc(self.first_convolution()(x))
         return convolve(self.last, self.run_blocks(first)) + first
 
 
@@ -113,6 +114,7 @@ class RescalingNetwork(Encoder):
         scale: s.
     """
 
+    takes_exact_images = True
     scale: int
     to_img: nn.Conv2d
 

@@ -73,8 +73,8 @@ class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
     """
 
     kernels = ("window",)
-
-    mean: Tensor
+    takes_exact_images = True
+    mean_e4: Tensor
     scale: int
     window_size: int
 
@@ -120,7 +120,8 @@ class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
         self.size_rule = SizeRule(multiple=window_size, tile_multiple=window_size)
         self.receptive_radius = None  # the channel attention sees the whole image
         self.channels = in_chans
-        self.register_buffer("mean", image_mean(in_chans), persistent=False)
+        # Integers stay what they are when the network is converted to another type.
+        self.register_buffer("mean_e4", (image_mean(in_chans) * 1e4).round().int(), persistent=False)
 
         self.absolute_pos_embed = nn.Parameter(torch.empty(1, math.prod(grid), embed_dim)) if ape else None
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
@@ -183,10 +184,11 @@ class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
     def forward(self, x: Tensor) -> Tensor:
         """[B, c, H, W] in [0, 1] -> [B, c, s*H, s*W], not clamped."""
         check_size("HAT", (x.shape[2], x.shape[3]), (self.window_size, self.window_size))
-        x = ((x - self.mean) * self.img_range).contiguous(memory_format=torch.channels_last)
-        first = self.conv_first(x)
+        mean = (self.mean_e4.float() / 1e4).to(x.dtype)  # the published constants are float32 in every type
+        x = ((x - mean) * self.img_range).contiguous(memory_format=torch.channels_last)
+        first = self.conv_first(x.to(self.conv_first.weight.dtype))
         features = self.conv_after_body(self.body(first)) + first
-        return self.head(features) / self.img_range + self.mean
+        return self.head(features) / self.img_range + mean
 
 
 def _check_arguments(

@@ -10,7 +10,24 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ops import depthwise_conv2d, linear
+from ops import Memo, conv3x3, depthwise_conv2d, linear
+
+
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution with zeros around the image, which keeps its transformed weights for evaluation.
+
+    Args:
+        channels: C, of what it takes.
+        out: C', of its result.
+    """
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__(channels, out, 3, padding=1)
+        self.transformed = Memo()
+
+    def evaluate(self, x: Tensor, *, slope: float = 1.0, shuffle: int = 1, out: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, C', H, W] with what follows it (see :func:`ops.conv3x3`)."""
+        return conv3x3(x, self.weight, self.bias, slope=slope, shuffle=shuffle, out=out, memo=self.transformed)
 
 
 def convolve(layer: nn.Module, x: Tensor) -> Tensor:

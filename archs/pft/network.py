@@ -64,8 +64,8 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
     """
 
     kernels = ("window", "focus_select", "focus_sparse", "gelu_depthwise")
-
-    mean: Tensor
+    takes_exact_images = True
+    mean_e4: Tensor
     scale: int
     window_size: int
 
@@ -104,7 +104,8 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         self.size_rule = SizeRule(tile_multiple=window_size)
         self.receptive_radius = None
         self.channels = in_chans
-        self.register_buffer("mean", image_mean(in_chans), persistent=False)
+        # Integers stay what they are when the network is converted to another type.
+        self.register_buffer("mean_e4", (image_mean(in_chans) * 1e4).round().int(), persistent=False)
 
         self.absolute_pos_embed = nn.Parameter(torch.empty(1, img_size**2, embed_dim)) if ape else None
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
@@ -186,16 +187,18 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         """[B, c, H, W] in [0, 1] -> [B, c, s*H, s*W], not clamped."""
         height, width = x.shape[2:]
         x = mirrored(x, self.window_size)
-        x = ((x - self.mean) * self.img_range).contiguous(memory_format=torch.channels_last)
-        if in_bands(x.permute(0, 2, 3, 1)):
+        mean = (self.mean_e4.float() / 1e4).to(x.dtype)  # the published constants are float32 in every type
+        x = ((x - mean) * self.img_range).contiguous(memory_format=torch.channels_last)
+        taken = x.to(self.conv_first.weight.dtype)
+        if in_bands(taken.permute(0, 2, 3, 1)):
             # A second convolution costs next to nothing, and features of a large image much memory.
-            features = self.conv_after_body(self.body(self.conv_first(x))) + self.conv_first(x)
+            features = self.conv_after_body(self.body(self.conv_first(taken))) + self.conv_first(taken)
         else:
-            first = self.conv_first(x)
+            first = self.conv_first(taken)
             features = self.conv_after_body(self.body(first)) + first
         y = self.head(features)
         y = y if self.upsampler else x + y
-        return cropped(y, self.scale * height, self.scale * width) / self.img_range + self.mean
+        return cropped(y, self.scale * height, self.scale * width) / self.img_range + mean
 
 
 def mirrored(x: Tensor, multiple: int) -> Tensor:

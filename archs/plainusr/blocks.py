@@ -17,10 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archs.layers.conv import Conv3x3
 from archs.layers.pooling import SoftPool2d
 from utils.errors import InputError
 
 ScaleInit = Literal["live", "published"]
+
+NEGATIVE_SLOPE = 0.05
+"""Of the leaky ReLUs between the convolutions."""
 
 
 class Kernel(NamedTuple):
@@ -274,7 +278,11 @@ class FullResolutionAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.Sigmoid())
+        self.body = nn.Sequential(Conv3x3(channels, channels), nn.Sigmoid())
+
+    def logits(self) -> Conv3x3:
+        """The convolution whose result is the map before its logistic function."""
+        return cast("Conv3x3", self.body[0])
 
     def importance(self, x: Tensor) -> Tensor:
         """[B, c, H, W] -> the map [B, c, H, W], in (0, 1)."""
@@ -300,15 +308,25 @@ class PlainBlock(nn.Module):
 
     def __init__(self, channels: int, convs: int, attention: nn.Module | None, se_init: ScaleInit | None) -> None:
         super().__init__()
+        self.channels = channels
         body: list[nn.Module] = []
         for position in range(convs):
             if position:
                 # In place is safe: neither the convolution before nor the sum in a RepMBConv needs its result again.
-                body.append(nn.LeakyReLU(0.05, inplace=True))
-            body.append(RepMBConv(channels, se_init) if se_init else nn.Conv2d(channels, channels, 3, padding=1))
+                body.append(nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True))
+            body.append(RepMBConv(channels, se_init) if se_init else Conv3x3(channels, channels))
         if attention is not None:
             body += [GateMixer(channels), attention] if se_init else [attention]
         self.body = nn.Sequential(*body)
+
+    def convolutions(self) -> list[Conv3x3]:
+        """Those of the folded form."""
+        return [layer for layer in self.body if isinstance(layer, Conv3x3)]
+
+    def attention(self) -> nn.Module | None:
+        """The last layer, if it is one."""
+        last = self.body[-1]
+        return last if isinstance(last, LocalImportanceAttention | FullResolutionAttention) else None
 
     def branches(self) -> list[Branches]:
         """Of each RepMBConv, in order; the gate mixer belongs to the one before it."""

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from archs.contract import BaseNetwork
+from archs.layers.conv import Conv3x3
 from archs.layers.size import SizeRule
+from archs.plainusr import inplace
 from archs.plainusr.blocks import (
     Branches,
     FullResolutionAttention,
@@ -29,6 +31,7 @@ from utils.errors import InputError
 
 IMAGE_CHANNELS = 3
 MIDDLE = "blockm"
+SMALLEST_WINDOW = 7  # of the soft pooling; smaller images are one window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +75,12 @@ class PlainUSR(BaseNetwork):
         fold_on_the_fly: fold the branches into one convolution at each step; the same function, several times faster.
     """
 
+    kernels = ("conv3x3", "importance")
     family: ClassVar[Family]
     folded_form: ClassVar[type[PlainUSR]]
     """Of a class in train form: the class of the same family in folded form."""
 
-    head: nn.Conv2d
+    head: Conv3x3
     tail: nn.Sequential
     scale: int
 
@@ -103,7 +107,7 @@ class PlainUSR(BaseNetwork):
         self.size_rule = SizeRule(tile_multiple=6 if family.local else 1)
         self.receptive_radius = None if family.local else 9
 
-        self.head = nn.Conv2d(IMAGE_CHANNELS, n_feat + IMAGE_CHANNELS, 3, padding=1)
+        self.head = Conv3x3(IMAGE_CHANNELS, n_feat + IMAGE_CHANNELS)
         names = (*family.down, MIDDLE, *family.up)
         for name, width in zip(names, (*im_feat, *reversed(im_feat[:-1])), strict=True):
             attention: nn.Module | None = None
@@ -112,14 +116,12 @@ class PlainUSR(BaseNetwork):
             elif name == MIDDLE:
                 attention = FullResolutionAttention(width)
             self.add_module(name, PlainBlock(width, family.convs, attention, se_init))
-        self.tail = nn.Sequential(
-            nn.Conv2d(n_feat + IMAGE_CHANNELS, IMAGE_CHANNELS * scale**2, 3, padding=1), nn.PixelShuffle(scale)
-        )
+        self.tail = nn.Sequential(Conv3x3(n_feat + IMAGE_CHANNELS, IMAGE_CHANNELS * scale**2), nn.PixelShuffle(scale))
         self._add_image_path()
 
     def _add_image_path(self) -> None:
         """Nearest-neighbour upsampling of the input, on top of the random weights."""
-        tail = cast("nn.Conv2d", self.tail[0])
+        tail = cast("Conv3x3", self.tail[0])
         with torch.no_grad():
             for channel in range(IMAGE_CHANNELS):
                 self.head.weight[self.n_feat + channel, channel, 1, 1] += 1
@@ -151,8 +153,16 @@ class PlainUSR(BaseNetwork):
         """The same function at its cheapest: a folded copy of a train-form network, else this network itself."""
         return fold(self) if self.train_form else self
 
+    def _evaluates_in_place(self, x: Tensor) -> bool:
+        small = self.family.local and min(x.shape[-2:]) < SMALLEST_WINDOW
+        return not (self.train_form or small) and inplace.serves(self, x)
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, 3, s*H, s*W], not clamped."""
+        if self._evaluates_in_place(x):
+            names = (*self.family.down, MIDDLE, *self.family.up)
+            tail = cast("Conv3x3", self.tail[0])
+            return inplace.evaluate(x, self.head, [self._block(name) for name in names], tail, self.scale)
         kernels = self._folded_kernels()
         features = self.head(x)
         passing: list[Tensor] = []  # channels that the blocks further in do not touch

@@ -171,6 +171,7 @@ class RGT(HeadedNetwork, BaseNetwork):
     """
 
     kernels = ("window",)
+    takes_exact_images = True
 
     def __init__(
         self,
@@ -247,7 +248,8 @@ class RGT(HeadedNetwork, BaseNetwork):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_chans, H, W] in [0, 1] -> [B, in_chans, s*H, s*W], not clamped."""
         mean = (self.mean_e4.float() / 1e4).to(x.dtype)  # the published constants are float32 in every type
-        shallow = self.conv_first(((x - mean) * self.img_range).contiguous(memory_format=torch.channels_last))
+        x = ((x - mean) * self.img_range).contiguous(memory_format=torch.channels_last)
+        shallow = self.conv_first(x.to(self.conv_first.weight.dtype))
         features = self.norm(self._body(self.before_RG(shallow.permute(0, 2, 3, 1))))
         deep = self.conv_after_body(features.permute(0, 3, 1, 2)) + shallow
         return self.head(deep) / self.img_range + mean

@@ -128,7 +128,9 @@ class InPrecision(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, c, h, w] float32 -> [B, c, s*h, s*w] float32, not clamped."""
-        output: Tensor = self.network(x.to(self.dtype))
+        # Half precision does not hold all 256 levels of an image.
+        exact = getattr(self.network, "takes_exact_images", False)
+        output: Tensor = self.network(x if exact else x.to(self.dtype))
         return output.float()
 
 

@@ -19,36 +19,15 @@
 
 #include "tiles.h"
 #include "types.h"
+#include "window.h"
+#include "window_bf16.h"
 
 namespace focalsr {
 namespace {
 
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
 constexpr int64_t kBlockBytes = 96 * 1024;          // of one block of logits
-constexpr int64_t kRowsInTask = 1024;               // of queries, in the forward pass
 constexpr int64_t kTasks = 64;                      // of the backward pass, if there are so many windows and heads
 constexpr int64_t kPartialBytes = 64 * 1024 * 1024;  // of the partial sums of the bias gradient
-constexpr double kHidden = -100.0;                  // between regions, as ops/window/region_mask.py
-
-// [W, h, tokens, width] of any strides.
-template <class T>
-struct View {
-  explicit View(const Tensor& x)
-      : data(const_cast<T*>(x.const_data_ptr<T>())),
-        window(x.stride(0)), head(x.stride(1)), token(x.stride(2)), channel(x.stride(3)) {}
-  T* at(int64_t w, int64_t h, int64_t t) const { return data + w * window + h * head + t * token; }
-  T* data;
-  int64_t window, head, token, channel;
-};
-
-struct Sizes {
-  int64_t windows, heads, queries, keys, width, value_width;
-  int64_t padded_keys;
-  int64_t step;  // from one row of logits, or one channel of the transposed keys, to the next
-  int64_t rows;  // of queries in a block
-};
 
 template <class A>
 Sizes sizes_of(const Tensor& q, const Tensor& k, const Tensor& v) {
@@ -61,77 +40,6 @@ Sizes sizes_of(const Tensor& q, const Tensor& k, const Tensor& v) {
   s.rows = std::min(std::max<int64_t>(fitting / 6 * 6, 6), (s.queries + 5) / 6 * 6);
   return s;
 }
-
-// Bias [h, N, M] of A and mask, [n, N, M] of A or regions [n, N], dense or absent.
-template <class A>
-struct Additive {
-  Additive(const OptionalTensor& bias, const OptionalTensor& mask, const Sizes& s) : s(s) {
-    if (bias) {
-      bias_ = bias->const_data_ptr<A>();
-      const int64_t pairs = s.queries * s.keys;
-      largest_.resize(s.heads);
-      for (int64_t head = 0; head < s.heads; ++head) {
-        const auto [low, high] = std::minmax_element(bias_ + head * pairs, bias_ + (head + 1) * pairs);
-        largest_[head] = std::max(std::abs(*low), std::abs(*high));
-      }
-    }
-    if (!mask) return;
-    images_windows_ = mask->size(0);
-    if (mask->scalar_type() == at::kByte) {
-      regions_ = mask->const_data_ptr<uint8_t>();
-      mixed_.resize(images_windows_);
-      for (int64_t w = 0; w < images_windows_; ++w) {
-        const uint8_t* row = regions_ + w * s.queries;
-        mixed_[w] = std::any_of(row, row + s.queries, [&](uint8_t region) { return region != row[0]; });
-      }
-    } else {
-      mask_ = mask->const_data_ptr<A>();
-    }
-  }
-
-  // Whether nothing but the bias is added in a window.
-  bool unmasked(int64_t window) const {
-    return images_windows_ == 0 || (mask_ == nullptr && !mixed_[window % images_windows_]);
-  }
-
-  // Whether all logits of a window are small, given a bound of the products.
-  bool near(int64_t window, int64_t head, A products) const {
-    if (s.keys != s.padded_keys || !unmasked(window)) return false;
-    return products + (bias_ == nullptr ? A(0) : largest_[head]) <= A(kNearLimit);  // false if not a number
-  }
-
-  // The bias of a query with each key, or null.
-  const A* bias_row(int64_t head, int64_t query) const {
-    return bias_ == nullptr ? nullptr : bias_ + (head * s.queries + query) * s.keys;
-  }
-
-  // Starts a row of logits; false if there is nothing to add.
-  bool start(int64_t window, int64_t head, int64_t query, A* row) const {
-    const bool has_bias = bias_ != nullptr;
-    if (has_bias) std::copy_n(bias_ + (head * s.queries + query) * s.keys, s.keys, row);
-    if (images_windows_ == 0) return has_bias;
-    const int64_t w = window % images_windows_;
-    if (mask_ != nullptr) {
-      const A* mask = mask_ + (w * s.queries + query) * s.keys;
-      for (int64_t m = 0; m < s.keys; ++m) row[m] = has_bias ? row[m] + mask[m] : mask[m];
-      return true;
-    }
-    if (!mixed_[w]) return has_bias;
-    const uint8_t* regions = regions_ + w * s.queries;
-    const uint8_t own = regions[query];
-    if (!has_bias) std::fill_n(row, s.keys, A(0));
-    for (int64_t m = 0; m < s.keys; ++m) row[m] += regions[m] == own ? A(0) : A(kHidden);
-    return true;
-  }
-
-  const Sizes& s;
-  const A* bias_ = nullptr;
-  const A* mask_ = nullptr;
-  const uint8_t* regions_ = nullptr;
-  std::vector<char> mixed_;
-  std::vector<A> largest_;
-  int64_t images_windows_ = 0;
-};
 
 // Values of any layout -> [width, stride], zeros where there is no token.
 template <class A, class T>
@@ -228,7 +136,7 @@ void forward(
     const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias, const OptionalTensor& mask,
     double scale, const Tensor& out) {
   const Sizes s = sizes_of<A>(q, k, v);
-  const Additive<A> additive(bias, mask, s);
+  const Additive<A> additive(bias, mask, s, true);
   const View<T> from_q(q), from_k(k), from_v(v), to(out);
   const int64_t pieces = (s.queries + kRowsInTask - 1) / kRowsInTask;
   const int64_t q_step = padded<A>(s.width), v_step = padded<A>(s.value_width);
@@ -367,7 +275,7 @@ void backward(
     const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
     const OptionalTensor& mask, double scale, const Tensor& d_q, const Tensor& d_k, const Tensor& d_v, A* d_bias) {
   const Sizes s = sizes_of<A>(q, k, v);
-  const Additive<A> additive(bias, mask, s);
+  const Additive<A> additive(bias, mask, s, true);
   const View<T> from_q(q), from_k(k), from_v(v), from_grad(grad);
   const Gradients<T> to{View<T>(d_q), View<T>(d_k), View<T>(d_v)};
   const int64_t pairs = s.queries * s.keys;
@@ -404,18 +312,35 @@ at::ScalarType arithmetic(at::ScalarType type) { return type == at::kDouble ? at
 
 OptionalTensor dense(const OptionalTensor& x) { return x ? OptionalTensor(x->contiguous()) : x; }
 
+// The bias may be half precision as the queries are.
+OptionalTensor bias_as(at::ScalarType type, const OptionalTensor& bias) {
+  return bias ? OptionalTensor(bias->to(type).contiguous()) : bias;
+}
+
 // Heads of a token side by side, so that joining them is free.
 Tensor like(const Tensor& q, int64_t tokens, int64_t width) {
   return at::empty({q.size(0), tokens, q.size(1), width}, q.options()).transpose(1, 2);
 }
 
+// The form for bfloat16 with products of pairs, which window_attention takes where the processor has such products.
+Tensor window_attention_bf16(
+    const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias, const OptionalTensor& mask,
+    double scale) {
+  TORCH_CHECK(q.scalar_type() == at::kBFloat16, "window_attention_bf16: ", q.scalar_type(), " is not supported");
+  const Tensor out = like(q, q.size(2), v.size(3));
+  if (out.numel() > 0) bf16::forward(q, k, v, dense(bias), dense(mask), scale, out);
+  return out;
+}
+
 Tensor window_attention(
     const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias, const OptionalTensor& mask,
     double scale) {
+  if (bf16::kNative && q.scalar_type() == at::kBFloat16) return window_attention_bf16(q, k, v, bias, mask, scale);
   const Tensor out = like(q, q.size(2), v.size(3));
   if (out.numel() == 0) return out;
   by_type("window_attention", q.scalar_type(), [&](auto a, auto t) {
-    forward<decltype(a), decltype(t)>(q, k, v, dense(bias), dense(mask), scale, out);
+    const OptionalTensor wide = bias_as(arithmetic(q.scalar_type()), bias);
+    forward<decltype(a), decltype(t)>(q, k, v, wide, dense(mask), scale, out);
   });
   return out;
 }
@@ -432,7 +357,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
     by_type("window_attention", q.scalar_type(), [&](auto a, auto t) {
       using A = decltype(a);
       A* to = bias_gradient ? d_bias.mutable_data_ptr<A>() : nullptr;
-      backward<A, decltype(t)>(grad, q, k, v, dense(bias), dense(mask), scale, d_q, d_k, d_v, to);
+      const OptionalTensor wide = bias_as(arithmetic(q.scalar_type()), bias);
+      backward<A, decltype(t)>(grad, q, k, v, wide, dense(mask), scale, d_q, d_k, d_v, to);
     });
   return {d_q, d_k, d_v, d_bias};
 }
@@ -441,6 +367,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
 
 TORCH_LIBRARY_IMPL(focalsr, CPU, m) {
   m.impl("window_attention", window_attention);
+  m.impl("window_attention_bf16", window_attention_bf16);
   m.impl("window_attention_backward", window_attention_backward);
 }
 

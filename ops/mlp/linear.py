@@ -16,6 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ops.autocast import autocast_is_on
 from ops.registry import REFERENCE, Backend, Operator, only_on, recording
+from utils.devices import CPU, native_precisions
 
 
 class LinearArguments(NamedTuple):
@@ -42,9 +43,9 @@ def linear(
 ) -> Tensor:
     """``x weight^T + bias``, and the exact GELU of that where it is asked for.
 
-    Where no gradient is wanted, float32 on the CPU goes to oneDNN, which comes with torch: it adds the bias and takes
-    the GELU while the result is in the cache, and multiplies faster than the library that torch asks for float32 on
-    processors of some makers.
+    Where no gradient is wanted, float32 on the CPU goes to oneDNN, which comes with torch, and so does bfloat16 on
+    CPUs that multiply it: it adds the bias and takes the GELU while the result is in the cache, in float32 as the sums
+    are, and multiplies float32 faster than the library that torch asks for it on processors of some makers.
 
     Args:
         x: [..., K]. In float32 it meets weights of half precision in their type.
@@ -100,13 +101,17 @@ def _refusal(call: LinearCall) -> str | None:
         return elsewhere
     if call.gradient:
         return "it has no backward pass, and a gradient is wanted"
-    if call.dtype != torch.float32 or call.autocast:
-        return "torch itself calls it for other types than float32"
+    if call.autocast or not (call.dtype == torch.float32 or (call.dtype == torch.bfloat16 and _multiplies_bf16())):
+        return "it serves float32, and bfloat16 on CPUs that multiply it"
     if call.empty:
         return "there is nothing to multiply"
     if recording():
         return "a graph that is compiled or exported fuses PyTorch's own operators"
     return _missing()
+
+
+def _multiplies_bf16() -> bool:
+    return "bf16" in native_precisions(CPU)
 
 
 def _missing() -> str | None:

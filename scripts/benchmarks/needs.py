@@ -1,4 +1,4 @@
-"""What a machine may not be able to do, tried once: compile, multiply in bfloat16, run ONNX files."""
+"""What a machine may not be able to do, mostly tried once: compile, multiply in bfloat16, run ONNX files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Need = Literal["torch.compile", "bfloat16", "onnxruntime", "openvino"]
+from utils.devices import native_precisions
+
+Need = Literal["torch.compile", "bfloat16", "native bfloat16", "onnxruntime", "openvino"]
 _SIDE = 16  # of the matrices that are tried
 
 
@@ -26,9 +28,11 @@ def missing(needs: Iterable[Need], device: str) -> str | None:
 
 @functools.cache
 def lack(need: Need, device: str) -> str | None:
-    """Why the device cannot do it: the error of trying."""
+    """Why the device cannot do it: mostly the error of trying."""
     if need in ("onnxruntime", "openvino"):
         return None if importlib.util.find_spec(need) is not None else f"{need} is not installed"
+    if need == "native bfloat16":
+        return None if "bf16" in native_precisions(device) else "no bfloat16 arithmetic: networks stay in float32"
     dtype = torch.bfloat16 if need == "bfloat16" else torch.float32
     try:
         x = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device)

@@ -32,9 +32,12 @@ from utils.progress import Progress
 KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "attention kernels",
-        re.compile(r"focalsr(?:::|_)(?!gelu_depthwise)|_flash_attention|_efficient_attention|flex_attention"),
+        re.compile(
+            r"focalsr(?:::|_)(?!gelu_depthwise|conv3x3|pointwise_soft|importance)"
+            r"|_flash_attention|_efficient_attention|flex_attention"
+        ),
     ),
-    ("convolutions", re.compile(r"::\w*conv|::gelu_depthwise")),
+    ("convolutions", re.compile(r"::\w*conv|::gelu_depthwise|::pointwise_soft")),
     (
         "matrix products",
         re.compile(r"aten::(mm|bmm|addmm|baddbmm|addbmm|linear|matmul|_addmm_activation)$|::_linear|mkldnn_linear"),
@@ -50,7 +53,7 @@ KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "element-wise and norms",
         re.compile(
-            r"aten::(?!empty|view|reshape|as_strided|permute|transpose|_unsafe_view|expand|resize_|select|slice)"
+            r"::importance_gate|aten::(?!empty|view|reshape|as_strided|permute|transpose|_unsafe_view|expand|resize_|select|slice)"
         ),
     ),
 )

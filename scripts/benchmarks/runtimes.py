@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from archs import build_network
+from config.schema import Precision
 from config.variants import configuration
 from data.images.files import read_image, to_tensor
 from models import load_weights, upscale
@@ -28,6 +29,7 @@ from models.export.files import write_program
 from models.export.fingerprint import fingerprint
 from models.export.form import ExportForm
 from models.export.options import ProgramOptions
+from models.precision.network import in_precision
 from models.runtimes.build import open_network
 from scripts.benchmarks import data
 from scripts.benchmarks.measure import Comparison, Program, Row, Side
@@ -45,6 +47,8 @@ COMPILED = ("plainusr", "esc_light")
 """Networks that are compiled: it takes minutes, of the others more."""
 LARGE = ("rgt_s",)
 """Networks that are measured with ``--all`` alone: it takes minutes to write their graph."""
+HALF = ("hat_s", "esc")
+"""Networks that are also measured in bfloat16, against their float32 export."""
 PUBLISHED = {"plainusr": "PlainUSR_Rep_x4.pth"}  # whose weights may be here; others have those they begin with
 PHOTOGRAPH = "coffee.png"
 EAGER = "torch, eager"
@@ -91,7 +95,7 @@ def comparisons() -> list[Comparison]:
         if name in COMPILED or runtime.form == "onnx"
     ]
     small = next(runtime for runtime in RUNTIMES if runtime.key == "onnxruntime")
-    return [*found, _comparison("plainusr_u", (24, 32), small, quick=True)]
+    return [*found, *(_half(name, small) for name in HALF), _comparison("plainusr_u", (24, 32), small, quick=True)]
 
 
 def _comparison(name: str, size: tuple[int, int], runtime: Runtime, *, quick: bool = False) -> Comparison:
@@ -106,11 +110,24 @@ def _comparison(name: str, size: tuple[int, int], runtime: Runtime, *, quick: bo
     )
 
 
-def prepared(name: str, size: tuple[int, int], runtime: Runtime | None) -> Program:
-    """A network in a runtime, or in PyTorch as it is, ready to upscale an image."""
+def _half(name: str, runtime: Runtime) -> Comparison:
+    """The network in bfloat16 beside a runtime that runs it in float32; no line of the page."""
+    height, width = size = IMAGES.get(name, (64, 64))
+    exported = functools.partial(prepared, name, size, runtime)
+    return Comparison(
+        f"runtimes/{name}_bf16",
+        f"{name} x{SCALE}, 1 x 3 x {height} x {width}, bf16",
+        Side(runtime.name, exported, None, runtime.needs, runtime.modules),
+        Side(f"{EAGER}, bf16", functools.partial(prepared, name, size, None, "bf16"), None, ("native bfloat16",), ()),
+        quick=False,
+    )
+
+
+def prepared(name: str, size: tuple[int, int], runtime: Runtime | None, precision: Precision = "fp32") -> Program:
+    """A network in a runtime, or in PyTorch as it is, ready to upscale an image; in float32 but in PyTorch."""
     image = part_of_photograph(size)
     if runtime is None or runtime.form is None:
-        network = network_of(name)
+        network = in_precision(network_of(name), precision)
         return Program(_upscaling(network if runtime is None else Compiled(network), image))
     file = program_file(name, runtime.form)
     if runtime.form == "aot":
@@ -184,7 +201,7 @@ def section(rows: Sequence[Row], command: str, machine: Mapping[str, Mapping[str
         "| network | runtime | ms | eager, ms | speed-up | memory, MiB | file, MiB | levels |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    own = [row for row in rows if row.key.startswith("runtimes/")]
+    own = [row for row in rows if row.key.startswith("runtimes/") and row.baseline == EAGER]
     for work, group in itertools.groupby(own, key=lambda row: row.work):
         lines += _lines(work, list(group))
     return "\n".join(lines) + "\n"

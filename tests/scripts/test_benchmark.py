@@ -129,6 +129,17 @@ def test_what_the_device_cannot_do_is_left_out(monkeypatch: pytest.MonkeyPatch) 
     assert row.ours_note == "left out: torch.compile does not work here (RuntimeError)"
 
 
+@pytest.mark.parametrize("native", [frozenset({"bf16"}), frozenset()])
+def test_bfloat16_is_measured_where_it_is_arithmetic(native: frozenset[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "native_precisions", lambda device: native)
+    needs.lack.cache_clear()
+    try:
+        missing = needs.missing(("native bfloat16",), "cpu")
+    finally:
+        needs.lack.cache_clear()
+    assert missing == (None if native else "no bfloat16 arithmetic: networks stay in float32")
+
+
 def test_what_was_compiled_for_a_row_does_not_count_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     resets = []
     monkeypatch.setitem(sys.modules, "torch._dynamo", sys.modules.get("torch._dynamo", ModuleType("dynamo")))

@@ -141,6 +141,8 @@ def test_resources_of_kernels_are_read() -> None:
         ("mkldnn::_convolution_pointwise", "convolutions"),
         ("aten::convolution_backward", "convolutions"),
         ("focalsr::gelu_depthwise", "convolutions"),
+        ("focalsr::conv3x3_out", "convolutions"),
+        ("focalsr::importance_gate", "element-wise and norms"),
         ("aten::addmm", "matrix products"),
         ("mkldnn::_linear_pointwise", "matrix products"),
         ("focalsr::window_attention", "attention kernels"),

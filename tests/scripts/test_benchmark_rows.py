@@ -25,7 +25,10 @@ OPERATORS = {
     "linear": "linear*",
 }
 """Name of an operator -> its rows."""
-ELSEWHERE = {"resample"}  # measured with the images, in the group data
+ELSEWHERE = {
+    "resample",  # measured with the images, in the group data
+    "conv3x3", "pointwise_soft_pool", "importance_gate_",  # measured with PlainUSR, in the group networks
+}  # fmt: skip
 
 
 def text(network: Mapping[str, object]) -> str:

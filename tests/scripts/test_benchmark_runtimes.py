@@ -37,6 +37,7 @@ def test_the_table_has_networks_by_runtimes() -> None:
         Row(**{**vars(ROW), "file_mib": 2.25, "levels": 1}),
         Row(**{**vars(ROW), "ours": "OpenVINO", "ours_ms": None, "ours_note": "left out: openvino is not installed"}),
         Row(**{**vars(ROW), "key": "ops/x"}),
+        Row(**{**vars(ROW), "baseline": "ONNX Runtime, CPU", "ours": "torch, eager, bf16"}),
     ]
     lines = runtimes.section(rows, "runtimes", {"hardware": {"cpu": "X"}, "versions": {"torch": "9"}}).splitlines()
     assert lines[0].startswith("`python scripts/benchmark.py runtimes`: cpu X; torch 9")

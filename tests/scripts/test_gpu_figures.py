@@ -252,6 +252,13 @@ def test_the_page(tmp_path: Path) -> None:
     real = Results(results.machine, False, 0, (Result("esc/esc_x4_320x180/auto_float32", 1.0, 1.0, 1.0, 1.0, 1, 1),))
     write_page(real, [], tmp_path / "page.md")
     assert "| esc x4, 1 x 3 x 180 x 320 | auto, float32 | 1 |" in (tmp_path / "page.md").read_text()
+    with (tmp_path / "page.md").open("a") as page_file:
+        page_file.write("what people add\n")
+    write_page(dataclasses.replace(real, machine={"gpu": "another card"}), [], tmp_path / "page.md")
+    rewritten = (tmp_path / "page.md").read_text()
+    assert rewritten.endswith("what people add\n")
+    assert "another card" in rewritten
+    assert "a card" not in rewritten.replace("another card", "")
     for wrong, reason in ((dataclasses.replace(real, tiny=True), "dry run"), (Results({}, False, 0, ()), "no figures")):
         with pytest.raises(InputError, match=reason):
             write_page(wrong, [], tmp_path / "other.md")

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import ops
+from ops.depthwise import SIDES
 from ops.kernel_cache import SOURCES
 from ops.registry import ENVIRONMENT, NATIVE
 from utils.command import run_command
@@ -49,7 +50,7 @@ class Case(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """Both sparse products and a chain of focused layers, by type and width."""
+    """Both sparse products and a chain of focused layers, by type and width; depth-wise convolutions."""
     for dtype, entries, width in (
         (torch.float32, torch.int16, 40),
         (torch.float32, torch.int64, 13),
@@ -67,6 +68,8 @@ def cases() -> Iterator[Case]:
     ):
         shown = f"{str(dtype).removeprefix('torch.')}, width {width}, window {side}{', regions' if regions else ''}"
         yield _focused(f"focused_attention, {shown}", dtype, width, side, regions=regions)
+    for side in SIDES:
+        yield _depthwise(f"depthwise_conv2d, float32, side {side}", side)
 
 
 def _sparse(name: str, product: str, dtype: torch.dtype, entries: torch.dtype, width: int) -> Case:
@@ -113,6 +116,21 @@ def _focused(name: str, dtype: torch.dtype, width: int, side: int, *, regions: b
         return [*(out.detach() for out in outs), *found]
 
     return Case(name, dtype, (qkv, grads, tables, parts), compute)
+
+
+def _depthwise(name: str, side: int) -> Case:
+    """Two maps of 9 x 11 with 40 channels: more than a warp."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 9, 11, 40), (40, 1, side, side), (2, 9, 11, 40))
+    operands = tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
+    def compute(inputs: Sequence[Tensor], backend: str) -> list[Tensor]:
+        x, weight, grad = inputs
+        leaves = (x.detach().requires_grad_(), weight.detach().requires_grad_())
+        out = ops.depthwise_conv2d(*leaves, backend=backend)
+        return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+
+    return Case(name, torch.float32, operands, compute)
 
 
 def errors_of(case: Case, device: str) -> list[float]:

@@ -10,6 +10,7 @@ from scripts.benchmarks.gpu.results import Result, Results
 from scripts.benchmarks.gpu.tables import TABLES, Figure
 from utils.errors import InputError
 from utils.files import write_text
+from utils.marked import replace_marked
 
 _HEAD = """\
 # Performance on a GPU
@@ -18,6 +19,9 @@ Measured by `make gpu` ([performance.md](performance.md) says how). Times are me
 the fastest and the slowest call; "speed-up" and "memory" compare a line with the first one of the same work. MiB is
 the allocator's peak, weights and inputs included. Where a time is missing, its place says why.
 """
+MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
+"""Lines around what is written by the program."""
+
 _COLUMNS = (
     "work", "way", "ms", "fastest - slowest", "calls", "speed-up", "MiB", "memory", "share of the limit",
     "paper: ms, MB",
@@ -25,11 +29,11 @@ _COLUMNS = (
 
 
 def write_page(results: Results, sections: Sequence[str], file: Path) -> None:
-    """Write the page.
+    """Write the page, or what has been measured into its place between :data:`MARKS`: what people add stays.
 
     Args:
         results: of a run on a GPU.
-        sections: behind the tables: profiles.
+        sections: behind the tables: trainings, profiles.
         file: where.
 
     Raises:
@@ -39,7 +43,11 @@ def write_page(results: Results, sections: Sequence[str], file: Path) -> None:
         raise InputError("these figures are of a dry run: small sizes on a CPU; the page is of a run on a GPU")
     if not any(row.ms is not None for row in results.rows):
         raise InputError("there are no figures yet: run stage 3 on a GPU first")
-    write_text(file, page(results, figures(tiny=results.tiny), sections))
+    text = page(results, figures(tiny=results.tiny), sections)
+    if file.exists():
+        replace_marked(file, MARKS, text)
+    else:
+        write_text(file, f"{MARKS[0]}\n{text}{MARKS[1]}\n")
 
 
 def page(results: Results, known: Sequence[Figure], sections: Sequence[str] = ()) -> str:

@@ -143,6 +143,7 @@ def test_norms_compute_in_float32() -> None:
     x = 300 * torch.ones(1, 4, 2, 2)
     assert not in_precision(nn.Sequential(Handmade()), "fp16")(x).max() > 0
     assert torch.allclose(in_precision(nn.Sequential(HandmadeNorm()), "fp16")(x), torch.ones_like(x))
+    torch.manual_seed(0)  # two channels that are almost the same would come out of their norm as anything
     layers = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4)).eval()
     half = in_precision(layers, "fp16")
     assert {p.dtype for key, p in half.named_parameters() if not key.startswith("network.0")} == {torch.float32}

@@ -1,0 +1,217 @@
+"""3x3 convolution with what follows it at once: leaky ReLU, pixel shuffle.
+
+Shapes: B images, H W pixels, C channels in, K channels out, s factor of the shuffle.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ops import build
+from ops.autocast import autocast_is_on
+from ops.memo import Memo
+from ops.registration import Written, register
+from ops.registry import NATIVE, REFERENCE, Backend, Operator, only_on, recording
+from utils.errors import InputError
+
+PANEL = 16
+"""Channels of results that lie together in the transformed weights."""
+
+
+class Conv3x3Arguments(NamedTuple):
+    """The arguments of :func:`conv3x3` as they travel."""
+
+    x: Tensor  # [B, C, H, W]
+    weight: Tensor  # [K, C, 3, 3]
+    bias: Tensor | None  # [K]
+    slope: float
+    shuffle: int
+    out: Tensor | None  # [B, K / s^2, s*H, s*W]
+    memo: Memo
+
+
+class TransformedArguments(NamedTuple):
+    """The arguments of the compiled kernel."""
+
+    x: Tensor  # [B, C, H, W], channels side by side
+    weight: Tensor  # [36, panels, C, 16]
+    bias: Tensor | None  # [K]
+    slope: float
+    shuffle: int
+    out: Written  # [B, K / s^2, s*H, s*W]
+
+
+class Conv3x3Call(NamedTuple):
+    """What the choice of a backend depends on."""
+
+    device: str
+    dtype: torch.dtype | None = torch.float32
+    gradient: bool = False
+    autocast: bool = False
+
+
+def conv3x3(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    slope: float = 1.0,
+    shuffle: int = 1,
+    out: Tensor | None = None,
+    memo: Memo | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """A 3x3 convolution with zeros around the image, then leaky ReLU, then pixel shuffle.
+
+    Where no gradient is wanted, float32 on the CPU is served by a compiled kernel, which multiplies a quarter as often
+    (Winograd's minimal filtering); its rounding errors are twice those of a direct sum.
+
+    Args:
+        x: [B, C, H, W]. The kernel takes channels-last images as they are, also the first channels of wider ones.
+        weight: [K, C, 3, 3].
+        bias: [K].
+        slope: of the leaky ReLU for negative results; 1 is none.
+        shuffle: factor s of the pixel shuffle; 1 is none.
+        out: where the result goes; memory that neither x nor a weight is in. Only where no gradient is wanted.
+        memo: keeps the transformed weights between calls.
+        backend: "auto", "native" or "reference" (see :func:`ops.explain`).
+
+    Returns:
+        [B, K / s^2, s*H, s*W]: ``out``, or a new tensor; of the compiled kernel a channels-last one, and a contiguous
+        one where pixels are shuffled.
+
+    Raises:
+        InputError: shapes do not fit, or the chosen backend cannot serve this call.
+    """
+    expected = (x.shape[0], weight.shape[0] // shuffle**2, x.shape[2] * shuffle, x.shape[3] * shuffle)
+    if weight.shape[1:] != (x.shape[1], 3, 3) or weight.shape[0] % shuffle**2:
+        raise InputError(
+            f"conv3x3: x {list(x.shape)}, weight {list(weight.shape)}, shuffle {shuffle}; expected [B, C, H, W], "
+            f"[K, C, 3, 3], a multiple of {shuffle**2} as K"
+        )
+    if out is not None and out.shape != expected:
+        raise InputError(f"conv3x3: out is {list(out.shape)}; expected {list(expected)}")
+    call = call_of(x, weight, *(tensor for tensor in (bias, out) if tensor is not None))
+    arguments = Conv3x3Arguments(x, weight, bias, slope, shuffle, out, memo or Memo())
+    return CONV3X3.choose(call, backend).run(arguments)
+
+
+def call_of(*tensors: Tensor) -> Conv3x3Call:
+    """What the choice of a backend depends on, of the tensors of a call."""
+    device, dtype = tensors[0].device.type, tensors[0].dtype
+    return Conv3x3Call(
+        device=device,
+        dtype=dtype if all(tensor.dtype == dtype for tensor in tensors) else None,
+        gradient=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors),
+        autocast=autocast_is_on(device),
+    )
+
+
+def reference_conv3x3(arguments: Conv3x3Arguments) -> Tensor:
+    """[B, K / s^2, s*H, s*W], by PyTorch's convolution."""
+    x, weight, bias, slope, shuffle, out, _ = arguments
+    y = F.conv2d(x, weight, bias, padding=1)
+    if slope != 1:
+        y = F.leaky_relu(y, slope)
+    if shuffle > 1:
+        y = F.pixel_shuffle(y, shuffle)
+    return y if out is None else out.copy_(y)
+
+
+def native_conv3x3(arguments: Conv3x3Arguments) -> Tensor:
+    """[B, K / s^2, s*H, s*W], by ops/csrc/conv3x3_cpu.cpp."""
+    x, weight, bias, slope, shuffle, out, memo = arguments
+    transformed = memo(lambda: transformed_weight(weight), weight)
+    if out is None:
+        B, _, H, W = x.shape
+        form = torch.contiguous_format if shuffle > 1 else torch.channels_last
+        shape = (B, weight.shape[0] // shuffle**2, H * shuffle, W * shuffle)
+        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
+    if out.numel() > 0:
+        torch.ops.focalsr.conv3x3_out(channels_together(x), transformed, bias, slope, shuffle, out)
+    return out
+
+
+def channels_together(x: Tensor) -> Tensor:
+    """[B, C, H, W] whose channels lie side by side; a copy where they do not."""
+    return x if x.shape[1] == 1 or x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
+
+
+def transformed_weight(weight: Tensor) -> Tensor:
+    """[K, C, 3, 3] -> [36, panels, C, 16]: kernels at the 36 positions of a transformed tile, panels of results."""
+    K, C = weight.shape[:2]
+    points = _points().to(weight.device)
+    positions = torch.einsum("ia,jb,kcab->ijck", points, points, weight.double()).reshape(36, C, K)
+    panels = -(-K // PANEL)
+    padded = F.pad(positions, (0, panels * PANEL - K)).view(36, C, panels, PANEL)
+    return padded.transpose(1, 2).to(weight.dtype).contiguous()
+
+
+@functools.cache
+def _points() -> Tensor:
+    """[6, 3], float64: a quadratic polynomial's values at the points of ops/csrc/conv3x3.h, each scaled.
+
+    The scale is one over the product of distances to the other points, for which the kernel's transforms are made.
+    """
+    points = [0.0, 0.625, -0.625, 1.5, -1.5]
+    rows = []
+    for point in points:
+        distance = math.prod(point - other for other in points if other != point)
+        rows.append([1 / distance, point / distance, point**2 / distance])
+    return torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
+
+
+def refusal(call: Conv3x3Call) -> str | None:
+    """One sentence why kernels for evaluation in float32 on the CPU cannot serve a call."""
+    if (elsewhere := only_on(call.device, "cpu")) is not None:
+        return elsewhere
+    if call.gradient:
+        return "it has no backward pass, and a gradient is wanted"
+    if call.dtype != torch.float32 or call.autocast:
+        return "it is for float32 alone"
+    if recording():
+        return "a graph that is compiled or exported fuses PyTorch's own operators"
+    return None
+
+
+def examples() -> Mapping[str, Conv3x3Call]:
+    """Calls for :func:`ops.explain`."""
+    return {"cpu, evaluation": Conv3x3Call("cpu"), "cpu, training": Conv3x3Call("cpu", gradient=True)}
+
+
+CONV3X3: Operator[Conv3x3Call, Callable[[Conv3x3Arguments], Tensor]] = Operator(
+    name="conv3x3",
+    backends=(
+        Backend(
+            NATIVE,
+            native_conv3x3,
+            refusal=refusal,
+            merit="a compiled kernel of this project: a quarter of the multiplications, and one pass over the map",
+            missing=lambda call: build.cpu_extension("conv3x3"),
+        ),
+        Backend(
+            REFERENCE,
+            reference_conv3x3,
+            refusal=lambda call: None,
+            merit="PyTorch's convolution, which serves every call",
+            shortfall="slower: it multiplies four times as often, and the activation is a pass of its own",
+        ),
+    ),
+    examples=examples,
+)
+
+
+def _flops(sizes: Any) -> int:
+    """Of a direct sum, as for PyTorch's convolution."""
+    B, _, H, W = sizes.out
+    return int(2 * 9 * B * sizes.x[1] * sizes.out[1] * H * W)  # the shuffle moves channels to pixels
+
+
+register("conv3x3_out", TransformedArguments, "()", fake=lambda arguments: None, flops=_flops)

@@ -1,0 +1,129 @@
+"""conv3x3: the compiled kernel against the definition."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ops import Memo, conv3x3
+from ops.convolution.conv3x3 import transformed_weight
+from tests.ops.kernels import require_cpu_kernels
+from utils.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def kernels() -> None:
+    require_cpu_kernels("conv3x3")
+
+
+def inputs(B: int, C: int, K: int, H: int, W: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x, weight, bias in float32; x is the first channels of a wider channels-last map."""
+    generator = torch.Generator().manual_seed(C * K)
+    x = torch.randn(B, C + 3, H, W, generator=generator).contiguous(memory_format=torch.channels_last)[:, :C]
+    return x, torch.randn(K, C, 3, 3, generator=generator) / (3 * C**0.5), torch.randn(K, generator=generator)
+
+
+def test_reference_is_convolution_then_activation_then_shuffle() -> None:
+    x, weight, bias = (tensor.double() for tensor in inputs(2, 3, 8, 5, 4))
+    y = F.conv2d(F.pad(x, (1, 1, 1, 1)), weight, bias)
+    expected = F.pixel_shuffle(torch.where(y < 0, 0.1 * y, y), 2)
+    assert torch.allclose(conv3x3(x, weight, bias, slope=0.1, shuffle=2, backend="reference"), expected, rtol=1e-13)
+
+
+# Fewer channels than a vector, several panels, ragged panels and vectors, tiles that leave the image, several groups.
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(
+    ("sizes", "slope", "shuffle"),
+    [((2, 3, 67, 9, 11), 1.0, 1), ((1, 40, 33, 22, 30), 0.05, 1), ((2, 67, 48, 13, 6), 1.0, 4),
+     ((1, 5, 12, 1, 1), 0.0, 2), ((1, 16, 18, 7, 3), 0.2, 3), ((1, 1, 1, 4, 4), 1.0, 1)],
+)  # fmt: skip
+def test_kernel_equals_the_reference(sizes: tuple[int, int, int, int, int], slope: float, shuffle: int) -> None:
+    x, weight, bias = inputs(*sizes)
+    compute = functools.partial(conv3x3, slope=slope, shuffle=shuffle)
+    for offset in (bias, None):
+        wide = None if offset is None else offset.double()
+        expected = compute(x.double(), weight.double(), wide, backend="reference")
+        found = compute(x, weight, offset, backend="native")
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() <= 3e-6 * expected.abs().max()
+        assert torch.equal(compute(x.contiguous(), weight, offset, backend="native"), found)
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+def test_rounding_errors_are_near_those_of_a_direct_sum() -> None:
+    x, weight, bias = inputs(1, 64, 64, 32, 32)
+    exact = conv3x3(x.double(), weight.double(), bias.double(), backend="reference")
+    direct, ours = (
+        (conv3x3(x, weight, bias, backend=backend) - exact).square().mean() for backend in ("reference", "native")
+    )
+    assert ours <= 9 * direct  # three times the error: with the points 0, 1, -1, 2, -2 it would be four to five
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+def test_kernel_depends_neither_on_threads_nor_on_the_batch() -> None:
+    x, weight, bias = inputs(3, 20, 24, 31, 33)
+    whole = conv3x3(x, weight, bias, backend="native")
+    assert torch.equal(torch.cat([conv3x3(one, weight, bias, backend="native") for one in x.split(1)]), whole)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(conv3x3(x, weight, bias, backend="native"), whole)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+def test_result_goes_where_it_is_asked_for() -> None:
+    x, weight, bias = inputs(2, 8, 6, 5, 7)
+    wide = torch.zeros(2, 9, 5, 7).contiguous(memory_format=torch.channels_last)
+    found = conv3x3(x, weight, bias, out=wide[:, :6], backend="native")
+    assert found.data_ptr() == wide.data_ptr()
+    assert torch.equal(found, conv3x3(x, weight, bias, backend="native"))
+    assert not wide[:, 6:].any()
+    assert torch.allclose(conv3x3(x, weight, bias, out=torch.empty(2, 6, 5, 7), backend="reference"), found, atol=1e-5)
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+def test_a_memo_follows_the_weights() -> None:
+    x, weight, bias = inputs(1, 8, 6, 5, 7)
+    memo = Memo()
+    conv3x3(x, weight, bias, memo=memo)
+    weight.mul_(2)
+    assert torch.equal(conv3x3(x, weight, bias, memo=memo), conv3x3(x, weight, bias))
+
+
+def test_what_the_kernel_refuses() -> None:
+    x, weight, bias = inputs(1, 4, 4, 3, 3)
+    with pytest.raises(InputError, match="no backward pass"):
+        conv3x3(x, weight.requires_grad_(), bias, backend="native")
+    with pytest.raises(InputError, match="float32 alone"):
+        conv3x3(x.double(), weight.detach().double(), bias.double(), backend="native")
+    with pytest.raises(InputError, match=r"\[K, C, 3, 3\]"):
+        conv3x3(x, weight[:, :3])
+    with pytest.raises(InputError, match="expected \\[1, 4, 3, 3\\]"):
+        conv3x3(x, weight, out=x[:, :, :2])
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+def test_operator_is_registered_soundly_and_counted() -> None:
+    x, weight, bias = inputs(1, 3, 8, 4, 5)
+    arguments = (x, transformed_weight(weight), bias, 0.1, 2, torch.empty(1, 2, 8, 10))
+    torch.library.opcheck(torch.ops.focalsr.conv3x3_out.default, arguments)
+    counts, memo = [], Memo()
+    conv3x3(x, weight, bias, memo=memo)
+    for backend in ("native", "reference"):
+        with FlopCounterMode(display=False) as counter:
+            conv3x3(x, weight, bias, shuffle=2, memo=memo, backend=backend)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] == 2 * 9 * 3 * 8 * 20

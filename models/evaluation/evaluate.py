@@ -288,7 +288,7 @@ class _Scorer:
         started = time.perf_counter()
         outputs = self._upscaled(lq)
         images = [to_levels(output) for output in outputs]
-        finite = outputs.isfinite().flatten(1).all(1).tolist()  # waits for the device
+        finite = _finite(outputs)  # waits for the device
         seconds = (time.perf_counter() - started) / len(group)
         where = None if all(finite) else first_fault(self.network, lambda: self._upscaled(lq))
         broken = f"the output of {self.called} is not finite (NaN or infinity){'' if where is None else f', {where}'}"
@@ -321,6 +321,15 @@ class _Scorer:
             rows.append(EvalRow(name, 0, 0, {}, {}, 0.0, str(error), "memory"))
         if rows and rows[0].cause == "memory":
             release_kept_memory(self.device)
+
+
+def _finite(outputs: Tensor) -> list[bool]:
+    """Whether each output has finite values only; a sum tells, in a tenth of the time, where all have."""
+    values = outputs.flatten(1)
+    if bool(values.sum(1).isfinite().all()):
+        return [True] * len(values)
+    found: list[bool] = values.isfinite().all(1).tolist()
+    return found
 
 
 def _completed(rows: Sequence[EvalRow], options: ValOptions) -> tuple[EvalRow, ...]:

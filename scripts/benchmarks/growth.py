@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
+import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from analysis.drawing import new_figure
@@ -115,7 +115,7 @@ class Curve(NamedTuple):
         kept = [(x, y) for x, y in zip(self.pixels, self.values, strict=True) if x >= LEAST and y > 0]
         if len(kept) < 2:
             return math.nan
-        return float(np.polyfit(*np.log(np.array(kept)).T, 1)[0])
+        return statistics.linear_regression([math.log(x) for x, _ in kept], [math.log(y) for _, y in kept]).slope
 
 
 def curve_of(rows: Sequence[Row], name: str, measure: str, *, batches: bool) -> Curve:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def rows_of(name: str, time: float, memory: float) -> list[Row]:
     """Of a network whose time and memory grow with these exponents, but for small images, which take as long as any."""
 
     def value(case: Case, exponent: float) -> float:
-        return max(float(case.pixels), growth.LEAST) ** exponent
+        return math.pow(max(case.pixels, growth.LEAST), exponent)
 
     return [
         Row(f"growth/{name}_{called}", "w", "a", "b", 1.0, value(case, time), 1.0, value(case, memory))

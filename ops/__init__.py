@@ -28,6 +28,7 @@ from ops.window.relative_bias import RelativeBias
 
 __all__ = [
     "CONV3X3",
+    "IMPORTANCE_GATE",
     "OPERATORS",
     "AttentionCall",
     "FocusState",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from archs.esc.kernels import DYNAMIC_SIDE, convolve_symmetric, depthwise_by_image, depthwise_joined
-from archs.layers.conv import convolve, pointwise
+from archs.layers.conv import Conv3x3, convolve, pointwise
 from archs.layers.places import AttentionPlaces, reflected, window_places
 from archs.layers.position import bias_by_displacement
 from archs.layers.reflect import crop, reflect_to_multiple
@@ -285,7 +285,7 @@ class Block(nn.Module):
         )
         self.convffns = nn.ModuleList(FeedForward(C, settings.inner) for _ in range(count))
         self.ln_out = Norm(C)
-        self.conv_out = nn.Conv2d(C, C, 3, padding=1)
+        self.conv_out = Conv3x3(C, C)
 
     def forward(self, x: Tensor, *kernels: Tensor) -> Tensor:
         """[B, H, W, C] and the shared kernels -> [B, H, W, C]."""

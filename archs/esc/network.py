@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from archs.contract import BaseNetwork
 from archs.esc.blocks import AttentionType, Block, BlockSettings, Norm
 from archs.esc.kernels import DYNAMIC_SIDE, initial_kernel, symmetric_kernel
-from archs.layers.conv import convolve, to_bhwc
+from archs.layers.conv import Conv3x3, convolve, to_bhwc
 from archs.layers.parts import PartNames, matching
 from archs.layers.size import SizeRule
 from ops import Memo
@@ -166,10 +166,10 @@ class ESC(RescalingNetwork):
         )  # fmt: skip
         super().__init__(settings, n_blocks, kernel_size, upscaling_factor)
         self.plk_filter = nn.Parameter(initial_kernel(pdim, kernel_size))
-        self.proj = nn.Conv2d(IMAGE_CHANNELS, dim, 3, padding=1)
+        self.proj = Conv3x3(IMAGE_CHANNELS, dim)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(n_blocks))
-        self.last = nn.Conv2d(dim, dim, 3, padding=1)
-        self.to_img = nn.Conv2d(dim, IMAGE_CHANNELS * upscaling_factor**2, 3, padding=1)
+        self.last = Conv3x3(dim, dim)
+        self.to_img = Conv3x3(dim, IMAGE_CHANNELS * upscaling_factor**2)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, 3, s*H, s*W], not clamped."""
@@ -203,11 +203,11 @@ class ESCFP(RescalingNetwork):
         super().__init__(settings, n_blocks, kernel_size, upscaling_factor)
         self.lk_channel = nn.Parameter(torch.randn(pdim, pdim, 1, 1))
         self.lk_spatial = nn.Parameter(nn.init.orthogonal_(torch.empty(pdim, 1, kernel_size, kernel_size)))
-        self.proj = nn.Conv2d(IMAGE_CHANNELS, dim, 3, padding=1)
+        self.proj = Conv3x3(IMAGE_CHANNELS, dim)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(n_blocks))
         self.ln_last = Norm(dim)
-        self.last = nn.Conv2d(dim, dim, 3, padding=1)
-        self.to_img = nn.Conv2d(dim, IMAGE_CHANNELS * upscaling_factor**2, 3, padding=1)
+        self.last = Conv3x3(dim, dim)
+        self.to_img = Conv3x3(dim, IMAGE_CHANNELS * upscaling_factor**2)
 
     def shared_kernels(self) -> tuple[Tensor, ...]:
         """The matrix [p, p, 1, 1] and the depthwise kernels [p, 1, k, k]."""

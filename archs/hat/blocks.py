@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from archs.layers.attention import ChannelAttention
-from archs.layers.conv import to_bhwc
+from archs.layers.conv import Conv3x3, to_bhwc
 from archs.layers.drop import DropPath
 from archs.layers.linear import Linear, initialise_linear
 from archs.layers.mask import shift_regions
@@ -102,9 +102,9 @@ class ChannelAttentionBlock(nn.Module):
             )
         inner = channels // compress_ratio
         self.cab = nn.Sequential(
-            nn.Conv2d(channels, inner, 3, padding=1),
+            Conv3x3(channels, inner),
             nn.GELU(),
-            nn.Conv2d(inner, channels, 3, padding=1),
+            Conv3x3(inner, channels),
             ChannelAttention(channels, squeeze_factor),
         )
 

@@ -23,7 +23,7 @@ from archs.hat.blocks import (
     extended_window,
 )
 from archs.layers.constants import PublishedConstants
-from archs.layers.conv import to_bhwc
+from archs.layers.conv import Conv3x3, to_bhwc
 from archs.layers.drop import drop_path_rates
 from archs.layers.embedding import PatchEmbedding
 from archs.layers.image import image_mean
@@ -124,7 +124,7 @@ class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
         self.register_buffer("mean_e4", (image_mean(in_chans) * 1e4).round().int(), persistent=False)
 
         self.absolute_pos_embed = nn.Parameter(torch.empty(1, math.prod(grid), embed_dim)) if ape else None
-        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
+        self.conv_first = Conv3x3(in_chans, embed_dim)
         self.patch_embed = PatchEmbedding(embed_dim, patch_norm)
         self.pos_drop = nn.Dropout(drop_rate)
         hab = functools.partial(

@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import nn
 
+from archs.layers.conv import Conv3x3
+
 Residual = Literal["1conv", "3conv", "identity"]
 """The published values of ``resi_connection``; each network knows two of them."""
 
@@ -20,10 +22,10 @@ def residual_convolution(channels: int, kind: Residual) -> nn.Module:
     if kind == "identity":
         return nn.Identity()
     if kind == "1conv":
-        return nn.Conv2d(channels, channels, 3, padding=1)
+        return Conv3x3(channels, channels)
     narrow = channels // 4
     return nn.Sequential(
-        nn.Conv2d(channels, narrow, 3, padding=1), nn.LeakyReLU(0.2, inplace=True),
+        Conv3x3(channels, narrow), nn.LeakyReLU(0.2, inplace=True),
         nn.Conv2d(narrow, narrow, 1), nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(narrow, channels, 3, padding=1),
+        Conv3x3(narrow, channels),
     )  # fmt: skip

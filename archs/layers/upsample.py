@@ -12,6 +12,7 @@ from typing import Literal, cast, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archs.layers.conv import Conv3x3
 from archs.layers.numbering import count_numbered
 from utils.errors import InputError
 
@@ -34,9 +35,7 @@ class PixelShuffleStages(nn.Sequential):
         factors = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
         if scale < 1 or (scale != 3 and scale != 2 ** len(factors)):
             raise InputError(f"pixelshuffle: the scale must be 3 or a power of 2, got {scale}")
-        stages = (
-            (nn.Conv2d(channels, factor**2 * channels, 3, padding=1), nn.PixelShuffle(factor)) for factor in factors
-        )
+        stages = ((Conv3x3(channels, factor**2 * channels), nn.PixelShuffle(factor)) for factor in factors)
         super().__init__(*itertools.chain.from_iterable(stages))
 
 
@@ -89,7 +88,7 @@ def head_layers(
 
 
 def _convolution(channels: int, out: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, out, 3, padding=1)
+    return Conv3x3(channels, out)
 
 
 class HeadedNetwork(nn.Module):

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from archs.contract import BaseNetwork
 from archs.layers.constants import PublishedConstants
+from archs.layers.conv import Conv3x3
 from archs.layers.embedding import PatchEmbedding
 from archs.layers.image import image_mean
 from archs.layers.numbering import count_numbered
@@ -108,7 +109,7 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         self.register_buffer("mean_e4", (image_mean(in_chans) * 1e4).round().int(), persistent=False)
 
         self.absolute_pos_embed = nn.Parameter(torch.empty(1, img_size**2, embed_dim)) if ape else None
-        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
+        self.conv_first = Conv3x3(in_chans, embed_dim)
         self.patch_embed = PatchEmbedding(embed_dim, patch_norm)
         kept = iter(num_topk)
         self.layers = nn.ModuleList()

@@ -12,27 +12,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
 from archs.layers.conv import Conv3x3
 from archs.layers.pooling import SoftPool2d
 from archs.plainusr.blocks import NEGATIVE_SLOPE, FullResolutionAttention, LocalImportanceAttention, PlainBlock
-from ops import CONV3X3, call_of, importance_gate_, pointwise_soft_pool
+from ops import IMPORTANCE_GATE, call_of, importance_gate_, pointwise_soft_pool
 from ops.registry import NATIVE
 
 
 def serves(network: nn.Module, x: Tensor) -> bool:
-    """Whether a folded network can be evaluated in place: float32 on the CPU, no gradient wanted, nobody watching."""
-    if type(x) is not Tensor or x.ndim != 4 or x.dtype != torch.float32 or _watched_everywhere():
+    """Whether a folded network can be evaluated in place: kernels serve, no gradient is wanted, nobody watches."""
+    if type(x) is not Tensor or x.ndim != 4 or _watched_everywhere():
         return False
     parameters = []
     for module in network.modules():
         if module._forward_hooks or module._forward_pre_hooks:
             return False
         parameters += [parameter for parameter in module._parameters.values() if parameter is not None]
-    return CONV3X3.choose(call_of(x, *parameters)).name == NATIVE
+    return IMPORTANCE_GATE.choose(call_of(x, *parameters)).name == NATIVE
 
 
 def _watched_everywhere() -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from archs.contract import BaseNetwork
-from archs.layers.conv import convolve, depthwise
+from archs.layers.conv import Conv3x3, convolve, depthwise
 from archs.layers.drop import DropPath, drop_path_rates
 from archs.layers.image import image_mean
 from archs.layers.linear import Linear, initialise_linear
@@ -216,7 +216,7 @@ class RGT(HeadedNetwork, BaseNetwork):
         self.channels = in_chans
         self.register_buffer("mean_e4", (image_mean(in_chans) * 1e4).round().int(), persistent=False)
 
-        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
+        self.conv_first = Conv3x3(in_chans, embed_dim)
         self.before_RG = nn.Sequential(nn.Identity(), nn.LayerNorm(embed_dim))
         rates = iter(drop_path_rates(drop_path_rate, sum(depth)))
         self.layers = nn.ModuleList(

@@ -70,8 +70,9 @@ def conv3x3(
 ) -> Tensor:
     """A 3x3 convolution with zeros around the image, then leaky ReLU, then pixel shuffle.
 
-    Where no gradient is wanted, float32 on the CPU is served by a compiled kernel, which multiplies a quarter as often
-    (Winograd's minimal filtering); its rounding errors are twice those of a direct sum.
+    Where no gradient is wanted, a compiled kernel serves float32 and bfloat16 on the CPU. It multiplies a quarter as
+    often (Winograd's minimal filtering), in float32; its rounding errors are twice those of a direct sum in float32.
+    PyTorch's convolution serves bfloat16 where the CPU multiplies matrices of it (AMX).
 
     Args:
         x: [B, C, H, W]. The kernel takes channels-last images as they are, also the first channels of wider ones.
@@ -151,7 +152,7 @@ def transformed_weight(weight: Tensor) -> Tensor:
     positions = torch.einsum("ia,jb,kcab->ijck", points, points, weight.double()).reshape(36, C, K)
     panels = -(-K // PANEL)
     padded = F.pad(positions, (0, panels * PANEL - K)).view(36, C, panels, PANEL)
-    return padded.transpose(1, 2).to(weight.dtype).contiguous()
+    return padded.transpose(1, 2).float().contiguous()
 
 
 @functools.cache
@@ -169,16 +170,28 @@ def _points() -> Tensor:
 
 
 def refusal(call: Conv3x3Call) -> str | None:
-    """One sentence why kernels for evaluation in float32 on the CPU cannot serve a call."""
+    """One sentence why kernels for evaluation on the CPU cannot serve a call."""
     if (elsewhere := only_on(call.device, "cpu")) is not None:
         return elsewhere
     if call.gradient:
         return "it has no backward pass, and a gradient is wanted"
-    if call.dtype != torch.float32 or call.autocast:
-        return "it is for float32 alone"
+    if call.dtype not in (torch.float32, torch.bfloat16) or call.autocast:
+        return "it is for float32 and bfloat16 alone, and not for autocast"
     if recording():
         return "a graph that is compiled or exported fuses PyTorch's own operators"
     return None
+
+
+def _drawback(call: Conv3x3Call) -> str | None:
+    if call.dtype == torch.bfloat16 and _has_amx():
+        return "this CPU multiplies matrices of bfloat16 (AMX), which PyTorch's convolution uses"
+    return None
+
+
+@functools.cache
+def _has_amx() -> bool:
+    asks = getattr(torch.cpu, "_is_amx_tile_supported", None)  # newer than torch 2.5, and no public name
+    return bool(asks is not None and asks())
 
 
 def examples() -> Mapping[str, Conv3x3Call]:
@@ -194,6 +207,7 @@ CONV3X3: Operator[Conv3x3Call, Callable[[Conv3x3Arguments], Tensor]] = Operator(
             native_conv3x3,
             refusal=refusal,
             merit="a compiled kernel of this project: a quarter of the multiplications, and one pass over the map",
+            drawback=_drawback,
             missing=lambda call: build.cpu_extension("conv3x3"),
         ),
         Backend(

@@ -2,6 +2,7 @@
 // lie side by side. Tiles are transformed, multiplied and transformed back in groups that fit the cache (conv3x3.h).
 //
 // Shapes: B images, H W pixels, C channels in, K channels out. Images may be the first channels of wider ones.
+// T is the type of images in memory, float or bfloat16; all arithmetic is float.
 //
 // Every result is computed alone: it depends neither on the group that its tile is in nor on the number of threads.
 #include <ATen/Parallel.h>
@@ -9,6 +10,7 @@
 #include <torch/library.h>
 
 #include <optional>
+#include <type_traits>
 
 #include "conv3x3.h"
 
@@ -40,9 +42,9 @@ class Group {
   const Buffer<float> values, sums, patch, results;
 };
 
-// A tile at the border, or its last channels that fill no vector: with zeros around, into memory of our own.
-void copy_patch(const float* image, const Place& p, int64_t top, int64_t left, int64_t first, float* to,
-                int64_t width) {
+// A tile at the border, its last channels that fill no vector, or one of bfloat16: with zeros around, into our memory.
+template <class T>
+void copy_patch(const T* image, const Place& p, int64_t top, int64_t left, int64_t first, float* to, int64_t width) {
   const int64_t count = p.channels - first;
   for (int64_t y = top; y < top + kTileIn; ++y)
     for (int64_t x = left; x < left + kTileIn; ++x, to += width) {
@@ -50,18 +52,23 @@ void copy_patch(const float* image, const Place& p, int64_t top, int64_t left, i
         std::fill_n(to, width, 0.0f);
         continue;
       }
-      std::copy_n(image + y * p.row + x * p.pixel + first, count, to);
+      const T* from = image + y * p.row + x * p.pixel + first;
+      for (int64_t c = 0; c < count; ++c) to[c] = static_cast<float>(from[c]);
       std::fill(to + count, to + width, 0.0f);
     }
 }
 
 // One tile -> its transformed values.
-void take_tile(const float* image, const Place& p, int64_t tile_row, int64_t tile_column, const Group& g, float* to) {
+template <class T>
+void take_tile(const T* image, const Place& p, int64_t tile_row, int64_t tile_column, const Group& g, float* to) {
   const int64_t top = tile_row * kTileOut - 1, left = tile_column * kTileOut - 1;
   const bool inside = top >= 0 && left >= 0 && top + kTileIn <= p.height && left + kTileIn <= p.width;
-  const int64_t direct = inside ? p.channels / kConvLanes * kConvLanes : 0;
-  for (int64_t c = 0; c < direct; c += kConvLanes)
-    transform_tile(image + top * p.row + left * p.pixel + c, p.row, p.pixel, to + c, g.values_step);
+  int64_t direct = 0;
+  if constexpr (std::is_same<T, float>::value) {
+    direct = inside ? p.channels / kConvLanes * kConvLanes : 0;
+    for (int64_t c = 0; c < direct; c += kConvLanes)
+      transform_tile(image + top * p.row + left * p.pixel + c, p.row, p.pixel, to + c, g.values_step);
+  }
   if (direct == p.channels) return;
   const int64_t width = g.values_row - direct;
   copy_patch(image, p, top, left, direct, g.patch.get(), width);
@@ -74,13 +81,12 @@ struct Shuffle {
   int64_t factor, channel, row, pixel;  // the last three: steps in the image
 };
 
-void put_shuffled(const float* pixel, int64_t channels, const Shuffle& s, float* to) {
+template <class T>
+void put_shuffled(const float* pixel, int64_t channels, const Shuffle& s, T* to) {
   for (int64_t c = 0; c < channels; c += s.factor * s.factor, to += s.channel)
     for (int64_t y = 0; y < s.factor; ++y, pixel += s.factor) {
-      float* line = to + y * s.row;
-      if (s.factor == 4 && s.pixel == 1) std::memcpy(line, pixel, 4 * sizeof(float));
-      else
-        for (int64_t x = 0; x < s.factor; ++x) line[x * s.pixel] = pixel[x];
+      T* line = to + y * s.row;
+      for (int64_t x = 0; x < s.factor; ++x) line[x * s.pixel] = static_cast<T>(pixel[x]);
     }
 }
 
@@ -110,13 +116,14 @@ Place place_of(const Tensor& x) {
 }
 
 // The work of one call.
+template <class T>
 struct Convolution {
-  const float* images;
+  const T* images;
   int64_t image_step;
   Place from;
   const float *weights, *bias;
   float slope;
-  float* results;
+  T* results;
   int64_t result_step;
   Place to;  // before the shuffle
   Shuffle shuffle;
@@ -138,43 +145,36 @@ struct Convolution {
           results + image * result_step);
   }
 
-  void put(const float* sums, const Group& g, int64_t top, int64_t left, float* image) const {
+  void put(const float* sums, const Group& g, int64_t top, int64_t left, T* image) const {
     const int64_t rows = std::min<int64_t>(kTileOut, to.height - top);
     const int64_t columns = std::min<int64_t>(kTileOut, to.width - left);
-    if (shuffle.factor == 1) {
-      float* corner = image + top * to.row + left * to.pixel;
-      return put_tile(sums, g, bias, slope, rows, columns, to.channels, corner, to.row, to.pixel);
-    }
+    if constexpr (std::is_same<T, float>::value)
+      if (shuffle.factor == 1) {
+        float* corner = image + top * to.row + left * to.pixel;
+        return put_tile(sums, g, bias, slope, rows, columns, to.channels, corner, to.row, to.pixel);
+      }
     float* patch = g.results.get();
     put_tile(sums, g, bias, slope, rows, columns, to.channels, patch, kTileOut * g.sums_row, g.sums_row);
     for (int64_t y = 0; y < rows; ++y)
-      for (int64_t x = 0; x < columns; ++x)
-        put_shuffled(patch + (y * kTileOut + x) * g.sums_row, to.channels, shuffle,
-                     image + shuffle.factor * ((top + y) * shuffle.row + (left + x) * shuffle.pixel));
+      for (int64_t x = 0; x < columns; ++x) {
+        const float* pixel = patch + (y * kTileOut + x) * g.sums_row;
+        if (shuffle.factor == 1) {
+          T* at = image + (top + y) * to.row + (left + x) * to.pixel;
+          for (int64_t k = 0; k < to.channels; ++k) at[k] = static_cast<T>(pixel[k]);
+        } else {
+          T* at = image + shuffle.factor * ((top + y) * shuffle.row + (left + x) * shuffle.pixel);
+          put_shuffled(pixel, to.channels, shuffle, at);
+        }
+      }
   }
 };
 
-// x [B, C, H, W], weight [36, panels, C, 16], bias [K] -> out [B, K / s^2, s H, s W], other memory than x.
-void conv3x3_out(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, double slope,
-                 int64_t shuffle, const Tensor& out) {
-  TORCH_CHECK_VALUE(x.dim() == 4 && x.scalar_type() == at::kFloat && (x.size(1) == 1 || x.stride(1) == 1),
-                    "conv3x3: expected float32 [B, C, H, W] with its channels side by side");
-  TORCH_CHECK_VALUE(out.dim() == 4 && out.scalar_type() == at::kFloat && shuffle >= 1 &&
-                        (shuffle > 1 || out.size(1) == 1 || out.stride(1) == 1),
-                    "conv3x3: expected float32 results [B, K, H, W], their channels side by side or to be shuffled");
-  const Place from{x.size(2), x.size(3), x.size(1), x.stride(2), x.stride(3)};
-  const int64_t channels = out.size(1) * shuffle * shuffle, padded = (channels + kPanel - 1) / kPanel * kPanel;
-  TORCH_CHECK_VALUE(weight.is_contiguous() && weight.numel() == kPositions * padded * from.channels &&
-                        (!bias || bias->numel() == channels) && x.size(0) == out.size(0) &&
-                        from.height * shuffle == out.size(2) && from.width * shuffle == out.size(3),
-                    "conv3x3: shapes differ");
-  const Buffer<float> offsets(padded);
-  std::fill_n(offsets.get(), padded, 0.0f);
-  if (bias) std::copy_n(bias->contiguous().const_data_ptr<float>(), channels, offsets.get());
-  const Convolution work{
-      x.const_data_ptr<float>(), x.stride(0), from, weight.const_data_ptr<float>(), offsets.get(),
-      static_cast<float>(slope), out.mutable_data_ptr<float>(), out.stride(0),
-      {from.height, from.width, channels, out.stride(2), out.stride(3)},
+template <class T>
+void run(const Tensor& x, const Place& from, const float* weight, const float* bias, double slope, int64_t shuffle,
+         int64_t channels, const Tensor& out) {
+  const Convolution<T> work{
+      x.const_data_ptr<T>(), x.stride(0), from, weight, bias, static_cast<float>(slope), out.mutable_data_ptr<T>(),
+      out.stride(0), {from.height, from.width, channels, out.stride(2), out.stride(3)},
       {shuffle, out.stride(1), out.stride(2), out.stride(3)}};
   const int64_t groups = (work.tiles() + kGroup - 1) / kGroup;
   at::parallel_for(0, x.size(0) * groups, 1, [&](int64_t begin, int64_t end) {
@@ -184,6 +184,30 @@ void conv3x3_out(const Tensor& x, const Tensor& weight, const std::optional<Tens
       work.compute(task / groups, first, std::min(kGroup, work.tiles() - first), group);
     }
   });
+}
+
+// x [B, C, H, W], weight [36, panels, C, 16], bias [K] -> out [B, K / s^2, s H, s W], other memory than x.
+void conv3x3_out(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, double slope,
+                 int64_t shuffle, const Tensor& out) {
+  const auto type = x.scalar_type();
+  TORCH_CHECK_VALUE(x.dim() == 4 && (type == at::kFloat || type == at::kBFloat16) &&
+                        (x.size(1) == 1 || x.stride(1) == 1),
+                    "conv3x3: expected float32 or bfloat16 [B, C, H, W] with its channels side by side");
+  TORCH_CHECK_VALUE(out.dim() == 4 && out.scalar_type() == type && shuffle >= 1 &&
+                        (shuffle > 1 || out.size(1) == 1 || out.stride(1) == 1),
+                    "conv3x3: expected results [B, K, H, W] of the type of x, channels side by side or to be shuffled");
+  const Place from{x.size(2), x.size(3), x.size(1), x.stride(2), x.stride(3)};
+  const int64_t channels = out.size(1) * shuffle * shuffle, padded = (channels + kPanel - 1) / kPanel * kPanel;
+  TORCH_CHECK_VALUE(weight.is_contiguous() && weight.scalar_type() == at::kFloat &&
+                        weight.numel() == kPositions * padded * from.channels &&
+                        (!bias || bias->numel() == channels) && x.size(0) == out.size(0) &&
+                        from.height * shuffle == out.size(2) && from.width * shuffle == out.size(3),
+                    "conv3x3: shapes differ");
+  const Buffer<float> offsets(padded);
+  std::fill_n(offsets.get(), padded, 0.0f);
+  if (bias) std::copy_n(bias->to(at::kFloat).contiguous().const_data_ptr<float>(), channels, offsets.get());
+  const auto f = x.scalar_type() == at::kFloat ? run<float> : run<at::BFloat16>;
+  f(x, from, weight.const_data_ptr<float>(), offsets.get(), slope, shuffle, channels, out);
 }
 
 }  // namespace

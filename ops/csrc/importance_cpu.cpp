@@ -5,12 +5,14 @@
 // channels, `width` of them with padding; K side of a window, S steps between windows, h w windows; h' w' pixels of
 // a map.
 //
-// Every result is computed alone: it does not depend on the number of threads.
+// T is the type of images in memory, float or bfloat16; all arithmetic is float. Every result is computed alone: it
+// does not depend on the number of threads.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <type_traits>
 #include <vector>
 
 #include "conv3x3.h"
@@ -117,8 +119,10 @@ void join_rows(const std::vector<const RowSums*>& rows, const Pooling& p, int64_
 }
 
 void check_image(const Tensor& x, const char* name) {
-  TORCH_CHECK_VALUE(x.dim() == 4 && x.scalar_type() == at::kFloat && (x.size(1) == 1 || x.stride(1) == 1), name,
-                    ": expected float32 [B, C, H, W] with its channels side by side");
+  const auto type = x.scalar_type();
+  TORCH_CHECK_VALUE(x.dim() == 4 && (type == at::kFloat || type == at::kBFloat16) &&
+                        (x.size(1) == 1 || x.stride(1) == 1), name,
+                    ": expected float32 or bfloat16 [B, C, H, W] with its channels side by side");
 }
 
 // weight [F, C] -> panels of results [panels][C][kPanel], the last one padded.
@@ -128,45 +132,70 @@ void pack_panels(const float* weight, int64_t results, int64_t channels, float* 
       for (int64_t f = first; f < first + kPanel; ++f) *to++ = f < results ? weight[f * channels + c] : 0.0f;
 }
 
-// x [B, C, H, W], weight [F, C], bias [F] -> [B, F, h, w], channels side by side.
-Tensor pointwise_soft_pool(const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t side, int64_t step) {
-  check_image(x, "pointwise_soft_pool");
-  const int64_t images = x.size(0), channels = x.size(1), height = x.size(2), pixels = x.size(3);
-  const int64_t results = weight.size(0), width = (results + kPanel - 1) / kPanel * kPanel;
-  TORCH_CHECK_VALUE(weight.numel() == results * channels && bias.numel() == results && height >= side &&
-                        pixels >= side && side >= 1 && step >= 1, "pointwise_soft_pool: shapes differ");
-  const Buffer<float> taps(width * channels), offset(width);
-  pack_panels(weight.contiguous().const_data_ptr<float>(), results, channels, taps.get());
-  pack_panels(bias.contiguous().const_data_ptr<float>(), results, 1, offset.get());
-  const int64_t rows = (height - side) / step + 1, bands = (rows + kBand - 1) / kBand;
-  const Pooling p{pixels, width, (pixels - side) / step + 1, side, step};
-  const Tensor out = at::empty({images, rows, p.windows, results}, x.options());
-  const float* from = x.const_data_ptr<float>();
+// One row of pixels -> results of the pointwise convolution, [pixels][width]; wide: memory for kPixels pixels.
+template <class T>
+void convolve_row(const T* line, int64_t pixel, int64_t channels, const float* taps, const float* offset,
+                  const Pooling& p, float* wide, float* values) {
+  for (int64_t start = 0; start < p.pixels; start += kPixels) {
+    const int64_t count = std::min(kPixels, p.pixels - start);
+    const T* from = line + start * pixel;
+    float* to = values + start * p.width;
+    if constexpr (std::is_same<T, float>::value) {
+      conv_products(from, pixel, taps, channels, to, p.width, count, p.width / kConvLanes);
+    } else {
+      for (int64_t i = 0; i < count; ++i)
+        for (int64_t c = 0; c < channels; ++c) wide[i * channels + c] = static_cast<float>(from[i * pixel + c]);
+      conv_products(wide, channels, taps, channels, to, p.width, count, p.width / kConvLanes);
+    }
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t c = 0; c < p.width; c += kLanes8)
+        store(to + i * p.width + c, load(to + i * p.width + c) + load(offset + c));
+  }
+}
+
+// out [B, h, w, F], float.
+template <class T>
+void pool(const Tensor& x, const float* taps, const float* offset, const Pooling& p, const Tensor& out) {
+  const int64_t images = x.size(0), rows = out.size(1), results = out.size(3), bands = (rows + kBand - 1) / kBand;
+  const T* from = x.const_data_ptr<T>();
   float* to = out.mutable_data_ptr<float>();
   at::parallel_for(0, images * bands, 1, [&](int64_t begin, int64_t end) {
-    const Buffer<float> values(pixels * width), weights(pixels * width);
+    const Buffer<float> values(p.pixels * p.width), weights(p.pixels * p.width), wide(kPixels * x.size(1));
     std::vector<RowSums> sums;
-    for (int64_t i = 0; i < side; ++i) sums.emplace_back(p.windows * width);
-    std::vector<const RowSums*> window(side);
+    for (int64_t i = 0; i < p.side; ++i) sums.emplace_back(p.windows * p.width);
+    std::vector<const RowSums*> window(p.side);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t image = task / bands, first = task % bands * kBand, last = std::min(rows, first + kBand);
-      for (int64_t row = first * step; row < (last - 1) * step + side; ++row) {
-        const float* line = from + image * x.stride(0) + row * x.stride(2);
-        for (int64_t start = 0; start < pixels; start += kPixels)
-          conv_products(line + start * x.stride(3), x.stride(3), taps.get(), channels, values.get() + start * width,
-                        width, std::min(kPixels, pixels - start), width / kConvLanes);
-        for (int64_t i = 0; i < pixels; ++i)
-          for (int64_t c = 0; c < width; c += kLanes8)
-            store(values.get() + i * width + c, load(values.get() + i * width + c) + load(offset.get() + c));
-        sum_row(values.get(), p, weights.get(), sums[row % side]);
-        const int64_t top = row - side + 1;  // of the window that ends here
-        if (top < first * step || top % step != 0) continue;
-        for (int64_t i = 0; i < side; ++i) window[i] = &sums[(top + i) % side];
-        join_rows(window, p, results, to + (image * rows + top / step) * p.windows * results);
+      for (int64_t row = first * p.step; row < (last - 1) * p.step + p.side; ++row) {
+        const T* line = from + image * x.stride(0) + row * x.stride(2);
+        convolve_row(line, x.stride(3), x.size(1), taps, offset, p, wide.get(), values.get());
+        sum_row(values.get(), p, weights.get(), sums[row % p.side]);
+        const int64_t top = row - p.side + 1;  // of the window that ends here
+        if (top < first * p.step || top % p.step != 0) continue;
+        for (int64_t i = 0; i < p.side; ++i) window[i] = &sums[(top + i) % p.side];
+        join_rows(window, p, results, to + (image * rows + top / p.step) * p.windows * results);
       }
     }
   });
-  return out.permute({0, 3, 1, 2});
+}
+
+// x [B, C, H, W], weight [F, C], bias [F] -> [B, F, h, w], channels side by side, in the type of x.
+Tensor pointwise_soft_pool(const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t side, int64_t step) {
+  check_image(x, "pointwise_soft_pool");
+  const int64_t channels = x.size(1), height = x.size(2), pixels = x.size(3), results = weight.size(0);
+  const int64_t width = (results + kPanel - 1) / kPanel * kPanel;
+  TORCH_CHECK_VALUE(weight.numel() == results * channels && bias.numel() == results && height >= side &&
+                        pixels >= side && side >= 1 && step >= 1, "pointwise_soft_pool: shapes differ");
+  const Tensor rows = weight.to(at::kFloat).contiguous(), offsets = bias.to(at::kFloat).contiguous();
+  const Buffer<float> taps(width * channels), offset(width);
+  pack_panels(rows.const_data_ptr<float>(), results, channels, taps.get());
+  pack_panels(offsets.const_data_ptr<float>(), results, 1, offset.get());
+  const Pooling p{pixels, width, (pixels - side) / step + 1, side, step};
+  const auto options = x.options().dtype(at::kFloat);
+  const Tensor out = at::empty({x.size(0), (height - side) / step + 1, p.windows, results}, options);
+  const auto f = x.scalar_type() == at::kFloat ? pool<float> : pool<at::BFloat16>;
+  f(x, taps.get(), offset.get(), p, out);
+  return out.to(x.scalar_type()).permute({0, 3, 1, 2});
 }
 
 // Where a row or column of the image lies in the map: two neighbours and the share of the second.
@@ -183,22 +212,24 @@ Between between(int64_t place, int64_t length, int64_t map_length) {
 }
 
 // One row of pixels times its gate and its map. line: [w'][channels] of the map; gate: memory for W.
-void multiply_row(float* row, int64_t pixel, int64_t pixels, int64_t channels, const float* line,
+template <class T>
+void multiply_row(T* row, int64_t pixel, int64_t pixels, int64_t channels, const float* line,
                   const std::vector<Between>& across, float* gate) {
   for (int64_t i = 0; i < pixels; i += kLanes8) {
     V first{};
-    for (int64_t j = 0; j < std::min(kLanes8, pixels - i); ++j) first[j] = row[(i + j) * pixel];
+    for (int64_t j = 0; j < std::min(kLanes8, pixels - i); ++j) first[j] = static_cast<float>(row[(i + j) * pixel]);
     store(gate + i, sigmoid(first));
   }
   for (int64_t i = 0; i < pixels; ++i) {
     const Between& b = across[i];
     const float *left = line + b.first * channels, *right = line + b.second * channels;
     const float near = (1 - b.share) * gate[i], far = b.share * gate[i];
-    float* x = row + i * pixel;
+    T* x = row + i * pixel;
     int64_t c = 0;
-    for (; c + kLanes8 <= channels; c += kLanes8)
-      store(x + c, load(x + c) * (near * load(left + c) + far * load(right + c)));
-    for (; c < channels; ++c) x[c] *= near * left[c] + far * right[c];
+    if constexpr (std::is_same<T, float>::value)
+      for (; c + kLanes8 <= channels; c += kLanes8)
+        store(x + c, load(x + c) * (near * load(left + c) + far * load(right + c)));
+    for (; c < channels; ++c) x[c] = static_cast<T>(static_cast<float>(x[c]) * (near * left[c] + far * right[c]));
   }
 }
 
@@ -215,19 +246,14 @@ void take_line(const float* first, const float* second, float share, int64_t cou
   }
 }
 
-// x [B, C, H, W] *= map [B, C, h', w'], stretched bilinearly, * sigmoid(x[:, 0]); logits: the logistic function of a
-// map that is as large as x.
-void importance_gate(const Tensor& x, const Tensor& map, bool logits) {
-  check_image(x, "importance_gate");
-  check_image(map, "importance_gate");
+// map: float.
+template <class T>
+void multiply(const Tensor& x, const Tensor& map, bool logits) {
   const int64_t images = x.size(0), channels = x.size(1), height = x.size(2), pixels = x.size(3);
   const int64_t lines = map.size(2), columns = map.size(3);
-  TORCH_CHECK_VALUE(map.size(0) == images && map.size(1) == channels && (columns == 1 || map.stride(3) == channels) &&
-                        (!logits || (lines == height && columns == pixels)), "importance_gate: shapes differ");
-  if (x.numel() == 0) return;
   std::vector<Between> across;
   for (int64_t i = 0; i < pixels; ++i) across.push_back(between(i, pixels, columns));
-  float* to = x.mutable_data_ptr<float>();
+  T* to = x.mutable_data_ptr<T>();
   const float* maps = map.const_data_ptr<float>();
   at::parallel_for(0, images * height, 1, [&](int64_t begin, int64_t end) {
     const Buffer<float> line(columns * channels), gate(pixels + kLanes8);
@@ -241,6 +267,21 @@ void importance_gate(const Tensor& x, const Tensor& map, bool logits) {
                    gate.get());
     }
   });
+}
+
+// x [B, C, H, W] *= map [B, C, h', w'], stretched bilinearly, * sigmoid(x[:, 0]); logits: the logistic function of a
+// map that is as large as x.
+void importance_gate(const Tensor& x, const Tensor& map, bool logits) {
+  check_image(x, "importance_gate");
+  check_image(map, "importance_gate");
+  const int64_t images = x.size(0), channels = x.size(1), height = x.size(2), pixels = x.size(3);
+  const int64_t lines = map.size(2), columns = map.size(3);
+  TORCH_CHECK_VALUE(map.size(0) == images && map.size(1) == channels && (columns == 1 || map.stride(3) == channels) &&
+                        (!logits || (lines == height && columns == pixels)), "importance_gate: shapes differ");
+  if (x.numel() == 0) return;
+  const Tensor wide = map.to(at::kFloat);
+  const auto f = x.scalar_type() == at::kFloat ? multiply<float> : multiply<at::BFloat16>;
+  f(x, wide, logits);
 }
 
 }  // namespace

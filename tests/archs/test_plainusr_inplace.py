@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from archs.plainusr import PlainUSR, PlainUSRGeneral, PlainUSRLarge, PlainUSRUltra, fold, inplace
+from models.precision.network import in_precision
 from tests.archs.test_plainusr import picture, scattered
 from tests.ops.kernels import require_cpu_kernels
 
@@ -39,7 +40,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 
 def folded(make: Any) -> PlainUSR:
-    return fold(scattered(make())).float()
+    """With weights for results of order 1, so that errors are those of the arithmetic."""
+    network = fold(scattered(make())).float()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.5)
+    return network
 
 
 @pytest.mark.build
@@ -53,9 +59,9 @@ def test_in_place_is_the_same_function(make: Any, calls: list[Tensor], monkeypat
             with monkeypatch.context() as context:
                 context.setenv("FOCALSR_OPS", "reference")
                 expected, exact = network(x), fold_double(network)(x.double())
-        error, before = (found - exact).abs().max(), (expected - exact).abs().max()
-        assert error <= 4 * before + 1e-6 * exact.abs().max()
-        assert (singly - exact).abs().max() <= 4 * before + 1e-6 * exact.abs().max()
+        tolerance = 4 * (expected - exact).abs().max() + 1e-6 * exact.abs().max()
+        assert (found - exact).abs().max() <= tolerance
+        assert (singly - exact).abs().max() <= tolerance
     assert len(calls) == 2 + 2 + 1
 
 
@@ -63,6 +69,21 @@ def fold_double(network: PlainUSR) -> PlainUSR:
     twin = type(network)(network.n_feat, network.im_feat, network.attn_feat, network.scale).double()
     twin.load_state_dict(network.state_dict())
     return twin
+
+
+@pytest.mark.build
+@pytest.mark.parametrize("make", NETWORKS)
+def test_bfloat16_is_no_worse_than_in_forward(make: Any, calls: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    network = folded(make)
+    x = picture(19, 22).float()
+    with torch.no_grad():
+        exact = network(x)
+        half = in_precision(network, "bf16")
+        found = half(x)
+        assert len(calls) == 2
+        monkeypatch.setenv("FOCALSR_OPS", "reference")
+        before = half(x)
+    assert (found - exact).square().mean() <= 1.5 * (before - exact).square().mean()
 
 
 @pytest.mark.build

@@ -57,6 +57,16 @@ def test_kernel_equals_the_reference(sizes: tuple[int, int, int, int, int], slop
 
 @pytest.mark.build
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("shuffle", [1, 2])
+def test_bfloat16_is_rounded_once(shuffle: int) -> None:
+    x, weight, bias = (tensor.bfloat16() for tensor in inputs(2, 19, 20, 9, 10))
+    exact = conv3x3(x.float(), weight.float(), bias.float(), slope=0.1, shuffle=shuffle, backend="native")
+    found = conv3x3(x, weight, bias, slope=0.1, shuffle=shuffle, backend="native")
+    assert torch.equal(found, exact.bfloat16())
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
 def test_rounding_errors_are_near_those_of_a_direct_sum() -> None:
     x, weight, bias = inputs(1, 64, 64, 32, 32)
     exact = conv3x3(x.double(), weight.double(), bias.double(), backend="reference")
@@ -106,7 +116,7 @@ def test_what_the_kernel_refuses() -> None:
     x, weight, bias = inputs(1, 4, 4, 3, 3)
     with pytest.raises(InputError, match="no backward pass"):
         conv3x3(x, weight.requires_grad_(), bias, backend="native")
-    with pytest.raises(InputError, match="float32 alone"):
+    with pytest.raises(InputError, match="float32 and bfloat16 alone"):
         conv3x3(x.double(), weight.detach().double(), bias.double(), backend="native")
     with pytest.raises(InputError, match=r"\[K, C, 3, 3\]"):
         conv3x3(x, weight[:, :3])

@@ -67,6 +67,19 @@ def test_gate_equals_the_reference(shape: tuple[int, int, int, int]) -> None:
 
 @pytest.mark.build
 @pytest.mark.usefixtures("kernels")
+def test_bfloat16_is_rounded_once() -> None:
+    x, (weight, bias) = features(2, 13, 20, 23).bfloat16(), (tensor.bfloat16() for tensor in layer(13, 5, 1))
+    pooled = pointwise_soft_pool(x, weight, bias, side=7, step=3, backend="native")
+    exact = pointwise_soft_pool(x.float(), weight.float(), bias.float(), side=7, step=3, backend="native")
+    assert torch.equal(pooled, exact.bfloat16())
+    coarse = torch.rand(2, 13, 4, 5).bfloat16()
+    gated = importance_gate_(x.float(), coarse.float(), backend="native").bfloat16()
+    difference = (importance_gate_(x.clone(), coarse, backend="native").float() - gated.float()).abs()
+    assert (difference <= 2**-8 * gated.float().abs()).all()  # sums in another order may round to the neighbour
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
 def test_kernels_depend_neither_on_threads_nor_on_the_batch() -> None:
     x, (weight, bias) = features(2, 9, 60, 20), layer(9, 5, 1)
     whole = pointwise_soft_pool(x, weight, bias, side=7, step=3)

@@ -74,6 +74,8 @@ class BaseNetwork(nn.Module):
     window_size: int | None = None
     window_multiple: int = 1
     """It extends the maps of its window attention, and no others, to multiples of this."""
+    kernels: ClassVar[tuple[str, ...]] = ()
+    """Names of the kernels in ops/csrc that it runs by: those that are missing are compiled side by side."""
     takes_queries: ClassVar[bool] = False
     """Whether it is for any scale: ``forward`` takes ``output_size`` and ``queries``, and there is ``at_scale``."""
     takes_exact_images: ClassVar[bool] = False

@@ -39,6 +39,7 @@ from utils.env import available_cores
 from utils.errors import InputError, WorkerError
 from utils.log import get_logger
 from utils.memory import FullMemoryError, memory_is_full, reason_of
+from utils.threads import without_threads_of_its_own
 
 Item = TypeVar("Item")
 _OF_WORKER = 2  # batches that each worker prepares ahead
@@ -448,23 +449,11 @@ def _leave_when_dismissed(parent: int | None) -> None:
 def _ahead(source: Iterator[Item], depth: int) -> Iterator[Item]:
     """The items of ``source``, of which a thread prepares ``depth`` ahead."""
     with ThreadPoolExecutor(1) as pool:
-        _alone_in(pool)
+        without_threads_of_its_own(pool)
         waiting = deque(pool.submit(next, source, None) for _ in range(depth))
         while (item := waiting.popleft().result()) is not None:
             waiting.append(pool.submit(next, source, None))
             yield item
-
-
-def _alone_in(pool: ThreadPoolExecutor) -> None:
-    """Keep the one thread of a pool from starting OpenMP threads of its own.
-
-    With more threads than cores, those of the training sleep at the end of each parallel loop instead of waiting awake,
-    which costs a small network a tenth of its time. The number is the thread's own, and that which later threads begin
-    with: the second call puts that back.
-    """
-    count = torch.get_num_threads()
-    pool.submit(torch.set_num_threads, 1).result()
-    torch.set_num_threads(count)
 
 
 def _copied_ahead(source: Iterator[PixelBatch], place: _Placement) -> Generator[Batch, None, None]:

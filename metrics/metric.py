@@ -30,6 +30,7 @@ class Output(NamedTuple):
         values: floats [3, H, W] in [0, 1], on the same device.
         true_values: the true image, likewise.
         scale: high-resolution size / low-resolution size.
+        shared: what one metric has made of the images that another one may use: PSNR and SSIM measure the same Y.
     """
 
     levels: Tensor
@@ -37,6 +38,7 @@ class Output(NamedTuple):
     values: Tensor
     true_values: Tensor | None
     scale: float
+    shared: dict[tuple[int, bool], tuple[Image, Image]] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from metrics.arrays import as_hwc, crop
 from metrics.color import LUMA, Image, luma, luma_pt, strips
-from metrics.metric import LevelMetric, require
+from metrics.metric import LevelMetric, Output, require
 from utils.devices import CPU, exact_device
 from utils.errors import InputError
 from utils.typed import option
@@ -54,7 +54,10 @@ def calculate_psnr(
         ValueError: the arrays are no images of one shape, or hold NaN or infinity.
         InputError: they are too small.
     """
-    img, img2 = _prepare(img, img2, crop_border, input_order, test_y_channel, smallest=1)
+    return _psnr(*_prepare(img, img2, crop_border, input_order, test_y_channel, smallest=1))
+
+
+def _psnr(img: Image, img2: Image) -> float:
     difference = img.astype(np.float64) - img2
     mse = float(np.mean(np.square(difference, out=difference)))
     return 10.0 * math.log10(255.0**2 / mse) if mse > 0 else math.inf
@@ -77,7 +80,10 @@ def calculate_ssim(
         ValueError: the arrays are no images of one shape, or hold NaN or infinity.
         InputError: they are too small.
     """
-    img, img2 = _prepare(img, img2, crop_border, input_order, test_y_channel, smallest=WINDOW)
+    return _ssim(*_prepare(img, img2, crop_border, input_order, test_y_channel, smallest=WINDOW))
+
+
+def _ssim(img: Image, img2: Image) -> float:
     total, count = 0.0, 0
     for rows in strips(img.shape[0] - 2 * _MARGIN, img.shape[1]):
         part = slice(rows.start, rows.stop + 2 * _MARGIN)
@@ -121,11 +127,28 @@ def ssim_of_levels(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PSNR(LevelMetric):
-    """Peak signal-to-noise ratio in dB."""
+class _Pairwise(LevelMetric):
+    """What PSNR and SSIM have in common: the part of two images that they measure."""
 
     crop_border: int = option("pixels of the high-resolution image dropped on each side; usually the scale", minimum=0)
     test_y_channel: bool = option("measure on the luminance (BT.601) instead of on R, G and B")
+
+    def _measured(self, output: Output, smallest: int) -> tuple[Image, Image] | None:
+        """Both images as they are measured, made once for all metrics; None where a device measures."""
+        image, reference = output.levels, require(output.true_levels)
+        if exact_device(image.device) != CPU or output.shared is None:
+            return None
+        _check_size(image.shape[0], image.shape[1], self.crop_border, smallest)
+        key = (self.crop_border, self.test_y_channel)
+        if key not in output.shared:
+            arrays = image.cpu().numpy(), reference.cpu().numpy()
+            output.shared[key] = _prepare(*arrays, self.crop_border, "HWC", self.test_y_channel, smallest)
+        return output.shared[key]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PSNR(_Pairwise):
+    """Peak signal-to-noise ratio in dB."""
 
     def __call__(self, image: Image, reference: Image | None = None) -> float:
         """PSNR of uint8 [H, W, 3] R G B against its true image."""
@@ -137,13 +160,15 @@ class PSNR(LevelMetric):
             return super().of_tensors(image, reference)
         return float(psnr_of_levels(image, require(reference), self.crop_border, self.test_y_channel))
 
+    def of_output(self, output: Output) -> float:
+        """See :class:`metrics.metric.Metric`."""
+        pair = self._measured(output, smallest=1)
+        return super().of_output(output) if pair is None else _psnr(*pair)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SSIM(LevelMetric):
+class SSIM(_Pairwise):
     """Structural similarity."""
-
-    crop_border: int = option("pixels of the high-resolution image dropped on each side; usually the scale", minimum=0)
-    test_y_channel: bool = option("measure on the luminance (BT.601) instead of on R, G and B")
 
     def __call__(self, image: Image, reference: Image | None = None) -> float:
         """SSIM of uint8 [H, W, 3] R G B against its true image."""
@@ -154,6 +179,11 @@ class SSIM(LevelMetric):
         if exact_device(image.device) == CPU:
             return super().of_tensors(image, reference)
         return float(ssim_of_levels(image, require(reference), self.crop_border, self.test_y_channel))
+
+    def of_output(self, output: Output) -> float:
+        """See :class:`metrics.metric.Metric`."""
+        pair = self._measured(output, smallest=WINDOW)
+        return super().of_output(output) if pair is None else _ssim(*pair)
 
 
 def _prepare(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -14,13 +15,13 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from ops.kernel_cache import SOURCES, BuildTarget, Stopped, Unusable, forget_hanging, libraries
+from ops.kernel_cache import SOURCES, BuildTarget, Stopped, Unusable, forget_hanging, is_built, libraries
 from ops.registry import ENVIRONMENT, NATIVE, environment_choice
 from utils.errors import InputError, StopRequested, StorageError
 from utils.log import get_logger
@@ -54,9 +55,18 @@ for _function in (cpu_extension, cuda_extension):
     _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 _outcomes: dict[str, str | None] = {}
+_expected: dict[str, None] = {}  # in their order
 _retried: set[str] = set()
 _warned: set[str] = set()
 _guard = threading.Lock()
+
+
+def expect(parts: Iterable[str]) -> None:
+    """Say which kernels are going to be used: where the first has to be compiled, the others are at the same time.
+
+    Nothing is compiled or loaded by this.
+    """
+    _expected.update(dict.fromkeys(parts))
 
 
 def ask_again() -> None:
@@ -75,7 +85,9 @@ def _outcome(kind: str, targets: Callable[[str | None], Sequence[BuildTarget]], 
         if name in _outcomes and (_outcomes[name] is None or not insists or name in _retried):
             return _outcomes[name]
         try:
-            for path in libraries(targets(part), retry=insists):
+            wanted = targets(part)
+            beside = [] if all(map(is_built, wanted)) else _missing_beside(targets, part)
+            for path in libraries(wanted, retry=insists, beside=beside):
                 torch.ops.load_library(str(path))
             _outcomes[name] = None
         except Stopped as stop:  # no answer for later: whoever catches the signal leaves at the next safe point
@@ -96,6 +108,15 @@ def _outcome(kind: str, targets: Callable[[str | None], Sequence[BuildTarget]], 
         if insists:
             _retried.add(name)
         return _outcomes[name]
+
+
+def _missing_beside(targets: Callable[[str | None], Sequence[BuildTarget]], part: str | None) -> list[BuildTarget]:
+    """The kernels beside a part that are expected, and not in the cache."""
+    found: list[BuildTarget] = []
+    for other in _expected.keys() - {part} if part is not None else ():
+        with contextlib.suppress(Unusable):  # there are none for this kind of device
+            found += targets(other)
+    return [target for target in found if not is_built(target)]
 
 
 CPU_SECONDS = 10

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from utils.errors import InputError, StorageError
 from utils.files import write_text
 from utils.log import get_logger
 from utils.programs import run_program
+from utils.progress import Progress
 from utils.signals import requested
 from utils.trust import cache_root, private_folder, refuse_distrusted
 
@@ -42,6 +44,7 @@ _FAILURE = "failed.txt"
 _LEAST_LIMIT, _LIMIT_FACTOR = 300.0, 20.0  # seconds, and times what is expected: a compiler that takes longer hangs
 _FIRST_NOTE = 15.0  # seconds after which a message says that it still compiles
 _GRACE, _HUNG_NOTE = 10.0, b"hung"  # seconds that whoever waits adds: who gives up first says so in the lock file
+_REDRAWN = 0.2  # seconds between two pictures of the bar
 _ABANDONED = 86400.0  # a working folder that old belongs to a process that was killed
 
 
@@ -105,12 +108,45 @@ def cache_folder() -> Path:
     return cache_root() / "ops"
 
 
-def libraries(targets: Sequence[BuildTarget], *, retry: bool = False) -> list[Path]:
-    """:func:`library` of each, compiled side by side."""
+def is_built(target: BuildTarget) -> bool:
+    """Whether the library of a target is in the cache."""
+    return os.path.exists(_folder(target) / _LIBRARY)  # noqa: PTH110  Path.exists raises where none may look
+
+
+def libraries(targets: Sequence[BuildTarget], *, retry: bool = False, beside: Sequence[BuildTarget] = ()) -> list[Path]:
+    """:func:`library` of each, compiled side by side; a bar shows the wait on a terminal.
+
+    Args:
+        targets: what is wanted.
+        retry: see :func:`library`.
+        beside: what is going to be wanted: compiled in the same time, and what goes wrong is said when it is asked for.
+    """
     cancelled = threading.Event()
     one = functools.partial(library, retry=retry, cancelled=cancelled)
-    with ThreadPoolExecutor(max(1, min(len(targets), available_cores()))) as pool, cancels(cancelled):
-        return list(pool.map(one, targets))
+    missing = [target for target in (*targets, *beside) if not is_built(target)]
+    with ThreadPoolExecutor(max(1, min(len(missing), available_cores()))) as pool, cancels(cancelled):
+        wanted = [pool.submit(one, target) for target in targets]
+        others = [pool.submit(library, target, cancelled=cancelled) for target in beside]
+        if missing:
+            _show([*wanted, *others], missing)
+        return [future.result() for future in wanted]
+
+
+def _show(building: Sequence[Future[Path]], missing: Sequence[BuildTarget]) -> None:
+    """Draw a bar on a terminal until all are done; the log has lines about each."""
+    names = ", ".join(target.name for target in missing)
+    expected = sum(target.seconds for target in missing) / min(len(missing), available_cores())
+    ready, started = len(building) - len(missing), time.monotonic()
+    shown = get_logger().isEnabledFor(logging.INFO)  # not by each rank
+    with Progress(len(missing), "compiling kernels, once", unit="files", shown=shown) as bar:
+        waiting = set(building)
+        while waiting:
+            waiting = wait(waiting, _REDRAWN).not_done
+            seconds = time.monotonic() - started
+            bar.advance(
+                done=max(0, len(building) - len(waiting) - ready),
+                note=f"{names}  {seconds:.0f} s of about {expected:.0f}",
+            )
 
 
 def library(target: BuildTarget, *, retry: bool = False, cancelled: threading.Event | None = None) -> Path:
@@ -126,8 +162,7 @@ def library(target: BuildTarget, *, retry: bool = False, cancelled: threading.Ev
         InputError: the cache cannot be written, or others could have put something there.
         StorageError: the disk is full or broken.
     """
-    cache = cache_folder()
-    folder = cache / f"{target.name.lower().replace(' ', '-')}-{target.key()}"
+    cache, folder = cache_folder(), _folder(target)
     refuse_distrusted(cache, cache)
     if not os.path.exists(folder / _LIBRARY):  # noqa: PTH110  Path.exists raises where a folder must not be looked into
         refuse_distrusted(private_folder(cache), cache)
@@ -151,6 +186,10 @@ def library(target: BuildTarget, *, retry: bool = False, cancelled: threading.Ev
             raise
     refuse_distrusted(folder / _LIBRARY, cache)
     return folder / _LIBRARY
+
+
+def _folder(target: BuildTarget) -> Path:
+    return cache_folder() / f"{target.name.lower().replace(' ', '-')}-{target.key()}"
 
 
 class _Watch:

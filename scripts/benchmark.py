@@ -1,8 +1,9 @@
 """Measure what is claimed to be fast: ``python scripts/benchmark.py [GROUP ...] [--quick] [--json F] [--markdown F]``.
 
 Each row does the same work in two ways, in turns, within this run; the ratio is what counts. Groups: ops, networks,
-train, data, metrics, startup; ``all`` (the default) is all of these. One more is measured when it is named: runtimes,
-exported networks in other runtimes, for docs/deploying.md (--page). Two more reports: ``kernels`` (what nvcc makes of
+train, data, metrics, startup; ``all`` (the default) is all of these. Two more are measured when they are named, with
+--page for a page of docs/: runtimes (exported networks in other runtimes, deploying.md) and growth (time and memory
+over pixels and batch, performance.md). Two more reports: ``kernels`` (what nvcc makes of
 the CUDA sources) and ``profile`` (where the time of the networks goes).
 
 Without ``--all`` the rows are those that suit a CPU; ``--quick`` takes small sizes and few repeats.
@@ -40,6 +41,7 @@ import torch
 from scripts.benchmarks import (
     adversarial,
     data,
+    growth,
     half,
     kernels,
     networks,
@@ -65,9 +67,11 @@ from utils.progress import Progress, console_line
 from utils.trust import private_cache
 
 GROUPS = ("ops", "networks", "train", "data", "metrics", "startup")
-BY_NAME = ("runtimes",)  # groups that are measured when they are named: exporting takes minutes a network
+BY_NAME = ("runtimes", "growth")  # groups that are measured when they are named: they take minutes a network
 REPORTS = ("kernels", "profile")
-_MODULES = (operators, networks, windows, half, training, adversarial, published, data, pixels, startup, runtimes)
+_MODULES = (
+    operators, networks, windows, half, training, adversarial, published, data, pixels, startup, runtimes, growth,
+)  # fmt: skip
 _COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 _LONGEST_NOTE = 150  # characters of an error's message in the table
 
@@ -97,7 +101,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--size", metavar="WxH", help="of the images of profile on the CPU; default 64x64, quick 32x32")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page, with hardware and versions")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table of runtimes into its place in a page")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="put the table of runtimes or growth into its place in a page"
+    )
     parser.add_argument("--resume", action="store_true",
                         help="leave out what the --json file holds already, from the same code")  # fmt: skip
     parser.add_argument("--compare", type=Path, metavar="FILE", help="an earlier --json: show how ratios have moved")
@@ -151,8 +157,8 @@ def check(typed: argparse.Namespace) -> None:
         raise InputError(f"--max-seconds: expected a positive number, got {typed.max_seconds:g}")
     if typed.resume and typed.json is None:
         raise InputError("--resume goes on with the file of --json; name it")
-    if typed.page is not None and "runtimes" not in typed.groups:
-        raise InputError("--page is of the group runtimes")
+    if typed.page is not None and len({*BY_NAME} & {*typed.groups}) != 1:
+        raise InputError("--page is of the group runtimes, or of growth")
     if "profile" in typed.groups and typed.device not in profiling.DEVICES:
         raise InputError(f"profile is of {' and '.join(profiling.DEVICES)}, not of {typed.device}; leave it out")
     if typed.size and ("profile" not in typed.groups or typed.device != "cpu"):
@@ -242,6 +248,14 @@ def _profile(typed: argparse.Namespace) -> str:
     return profiling.cpu_section(profiling.cpu_profiles(size, 0.0 if typed.quick else 2.0), size)
 
 
+def write_page(typed: argparse.Namespace, record: Record) -> None:
+    """Put the table of a group, and its picture, where a page has them."""
+    group = growth if "growth" in typed.groups else runtimes
+    replace_marked(typed.page, group.MARKS, group.section(record.rows, record.command, record.machine))
+    if group is growth:
+        growth.picture(record.rows, typed.page.parent / growth.PICTURE)
+
+
 def find(key: str, side: str, pilot: bool) -> tuple[Callable[[], Work], tuple[str, ...] | None]:
     """What prepares the work of a side, and what is loaded first, for the process that measures memory."""
     comparison = comparisons()[key]
@@ -280,7 +294,7 @@ def main(argv: Sequence[str]) -> int:
     print("\n".join(found))
     record.write([*found, GPU] if typed.device == "cpu" else found)
     if typed.page is not None:
-        replace_marked(typed.page, runtimes.MARKS, runtimes.section(record.rows, record.command, record.machine))
+        write_page(typed, record)
     if ratios is not None:
         print(compare(record.rows, ratios))
     failures += [f"{row.key}: {row.ours_note}" for row in record.rows if row.failed]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ import torch
 
 from utils.device_memory import peak_device_memory, reset_peak_device_memory
 from utils.devices import abilities, cards, processor
+from utils.heap import give_freed_memory_back
 
 _SLACK = 2**20  # bytes that a process grows by while it looks at itself
 RETURNING_MEMORY: Mapping[str, str] = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -116,8 +116,7 @@ def _copies_of_files(stat: Path) -> int:
 
 def resident_memory() -> int | None:
     """Bytes that this process has in memory, without what it has freed and kept; None where it is unknown."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)  # of glibc
+    give_freed_memory_back()
     return _status("VmRSS")
 
 

@@ -46,6 +46,8 @@ class ESCNetwork(BaseNetwork):
         use_ln: normalise before each of those MLPs, as ESC-XL does.
     """
 
+    kernels = ("window", "conv3x3", "gelu_depthwise")
+
     IGNORED: ClassVar[Mapping[str, str]] = {
         "deployment": "it compiled the attention of the published network; attn_type: Flex asks for that here",
     }

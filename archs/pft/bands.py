@@ -13,8 +13,6 @@ Shapes: B images, H W low-resolution pixels, C channels, n windows of an image.
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import itertools
 from collections.abc import Callable, Iterable
 
@@ -24,6 +22,7 @@ from torch import Tensor
 from ops import FocusState
 from ops.registry import recording
 from utils.devices import without_values
+from utils.heap import give_freed_memory_back
 
 BAND_PIXELS = 1 << 14
 """Pixels in a band, unless a row of windows has more: 16 windows of 32 x 32, 150 MB of states with 256 keys."""
@@ -65,18 +64,8 @@ def give_memory_back(x: Tensor) -> None:
     glibc keeps freed tensors of up to 32 MB in its heap, and finds no use for many of them: the next tensor of the same
     size asks for a few bytes more, to be aligned. Measured, 0.9 GB for an image of 512 x 512 pixels.
     """
-    trim = _malloc_trim()
-    if trim is not None and x.device.type == "cpu":
-        trim(0)
-
-
-@functools.cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    """The function of glibc; None with other C libraries."""
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # no such function, no such way to ask
-        return None
+    if x.device.type == "cpu":
+        give_freed_memory_back()
 
 
 def cut(height: int, width: int, unit: int = 1, least: int = 1) -> list[tuple[int, int]]:

@@ -75,6 +75,7 @@ class PlainUSR(BaseNetwork):
         fold_on_the_fly: fold the branches into one convolution at each step; the same function, several times faster.
     """
 
+    kernels = ("conv3x3", "importance")
     family: ClassVar[Family]
     folded_form: ClassVar[type[PlainUSR]]
     """Of a class in train form: the class of the same family in folded form."""

@@ -19,7 +19,9 @@ from models.training.run import PageSink, Run, alone, opened
 from models.training.state import TrainState
 from models.training.step import StepResult
 from models.training.validation import report_lag, stop_request, validate, validates
+from utils.devices import abilities
 from utils.errors import InputError, StopRequested
+from utils.heap import give_freed_memory_back, keep_freed_memory
 from utils.log import get_logger
 from utils.memory import FullMemoryError, memory_for
 from utils.seed import random_state_before
@@ -52,6 +54,8 @@ def train(options: TrainOptions, command: Command, world: World, page: PageSink 
         catch_signals() as stop,
         opened(options, command, world, stop, page) as (run, state, dataset),
     ):
+        if abilities(state.device).in_main_memory:
+            keep_freed_memory()  # a step frees and takes the same blocks as the one before
         train_until(options.train.total_iter, run, state, dataset)
         if options.val is None:
             report_lag(run, state)
@@ -91,9 +95,9 @@ def _validate_first(run: Run, state: TrainState) -> None:
     """The validation that is due before the next iteration, if there is one."""
     options = run.options
     if state.step > max(state.validated, 0) and validates(options, state.step):
-        validate(run, state)  # the run was left between saving and validating
+        _validate(run, state)  # the run was left between saving and validating
     elif options.val is not None and options.val.val_first and state.step == 0:
-        validate(run, state)
+        _validate(run, state)
 
 
 def _after_iteration(
@@ -126,7 +130,14 @@ def _after_iteration(
     if stop:
         raise stop_request(run, state)
     if validates(options, state.step):
-        validate(run, state)
+        _validate(run, state)
+
+
+def _validate(run: Run, state: TrainState) -> None:
+    """Validate; what that took for its images, which are larger than patches, goes back to the system."""
+    validate(run, state)
+    if abilities(state.device).in_main_memory:
+        give_freed_memory_back()
 
 
 def _next_batch(run: Run, state: TrainState, guard: FiniteGuard, meter: Meter, batches: Iterator[Batch]) -> Batch:

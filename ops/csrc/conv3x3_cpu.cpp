@@ -101,7 +101,7 @@ void put_tile(const float* sums, const Group& g, const float* bias, float slope,
     for (int64_t y = 0; y < rows; ++y)
       for (int64_t x = 0; x < columns; ++x) {
         ConvVec value = results[y][x] + offset;
-        value = value < 0 ? value * slope : value;
+        value = value < 0.0f ? value * slope : value;
         float* at = to + y * row + x * pixel + k;
         if (count == kConvLanes) conv_store(at, value);
         else std::memcpy(at, &value, count * sizeof(float));

@@ -11,10 +11,6 @@
 // position p(t) = (t / w) (2w-1) + t % w the entry for query i and key j is at base - p(i) + p(j), base = 2 w (w - 1).
 #pragma once
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -143,21 +139,9 @@ inline Tensor token_major(const Tensor& q, int64_t width) {
   return at::empty({q.size(0), q.size(2), q.size(1), width}, q.options()).transpose(1, 2);
 }
 
-// Asks for large pages under a tensor that nothing has been written to. States of tens of megabytes are made in each
-// layer, and most of the system's work for them is counted in pages.
-inline Tensor on_large_pages(Tensor x) {
-#if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kPage = uintptr_t{2} << 20;
-  const auto begin = reinterpret_cast<uintptr_t>(x.data_ptr()), end = begin + x.nbytes();
-  const uintptr_t first = (begin + kPage - 1) / kPage * kPage, last = end / kPage * kPage;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a wish: it may fail
-#endif
-  return x;
-}
-
 template <class A>
 Tensor numbers(const Tensor& q, at::IntArrayRef sizes) {
-  return on_large_pages(at::empty(sizes, q.options().dtype(c10::CppTypeToScalarType<A>::value)));
+  return at::empty(sizes, q.options().dtype(c10::CppTypeToScalarType<A>::value));
 }
 
 inline at::ScalarType list_type(int64_t tokens) { return tokens <= 32768 ? at::kShort : at::kInt; }

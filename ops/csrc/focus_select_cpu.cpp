@@ -76,7 +76,7 @@ Forward select_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
   const Table<A> bias(table, s);
   Tensor out = token_major(q, v.size(3));
   Tensor logits = numbers<A>(q, {s.windows, s.heads, s.tokens, topk});
-  Tensor index = on_large_pages(at::empty(logits.sizes(), q.options().dtype(list_type(s.tokens))));
+  Tensor index = at::empty(logits.sizes(), q.options().dtype(list_type(s.tokens)));
   Tensor log_sum = numbers<A>(q, {s.windows, s.heads, s.tokens});
   A* const logits_to = logits.mutable_data_ptr<A>();
   I* const index_to = index.mutable_data_ptr<I>();

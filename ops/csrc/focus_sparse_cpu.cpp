@@ -121,7 +121,7 @@ SparseGradients sparse_backward(const Tensor& grad, const OptionalTensor& grad_l
   const bool selects = kept_index.has_value();
   const int64_t length = index.size(3), after = selects ? kept_index->size(3) : length;
   Tensor d_q = token_major(q, s.width), d_k = token_major(q, s.width), d_v = token_major(q, s.width);
-  Tensor d_logits = on_large_pages(at::empty(index.sizes(), logits.options()));
+  Tensor d_logits = at::empty(index.sizes(), logits.options());
   TableGradient<A> d_table(s, table);
   const View<T> grad_view(grad), q_view(q), k_view(k), v_view(v), q_to(d_q), k_to(d_k), v_to(d_v);
   const A* const logits_from = logits.const_data_ptr<A>();

@@ -32,8 +32,8 @@ constexpr int64_t kPixels = 48; // of a row that are multiplied at a time
 FOCALSR_INLINE V largest(V a, V b) { return a > b ? a : b; }
 
 FOCALSR_INLINE V sigmoid(V x) {
-  const V below = exponential<float>(x < 0 ? x : -x);
-  return (x < 0 ? below : all<float>(1)) / (all<float>(1) + below);
+  const V below = exponential<float>(x < 0.0f ? x : -x);
+  return (x < 0.0f ? below : all<float>(1)) / (all<float>(1) + below);
 }
 
 // What a row of pixels is to the windows that it is in, of each window along the row and each channel: the sum of the
@@ -51,7 +51,7 @@ struct Pooling {
 bool moderate(const float* values, int64_t count) {
   V most{};
   for (int64_t i = 0; i < count; i += kLanes8) {
-    const V v = load(values + i), size = v < 0 ? -v : v;
+    const V v = load(values + i), size = v < 0.0f ? -v : v;
     most = size <= most ? most : size;  // what is not a number stays
   }
   bool found = true;

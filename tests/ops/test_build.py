@@ -149,7 +149,12 @@ def test_cuda_kernels_are_compiled_and_linked_with_the_toolkit(future: Path, mon
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: ((8, 0), (9, 0))[device])
     targets = build.cuda_targets()
-    assert {target.name for target in targets} == {"CUDA smm", "CUDA focus_sparse", "CUDA focus_select"}
+    assert {target.name for target in targets} == {
+        "CUDA smm",
+        "CUDA focus_sparse",
+        "CUDA focus_select",
+        "CUDA depthwise",
+    }
     for target in targets:
         device, host = target.steps
         assert device[0] == str(home / "bin/nvcc")

@@ -20,11 +20,12 @@ import torch
 
 import ops
 from ops import build, kernel_cache
-from ops.kernel_cache import BuildTarget, Unusable, cache_folder, library
+from ops.kernel_cache import BuildTarget, Unusable, cache_folder, is_built, libraries, library
 from ops.registry import ENVIRONMENT
 from tests.ops.kernels import needs_compiler
 from tests.runs import ROOT, environment, has_ended, start
 from utils.errors import InputError
+from utils.progress import Progress
 from utils.trust import CACHE
 
 pytestmark = pytest.mark.usefixtures("private_cache")
@@ -66,6 +67,39 @@ def test_builds_once(target: Callable[[str], BuildTarget], tmp_path: Path, log: 
     assert [level for level, _ in log] == [logging.INFO] * 2
     assert log[0][1].startswith("compiling the CPU answer kernels, once, about 1 s, into ")
     assert library(target(GOOD.replace("42", "43"))) != found
+
+
+@needs_compiler
+@pytest.mark.build
+def test_what_is_going_to_be_wanted_is_compiled_in_the_same_time(
+    target: Callable[[str], BuildTarget], monkeypatch: pytest.MonkeyPatch, log: list[tuple[int, str]]
+) -> None:
+    drawn: list[tuple[int, str]] = []
+
+    class Bar(Progress):
+        def advance(self, units: int = 1, note: str | None = None, done: int | None = None) -> None:
+            super().advance(units, note, done)
+            drawn.append((self.done, f"{self.total} {self.note}"))
+
+    monkeypatch.setattr(kernel_cache, "Progress", Bar)
+    monkeypatch.setattr(kernel_cache, "available_cores", lambda: 3)
+    first = target(GOOD)
+    other = replace(target(GOOD), name="CPU other")  # of the same source, which the next one replaces
+    broken = replace(first, name="CPU broken", steps=(("false",),))
+    found = libraries([first], beside=[other, broken])
+    assert [path.parent.name.partition("-answer")[0] for path in found] == ["cpu"]
+    assert is_built(first)
+    assert is_built(other)
+    assert not is_built(broken)
+    said = [text for _, text in log]
+    assert max(said.index(line) for line in said if line.startswith("compiling the CPU")) < min(
+        said.index(line) for line in said if line.startswith("compiled the CPU")
+    )
+    assert drawn[0][0] <= drawn[-1][0] == 3
+    assert drawn[-1][1].startswith("3 CPU answer, CPU other, CPU broken  ")
+    drawn.clear()
+    libraries([first], beside=[other])
+    assert not drawn  # nothing was to be compiled
 
 
 @needs_compiler

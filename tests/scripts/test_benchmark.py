@@ -207,7 +207,12 @@ def test_memory_is_measured_in_a_process_for_each_work() -> None:
 def test_groups_keys_and_patterns_choose(benchmark: ModuleType) -> None:
     everything = benchmark.comparisons()
     quick, usual, large = keys(benchmark, "--quick"), keys(benchmark), keys(benchmark, "--all")
-    assert set(quick) < set(usual) < set(large) == {key for key in everything if not key.startswith("runtimes/")}
+    assert (
+        set(quick)
+        < set(usual)
+        < set(large)
+        == {key for key in everything if not key.startswith(("runtimes/", "growth/"))}
+    )
     for chosen in (quick, usual):
         assert {key.split("/")[0] for key in chosen} == set(benchmark.GROUPS)
     assert keys(benchmark, "metrics/ssim") == ["metrics/ssim"]

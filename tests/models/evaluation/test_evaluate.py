@@ -275,7 +275,7 @@ def test_the_progress_of_ranks_ends_at_the_number_of_images(
 
 
 def test_a_bar_of_an_evaluation_that_was_stopped_does_not_stay(
-    pairs: EvalDataset, monkeypatch: pytest.MonkeyPatch
+    seven: EvalDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal, flag = terminal_of(monkeypatch), StopFlag()
 
@@ -283,8 +283,8 @@ def test_a_bar_of_an_evaluation_that_was_stopped_does_not_stay(
         flag.signal = signal.SIGINT
 
     with pytest.raises(StopRequested):
-        evaluate(Nearest(2), pairs, val_options(pbar=True), device=CPU, keep=keep, stop=flag)
-    assert "1/2" in terminal.getvalue()
+        evaluate(Nearest(2), seven, val_options(pbar=True), device=CPU, keep=keep, stop=flag)
+    assert "1/7" in terminal.getvalue()
     assert terminal.getvalue().endswith("\r\x1b[2K")
 
 

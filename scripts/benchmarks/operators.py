@@ -130,6 +130,9 @@ DEPTHWISE = {
     ("gelu_depthwise_k7", _STEP): Depthwise(4, 64, 64, 480, 7),
     ("gelu_depthwise_k3", _LARGE): Depthwise(1, 180, 320, 80, 3),  # ESC
     ("gelu_depthwise_k7", _LARGE): Depthwise(1, 192, 320, 480, 7),  # classical PFT
+    ("depthwise_k3", _SMALL): Depthwise(1, 64, 64, 52, 3),
+    ("depthwise_k3", _STEP): Depthwise(8, 64, 64, 180, 3),  # RGT
+    ("depthwise_k3", _LARGE): Depthwise(1, 192, 320, 180, 3),
 }
 LINEAR = {
     ("linear_gelu", _SMALL): Linear(4096, 180, 360, gelu=True),
@@ -159,7 +162,7 @@ def comparisons() -> list[Comparison]:
                     found.append(_row(key, kind, direction, dtype, str(sparse), cost, _sparse(sparse, product)))
             for (name, kind), depthwise in DEPTHWISE.items():
                 cost = depthwise_cost(depthwise, direction, dtype)
-                found.append(_row(name, kind, direction, dtype, str(depthwise), cost, _depthwise(depthwise)))
+                found.append(_row(name, kind, direction, dtype, str(depthwise), cost, _depthwise(name, depthwise)))
             for (name, kind), linear in LINEAR.items():
                 cost = linear_cost(linear, direction, dtype)
                 found.append(_row(name, kind, direction, dtype, str(linear), cost, _linear(linear)))
@@ -319,14 +322,15 @@ def _focus_cost(sizes: Focus, direction: str, dtype: torch.dtype) -> Cost:
     return Cost(4 * sums, 7 * rows + 2 * lists, dtype)
 
 
-def _depthwise(sizes: Depthwise) -> Prepare:
+def _depthwise(name: str, sizes: Depthwise) -> Prepare:
     images, height, width, channels, side = sizes
+    operator = ops.gelu_depthwise if name.startswith("gelu") else ops.depthwise_conv2d
 
     def prepare(direction: str, backend: str, dtype: torch.dtype) -> Work:
         x = torch.randn(images, height, width, channels, dtype=dtype, requires_grad=True)
         weight = (torch.randn(channels, 1, side, side, dtype=dtype) / side).requires_grad_()
         bias = torch.zeros(channels, dtype=dtype, requires_grad=True)
-        return _run(lambda: ops.gelu_depthwise(x, weight, bias, backend), (x, weight, bias), direction)
+        return _run(lambda: operator(x, weight, bias, backend), (x, weight, bias), direction)
 
     return prepare
 

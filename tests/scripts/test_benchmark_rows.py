@@ -22,6 +22,7 @@ OPERATORS = {
     "smm_qmk": "smm_qmk_*",
     "smm_amv": "smm_amv_*",
     "gelu_depthwise": "gelu_depthwise_*",
+    "depthwise_conv2d": "depthwise_*",
     "linear": "linear*",
 }
 """Name of an operator -> its rows."""

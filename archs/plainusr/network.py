@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from archs.contract import BaseNetwork
 from archs.layers.conv import Conv3x3
 from archs.layers.size import SizeRule
-from archs.plainusr import inplace
 from archs.plainusr.blocks import (
     Branches,
     FullResolutionAttention,
@@ -26,6 +25,7 @@ from archs.plainusr.blocks import (
     fold_branches,
 )
 from archs.plainusr.folding import folded_tensors
+from archs.plainusr.inplace import evaluate, serves
 from ops.autocast import without_autocast
 from utils.errors import InputError
 
@@ -155,14 +155,14 @@ class PlainUSR(BaseNetwork):
 
     def _evaluates_in_place(self, x: Tensor) -> bool:
         small = self.family.local and min(x.shape[-2:]) < SMALLEST_WINDOW
-        return not (self.train_form or small) and inplace.serves(self, x)
+        return not (self.train_form or small) and serves(self, x)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, 3, s*H, s*W], not clamped."""
         if self._evaluates_in_place(x):
             names = (*self.family.down, MIDDLE, *self.family.up)
             tail = cast("Conv3x3", self.tail[0])
-            return inplace.evaluate(x, self.head, [self._block(name) for name in names], tail, self.scale)
+            return evaluate(x, self.head, [self._block(name) for name in names], tail, self.scale)
         kernels = self._folded_kernels()
         features = self.head(x)
         passing: list[Tensor] = []  # channels that the blocks further in do not touch

@@ -122,6 +122,7 @@ class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
         self.channels = in_chans
         # Integers stay what they are when the network is converted to another type.
         self.register_buffer("mean_e4", (image_mean(in_chans) * 1e4).round().int(), persistent=False)
+        self.mean_dtype = torch.get_default_dtype()  # of the published constants, whatever type the weights take later
 
         self.absolute_pos_embed = nn.Parameter(torch.empty(1, math.prod(grid), embed_dim)) if ape else None
         self.conv_first = Conv3x3(in_chans, embed_dim)
@@ -184,7 +185,7 @@ class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
     def forward(self, x: Tensor) -> Tensor:
         """[B, c, H, W] in [0, 1] -> [B, c, s*H, s*W], not clamped."""
         check_size("HAT", (x.shape[2], x.shape[3]), (self.window_size, self.window_size))
-        mean = (self.mean_e4.float() / 1e4).to(x.dtype)  # the published constants are float32 in every type
+        mean = (self.mean_e4.to(self.mean_dtype) / 1e4).to(x.dtype)
         x = ((x - mean) * self.img_range).contiguous(memory_format=torch.channels_last)
         first = self.conv_first(x.to(self.conv_first.weight.dtype))
         features = self.conv_after_body(self.body(first)) + first

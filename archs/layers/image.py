@@ -11,7 +11,7 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 def image_mean(channels: int) -> Tensor:
-    """[channels, 1, 1] float32: DIV2K's mean for three channels, else zeros."""
+    """[channels, 1, 1], default type: DIV2K's mean for three channels, else zeros."""
     values = DIV2K_MEAN if channels == len(DIV2K_MEAN) else (0.0,) * channels
     return torch.tensor(values).view(-1, 1, 1)
 

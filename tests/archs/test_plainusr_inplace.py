@@ -35,7 +35,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         seen.append(x)
         return evaluate(x, *arguments)
 
-    monkeypatch.setattr(inplace, "evaluate", spy)
+    monkeypatch.setattr("archs.plainusr.network.evaluate", spy)
     return seen
 
 

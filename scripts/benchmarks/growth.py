@@ -146,12 +146,11 @@ def section(rows: Sequence[Row], command: str, machine: Mapping[str, Mapping[str
         machine: its hardware and versions.
     """
     said = "; ".join(f"{name} {value}" for name, value in {**machine["hardware"], **machine["versions"]}.items())
-    last = f"{SIZES[-1][1]} x {SIZES[-1][0]}"
     lines = [
         *textwrap.wrap(f"`python scripts/benchmark.py {command}`: {said}.", 120, break_long_words=False),
         "",
-        f"| network | ms, {last} | MiB, {last} | time, pixels | memory, pixels | time, batch | memory, batch |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| network | largest image | ms | MiB | time, pixels | memory, pixels | time, batch | memory, batch |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, (label, _) in VARIANTS.items():
         curves = [
@@ -159,9 +158,11 @@ def section(rows: Sequence[Row], command: str, machine: Mapping[str, Mapping[str
             for batches in (False, True)
             for measure in ("ours_ms", "ours_mib")
         ]
+        shapes = {height * width: f"{width} x {height}" for height, width in SIZES}
+        largest = shapes[int(curves[0].pixels[-1])] if curves[0].pixels else ""
         ends = [f"{curve.values[-1]:,.0f}" if curve.values else "" for curve in curves[:2]]
         exponents = ["" if math.isnan(curve.exponent) else f"{curve.exponent:.2f}" for curve in curves]
-        lines.append(f"| {label} | {' | '.join([*ends, *exponents])} |")
+        lines.append(f"| {label} | {' | '.join([largest, *ends, *exponents])} |")
     return "\n".join([*lines, "", f"![Time and memory over pixels and batch]({PICTURE.as_posix()})"]) + "\n"
 
 
@@ -176,7 +177,7 @@ def picture(rows: Sequence[Row], file: Path) -> None:
         axes = figure.add_subplot(1, 2, place)
         for number, (name, (called, _)) in enumerate(VARIANTS.items()):
             images, batches = (curve_of(rows, name, measure, batches=over) for over in (False, True))
-            shown = f"{called}: {images.exponent:.2f}"
+            shown = called if math.isnan(images.exponent) else f"{called}: {images.exponent:.2f}"
             axes.plot(images.pixels, images.values, "o-", color=f"C{number}", label=shown, markersize=4, linewidth=1.4)
             axes.plot(batches.pixels[1:], batches.values[1:], "x", color=f"C{number}", markersize=6)
         first, last = (height * width for height, width in (SIZES[0], SIZES[-1]))

@@ -105,7 +105,8 @@ def native_depthwise(arguments: DepthwiseArguments) -> Tensor:
     device = arguments.x.device.type
     if autocast_is_on(device):
         dtype = torch.get_autocast_dtype(device)
-        arguments = DepthwiseArguments(*(None if tensor is None else tensor.to(dtype) for tensor in arguments))
+        x, weight, bias = arguments
+        arguments = DepthwiseArguments(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
     out: Tensor = _Convolution.apply(*arguments)  # type: ignore[no-untyped-call]
     return out
 

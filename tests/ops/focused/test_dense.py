@@ -19,13 +19,17 @@ from tests.ops.focused.test_sparse_cuda import TOLERANCE as FROM_LISTS
 from tests.ops.focused.test_sparse_cuda import assert_close
 from tests.ops.kernels import require_cpu_kernels
 
-GPU = pytest.param(
-    "cuda",
-    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
-)
-devices = pytest.mark.parametrize("device", ["cpu", GPU])
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 TOLERANCE = {**FROM_LISTS, torch.float64: 1e-13}
-types = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+anywhere = pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        ("cpu", torch.float64),
+        ("cpu", torch.bfloat16),
+        *(pytest.param("cuda", dtype, marks=GPU) for dtype in TOLERANCE),
+    ],
+    ids=str,
+)
 pytestmark = pytest.mark.build
 
 
@@ -77,16 +81,14 @@ def compare(name: str, operands: list[Any], device: str, dtype: torch.dtype) -> 
             assert_close(got, expected, TOLERANCE[dtype])
 
 
-@devices
-@types
+@anywhere
 @pytest.mark.parametrize("with_next", [False, True], ids=["last layer", "another follows"])
 @pytest.mark.parametrize("case", selecting.CASES.values(), ids=selecting.CASES)
 def test_layers_that_select(case: selecting.Case, with_next: bool, dtype: torch.dtype, device: str) -> None:
     compare("focus_select_backward", select_operands(case, dtype, with_next=with_next), device, dtype)
 
 
-@devices
-@types
+@anywhere
 @pytest.mark.parametrize("with_next", [False, True], ids=["last layer", "another follows"])
 @pytest.mark.parametrize("case", sparse.CASES.values(), ids=sparse.CASES)
 def test_layers_with_lists(case: sparse.Case, with_next: bool, dtype: torch.dtype, device: str) -> None:

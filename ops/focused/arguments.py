@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ops.registration import Written
 from ops.registry import exporting
 from ops.window.region_mask import is_regions
 from utils.errors import InputError
@@ -33,6 +34,8 @@ class FocusState:
             programs that are exported, perhaps in another order there. int64 in the reference.
         log_sum: [W, h, N] with which ``exp(logits - log_sum)`` are the weights of the layer; without a gradient.
         weights: [W, h, N, K or N] the reference's map.
+        disposable: nobody else looks at this state: who is given it may overwrite its logits and lists. Where no
+            gradient is wanted layers then need no memory for new ones.
     """
 
     q: Tensor | None = None
@@ -42,6 +45,7 @@ class FocusState:
     index: Tensor | None = None
     log_sum: Tensor | None = None
     weights: Tensor | None = None
+    disposable: bool = False
 
     @property
     def tensor(self) -> Tensor:
@@ -105,6 +109,23 @@ class Sparse(NamedTuple):
     table: Tensor  # [T, h or 1], type of the logits
     logits: Tensor  # [W, h, N, K]
     lists: Tensor  # [W, h, N, K]
+    window: int
+    topk: int
+    scale: float
+
+
+class SparseInPlace(NamedTuple):
+    """The arguments of ``focalsr::focus_sparse_``: the same, of which logits and lists are overwritten.
+
+    What a window's head keeps comes to lie at the beginning of its part of them. The results are values and log-sums.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    table: Tensor
+    logits: Written
+    lists: Written
     window: int
     topk: int
     scale: float

@@ -203,6 +203,7 @@ def _rows(layer: _Layer, maps: _Maps, results: _Results, some: slice, head: int,
         gradient, free = products.zero_().scatter_(-1, keys, others), scores
     gradient.scatter_(-1, kept, d_kept.add_(gradient.gather(-1, kept)))
     if results.d_logits is not None:
+        assert keys is not None
         results.d_logits[some, head] = gradient.gather(-1, keys)
     spread = free.zero_().scatter_(-1, kept, own)
     if maps.gradient.dtype != gradient.dtype:

@@ -17,12 +17,12 @@ from torch.utils.flop_counter import register_flop_formula
 NAMESPACE = "focalsr"
 
 Written: TypeAlias = Tensor
-"""An argument that an operator writes to; one at most."""
+"""An argument that an operator writes to."""
 
 Arguments = TypeVar("Arguments", bound=NamedTuple)
 
 _SCHEMA_TYPES = {
-    "Tensor": "Tensor", "Tensor | None": "Tensor?", "Written": "Tensor(a!)",
+    "Tensor": "Tensor", "Tensor | None": "Tensor?",
     "int": "int", "float": "float", "bool": "bool",
     "int | torch.SymInt": "SymInt",
 }  # fmt: skip
@@ -39,7 +39,11 @@ def schema(arguments: type[NamedTuple], results: str) -> str:
     fields: dict[str, Any] = {
         name: getattr(kind, "__forward_arg__", kind) for name, kind in arguments.__annotations__.items()
     }
-    return f"({', '.join(f'{_SCHEMA_TYPES[kind]} {name}' for name, kind in fields.items())}) -> {results}"
+    letters = iter("abcd")  # each written argument has one of its own
+    kinds = {
+        name: f"Tensor({next(letters)}!)" if kind == "Written" else _SCHEMA_TYPES[kind] for name, kind in fields.items()
+    }
+    return f"({', '.join(f'{kind} {name}' for name, kind in kinds.items())}) -> {results}"
 
 
 def register(

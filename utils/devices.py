@@ -248,9 +248,13 @@ def abilities(device: torch.device | str) -> Abilities:
 @functools.lru_cache(maxsize=64)
 def _abilities(kind: str, index: int | None) -> Abilities:
     device = torch.device(kind, index or 0)
-    there = kind in ("cpu", present().type)
     # What is not there is a tensor without values: of "meta", or a fake one.
-    return abilities_from(kind, module_of(kind), _facts(device) if there else Facts(float64=True))
+    return abilities_from(kind, module_of(kind), _facts(device) if _is_there(device) else Facts(float64=True))
+
+
+def _is_there(device: torch.device) -> bool:
+    here = present()
+    return device.type == "cpu" or (device.type == here.type and device.index < here.count)
 
 
 def abilities_from(kind: str, module: object | None, facts: Facts) -> Abilities:

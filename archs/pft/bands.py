@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ class FocusBands:
 
     def put(self, window: int, state: FocusState) -> None:
         """Have the state for the next layer."""
-        self._states[window] = state
+        self._states[window] = replace(state, disposable=True)
 
     def find(self, window: int) -> tuple[FocusState, int]:
         """The state that a window of the batch belongs to, and the window's number in it."""

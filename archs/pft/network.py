@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -170,7 +171,7 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         for group in (cast("ResidualGroup", group) for group in self.layers):
             y = x.clone() if large else x
             for number, layer in enumerate(group.attention_layers):
-                y, states[number % 2] = self._run(layer, y, states[number % 2])
+                y, states[number % 2] = self._run(layer, y, _disposable(states[number % 2]))
             x = group.add_convolved(x, y)
         return cast("Tensor", self.norm(x)).permute(0, 3, 1, 2)
 
@@ -201,6 +202,13 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         y = self.head(features)
         y = y if self.upsampler else x + y
         return cropped(y, self.scale * height, self.scale * width) / self.img_range + mean
+
+
+def _disposable(state: FocusState | FocusBands | None) -> FocusState | FocusBands | None:
+    """A state of which the network has the only reference, as the layer that it is for is to know."""
+    if torch.is_grad_enabled() or not isinstance(state, FocusState):
+        return state
+    return replace(state, disposable=True)
 
 
 def mirrored(x: Tensor, multiple: int) -> Tensor:

@@ -84,10 +84,33 @@ class Buffer {
 // ---------------------------------------------------------------------------------------------------------------------
 // Rows in and out
 
+// Rows of channels that lie side by side, in whole vectors; what follows the last row must be memory of the same tensor.
+template <class A>
+FOCALSR_INLINE void pack_dense_rows(const A* from, int64_t row_step, int64_t rows, int64_t channels, A* to) {
+  typedef typename std::conditional<sizeof(A) == 4, int32_t, int64_t>::type Integer;
+  typedef Integer Bits __attribute__((vector_size(kVectorBytes)));
+  const int64_t width = padded<A>(channels), last = width - kLanes<A>;
+  Bits mask;
+  for (int i = 0; i < kLanes<A>; ++i) mask[i] = last + i < channels ? Integer(-1) : Integer(0);
+  for (int64_t row = 0; row < rows; ++row) {
+    const A* at = from + row * row_step;
+    for (int64_t c = 0; c < last; c += kLanes<A>) store(to + row * width + c, load(at + c));
+    store(to + row * width + last, (Vec<A>)((Bits)load(at + last) & mask));
+  }
+}
+
 // rows x channels values of any layout (steps in elements) -> padded rows of A.
 template <class A, class T>
 void pack_rows(const T* from, int64_t row_step, int64_t channel_step, int64_t rows, int64_t channels, A* to) {
   const int64_t width = padded<A>(channels);
+  if constexpr (std::is_same<A, T>::value) {
+    if (channel_step == 1 && rows > 1 && channels > 0 && row_step + channels >= width) {
+      pack_dense_rows(from, row_step, rows - 1, channels, to);
+      from += (rows - 1) * row_step;
+      to += (rows - 1) * width;
+      rows = 1;
+    }
+  }
   constexpr int64_t kBlock = 16;  // rows at a time: a cache line of a channel-major source serves all of them
   for (int64_t start = 0; start < rows; start += kBlock) {
     const int64_t stop = std::min(rows, start + kBlock);

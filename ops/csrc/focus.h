@@ -16,8 +16,13 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -137,6 +142,16 @@ class TableGradient {
 
 inline Tensor token_major(const Tensor& q, int64_t width) {
   return at::empty({q.size(0), q.size(2), q.size(1), width}, q.options()).transpose(1, 2);
+}
+
+// Asks for pages of megabytes under a new tensor that is large: the system clears and maps them several times faster.
+inline void in_large_pages(const Tensor& x) {
+#if defined(MADV_HUGEPAGE)
+  constexpr std::uintptr_t kPage = 1 << 21;
+  const auto begin = reinterpret_cast<std::uintptr_t>(x.const_data_ptr());
+  const std::uintptr_t first = (begin + kPage - 1) / kPage * kPage, end = (begin + x.nbytes()) / kPage * kPage;
+  if (first + kPage <= end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);  // or else small ones
+#endif
 }
 
 template <class A>

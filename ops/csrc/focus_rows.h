@@ -45,6 +45,30 @@ FOCALSR_INLINE A row_weights(const A* row, int64_t count, A maximum, A* depth, A
   return sum_of_lanes<A>(total);
 }
 
+// row -= maximum, into `to`, and weight = exp of that; returns the sum of the weights. `to` has room for `count` numbers,
+// all others for whole vectors.
+template <class A>
+FOCALSR_INLINE A shifted_weights(const A* row, int64_t count, A maximum, A* to, A* weight) {
+  const Vec<A> top = all<A>(maximum);
+  Vec<A> total{};
+  int64_t i = 0;
+  for (; i + kLanes<A> <= count; i += kLanes<A>) {
+    const Vec<A> x = load(row + i) - top;
+    const Vec<A> e = exponential<A>(x);
+    store(to + i, x);
+    store(weight + i, e);
+    total += e;
+  }
+  if (i < count) {
+    const Vec<A> x = load(row + i) - top;
+    const Vec<A> e = exponential<A>(x);
+    std::memcpy(to + i, &x, sizeof(A) * static_cast<std::size_t>(count - i));
+    store(weight + i, e);
+    total += e;
+  }
+  return sum_of_lanes<A>(total);
+}
+
 // to = -from; `to` has no room for a whole vector at its end.
 template <class A>
 FOCALSR_INLINE void negated(const A* from, int64_t count, A* to) {
@@ -68,17 +92,28 @@ FOCALSR_INLINE A row_product(A* a, A* b, int64_t count) {
   return sum_of_lanes<A>(sums[0] + sums[1]);
 }
 
-// A dense list of one query; as decode_index, in a loop that becomes vectors.
-template <class I>
-FOCALSR_INLINE bool read_list(const I* __restrict from, int64_t count, int64_t keys, int32_t* __restrict to) {
+// A dense list of one query, and where the rows of its keys begin, `width` apart; as decode_index, in a loop that becomes
+// vectors. `start` may be null.
+template <bool kStart, class I>
+FOCALSR_INLINE bool read_list(const I* __restrict from, int64_t count, int64_t keys, int32_t* __restrict to,
+                              int32_t width, int32_t* __restrict start) {
   using Unsigned = std::make_unsigned_t<I>;  // keys below zero become large
-  const auto limit = static_cast<uint32_t>(keys);
-  uint32_t outside = 0;
+  uint32_t most = 0;
   for (int64_t j = 0; j < count; ++j) {
-    to[j] = from[j];
-    outside |= static_cast<uint32_t>(static_cast<Unsigned>(from[j])) >= limit;
+    const auto key = static_cast<uint32_t>(static_cast<Unsigned>(from[j]));
+    to[j] = static_cast<int32_t>(key);
+    if constexpr (kStart) start[j] = static_cast<int32_t>(key * static_cast<uint32_t>(width));
+    most = key > most ? key : most;
   }
-  return outside == 0 || decode_index(from, 1, count, keys, to);
+  if (most < static_cast<uint32_t>(keys)) return true;
+  const bool good = decode_index(from, 1, count, keys, to);
+  if constexpr (kStart)
+    for (int64_t j = 0; j < count; ++j) start[j] = to[j] * width;
+  return good;
+}
+template <class I>
+FOCALSR_INLINE bool read_list(const I* from, int64_t count, int64_t keys, int32_t* to) {
+  return read_list<false>(from, count, keys, to, 0, nullptr);
 }
 
 // As many numbers as a vector has lanes, by their places.

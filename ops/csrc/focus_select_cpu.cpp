@@ -78,6 +78,8 @@ Forward select_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
   Tensor logits = numbers<A>(q, {s.windows, s.heads, s.tokens, topk});
   Tensor index = at::empty(logits.sizes(), q.options().dtype(list_type(s.tokens)));
   Tensor log_sum = numbers<A>(q, {s.windows, s.heads, s.tokens});
+  in_large_pages(logits);
+  in_large_pages(index);
   A* const logits_to = logits.mutable_data_ptr<A>();
   I* const index_to = index.mutable_data_ptr<I>();
   A* const sum_to = log_sum.mutable_data_ptr<A>();

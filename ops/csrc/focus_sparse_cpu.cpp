@@ -14,21 +14,21 @@ constexpr int64_t kTile = 24;  // rows of queries that are read at once
 template <class A, class I>
 class Before {
  public:
-  Before(const A* logits, const I* index, int64_t length, int64_t tokens, int64_t width)
-      : logits_(logits), index_(index), length_(length), tokens_(tokens), width_(static_cast<int32_t>(width)),
+  Before(int64_t length, int64_t tokens, int64_t width)
+      : length_(length), tokens_(tokens), width_(static_cast<int32_t>(width)),
         list_(padded<A>(length)), start_(padded<A>(length)), row_(padded<A>(length)) {}
 
   // False if the list holds keys that do not exist; others are in their place then.
-  bool read(int64_t query) {
-    const bool good = read_list(index_ + query * length_, length_, tokens_, list_.get());
-    here_ = logits_ + query * length_;
+  bool read(const A* logits, const I* index) {
+    const bool good = read_list<true>(index, length_, tokens_, list_.get(), width_, start_.get());
+    here_ = logits;
     if (length_ % kLanes<A> != 0) {
       std::copy_n(here_, length_, row_.get());
       fill_tail(row_.get(), length_, -std::numeric_limits<A>::infinity());  // of no weight
       std::fill(list_.get() + length_, list_.get() + padded<A>(length_), list_[length_ - 1]);
+      std::fill(start_.get() + length_, start_.get() + padded<A>(length_), start_[length_ - 1]);
       here_ = row_.get();
     }
-    for (int64_t j = 0; j < padded<A>(length_); ++j) start_[j] = list_[j] * width_;
     return good;
   }
   const int32_t* list() const { return list_.get(); }
@@ -36,8 +36,6 @@ class Before {
   const A* logits() const { return here_; }
 
  private:
-  const A* logits_;
-  const I* index_;
   int64_t length_, tokens_;
   int32_t width_;
   Buffer<int32_t> list_, start_;
@@ -52,20 +50,48 @@ void pack_scaled(const View<T>& q, int64_t w, int64_t h, int64_t first, int64_t 
   for (int64_t c = 0; c < rows * padded<A>(q.channels); ++c) to[c] *= scale;
 }
 
+// List of keys, from int32; and the numbers at which their rows begin, in its place.
+template <class I>
+FOCALSR_INLINE void write_list(int32_t* __restrict list, int64_t count, int32_t width, I* __restrict to) {
+  for (int64_t j = 0; j < count; ++j) {
+    to[j] = static_cast<I>(list[j]);
+    list[j] *= width;
+  }
+}
+
+// Logits or lists of a layer, [W, h, N, length]: where each head of a window begins; its queries follow each other.
+template <class E>
+struct Rows {
+  explicit Rows(const Tensor& x)
+      : data(const_cast<E*>(x.const_data_ptr<E>())), window(x.stride(0)), head(x.stride(1)), length(x.size(3)) {}
+  E* at(int64_t w, int64_t h, int64_t query) const { return data + w * window + h * head + query * length; }
+  Rows shortened(int64_t to) const {
+    Rows result = *this;
+    result.length = to;
+    return result;
+  }
+  E* data;
+  int64_t window, head, length;
+};
+
+// What a layer reads and writes. The results may begin where the operands do: a query's are read before they are
+// written, and no result of a query reaches beyond the operands of the same query.
+template <class A, class I>
+struct Carried {
+  Rows<A> logits;
+  Rows<I> index;
+  Rows<A> next;
+  Rows<I> kept;  // not written to if as many keys as before are kept
+};
+
 template <class T, class A, class I>
-Forward sparse_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table, const Tensor& logits,
-                       const Tensor& index, const Sizes& s, int64_t topk, A scale) {
+std::tuple<Tensor, Tensor> sparse_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table,
+                                          const Carried<A, I>& carried, const Sizes& s, A scale) {
   const Table<A> bias(table, s);
-  const int64_t length = index.size(3), after = std::min(topk, length);
+  const int64_t length = carried.logits.length, after = carried.next.length;
   const bool selects = after < length;
   Tensor out = token_major(q, s.width);
-  Tensor next = numbers<A>(q, {s.windows, s.heads, s.tokens, after});
-  Tensor kept_index = at::empty(selects ? next.sizes() : at::IntArrayRef{0}, index.options());
   Tensor log_sum = numbers<A>(q, {s.windows, s.heads, s.tokens});
-  const A* const logits_from = logits.const_data_ptr<A>();
-  const I* const index_from = index.const_data_ptr<I>();
-  A* const next_to = next.mutable_data_ptr<A>();
-  I* const index_to = kept_index.mutable_data_ptr<I>();
   A* const sum_to = log_sum.mutable_data_ptr<A>();
   const View<T> q_view(q), k_view(k), v_view(v), out_view(out);
   const int64_t width = padded<A>(s.width), vectors = vectors_of<A>(s.width);
@@ -76,7 +102,7 @@ Forward sparse_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
     Buffer<A> row(room), weight(room), kept_row(room + kLanes<A>), kept(room + kLanes<A>);
     Buffer<int32_t> kept_list(room + kLanes<A>);
     Chooser<A> choose;
-    Before<A, I> before(logits_from, index_from, length, s.tokens, width);
+    Before<A, I> before(length, s.tokens, width);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t w = item / s.heads, h = item % s.heads;
       k_view.pack(w, h, s.tokens, key.get());
@@ -85,29 +111,29 @@ Forward sparse_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
         if (i % kTile == 0)
           pack_scaled(q_view, w, h, i, std::min(kTile, s.tokens - i), scale, query.get());
         const A* const q_row = query.get() + i % kTile * width;
-        const int64_t at = item * s.tokens + i;
-        if (!before.read(at)) good = false;
+        if (!before.read(carried.logits.at(w, h, i), carried.index.at(w, h, i))) good = false;
         const A most = listed_logits<A>(q_row, key.get(), vectors, before.start(), before.list(), room,
                                         {before.logits(), bias.of_query(h, i), s.side}, row.get());
-        const A total = row_weights(row.get(), room, most, row.get(), weight.get());
-        sum_to[at] = std::log(total);
+        A* const next = carried.next.at(w, h, i);
+        A total;
         if (selects) {
+          total = row_weights(row.get(), room, most, row.get(), weight.get());
           keep(row.get(), weight.get(), before.list(), length, choose(row.get(), length, after), kept_row.get(),
                kept.get(), kept_list.get());
-          negated(kept_row.get(), after, next_to + at * after);
-          for (int64_t j = 0; j < after; ++j) index_to[at * after + j] = static_cast<I>(kept_list[j]);
-          for (int64_t j = 0; j < after; ++j) kept_list[j] *= static_cast<int32_t>(width);
+          negated(kept_row.get(), after, next);
+          write_list(kept_list.get(), after, static_cast<int32_t>(width), carried.kept.at(w, h, i));
           gather_sum(kept.get(), value.get(), 1, vectors, kept_list.get(), after, sum.get());
         } else {
-          negated(row.get(), length, next_to + at * length);
+          total = shifted_weights(row.get(), length, most, next, weight.get());
           gather_sum(weight.get(), value.get(), 1, vectors, before.start(), length, sum.get());
         }
+        sum_to[item * s.tokens + i] = std::log(total);
         out_view.unpack(sum.get(), w, h, i, 1, A(1) / total);
       }
     }
   });
   TORCH_CHECK_INDEX(good.load(), "focused attention: the list holds keys outside 0 to ", s.tokens - 1);
-  return {out, next, kept_index, log_sum};
+  return {out, log_sum};
 }
 
 using SparseGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -137,7 +163,7 @@ SparseGradients sparse_backward(const Tensor& grad, const OptionalTensor& grad_l
     Buffer<A> row(padded<A>(length)), weight(padded<A>(after)), d_weight(padded<A>(after));
     Buffer<int32_t> list(length), kept(after), slot(after), slot_of(s.tokens);
     std::fill_n(slot_of.get(), s.tokens, 0);  // what no list has held is in no place
-    Before<A, I> before(logits_from, index_from, length, s.tokens, width);
+    Before<A, I> before(length, s.tokens, width);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t w = item / s.heads, h = item % s.heads;
       if (selects) {  // weights of all keys of the list, into the place of the gradient
@@ -145,7 +171,7 @@ SparseGradients sparse_backward(const Tensor& grad, const OptionalTensor& grad_l
         pack_scaled(q_view, w, h, 0, s.tokens, scale, one.get());
         for (int64_t i = 0; i < s.tokens; ++i) {
           const int64_t at = item * s.tokens + i;
-          if (!before.read(at)) good = false;
+          if (!before.read(logits_from + at * length, index_from + at * length)) good = false;
           const A most = listed_logits<A>(one.get() + i * width, rows.get(), vectors, before.start(), before.list(),
                                           padded<A>(length), {before.logits(), bias.of_query(h, i), s.side}, row.get());
           const Vec<A> shift = all<A>(most + sum_from[at]);
@@ -216,22 +242,63 @@ SparseGradients sparse_backward(const Tensor& grad, const OptionalTensor& grad_l
 }
 
 
-Forward sparse(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table, const Tensor& logits,
-               const Tensor& index, int64_t side, int64_t topk, double scale) {
-  const Sizes s = sizes_of(q, side);
+// f(T, A, I), after checks of all operands.
+template <class F>
+auto checked(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table, const Tensor& logits,
+             const Tensor& index, const Sizes& s, int64_t topk, F&& f) {
   check_like(k, q, "k");
   check_like(v, q, "v");
   TORCH_CHECK_VALUE(k.size(3) == s.width && v.size(3) == s.width && topk > 0,
                     "focused attention: q, k, v are ", q.sizes(), ", ", k.sizes(), ", ", v.sizes(), ", topk is ", topk);
   check_list(index, logits, s);
   TORCH_CHECK_VALUE(s.tokens * padded<float>(s.width) < int64_t{1} << 31, "focused attention: q is too large, ", q.sizes());
-  const Tensor carried = logits.contiguous(), lists = index.contiguous();
-  return dispatch(q, lists.scalar_type(), [&](auto stored, auto arithmetic, auto list) {
+  return dispatch(q, index.scalar_type(), [&](auto stored, auto arithmetic, auto list) {
     using A = decltype(arithmetic);
     check_numbers<A>(table, "the table");
-    check_numbers<A>(carried, "logits");
-    return sparse_forward<decltype(stored), A, decltype(list)>(q, k, v, table, carried, lists, s, topk,
-                                                              static_cast<A>(scale));
+    check_numbers<A>(logits, "logits");
+    return f(stored, arithmetic, list);
+  });
+}
+
+Forward sparse(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table, const Tensor& logits,
+               const Tensor& index, int64_t side, int64_t topk, double scale) {
+  const Sizes s = sizes_of(q, side);
+  const Tensor carried = logits.contiguous(), lists = index.contiguous();
+  return checked(q, k, v, table, carried, lists, s, topk, [&](auto stored, auto arithmetic, auto list) {
+    using A = decltype(arithmetic);
+    using I = decltype(list);
+    const int64_t length = lists.size(3), after = std::min(topk, length);
+    Tensor next = numbers<A>(q, {s.windows, s.heads, s.tokens, after});
+    Tensor kept = at::empty(after < length ? next.sizes() : at::IntArrayRef{0}, lists.options());
+    in_large_pages(next);
+    in_large_pages(kept);
+    const Rows<I> from(lists);
+    const Carried<A, I> rows{Rows<A>(carried), from, Rows<A>(next), after < length ? Rows<I>(kept) : from};
+    auto [out, log_sum] = sparse_forward<decltype(stored), A, I>(q, k, v, table, rows, s, static_cast<A>(scale));
+    return Forward{out, next, kept, log_sum};
+  });
+}
+
+void check_dense_rows(const Tensor& x, const char* name) {
+  TORCH_CHECK_VALUE(x.dim() == 4 && x.stride(3) == 1 && x.stride(2) == x.size(3) &&
+                        x.stride(1) >= x.size(2) * x.size(3) && x.stride(0) >= x.size(1) * x.stride(1),
+                    "focused attention: ", name, " to be overwritten have strides ", x.strides());
+}
+
+std::tuple<Tensor, Tensor> sparse_in_place(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table,
+                                           const Tensor& logits, const Tensor& index, int64_t side, int64_t topk,
+                                           double scale) {
+  const Sizes s = sizes_of(q, side);
+  check_dense_rows(logits, "logits");
+  check_dense_rows(index, "lists");
+  return checked(q, k, v, table, logits, index, s, topk, [&](auto stored, auto arithmetic, auto list) {
+    using A = decltype(arithmetic);
+    using I = decltype(list);
+    const int64_t after = std::min(topk, index.size(3));
+    const Rows<A> rows(logits);
+    const Rows<I> keys(index);
+    const Carried<A, I> carried{rows, keys, rows.shortened(after), keys.shortened(after)};
+    return sparse_forward<decltype(stored), A, I>(q, k, v, table, carried, s, static_cast<A>(scale));
   });
 }
 
@@ -260,6 +327,7 @@ SparseGradients sparse_gradients(const Tensor& grad, const OptionalTensor& grad_
 
 TORCH_LIBRARY_IMPL(focalsr, CPU, m) {
   m.impl("focus_sparse", sparse);
+  m.impl("focus_sparse_", sparse_in_place);
   m.impl("focus_sparse_backward", sparse_gradients);
 }
 

@@ -30,6 +30,8 @@ class FocusState:
             programs that are exported, perhaps in another order there. int64 in the reference.
         log_sum: [W, h, N] with which ``exp(logits - log_sum)`` are the weights of the layer; without a gradient.
         weights: [W, h, N, K or N] the reference's map.
+        disposable: nobody else looks at this state: who is given it may overwrite its logits and lists. Where no
+            gradient is wanted layers then need no memory for new ones.
     """
 
     q: Tensor | None = None
@@ -39,6 +41,7 @@ class FocusState:
     index: Tensor | None = None
     log_sum: Tensor | None = None
     weights: Tensor | None = None
+    disposable: bool = False
 
     @property
     def tensor(self) -> Tensor:

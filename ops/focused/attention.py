@@ -38,7 +38,9 @@ def focused_attention(
     scale: float | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, FocusState]:
-    """One layer of focused attention; ``state`` comes from the layer before it and is left as it is.
+    """One layer of focused attention; ``state`` comes from the layer before it.
+
+    The state is left as it is, unless it says that it is disposable and no gradient is wanted.
 
     Under autocast q, k, v are taken in its type. Logits, their softmax and what is handed on are float32 at least.
     Gradients flow through the state: a later layer's loss reaches the queries and keys of earlier ones. The selection

@@ -24,8 +24,9 @@ from ops.focused.arguments import (
     list_dtype,
 )
 from ops.focused.joined import joined_focus
-from ops.registration import register
-from ops.registry import NATIVE, Backend, exporting, only_on
+from ops.registration import Written, register
+from ops.registry import NATIVE, Backend, exporting, only_on, recording
+from utils.devices import CPU
 
 
 class Select(NamedTuple):
@@ -69,6 +70,23 @@ class Sparse(NamedTuple):
     scale: float
 
 
+class SparseInPlace(NamedTuple):
+    """The arguments of ``focalsr::focus_sparse_``: the same, of which logits and lists are overwritten.
+
+    What a window's head keeps comes to lie at the beginning of its part of them. The results are values and log-sums.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    table: Tensor
+    logits: Written
+    lists: Written
+    window: int
+    topk: int
+    scale: float
+
+
 class SparseBackward(NamedTuple):
     """The arguments of its gradient; without ``new_lists`` the logits are those after the layer."""
 
@@ -104,9 +122,27 @@ def _listed(arguments: FocusArguments, state: FocusState) -> tuple[Tensor, Focus
     assert state.index is not None
     q, k, v, table, _, window, topk, scale, _ = arguments
     sparse = Sparse(q, k, v, table.to(state.logits.dtype), state.logits, state.index, window, topk, scale)
+    selects = topk < state.index.shape[-1]
+    if state.disposable and _in_place(sparse):
+        out, log_sum = torch.ops.focalsr.focus_sparse_(*sparse)
+        logits, index = (_first_of_each(x, topk) if selects else x for x in (state.logits, state.index))
+        return out, FocusState(logits=logits, index=index, log_sum=log_sum)
     out, logits, index, log_sum = torch.ops.focalsr.focus_sparse(*sparse)
-    kept = index if topk < state.index.shape[-1] else state.index
+    kept = index if selects else state.index
     return out, FocusState(logits=logits, index=kept, log_sum=log_sum)
+
+
+def _in_place(arguments: Sparse) -> bool:
+    """Whether the kernel may write to what it is given: on the CPU, where no gradient is wanted."""
+    if arguments.q.device.type != CPU.type or torch.is_grad_enabled() or recording():
+        return False
+    return all(x.stride(-1) == 1 and x.stride(-2) == x.shape[-1] for x in (arguments.logits, arguments.lists))
+
+
+def _first_of_each(x: Tensor, length: int) -> Tensor:
+    """[W, h, N, K] -> [W, h, N, length], dense from the beginning of each [N, K] on."""
+    windows, heads, tokens, _ = x.shape
+    return x.as_strided((windows, heads, tokens, length), (*x.stride()[:2], length, 1))
 
 
 def _refusal(call: FocusCall) -> str | None:
@@ -188,6 +224,11 @@ def _fake_sparse(arguments: Sparse) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _token_major(q, arguments.v.shape[3]), kept, new_index, _numbers(q)
 
 
+def _fake_in_place(arguments: SparseInPlace) -> tuple[Tensor, Tensor]:
+    q = arguments.q
+    return _token_major(q, arguments.v.shape[3]), _numbers(q)
+
+
 def _fake_sparse_backward(arguments: SparseBackward) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     q = arguments.q
     d_q, d_k, d_v = (_token_major(q, q.shape[3]) for _ in range(3))
@@ -267,6 +308,10 @@ register(
 register(
     "focus_sparse", Sparse, "(Tensor out, Tensor new_logits, Tensor new_index, Tensor log_sum)",
     fake=_fake_sparse, flops=_sparse_flops, keep=_keep_sparse, differentiate=_differentiate_sparse,
+)  # fmt: skip
+register(
+    "focus_sparse_", SparseInPlace, "(Tensor out, Tensor log_sum)",
+    fake=_fake_in_place, flops=_sparse_flops,
 )  # fmt: skip
 register(
     "focus_sparse_backward", SparseBackward, "(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_table, Tensor d_logits)",

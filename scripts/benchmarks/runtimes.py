@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from archs import build_network
 from config.schema import Precision
-from config.variants import configuration
+from config.variants import PLAINUSR, configuration
 from data.images.files import read_image, to_tensor
 from models import load_weights, upscale
 from models.export.files import write_program
@@ -47,8 +47,8 @@ COMPILED = ("plainusr", "esc_light")
 """Networks that are compiled: it takes minutes, of the others more."""
 LARGE = ("rgt_s",)
 """Networks that are measured with ``--all`` alone: it takes minutes to write their graph."""
-HALF = ("hat_s", "esc")
-"""Networks that are also measured in bfloat16, against their float32 export."""
+HALF = {"hat_s": "onnxruntime", "esc": "onnxruntime", **dict.fromkeys(PLAINUSR, "openvino_bf16")}
+"""Networks that are also measured in bfloat16, and the runtime that they are compared with."""
 PUBLISHED = {"plainusr": "PlainUSR_Rep_x4.pth"}  # whose weights may be here; others have those they begin with
 PHOTOGRAPH = "coffee.png"
 EAGER = "torch, eager"
@@ -95,7 +95,7 @@ def comparisons() -> list[Comparison]:
         if name in COMPILED or runtime.form == "onnx"
     ]
     small = next(runtime for runtime in RUNTIMES if runtime.key == "onnxruntime")
-    return [*found, *(_half(name, small) for name in HALF), _comparison("plainusr_u", (24, 32), small, quick=True)]
+    return [*found, *_halves(), _comparison("plainusr_u", (24, 32), small, quick=True)]
 
 
 def _comparison(name: str, size: tuple[int, int], runtime: Runtime, *, quick: bool = False) -> Comparison:
@@ -110,9 +110,15 @@ def _comparison(name: str, size: tuple[int, int], runtime: Runtime, *, quick: bo
     )
 
 
+def _halves() -> Iterator[Comparison]:
+    runtimes = {runtime.key: runtime for runtime in RUNTIMES}
+    for name, key in HALF.items():
+        yield _half(name, runtimes[key])
+
+
 def _half(name: str, runtime: Runtime) -> Comparison:
-    """The network in bfloat16 beside a runtime that runs it in float32; no line of the page."""
-    height, width = size = IMAGES.get(name, (64, 64))
+    """The network in bfloat16 beside a runtime; no line of the page."""
+    height, width = size = IMAGES["plainusr"] if name in PLAINUSR else IMAGES.get(name, (64, 64))
     exported = functools.partial(prepared, name, size, runtime)
     return Comparison(
         f"runtimes/{name}_bf16",

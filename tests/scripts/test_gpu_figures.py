@@ -159,6 +159,8 @@ def test_a_figure_that_fails_stops_no_other_and_an_interrupted_run_goes_on(
     assert [row.key for row in results.rows] == ["esc/a", "esc/b", "esc/c"]
     assert (results.rows[1].note, results.rows[1].failed) == ("failed: RuntimeError: illegal | access", True)
     assert (results.tiny, results.missing, results.machine["gpu"]) == (True, 0, "none")
+    limit = {"copying, cuda": "1 GB/s"}
+    dataclasses.replace(results, machine={**results.machine, **limit}).write(tmp_path / FILE)
     again: list[str] = []
 
     def counting(key: str) -> Figure:
@@ -171,6 +173,7 @@ def test_a_figure_that_fails_stops_no_other_and_an_interrupted_run_goes_on(
     counted = [counting(key) for key in ("esc/a", "esc/b", "esc/c")]
     assert ran(monkeypatch, counted, *output, "--resume") == 0
     assert again == ["esc/b"]
+    assert limit.items() <= read_results(tmp_path / FILE).machine.items()
     assert ran(monkeypatch, counted, *output, "--only", "esc/c") == 0
     assert [row.key for row in read_results(tmp_path / FILE).rows] == ["esc/c"]
     with pytest.raises(InputError, match=r"no figure fits --only x/\*"):

@@ -145,6 +145,25 @@ def test_tensors_without_values_keep_float64() -> None:
     assert not abilities("meta").fused
 
 
+def test_a_device_beyond_those_that_are_there_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+    monkeypatch.setattr(devices, "present", lambda: ONE_XPU)
+
+    def facts(device: torch.device) -> Facts:
+        asked.append(device)
+        return ARC
+
+    monkeypatch.setattr(devices, "_facts", facts)
+    devices._abilities.cache_clear()
+    try:
+        assert abilities("xpu:0").native == ARC.native
+        assert not abilities("xpu:1").native
+        assert not abilities("cuda:0").native
+    finally:
+        devices._abilities.cache_clear()
+    assert asked == [torch.device("xpu:0")]
+
+
 def test_native_half_precision_of_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     facts: dict[str, object] = {}
     monkeypatch.setattr(devices, "_cpu_facts", lambda: facts)

@@ -117,6 +117,7 @@ def main(argv: Sequence[str]) -> int:
         if not same_machine(known, machine, tiny=typed.tiny):
             raise InputError(f"--resume: {file} is from another GPU or another torch; choose another --output")
         rows = kept(known.rows, failed=typed.restarted)
+        machine = {**known.machine, **machine}  # with the limits that the earlier figures are compared with
     done = {row.key for row in rows}
     todo = [one for one in todo if one.key not in done]
     for position, figure in enumerate(todo, 1):

@@ -78,6 +78,34 @@ def test_no_map_of_queries_and_keys_is_made(topk: tuple[int, ...], maps: int) ->
     assert made.elements == (144 * 144 if maps else 4 * 144 * 20)
 
 
+@pytest.mark.build
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("width", [5, 13])
+def test_disposable_states_are_overwritten(dtype: torch.dtype, width: int) -> None:
+    """The same bits in the memory of the first list, by layers that keep it and by layers that shorten it."""
+    chain = Chain(topk=(16, 11, 11, 8, 8, 3), width=width, regions=True)
+    layers = make(chain, dtype)
+    with torch.no_grad():
+        expected, states = through(chain, layers, "native")
+        found, reused = through(chain, layers, "native", disposable=True)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    for name in ("logits", "index"):
+        last, first = getattr(reused[-1], name), getattr(reused[1], name)
+        assert torch.equal(last, getattr(states[-1], name))
+        assert last.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        assert len({getattr(state, name).untyped_storage().data_ptr() for state in states[1:]}) > 2
+
+
+@pytest.mark.build
+def test_states_whose_gradients_are_wanted_are_not_overwritten() -> None:
+    chain = Chain(topk=(8, 8, 4))
+    layers = make(chain)
+    outs, states = through(chain, layers, "native", disposable=True)
+    assert all(torch.equal(a, b) for a, b in zip(outs, through(chain, layers, "native")[0], strict=True))
+    assert states[1].logits is not None
+    assert states[1].logits.requires_grad
+
+
 @fast
 def test_nothing_is_selected_where_the_list_stays(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chain = Chain(topk=(8, 8, 8))

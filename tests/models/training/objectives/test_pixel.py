@@ -203,7 +203,8 @@ def test_the_log_says_where_bf16_is_slower(
     for amp in ("~", "bf16"):
         chosen = options(f"train:amp={amp}")
         state = fresh(chosen)
-        describe_run(chosen, state, build_objective(chosen, state), training_set(chosen), ())
+        with caplog.at_level("INFO", "focalsr"):
+            describe_run(chosen, state, build_objective(chosen, state), training_set(chosen), ())
     said = [message for message in caplog.messages if "bfloat16" in message]
     expected = "train.amp: bf16: this CPU has no bfloat16 arithmetic; iterations take longer than in float32"
     assert said == ([] if native else [expected])

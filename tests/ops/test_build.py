@@ -154,6 +154,7 @@ def test_cuda_kernels_are_compiled_and_linked_with_the_toolkit(future: Path, mon
         "CUDA focus_sparse",
         "CUDA focus_select",
         "CUDA depthwise",
+        "CUDA maps",
     }
     for target in targets:
         device, host = target.steps

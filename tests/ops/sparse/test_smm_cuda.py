@@ -76,13 +76,13 @@ class Emulated:
 
 
 SIZES = {
-    "two segments": Sizes(B=2, N=70, M=40, K=64, C=13),
+    "lists of more slots than keys": Sizes(B=2, N=70, M=40, K=64, C=13),
     "classical head": Sizes(B=1, N=20, M=24, K=33, C=40),
     "one slot": Sizes(B=2, N=9, M=9, K=1, C=26),
     "wide": Sizes(B=1, N=5, M=7, K=6, C=150),
     "wider than a query in registers": Sizes(B=1, N=3, M=5, K=4, C=520),
     "many keys": Sizes(B=1, N=6, M=600, K=40, C=8),
-    "short lists of many keys": Sizes(B=1, N=260, M=1100, K=16, C=5),
+    "short lists, two segments": Sizes(B=1, N=1030, M=260, K=4, C=40),
 }
 
 
@@ -102,7 +102,7 @@ def test_emulated_kernels_are_the_formulas(kernels: ctypes.CDLL, name: str, size
 @operators
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_emulated_near_rows_change_no_bit(kernels: ctypes.CDLL, name: str, dtype: torch.dtype) -> None:
-    for sizes in SIZES.values():
+    for sizes in list(SIZES.values())[:-1]:
         inputs = make(name, sizes, dtype)
         far = Emulated(kernels).run(name, *inputs)
         kernels.set_shared_limit(SHARED)

@@ -103,7 +103,7 @@ def _fast_ssim(img: Image, img2: Image) -> float:
     pair = [torch.from_numpy(np.atleast_3d(x).transpose(2, 0, 1).astype(np.float32)) for x in (img, img2)]
     sums = ssim_sums(pair[0], pair[1], torch.tensor(_taps()), (_C1, _C2))
     height, width = (side - 2 * _MARGIN for side in img.shape[:2])
-    return float(sums.sum()) / (len(sums) * height * width)
+    return float(sums.sum()) / int(len(sums) * height * width)
 
 
 def calculate_psnr_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:

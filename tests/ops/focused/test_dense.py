@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ops import maps
+from ops import build, maps
 from ops.focused import dense, native
 from ops.focused.table import pair_sums, position_index
 from tests.ops.focused import test_select_cuda as selecting
@@ -119,12 +119,18 @@ def test_opcheck(dtype: torch.dtype) -> None:
     torch.library.opcheck(torch.ops.focalsr.focus_sparse_backward_dense, operands)
 
 
-def test_long_lists_on_a_gpu_are_the_ones_for_products() -> None:
+def test_long_lists_on_a_gpu_are_the_ones_for_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "cuda_extension", lambda part: None)
     with torch._subclasses.FakeTensorMode():
-        q = torch.empty(2, 3, 1024, 40, device="cuda")
-    assert dense.pays(q, 256)
-    assert not dense.pays(q, 16)
-    assert not dense.pays(torch.empty(2, 3, 1024, 40), 256)
+        q, small = torch.empty(16, 3, 1024, 40, device="cuda"), torch.empty(4, 3, 64, 40, device="cuda")
+        long, short = (torch.empty(16, 3, 1024, length, device="cuda") for length in (256, 128))
+    assert dense.pays(q, long, sees_all=False)
+    assert not dense.pays(q, short, sees_all=False)
+    assert dense.pays(q, short, sees_all=True)
+    assert not dense.pays(small, long, sees_all=True)
+    assert not dense.pays(q.to("meta"), long, sees_all=True)
+    monkeypatch.setattr(build, "cuda_extension", lambda part: "there are none")
+    assert not dense.pays(q, long, sees_all=True)
 
 
 @pytest.mark.parametrize(("window", "heads"), [(1, 2), (2, 1), (5, 3)])

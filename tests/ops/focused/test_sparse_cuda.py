@@ -153,8 +153,11 @@ def test_emulated_kernels_are_those_of_the_cpu(kernels: ctypes.CDLL, case: Case,
     assert all(torch.equal(a, b) for a, b in zip([*results, *gradients], [*again[0], *again[1]], strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [*((case, torch.float32) for case in CASES.values()), (Case(), torch.bfloat16)],
+    ids=[*CASES, "bfloat16"],
+)
 def test_emulated_near_rows_change_no_bit_but_of_the_result(
     near_kernels: ctypes.CDLL, case: Case, dtype: torch.dtype
 ) -> None:

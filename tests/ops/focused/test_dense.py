@@ -120,9 +120,9 @@ def test_autocast_does_not_reach_the_products() -> None:
 
 def test_opcheck() -> None:
     operands = select_operands(selecting.CASES["regions"], torch.bfloat16, with_next=True)
-    torch.library.opcheck(torch.ops.focalsr.focus_select_backward_dense, operands)
+    torch.library.opcheck(torch.ops.focalsr.focus_select_backward_dense, tuple(operands))
     operands = sparse_operands(sparse.CASES["selects"], torch.bfloat16, with_next=False)
-    torch.library.opcheck(torch.ops.focalsr.focus_sparse_backward_dense, operands)
+    torch.library.opcheck(torch.ops.focalsr.focus_sparse_backward_dense, tuple(operands))
 
 
 def test_long_lists_on_a_gpu_are_the_ones_for_products(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 // Sums of rows over the queries that list each key, on CUDA. Shapes as in cuda_types.h.
 //
-// Lists that hold a fair share of the keys are written out in shared memory as rows of weights, zeros where nothing is
+// Lists of a sixteenth of the keys and more are written out in shared memory as rows of weights, zeros where nothing is
 // listed, and multiplied with the queries' rows as matrices are; 32 keys that a query does not list are passed over.
 // Shorter lists are transposed first (cuda_lists.h). Either way one owner adds up a key's queries in their order.
 #pragma once

@@ -379,6 +379,20 @@ int query_side(const FocusBackward& p, const FocusShape& f, void* stream) {
   return error != 0 ? error : launch_warps(query_gradient_kernel<T, I>, queries, stream, p, f);
 }
 
+// Gradients of keys and values, in one workspace: on a stream one comes after the other.
+template <class T, class I>
+int key_side(const FocusBackward& p, const FocusShape& f, void* stream) {
+  const auto rows_of = [&](void* out) { return KeyRows<T>{static_cast<T*>(out), f.list.N, f.heads, f.list.C}; };
+  const I *const lists = static_cast<const I*>(p.index), *const kept = static_cast<const I*>(p.kept);
+  const T *const q = static_cast<const T*>(p.q), *const grad = static_cast<const T*>(p.grad);
+  const float *const d_logits = p.d_logits, *const weights = p.weights;
+  const int error =
+      sum_by_key<true>(lists, d_logits, q, rows_of(p.d_k), f.list, f.scale, p.workspace, false, stream);
+  if (error != 0) return error;
+  return sum_by_key<true>(kept == nullptr ? lists : kept, weights, grad, rows_of(p.d_v), kept_shape(f), 1.0f,
+                          p.workspace, kept == nullptr, stream);
+}
+
 template <class T, class I>
 int backward(const FocusBackward& p, const FocusShape& f, void* stream) {
   const ListShape& s = f.list;

@@ -35,15 +35,6 @@ void check_lists(const OptionalTensor& x, const Tensor& map, at::IntArrayRef que
                           x->device() == map.device(), "lists are ", x->sizes());
 }
 
-// Adds nothing to logits but what is between regions [images, N].
-gpu::MapBias between(const OptionalTensor& regions, const Tensor& map, int64_t first) {
-  if (regions)
-    TORCH_CHECK_VALUE(regions->dim() == 2 && regions->is_contiguous() && regions->scalar_type() == at::kByte &&
-                          regions->size(1) == map.size(1) && regions->size(0) > 0 && map.size(1) == map.size(2) &&
-                          regions->device() == map.device(), "regions are ", regions->sizes());
-  return {nullptr, static_cast<const uint8_t*>(address(regions)), 0, 0, regions ? regions->size(0) : 1, first};
-}
-
 void focus(const Tensor& products, const OptionalTensor& scores, const OptionalTensor& logits, const Tensor& log_sum,
            const OptionalTensor& grad_next, const OptionalTensor& lists, const OptionalTensor& kept, const Tensor& table,
            const OptionalTensor& regions, const OptionalTensor& d_logits, const Tensor& gradient, const Tensor& weights,
@@ -57,6 +48,10 @@ void focus(const Tensor& products, const OptionalTensor& scores, const OptionalT
   TORCH_CHECK_VALUE(gradient.scalar_type() == weights.scalar_type(), "maps of two types");
   if (scores) check_map(*scores, products);
   for (const OptionalTensor& x : {lists, kept}) check_lists(x, products, log_sum.sizes());
+  if (regions)
+    TORCH_CHECK_VALUE(regions->dim() == 2 && regions->is_contiguous() && regions->scalar_type() == at::kByte &&
+                          regions->size(0) > 0 && regions->size(1) == tokens && regions->device() == products.device(),
+                      "regions are ", regions->sizes());
   const int64_t length = lists ? lists->size(3) : 0, after = kept ? kept->size(3) : length;
   check_dense(log_sum, products, queries);
   check_dense(logits, products, queries * length);
@@ -72,10 +67,9 @@ void focus(const Tensor& products, const OptionalTensor& scores, const OptionalT
   const auto moved_list = [&](const OptionalTensor& x) -> const void* {
     return x ? static_cast<const char*>(x->const_data_ptr()) + at * x->size(3) * x->element_size() : nullptr;
   };
-  gpu::MapBias bias = between(regions, products, first);
-  bias.table = table.const_data_ptr<float>() + (table.size(1) == 1 ? 0 : head);
-  bias.side = side;
-  bias.columns = table.size(1);
+  const gpu::MapBias bias{table.const_data_ptr<float>() + (table.size(1) == 1 ? 0 : head),
+                          static_cast<const uint8_t*>(address(regions)), side, table.size(1),
+                          regions ? regions->size(0) : 1, first};
   const gpu::FocusMap p{products.const_data_ptr<float>(), floats(scores), moved(floats(logits), length),
                         log_sum.const_data_ptr<float>() + at, moved(floats(grad_next), after), moved_list(lists),
                         moved_list(kept), gradient.mutable_data_ptr(), weights.mutable_data_ptr(),
@@ -83,27 +77,6 @@ void focus(const Tensor& products, const OptionalTensor& scores, const OptionalT
                         static_cast<float>(scale)};
   const RowShape s{products.size(0), tokens, tokens, length, after, heads * tokens};
   gpu::launched(gpu::map_focus(gpu::types_of(gradient, lists ? *lists : *kept), p, s, gpu::current_stream()));
-}
-
-void window(const Tensor& products, const Tensor& scores, const OptionalTensor& bias, const OptionalTensor& mask,
-            const OptionalTensor& regions, const Tensor& gradient, const Tensor& weights, int64_t first, int64_t head,
-            double scale) {
-  TORCH_CHECK_VALUE(products.scalar_type() == at::kFloat && scores.scalar_type() == at::kFloat, "maps are float");
-  for (const Tensor& map : {products, scores, gradient, weights}) check_map(map, products);
-  TORCH_CHECK_VALUE(gradient.scalar_type() == weights.scalar_type() && first >= 0 && head >= 0, "maps of two types");
-  const int64_t pairs = products.size(1) * products.size(2);
-  if (bias) TORCH_CHECK_VALUE(bias->dim() == 3 && head < bias->size(0), "the bias is ", bias->sizes());
-  if (mask) TORCH_CHECK_VALUE(mask->dim() == 3 && mask->size(0) > 0, "the mask is ", mask->sizes());
-  check_dense(bias, products, bias ? bias->size(0) * pairs : 0);
-  check_dense(mask, products, mask ? mask->size(0) * pairs : 0);
-  const c10::cuda::CUDAGuard guard(products.device());
-  gpu::MapBias apart = between(regions, products, first);
-  if (mask) apart.images = mask->size(0);
-  const gpu::WindowMap p{products.const_data_ptr<float>(), scores.const_data_ptr<float>(),
-                         bias ? bias->const_data_ptr<float>() + head * pairs : nullptr, floats(mask),
-                         gradient.mutable_data_ptr(), weights.mutable_data_ptr(), apart, static_cast<float>(scale)};
-  const RowShape s{products.size(0), products.size(1), products.size(2), 0, 0, products.size(1)};
-  gpu::launched(gpu::map_window(gpu::types_of(gradient, gradient).value, p, s, gpu::current_stream()));
 }
 
 // Values and lists [c, N, K] beside a map.
@@ -136,7 +109,6 @@ void collect(const Tensor& map, const Tensor& lists, const Tensor& values) {
 
 TORCH_LIBRARY_IMPL(focalsr, CUDA, m) {
   m.impl("map_focus", focus);
-  m.impl("map_window", window);
   m.impl("map_spread", spread);
   m.impl("map_collect", collect);
 }

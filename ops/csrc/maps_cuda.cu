@@ -35,7 +35,7 @@ int launch_queries(void (*kernel)(Parameters...), const RowShape& s, void* strea
 }
 
 __device__ inline float added(const MapBias& bias, const Query& query, int64_t tokens, int key) {
-  float sum = bias.table == nullptr ? 0 : bias.table[table_row(query.n, key, bias.side) * bias.columns];
+  float sum = bias.table[table_row(query.n, key, bias.side) * bias.columns];
   if (bias.regions != nullptr) {
     const uint8_t* const regions = bias.regions + (bias.first + query.window) % bias.images * tokens;
     if (regions[query.n] != regions[key]) sum += kHidden;
@@ -148,43 +148,6 @@ __global__ void choose_kernel(FocusMap p, RowShape s) {
   write_row(weights, s.M, lane, static_cast<T*>(p.weights) + query.row);
 }
 
-template <class T>
-__global__ void window_kernel(WindowMap p, RowShape s) {
-  __shared__ float rows[kRowWarps][kMostKeys];
-  const Query query(s);
-  if (!query.exists) return;
-  const int lane = query.lane;
-  float* const row = rows[query.warp];
-  const float* const scores = p.scores + query.row;
-  const float* const products = p.products + query.row;
-  const float* const bias = p.bias == nullptr ? nullptr : p.bias + query.n * s.M;
-  const int64_t image = (p.regions.first + query.window) % p.regions.images;
-  const float* const mask = p.mask == nullptr ? nullptr : p.mask + (image * s.N + query.n) * s.M;
-  float most = -__builtin_huge_valf();
-  for (int64_t m = lane; m < s.M; m += kWarp) {
-    float logit = p.scale * scores[m] + added(p.regions, query, s.N, static_cast<int>(m));
-    if (bias != nullptr) logit += bias[m];
-    if (mask != nullptr) logit += mask[m];
-    row[m] = logit;
-    most = fmaxf(most, logit);
-  }
-  most = warp_maximum(most);
-  float total = 0, mean = 0;
-  for (int64_t m = lane; m < s.M; m += kWarp) {
-    row[m] = expf(row[m] - most);
-    total += row[m];
-    mean += row[m] * products[m];
-  }
-  total = warp_sum(total);
-  mean = warp_sum(mean) / total;
-  T *const gradient = static_cast<T*>(p.gradient) + query.row, *const weights = static_cast<T*>(p.weights) + query.row;
-  for (int64_t m = lane; m < s.M; m += kWarp) {
-    const float weight = row[m] / total;
-    gradient[m] = from_float<T>(weight * (products[m] - mean));
-    weights[m] = from_float<T>(weight);
-  }
-}
-
 template <class T, class I>
 __global__ void spread_kernel(const T* values, const I* lists, T* map, RowShape s) {
   __shared__ float rows[kRowWarps][kMostKeys];
@@ -231,13 +194,6 @@ int map_focus(Types types, FocusMap p, RowShape s, void* stream) {
     if (p.kept == nullptr) return launch_queries(keep_kernel<T, I>, s, stream, p, s);
     if (p.lists != nullptr) return launch_queries(choose_kernel<T, I, true>, s, stream, p, s);
     return launch_queries(choose_kernel<T, I, false>, s, stream, p, s);
-  });
-}
-
-int map_window(Value value, WindowMap p, RowShape s, void* stream) {
-  if (s.M > kMostKeys) return static_cast<int>(cudaErrorInvalidConfiguration);
-  return by_value(value, [&](auto* t) {
-    return launch_queries(window_kernel<std::remove_pointer_t<decltype(t)>>, s, stream, p, s);
   });
 }
 

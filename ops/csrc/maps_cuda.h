@@ -16,10 +16,10 @@ struct RowShape {
   int64_t B, N, M, K, P, step;
 };
 
-// What is added to a logit: the head's column of a table [T, columns] of focused attention for windows of side x side
-// tokens, and -100 between regions [images, N]. `first` is the number of the first window.
+// What is added to a logit: the head's column of a table [T, columns] for windows of side x side tokens, and -100 between
+// regions [images, N]. `first` is the number of the first window.
 struct MapBias {
-  const float* table;      // the column's first entry, or null
+  const float* table;      // the column's first entry
   const uint8_t* regions;  // or null
   int64_t side, columns, images, first;
 };
@@ -37,15 +37,6 @@ struct FocusMap {
   float scale;
 };
 int map_focus(Types, FocusMap, RowShape, void* stream);
-
-// Window attention: scores <q, k>, products <grad, v>, bias [N, M] or null, mask [images, N, M] or null. Results as above.
-struct WindowMap {
-  const float *products, *scores, *bias, *mask;
-  void *gradient, *weights;
-  MapBias regions;  // without a table
-  float scale;
-};
-int map_window(Value, WindowMap, RowShape, void* stream);
 
 // map[b, n, m] = sum of values[b, n, k] over the k that list m, in their order; the sums are float.
 int map_spread(Types, const void* values, const void* lists, void* map, RowShape, void* stream);

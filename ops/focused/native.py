@@ -2,8 +2,8 @@
 
 The backward pass computes weights again from logits or from queries and keys. Layers that select are
 ``focalsr::focus_select``: ops/csrc/focus_select_cpu.cpp, on CUDA focus_select_bindings.cpp and focus_select_cuda.cu.
-Layers whose queries have lists are ``focalsr::focus_sparse``, in files of that name. On a GPU the backward pass of long
-lists is that of ops/focused/dense.py. Shapes as in ops/focused/attention.py.
+Layers whose queries have lists are ``focalsr::focus_sparse``, in files of that name. On a GPU layers that select, and
+those with long lists, have the backward pass of ops/focused/dense.py. Shapes as in ops/focused/attention.py.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def _differentiate_select(
     saved = ctx.saved_tensors  # asked for once: activation checkpointing unpacks a tensor no second time
     grad = torch.zeros_like(saved[2]) if grad is None else grad
     arguments = SelectBackward._make((grad, grad_logits, *saved, ctx.window))
-    dense = pays(arguments.q, arguments.lists.shape[3])
+    dense = pays(arguments.q, arguments.lists, sees_all=True)
     operator = torch.ops.focalsr.focus_select_backward_dense if dense else torch.ops.focalsr.focus_select_backward
     gradients = operator(*arguments)
     return (*gradients, None, None, None)
@@ -212,7 +212,7 @@ def _differentiate_sparse(
     saved = ctx.saved_tensors  # asked for once: activation checkpointing unpacks a tensor no second time
     grad = torch.zeros_like(saved[2]) if grad is None else grad
     arguments = SparseBackward._make((grad, grad_logits, *saved, ctx.window, ctx.scale))
-    dense = pays(arguments.q, arguments.lists.shape[3])
+    dense = pays(arguments.q, arguments.lists, sees_all=False)
     operator = torch.ops.focalsr.focus_sparse_backward_dense if dense else torch.ops.focalsr.focus_sparse_backward
     gradients = operator(*arguments)
     return (*gradients, None, None, None, None)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ops.registry import exporting
@@ -90,19 +89,6 @@ def few_keys(call: WindowCall) -> str | None:
             "more than it saves"
         )
     return None
-
-
-def widen(x: Tensor, width: int) -> Tensor:
-    """Zeros after the last dimension, which must be dense for the fused kernels."""
-    if x.shape[-1] != width:
-        return F.pad(x, (0, width - x.shape[-1]))
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def in_float32(run: WindowFunction, arguments: WindowArguments) -> Tensor:
-    """A backend on half precision: few processors multiply float16, and kernels that convert on the way are slower."""
-    q, k, v, bias, mask, scale = arguments
-    return run(WindowArguments(q.float(), k.float(), v.float(), bias, mask, scale)).half()
 
 
 def forward_flops(sizes: Any) -> int:

@@ -1,11 +1,9 @@
-"""Window attention whose backward pass computes the weights again, a cache-sized chunk at a time.
+"""Window attention for the CPU whose backward pass computes the weights again, a cache-sized chunk at a time.
 
 Shapes as in ops/window/arguments.py. Forward: PyTorch's fused kernel. Backward: five matrix products and a softmax per
 chunk of windows (or of the queries of one window), in float32 at least; the gradient of the bias is summed over the
 windows on the way. Only the inputs are kept between the two. One operator each, so that compiled graphs hold one node
 instead of one per chunk, and the loops may depend on the sizes and on which windows are masked at all.
-
-The chunks here are those that suit a CPU; a GPU has others, in ops/window/dense.py.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ops.registration import register
-from ops.registry import Backend, exporting, only_on
+from ops.registry import Backend, exporting
 from ops.window.arguments import (
     WindowArguments,
     WindowBackward,
@@ -28,13 +26,9 @@ from ops.window.arguments import (
     backward_flops,
     few_keys,
     forward_flops,
-    in_float32,
     never_held,
-    widen,
 )
-from ops.window.dense import add_gradients
 from ops.window.region_mask import dense_mask, is_regions
-from ops.window.sdpa import cuda_attention
 
 CHUNK = 1 << 19
 """Logits in one chunk, per thread: 2 MiB of float32, three such buffers. Measured best between 0.2 and 0.5 million for
@@ -43,15 +37,21 @@ windows of 256 to 1024 tokens."""
 
 def chunked_attention(arguments: WindowArguments) -> Tensor:
     """[W, h, N, E]; gradients of q, k, v and bias, once differentiable."""
-    if arguments.q.dtype == torch.float16 and arguments.q.device.type == "cpu":
+    if arguments.q.dtype == torch.float16:
         return in_float32(chunked_attention, arguments)
     out: Tensor = torch.ops.focalsr.chunked_window_attention(*arguments)
     return out
 
 
+def in_float32(run: WindowFunction, arguments: WindowArguments) -> Tensor:
+    """A backend on half precision: few processors multiply float16, and kernels that convert on the way are slower."""
+    q, k, v, bias, mask, scale = arguments
+    return run(WindowArguments(q.float(), k.float(), v.float(), bias, mask, scale)).half()
+
+
 def _refusal(call: WindowCall) -> str | None:
-    if (elsewhere := only_on(call.device, "cpu", "cuda")) is not None:
-        return elsewhere
+    if call.device != "cpu":
+        return f"its chunks are those that suit a CPU, and the tensors are on {call.device}"
     if exporting():
         return "an exported program must run without this project's operators"
     return never_held(call)
@@ -71,9 +71,6 @@ BACKEND: Backend[WindowCall, WindowFunction] = Backend(
 def _forward(arguments: WindowArguments) -> Tensor:
     q, k, v, bias, mask, scale = arguments
     out = _token_major(q, v.shape[-1])
-    if q.device.type == "cuda":
-        learns_not = None if bias is None else bias.detach()
-        return out.copy_(cuda_attention(WindowArguments(q.detach(), k.detach(), v.detach(), learns_not, mask, scale)))
     width = max(q.shape[-1], v.shape[-1])  # the fused kernel wants equal widths
     for span, additive in _spans(len(q), _cast(bias, q), mask, q.dtype):
         few_q, few_k, few_v = (widen(x[span], width) for x in (q, k, v))
@@ -87,6 +84,13 @@ def _fake(arguments: WindowArguments) -> Tensor:
     return _token_major(arguments.q, arguments.v.shape[-1])
 
 
+def widen(x: Tensor, width: int) -> Tensor:
+    """Zeros after the last dimension, which must be dense for the fused kernels."""
+    if x.shape[-1] != width:
+        return F.pad(x, (0, width - x.shape[-1]))
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 def _backward(arguments: WindowBackward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad, q, k, v, bias, mask, scale, bias_gradient = arguments
     dtype = torch.promote_types(q.dtype, torch.float32)
@@ -94,10 +98,6 @@ def _backward(arguments: WindowBackward) -> tuple[Tensor, Tensor, Tensor, Tensor
     keys = k.shape[2]
     d_q, d_k, d_v = (_width_major(x, dtype) for x in (q, k, v))
     d_bias = q.new_zeros((heads, queries, keys) if bias_gradient else 0, dtype=dtype)
-    if q.device.type == "cuda":
-        d_q, d_k, d_v = (_width_major(x, q.dtype).mT for x in (q, k, v))
-        add_gradients(arguments, d_q, d_k, d_v, d_bias if bias_gradient else None)
-        return d_q, d_k, d_v, d_bias if bias is None else d_bias.to(bias.dtype)
     budget = CHUNK * torch.get_num_threads()
     step = max(1, budget // max(1, heads * queries * keys))  # windows in a chunk
     blocks = max(1, -(-heads * queries * keys // budget))  # of queries; more than one only where a chunk is one window

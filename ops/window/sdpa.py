@@ -24,15 +24,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ops.dialect import dialect
 from ops.registry import Backend, exporting, only_on
-from ops.window.arguments import (
-    WindowArguments,
-    WindowCall,
-    WindowFunction,
-    few_keys,
-    in_float32,
-    never_held,
-    widen,
-)
+from ops.window.arguments import WindowArguments, WindowCall, WindowFunction, few_keys, never_held
+from ops.window.chunked import in_float32, widen
 from ops.window.reference import reference_attention
 from ops.window.region_mask import dense_mask
 from utils.device_memory import device_memory

@@ -15,11 +15,6 @@ int focus(int value, int entry, void** p, const int64_t* s, float scale) {
                        p[6],         p[10],        p[11],        floats(p[9]), bias,         scale};
   return map_focus({Value(value), Entry(entry)}, layer, shape(s), nullptr);
 }
-int window(int value, int, void** p, const int64_t* s, float scale) {
-  const MapBias regions{nullptr, static_cast<const uint8_t*>(p[4]), 0, 0, s[8], s[9]};
-  const WindowMap layer{floats(p[0]), floats(p[1]), floats(p[2]), floats(p[3]), p[5], p[6], regions, scale};
-  return map_window(Value(value), layer, shape(s), nullptr);
-}
 int spread(int value, int entry, void** p, const int64_t* s) {
   return map_spread({Value(value), Entry(entry)}, p[0], p[1], p[2], shape(s), nullptr);
 }

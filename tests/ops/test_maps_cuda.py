@@ -96,7 +96,7 @@ def test_emulated_layers(kernels: ctypes.CDLL, sizes: Sizes, dtype: torch.dtype,
     def moved(x: Tensor | None) -> Tensor | None:
         return None if x is None else x.flatten(0, 2)[at:].contiguous()
 
-    d_logits = None if lists is None else unset(*moved(lists).shape)
+    d_logits = None if lists is None else unset(lists[..., 0].numel() - at, sizes.length)
     maps = (unset(*products.shape, dtype=dtype), unset(*products.shape, dtype=dtype))
     column_on = table.flatten()[1 if sizes.columns > 1 else 0 :].contiguous()
     operands = (
@@ -159,34 +159,6 @@ def bias_of(column: Tensor, side: int) -> Tensor:
     rows = place[:, None] // side - place // side + side - 1
     columns = place[:, None] % side - place % side + side - 1
     return column.double()[rows * (2 * side - 1) + columns]
-
-
-@types
-@pytest.mark.parametrize("masked", ["", "mask", "regions"])
-@pytest.mark.parametrize(("queries", "keys"), [(9, 9), (5, 70), (64, 64)])
-def test_emulated_windows(kernels: ctypes.CDLL, queries: int, keys: int, masked: str, dtype: torch.dtype) -> None:
-    if masked == "regions" and queries != keys:
-        pytest.skip("regions are those of the same tokens")
-    generator = torch.Generator().manual_seed(0)
-    products, scores = (random(generator, WINDOWS, queries, keys) for _ in range(2))
-    bias = random(generator, queries, keys) if masked != "mask" else None
-    mask = random(generator, 2, queries, keys) if masked == "mask" else None
-    regions = torch.randint(2, (2, queries), generator=generator).byte() if masked == "regions" else None
-    logits = SCALE * scores.double()
-    if bias is not None:
-        logits = logits + bias
-    if masked:
-        dense = mask if regions is None else dense_mask(regions, torch.float64)
-        assert dense is not None
-        logits = logits + dense[[(FIRST + i) % 2 for i in range(WINDOWS)]]
-    weights = logits.softmax(-1)
-    gradient = weights * (products - (weights * products).sum(-1, keepdim=True))
-    maps = (unset(*products.shape, dtype=dtype), unset(*products.shape, dtype=dtype))
-    shape = (ctypes.c_int64 * 10)(WINDOWS, queries, keys, 0, 0, queries, 0, 0, 2, FIRST)
-    operands = (products, scores, bias, mask, regions, *maps)
-    got = launch(kernels, "window", (dtype, torch.int16), operands, shape, ctypes.c_float(SCALE))
-    assert_near(got[5], gradient, dtype)
-    assert_near(got[6], weights, dtype)
 
 
 @types

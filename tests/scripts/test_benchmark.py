@@ -226,6 +226,21 @@ def test_memory_is_measured_in_a_process_for_each_work() -> None:
     assert 15 < small < 28
 
 
+def test_a_gpu_is_hidden_from_the_process_that_measures_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, str]] = []
+
+    def started(*_: object, env: dict[str, str], **__: object) -> None:
+        seen.append(env)
+        raise BrokenPipeError("no process")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    meter = MemoryMeter(Limits(quick=True))
+    with pytest.raises(BrokenPipeError, match="no process"):
+        meter.peak("metrics/ssim", "ours", lambda: None, "cpu")
+    meter._close()
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in seen] == [""]
+
+
 def test_groups_keys_and_patterns_choose(benchmark: ModuleType) -> None:
     everything = benchmark.comparisons()
     quick, usual, large = keys(benchmark, "--quick"), keys(benchmark), keys(benchmark, "--all")

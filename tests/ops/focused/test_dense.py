@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ops import maps
+from ops import build, maps
 from ops.focused import dense, native
 from ops.focused.table import pair_sums, position_index
 from tests.ops.focused import test_select_cuda as selecting
@@ -82,17 +82,24 @@ def compare(name: str, operands: list[Any], device: str, dtype: torch.dtype) -> 
 
 
 @anywhere
-@pytest.mark.parametrize("with_next", [False, True], ids=["last layer", "another follows"])
 @pytest.mark.parametrize("case", selecting.CASES.values(), ids=selecting.CASES)
-def test_layers_that_select(case: selecting.Case, with_next: bool, dtype: torch.dtype, device: str) -> None:
-    compare("focus_select_backward", select_operands(case, dtype, with_next=with_next), device, dtype)
+def test_layers_that_select(case: selecting.Case, dtype: torch.dtype, device: str) -> None:
+    compare("focus_select_backward", select_operands(case, dtype, with_next=True), device, dtype)
 
 
 @anywhere
-@pytest.mark.parametrize("with_next", [False, True], ids=["last layer", "another follows"])
 @pytest.mark.parametrize("case", sparse.CASES.values(), ids=sparse.CASES)
-def test_layers_with_lists(case: sparse.Case, with_next: bool, dtype: torch.dtype, device: str) -> None:
-    compare("focus_sparse_backward", sparse_operands(case, dtype, with_next=with_next), device, dtype)
+def test_layers_with_lists(case: sparse.Case, dtype: torch.dtype, device: str) -> None:
+    compare("focus_sparse_backward", sparse_operands(case, dtype, with_next=True), device, dtype)
+
+
+@anywhere
+def test_last_layers(dtype: torch.dtype, device: str) -> None:
+    """Nobody asks for the logits that they hand on."""
+    operands = select_operands(selecting.CASES["regions"], dtype, with_next=False)
+    compare("focus_select_backward", operands, device, dtype)
+    for case in (sparse.CASES["selects"], sparse.CASES["keeps all"]):
+        compare("focus_sparse_backward", sparse_operands(case, dtype, with_next=False), device, dtype)
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
@@ -111,20 +118,25 @@ def test_autocast_does_not_reach_the_products() -> None:
     assert all(torch.equal(x, y) for x, y in zip(got, expected, strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_opcheck(dtype: torch.dtype) -> None:
-    operands = select_operands(selecting.CASES["regions"], dtype, with_next=True)
-    torch.library.opcheck(torch.ops.focalsr.focus_select_backward_dense, operands)
-    operands = sparse_operands(sparse.CASES["selects"], dtype, with_next=False)
-    torch.library.opcheck(torch.ops.focalsr.focus_sparse_backward_dense, operands)
+def test_opcheck() -> None:
+    operands = select_operands(selecting.CASES["regions"], torch.bfloat16, with_next=True)
+    torch.library.opcheck(torch.ops.focalsr.focus_select_backward_dense, tuple(operands))
+    operands = sparse_operands(sparse.CASES["selects"], torch.bfloat16, with_next=False)
+    torch.library.opcheck(torch.ops.focalsr.focus_sparse_backward_dense, tuple(operands))
 
 
-def test_long_lists_on_a_gpu_are_the_ones_for_products() -> None:
+def test_long_lists_on_a_gpu_are_the_ones_for_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "cuda_extension", lambda part: None)
     with torch._subclasses.FakeTensorMode():
-        q = torch.empty(2, 3, 1024, 40, device="cuda")
-    assert dense.pays(q, 256)
-    assert not dense.pays(q, 16)
-    assert not dense.pays(torch.empty(2, 3, 1024, 40), 256)
+        q, small = torch.empty(16, 3, 1024, 40, device="cuda"), torch.empty(4, 3, 64, 40, device="cuda")
+        long, short = (torch.empty(16, 3, 1024, length, device="cuda") for length in (256, 128))
+    assert dense.pays(q, long, sees_all=False)
+    assert not dense.pays(q, short, sees_all=False)
+    assert dense.pays(q, short, sees_all=True)
+    assert not dense.pays(small, long, sees_all=True)
+    assert not dense.pays(q.to("meta"), long, sees_all=True)
+    monkeypatch.setattr(build, "cuda_extension", lambda part: "there are none")
+    assert not dense.pays(q, long, sees_all=True)
 
 
 @pytest.mark.parametrize(("window", "heads"), [(1, 2), (2, 1), (5, 3)])

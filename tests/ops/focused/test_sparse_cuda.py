@@ -38,6 +38,8 @@ CASES = {
     "classical head": Case(side=7, heads=1, windows=1, width=40, length=47, after=33, columns=1),
     "one key": Case(side=3, length=6, after=1, columns=1, heads=3, width=8),
     "all keys": Case(side=4, length=16, after=16, width=26),
+    "short lists": Case(side=10, heads=1, windows=1, length=6, after=6, columns=1),
+    "short lists that select": Case(side=10, heads=1, windows=1, length=6, after=4, columns=1),
     "several segments": Case(side=8, heads=1, windows=1, length=40, after=36, columns=1),
 }
 SCALE = 0.3

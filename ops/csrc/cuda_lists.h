@@ -1,4 +1,5 @@
-// Products over listed rows on CUDA, one warp per row of the result. Shapes as in cuda_types.h.
+// Products over listed rows on CUDA, one warp per row of the result. Shapes as in cuda_types.h. For rows that fit into
+// shared memory they are in cuda_near.h.
 //
 // Products are summed in float. Every result is written by one warp, which adds in a fixed order; where rows are summed
 // over queries, the lists are transposed first (a stable counting sort, without atomics), so that each key finds the
@@ -16,23 +17,15 @@ namespace gpu {
 
 constexpr int kHeld = 4;
 
-// Rows in device memory, of `width` values.
-template <class T>
-struct FarRows {
-  const T* data;
-  int64_t width;
-  __device__ const T* operator()(int row) const { return data + row * width; }
-};
-
 inline int lanes_per_key(int64_t pieces) {
   int lanes = 1;
   while (lanes < kWarp && kHeld * lanes < pieces) lanes *= 2;
   return lanes;
 }
 
-// sink(k, <query, keys(key(k))>) for k < count, each by one lane, which also asks for the key; -1 gives 0.
-template <class T, class Rows, class Key, class Sink>
-__device__ void listed_dot(const T* query, const Rows& keys, int64_t width, int64_t count, int lane, int lanes,
+// sink(k, <query, keys[key(k)]>) for k < count, each by one lane, which also asks for the key; -1 gives 0.
+template <class T, class Key, class Sink>
+__device__ void listed_dot(const T* query, const T* keys, int64_t width, int64_t count, int lane, int lanes,
                            const Key& key_of, const Sink& sink) {
   const int pieces = static_cast<int>(width / kPiece<T>);
   const int sub = lane % lanes, group = lane / lanes, groups = kWarp / lanes;
@@ -54,12 +47,11 @@ __device__ void listed_dot(const T* query, const Rows& keys, int64_t width, int6
           }
         }
         if (key < 0) continue;
-        const T* const row = keys(key);
 #pragma unroll
         for (int j = 0; j < kHeld; ++j) {
           const int piece = first + j * lanes + sub;
           if (piece >= pieces) continue;
-          const Piece<T> part(row + piece * kPiece<T>);
+          const Piece<T> part(keys + key * width + piece * kPiece<T>);
 #pragma unroll
           for (int i = 0; i < kPiece<T>; ++i) sum += q[j][i] * part[i];
         }
@@ -73,24 +65,18 @@ __device__ void listed_dot(const T* query, const Rows& keys, int64_t width, int6
   }
 }
 
-template <class T, class Key, class Sink>
-__device__ void listed_dot(const T* query, const T* keys, int64_t width, int64_t count, int lane, int lanes,
-                           const Key& key_of, const Sink& sink) {
-  listed_dot<T>(query, FarRows<T>{keys, width}, width, count, lane, lanes, key_of, sink);
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // Weighted sums of listed rows: the pieces of a row lie beside each other in the warp, as many rows at once as fit
 
 // `slot(k, &row, &weight)` gives entry k of a list; row -1 counts nothing. Writes C channels.
-template <class T, class Slot, class Rows>
-__device__ void listed_sum(const Slot& slot, int64_t count, const Rows& rows, ListShape s, int lane, T* out,
+template <class T, class Slot>
+__device__ void listed_sum(const Slot& slot, int64_t count, const T* rows, ListShape s, int lane, T* out,
                            float factor = 1) {
   const int pieces = static_cast<int>(s.W / kPiece<T>);
   for (int first = 0; first < pieces; first += kWarp) {
     const int here = pieces - first < kWarp ? pieces - first : kWarp;
     const int group = lane / here, groups = kWarp / here;
-    const int start = (first + lane % here) * kPiece<T>;  // my channels
+    const int64_t start = static_cast<int64_t>(first + lane % here) * kPiece<T>;  // my channels
     float sum[kPiece<T>] = {};
     for (int64_t base = 0; base < count; base += kWarp) {
       const int many = static_cast<int>(count - base < kWarp ? count - base : kWarp);
@@ -102,7 +88,7 @@ __device__ void listed_sum(const Slot& slot, int64_t count, const Rows& rows, Li
         const int row = __shfl_sync(kAll, mine, at % kWarp);
         const float w = __shfl_sync(kAll, weight, at % kWarp);
         if (group >= groups || at >= many || row < 0) continue;
-        const Piece<T> part(rows(row) + start);
+        const Piece<T> part(rows + row * s.W + start);
 #pragma unroll
         for (int i = 0; i < kPiece<T>; ++i) sum[i] += w * part[i];
       }
@@ -119,12 +105,6 @@ __device__ void listed_sum(const Slot& slot, int64_t count, const Rows& rows, Li
   }
 }
 
-template <class T, class Slot>
-__device__ void listed_sum(const Slot& slot, int64_t count, const T* rows, ListShape s, int lane, T* out,
-                           float factor = 1) {
-  listed_sum<T>(slot, count, FarRows<T>{rows, s.W}, s, lane, out, factor);
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // Transposed lists. The N * K slots of a batch item are cut into segments of one warp each:
 //   cursors [B, S, M]  how many slots of a segment list a key; then where the next of them goes
@@ -137,7 +117,7 @@ struct Transposed {
 };
 
 inline int64_t segments_of(ListShape s) {
-  const int64_t wanted = s.N * s.K / 2048;
+  const int64_t wanted = s.N * s.K / 512;
   return wanted < 1 ? 1 : wanted < 64 ? wanted : 64;
 }
 

@@ -29,16 +29,30 @@ struct Bias {
 };
 
 // row[j] = scale <q, key j> + logits[j] + bias, for the keys of one query's list.
-template <class T, class I, class Rows>
-__device__ void listed_logits(const T* q, const Rows& keys, const Bias& bias, const float* logits, const I* list,
+template <class T, class I>
+__device__ void listed_logits(const T* q, const T* k, const Bias& bias, const float* logits, const I* list,
                               const FocusShape& f, int lane, int lanes, float* row) {
   const ListShape& s = f.list;
   listed_dot<T>(
-      q, keys, s.W, s.K, lane, lanes, [&](int64_t j) { return checked(list[j], s.M); },
+      q, k, s.W, s.K, lane, lanes, [&](int64_t j) { return checked(list[j], s.M); },
       [&](int64_t j, float product) {
         const int key = checked(list[j], s.M);
         row[j] = f.scale * product + (logits[j] + (key < 0 ? 0 : bias(key)));
       });
+  __syncwarp();
+}
+
+// The same with the rows of keys in shared memory.
+template <int kWidth, class T, class I>
+__device__ void near_logits(const NearBlock<T>& block, const T* q, const Bias& bias, const float* logits, const I* list,
+                            const FocusShape& f, float* row) {
+  const auto slot = [&](int64_t j, int* key, float* logit) {
+    *key = checked(list[j], f.list.M);
+    *logit = logits[j];
+  };
+  near_dot<kWidth>(block, q, f.list.K, slot, [&](int64_t j, int key, float logit, float product) {
+    row[j] = f.scale * product + (logit + (key < 0 ? 0 : bias(key)));
+  });
   __syncwarp();
 }
 
@@ -48,14 +62,12 @@ __device__ inline Bias bias_of(const float* table, const float* copy, const Focu
   return {table + (f.columns == 1 ? 0 : b % f.heads), f.columns, n, f.side};
 }
 
-// The first half of a layer, for one query: the logits that it keeps, their keys and weights. Rows of shared memory.
-template <class T, class I, class Rows>
-__device__ void choose_keys(const FocusForward& p, const FocusShape& f, const Rows& keys, const Bias& bias, int64_t at,
-                            int lane, int lanes, float* row) {
+// A row of logits becomes what the layer keeps of it: logits, their keys, and weights in the front of the row.
+template <class I>
+__device__ void keep_keys(const FocusForward& p, const FocusShape& f, int64_t at, int lane, float* row) {
   const ListShape& s = f.list;
   const I* const list = static_cast<const I*>(p.index) + at * s.K;
   float* const next = p.next + at * f.P;
-  listed_logits(static_cast<const T*>(p.q) + at * s.W, keys, bias, p.logits + at * s.K, list, f, lane, lanes, row);
   const float total = to_depths(row, s.K, lane);
   if (lane == 0) p.log_sum[at] = logf(total);
   if (f.P < s.K) {
@@ -70,17 +82,9 @@ __device__ void choose_keys(const FocusForward& p, const FocusShape& f, const Ro
   }
 }
 
-// The second half: the sum of values, weight(j) being that of the list's key j.
-template <class T, class I, class Rows, class Weight>
-__device__ void sum_values(const FocusForward& p, const FocusShape& f, const Rows& values, int64_t b, int64_t n,
-                           int lane, const Weight& weight_of) {
-  const ListShape& s = f.list;
-  const I* const kept = static_cast<const I*>(f.P < s.K ? p.next_index : p.index) + (b * s.N + n) * f.P;
-  const auto slot = [&](int64_t j, int* key, float* weight) {
-    *key = checked(kept[j], s.M);
-    *weight = weight_of(j);
-  };
-  listed_sum<T>(slot, f.P, values, s, lane, token_major(static_cast<T*>(p.out), f, s.C, b, n));
+template <class I>
+__device__ const I* kept_keys(const FocusForward& p, const FocusShape& f, int64_t at) {
+  return static_cast<const I*>(f.P < f.list.K ? p.next_index : p.index) + at * f.P;
 }
 
 template <class T, class I>
@@ -91,10 +95,17 @@ __global__ void forward_kernel(FocusForward p, FocusShape f, int lanes) {
   if (here.row >= s.B * s.N) return;
   const int64_t b = here.row / s.N, n = here.row % s.N;
   float* const row = rows[threadIdx.x / kWarp];
-  const FarRows<T> keys{static_cast<const T*>(p.k) + b * s.N * s.W, s.W};
-  choose_keys<T, I>(p, f, keys, bias_of(p.table, nullptr, f, b, n), here.row, here.lane, lanes, row);
-  const FarRows<T> values{static_cast<const T*>(p.v) + b * s.N * s.W, s.W};
-  sum_values<T, I>(p, f, values, b, n, here.lane, [&](int64_t j) { return row[j]; });
+  listed_logits(static_cast<const T*>(p.q) + here.row * s.W, static_cast<const T*>(p.k) + b * s.N * s.W,
+                bias_of(p.table, nullptr, f, b, n), p.logits + here.row * s.K,
+                static_cast<const I*>(p.index) + here.row * s.K, f, here.lane, lanes, row);
+  keep_keys<I>(p, f, here.row, here.lane, row);
+  const I* const kept = kept_keys<I>(p, f, here.row);
+  const auto slot = [&](int64_t j, int* key, float* weight) {
+    *key = checked(kept[j], s.M);
+    *weight = row[j];
+  };
+  listed_sum<T>(slot, f.P, static_cast<const T*>(p.v) + b * s.N * s.W, s, here.lane,
+                token_major(static_cast<T*>(p.out), f, s.C, b, n));
 }
 
 // A head's column of the table, behind the rows of a block; null where there was no room. Before the rows are loaded.
@@ -104,28 +115,34 @@ __device__ const float* copy_table(const NearBlock<T>& block, const Near& near, 
   const int rows = static_cast<int>((2 * f.side - 1) * (2 * f.side - 1)), columns = static_cast<int>(f.columns);
   if (near.extra == 0) return nullptr;
   table += columns == 1 ? 0 : block.b % f.heads;
-  for (int r = static_cast<int>(threadIdx.x); r < rows; r += near.threads()) block.extra[r] = table[r * columns];
+  for (int r = static_cast<int>(threadIdx.x); r < rows; r += kNearWarps * kWarp) block.extra[r] = table[r * columns];
   return block.extra;
 }
 
 // All queries of a block with the keys, then with the values.
-template <class T, class I>
-__global__ void __launch_bounds__(kWarp * kFewerWarps)
-    near_forward_kernel(FocusForward p, FocusShape f, int lanes, Near near) {
+template <int kWidth, class T, class I>
+__global__ void __launch_bounds__(kWarp * kNearWarps, 1) near_forward_kernel(FocusForward p, FocusShape f, Near near) {
   const ListShape& s = f.list;
   const NearBlock<T> block(near, s);
   const float* const table = copy_table(block, near, p.table, f);
   block.load(static_cast<const T*>(p.k), s);
   block.each([&](int64_t n) {
-    choose_keys<T, I>(p, f, block, bias_of(p.table, table, f, block.b, n), block.b * s.N + n, block.lane, lanes,
-                      block.own);
+    const int64_t at = block.b * s.N + n;
+    near_logits<kWidth>(block, static_cast<const T*>(p.q) + at * s.W, bias_of(p.table, table, f, block.b, n),
+                        p.logits + at * s.K, static_cast<const I*>(p.index) + at * s.K, f, block.own);
+    keep_keys<I>(p, f, at, block.lane, block.own);
   });
   block.load(static_cast<const T*>(p.v), s);
   block.each([&](int64_t n) {
     const int64_t at = block.b * s.N + n;
+    const I* const kept = kept_keys<I>(p, f, at);
     const float* const next = p.next + at * f.P;
     const float log_sum = p.log_sum[at];
-    sum_values<T, I>(p, f, block, block.b, n, block.lane, [&](int64_t j) { return expf(next[j] - log_sum); });
+    const auto slot = [&](int64_t j, int* key, float* weight) {
+      *key = checked(kept[j], s.M);
+      *weight = expf(next[j] - log_sum);
+    };
+    near_sum<kWidth>(block, slot, f.P, s, token_major(static_cast<T*>(p.out), f, s.C, block.b, n));
   });
 }
 
@@ -144,35 +161,32 @@ __device__ inline int find(const I* list, int64_t count, I key) {
   return low < count && list[low] == key ? static_cast<int>(low) : -1;
 }
 
-// weight = the weights of a query's list before the selection.
-template <class T, class I, class Rows>
-__device__ void weights_again(const FocusBackward& p, const FocusShape& f, const Rows& keys, const Bias& bias,
-                              int64_t at, int lane, int lanes, float* weight) {
+// The weights of a query's list before the selection: out of its logits, which layers that select compute again.
+__device__ inline void weights_again(const FocusBackward& p, const FocusShape& f, int64_t at, int lane, float* weight) {
   const ListShape& s = f.list;
-  const float* const logits = p.logits + at * s.K;
   if (p.kept != nullptr) {
-    const I* const list = static_cast<const I*>(p.index) + at * s.K;
-    listed_logits(static_cast<const T*>(p.q) + at * s.W, keys, bias, logits, list, f, lane, lanes, weight);
     const float shift = row_maximum(weight, s.K, lane) + p.log_sum[at];
     for (int64_t j = lane; j < s.K; j += kWarp) weight[j] = expf(weight[j] - shift);
   } else {
-    for (int64_t j = lane; j < s.K; j += kWarp) weight[j] = expf(logits[j] - p.log_sum[at]);
+    for (int64_t j = lane; j < s.K; j += kWarp) weight[j] = expf(p.logits[at * s.K + j] - p.log_sum[at]);
   }
   __syncwarp();
 }
 
-// The weights of the keys that are kept, and the gradient of the logits before the selection. Spoils both rows.
-template <class T, class I, class Rows>
-__device__ void differentiate_logits(const FocusBackward& p, const FocusShape& f, const Rows& values, int64_t at,
-                                     int lane, int lanes, float* weight, float* d_weight) {
+template <class I>
+__device__ const I* kept_keys(const FocusBackward& p, const FocusShape& f, int64_t at) {
+  return static_cast<const I*>(p.kept == nullptr ? p.index : p.kept) + at * f.P;
+}
+
+// d_weight holds the products of the gradient and the kept keys' values. The weights of those keys, and the gradient of
+// the logits before the selection; spoils both rows.
+template <class I>
+__device__ void differentiate_logits(const FocusBackward& p, const FocusShape& f, int64_t at, int lane, float* weight,
+                                     float* d_weight) {
   const ListShape& s = f.list;
   const bool selects = p.kept != nullptr;
   const I* const list = static_cast<const I*>(p.index) + at * s.K;
-  const I* const kept = selects ? static_cast<const I*>(p.kept) + at * f.P : list;
-  listed_dot<T>(
-      static_cast<const T*>(p.grad) + at * s.W, values, s.W, f.P, lane, lanes,
-      [&](int64_t j) { return checked(kept[j], s.M); }, [&](int64_t j, float product) { d_weight[j] = product; });
-  __syncwarp();
+  const I* const kept = kept_keys<I>(p, f, at);
   float mean = 0;
   for (int64_t j = lane; j < f.P; j += kWarp) {
     const int place = selects ? find(list, s.K, kept[j]) : static_cast<int>(j);
@@ -202,76 +216,88 @@ __global__ void logits_gradient_kernel(FocusBackward p, FocusShape f, int lanes)
   if (at >= s.B * s.N) return;
   const int64_t b = at / s.N;
   float *const weight = rows[warp][0], *const d_weight = rows[warp][1];
-  const FarRows<T> keys{static_cast<const T*>(p.k) + b * s.N * s.W, s.W};
-  weights_again<T, I>(p, f, keys, bias_of(p.table, nullptr, f, b, at % s.N), at, lane, lanes, weight);
-  const FarRows<T> values{static_cast<const T*>(p.v) + b * s.N * s.W, s.W};
-  differentiate_logits<T, I>(p, f, values, at, lane, lanes, weight, d_weight);
+  if (p.kept != nullptr)
+    listed_logits(static_cast<const T*>(p.q) + at * s.W, static_cast<const T*>(p.k) + b * s.N * s.W,
+                  bias_of(p.table, nullptr, f, b, at % s.N), p.logits + at * s.K,
+                  static_cast<const I*>(p.index) + at * s.K, f, lane, lanes, weight);
+  weights_again(p, f, at, lane, weight);
+  const I* const kept = kept_keys<I>(p, f, at);
+  listed_dot<T>(
+      static_cast<const T*>(p.grad) + at * s.W, static_cast<const T*>(p.v) + b * s.N * s.W, s.W, f.P, lane, lanes,
+      [&](int64_t j) { return checked(kept[j], s.M); }, [&](int64_t j, float product) { d_weight[j] = product; });
+  __syncwarp();
+  differentiate_logits<I>(p, f, at, lane, weight, d_weight);
 }
 
-// Weights of layers that select wait in d_logits while a block's rows of keys are replaced by those of values.
-template <class T, class I>
-__global__ void __launch_bounds__(kWarp * kFewerWarps)
-    near_logits_gradient_kernel(FocusBackward p, FocusShape f, int lanes, Near near) {
+// Logits of layers that select wait in d_logits while a block's rows of keys are replaced by those of values.
+template <int kWidth, class T, class I>
+__global__ void __launch_bounds__(kWarp * kNearWarps, 1)
+    near_logits_gradient_kernel(FocusBackward p, FocusShape f, Near near) {
   const ListShape& s = f.list;
   const NearBlock<T> block(near, s);
   float *const weight = block.own, *const d_weight = block.own + s.K;
-  const auto again = [&](const float* table, int64_t n) {
-    const Bias bias = bias_of(p.table, table, f, block.b, n);
-    weights_again<T, I>(p, f, block, bias, block.b * s.N + n, block.lane, lanes, weight);
-  };
   if (p.kept != nullptr) {
     const float* const table = copy_table(block, near, p.table, f);
     block.load(static_cast<const T*>(p.k), s);
     block.each([&](int64_t n) {
-      again(table, n);
-      float* const waiting = p.d_logits + (block.b * s.N + n) * s.K;
-      for (int64_t j = block.lane; j < s.K; j += kWarp) waiting[j] = weight[j];
-      __syncwarp();
+      const int64_t at = block.b * s.N + n;
+      near_logits<kWidth>(block, static_cast<const T*>(p.q) + at * s.W, bias_of(p.table, table, f, block.b, n),
+                          p.logits + at * s.K, static_cast<const I*>(p.index) + at * s.K, f, p.d_logits + at * s.K);
     });
   }
   block.load(static_cast<const T*>(p.v), s);
   block.each([&](int64_t n) {
     const int64_t at = block.b * s.N + n;
-    if (p.kept == nullptr) {
-      again(nullptr, n);
-    } else {
+    const I* const kept = kept_keys<I>(p, f, at);
+    if (p.kept != nullptr)
       for (int64_t j = block.lane; j < s.K; j += kWarp) weight[j] = p.d_logits[at * s.K + j];
-      __syncwarp();
-    }
-    differentiate_logits<T, I>(p, f, block, at, block.lane, lanes, weight, d_weight);
+    __syncwarp();
+    weights_again(p, f, at, block.lane, weight);
+    near_dot<kWidth>(
+        block, static_cast<const T*>(p.grad) + at * s.W, f.P,
+        [&](int64_t j, int* key, float*) { *key = checked(kept[j], s.M); },
+        [&](int64_t j, int, float, float product) { d_weight[j] = product; });
+    __syncwarp();
+    differentiate_logits<I>(p, f, at, block.lane, weight, d_weight);
     __syncwarp();
   });
 }
 
-// d_q = scale * sum of d_logits k over a query's list.
-template <class T, class I, class Rows>
-__device__ void query_gradient(const FocusBackward& p, const FocusShape& f, const Rows& keys, int64_t b, int64_t n,
-                               int lane) {
-  const ListShape& s = f.list;
-  const int64_t at = (b * s.N + n) * s.K;
-  const auto slot = [&](int64_t j, int* key, float* weight) {
-    *key = checked(static_cast<const I*>(p.index)[at + j], s.M);
-    *weight = p.d_logits[at + j];
-  };
-  listed_sum<T>(slot, s.K, keys, s, lane, token_major(static_cast<T*>(p.d_q), f, s.C, b, n), f.scale);
-}
+// An entry of a query's list and the gradient of its logit.
+template <class I>
+struct Gradients {
+  const I* list;
+  const float* d_logits;
+  int64_t keys;
+  __device__ Gradients(const FocusBackward& p, const FocusShape& f, int64_t at)
+      : list(static_cast<const I*>(p.index) + at * f.list.K), d_logits(p.d_logits + at * f.list.K), keys(f.list.M) {}
+  __device__ void operator()(int64_t j, int* key, float* weight) const {
+    *key = checked(list[j], keys);
+    *weight = d_logits[j];
+  }
+};
 
+// d_q = scale * sum of d_logits k over each query's list.
 template <class T, class I>
 __global__ void query_gradient_kernel(FocusBackward p, FocusShape f) {
   const Place here = place();
   const ListShape& s = f.list;
   if (here.row >= s.B * s.N) return;
   const int64_t b = here.row / s.N;
-  const FarRows<T> keys{static_cast<const T*>(p.k) + b * s.N * s.W, s.W};
-  query_gradient<T, I>(p, f, keys, b, here.row % s.N, here.lane);
+  listed_sum<T>(Gradients<I>(p, f, here.row), s.K, static_cast<const T*>(p.k) + b * s.N * s.W, s, here.lane,
+                token_major(static_cast<T*>(p.d_q), f, s.C, b, here.row % s.N), f.scale);
 }
 
-template <class T, class I>
-__global__ void __launch_bounds__(kWarp * kMostWarps)
+template <int kWidth, class T, class I>
+__global__ void __launch_bounds__(kWarp * kNearWarps, 1)
     near_query_gradient_kernel(FocusBackward p, FocusShape f, Near near) {
-  const NearBlock<T> block(near, f.list);
-  block.load(static_cast<const T*>(p.k), f.list);
-  block.each([&](int64_t n) { query_gradient<T, I>(p, f, block, block.b, n, block.lane); });
+  const ListShape& s = f.list;
+  const NearBlock<T> block(near, s);
+  block.load(static_cast<const T*>(p.k), s);
+  block.each([&](int64_t n) {
+    near_sum<kWidth>(block, Gradients<I>(p, f, block.b * s.N + n), s.K, s,
+                     token_major(static_cast<T*>(p.d_q), f, s.C, block.b, n), f.scale);
+  });
 }
 
 // The table's gradient by queries of a segment, one warp each. Keys of a list are distinct, so are their entries.
@@ -319,19 +345,38 @@ ListShape kept_shape(const FocusShape& f) {
 }
 
 // With a column of the table where that fits, else without.
-template <class T>
+template <class T, class I>
 Near plan_near_table(const FocusShape& f, int64_t own, bool table) {
-  const Near with = plan_near<T>(f.list, kFewerWarps, table ? table_rows(f) : 0, own);
-  return with.warps > 0 || !table ? with : plan_near<T>(f.list, kFewerWarps, 0, own);
+  const Near with = plan_near<T, I>(f.list, table ? table_rows(f) : 0, own);
+  return with.fits || !table ? with : plan_near<T, I>(f.list, 0, own);
 }
 
 template <class T, class I>
 int forward(const FocusForward& p, const FocusShape& f, void* stream) {
-  const int lanes = lanes_per_key(f.list.W / kPiece<T>);
-  const bool pays = sizeof(T) == 4 || f.list.K >= long_list();
-  const Near near = pays ? plan_near_table<T>(f, f.list.K, true) : Near{};
-  if (near.warps > 0) return launch_near<T>(near_forward_kernel<T, I>, near, f.list, stream, p, f, lanes, near);
-  return launch_warps(forward_kernel<T, I>, f.list.B * f.list.N, stream, p, f, lanes);
+  const ListShape& s = f.list;
+  const Near near = plan_near_table<T, I>(f, s.K, true);
+  if (near.fits)
+    return near_width<I>(s.W, [&](auto width) {
+      return launch_near<T>(near_forward_kernel<width(), T, I>, near, s, stream, p, f, near);
+    });
+  return launch_warps(forward_kernel<T, I>, s.B * s.N, stream, p, f, lanes_per_key(s.W / kPiece<T>));
+}
+
+// Gradients of logits and queries.
+template <class T, class I>
+int query_side(const FocusBackward& p, const FocusShape& f, void* stream) {
+  const ListShape& s = f.list;
+  const int64_t queries = s.B * s.N, half = kWarps / 2;
+  const Near both = plan_near_table<T, I>(f, 2 * s.K, p.kept != nullptr), keys = plan_near<T, I>(s);
+  if (both.fits && keys.fits)
+    return near_width<I>(s.W, [&](auto width) {
+      const int error = launch_near<T>(near_logits_gradient_kernel<width(), T, I>, both, s, stream, p, f, both);
+      if (error != 0) return error;
+      return launch_near<T>(near_query_gradient_kernel<width(), T, I>, keys, s, stream, p, f, keys);
+    });
+  const int error = launch_blocks(logits_gradient_kernel<T, I>, (queries + half - 1) / half,
+                                  static_cast<int>(half) * kWarp, stream, p, f, lanes_per_key(s.W / kPiece<T>));
+  return error != 0 ? error : launch_warps(query_gradient_kernel<T, I>, queries, stream, p, f);
 }
 
 // Gradients of keys and values, in one workspace: on a stream one comes after the other.
@@ -351,22 +396,22 @@ int key_side(const FocusBackward& p, const FocusShape& f, void* stream) {
 template <class T, class I>
 int backward(const FocusBackward& p, const FocusShape& f, void* stream) {
   const ListShape& s = f.list;
-  const int64_t queries = s.B * s.N, segments = table_segments(f), rows = table_rows(f);
-  const int lanes = lanes_per_key(s.W / kPiece<T>);
-  const int half = kWarps / 2;
-  const bool is_long = s.K >= long_list(), pays = sizeof(T) == 4 || long_list() == 0;  // the products alone: in float
-  const Near both = pays ? plan_near_table<T>(f, 2 * s.K, p.kept != nullptr) : Near{};
-  const Near keys = is_long ? plan_near<T>(s, kMostWarps) : Near{};
-  int error = both.warps > 0 ? launch_near<T>(near_logits_gradient_kernel<T, I>, both, s, stream, p, f, lanes, both)
-                             : launch_blocks(logits_gradient_kernel<T, I>, (queries + half - 1) / half, half * kWarp,
-                                             stream, p, f, lanes);
-  if (error == 0)
-    error = keys.warps > 0 ? launch_near<T>(near_query_gradient_kernel<T, I>, keys, s, stream, p, f, keys)
-                           : launch_warps(query_gradient_kernel<T, I>, queries, stream, p, f);
+  const int64_t segments = table_segments(f), rows = table_rows(f);
+  const auto as_values = [](const void* x) { return static_cast<const T*>(x); };
+  const auto rows_of = [&](void* out) { return KeyRows<T>{static_cast<T*>(out), s.N, f.heads, s.C}; };
   const auto table = rows <= kBins ? table_parts_kernel<I, true> : table_parts_kernel<I, false>;
+  int error = query_side<T, I>(p, f, stream);
   if (error == 0) error = launch_blocks(table, s.B * segments, kWarp, stream, p, f, segments, rows);
   if (error == 0) error = sum_table(p.parts, p.d_table, f, stream);
-  return error != 0 ? error : key_side<T, I>(p, f, stream);
+  const I *const lists = static_cast<const I*>(p.index), *const kept = static_cast<const I*>(p.kept);
+  const float* const d_logits = p.d_logits;
+  if (error == 0)
+    error = sum_by_key<true>(lists, d_logits, as_values(p.q), rows_of(p.d_k), s, f.scale, p.workspace, false, stream);
+  const float* const weights = p.weights;
+  if (error == 0)  // in the same workspace: one stream, one after the other
+    error = sum_by_key<true>(kept == nullptr ? lists : kept, weights, as_values(p.grad), rows_of(p.d_v), kept_shape(f),
+                             1.0f, p.workspace, kept == nullptr, stream);
+  return error;
 }
 
 }  // namespace

@@ -34,6 +34,14 @@ def kernels() -> ctypes.CDLL:
     return library
 
 
+@pytest.fixture
+def near_kernels(kernels: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
+    """The same with rows in shared memory."""
+    kernels.set_shared_limit(SHARED)
+    yield kernels
+    kernels.set_shared_limit(0)
+
+
 class Emulated:
     """The products as ops/csrc/smm_bindings.cpp calls them."""
 
@@ -101,14 +109,32 @@ def test_emulated_kernels_are_the_formulas(kernels: ctypes.CDLL, name: str, size
 @pytest.mark.build
 @operators
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_emulated_near_rows_change_no_bit(kernels: ctypes.CDLL, name: str, dtype: torch.dtype) -> None:
-    for sizes in list(SIZES.values())[:-1]:
+def test_emulated_near_rows(near_kernels: ctypes.CDLL, name: str, dtype: torch.dtype) -> None:
+    for sizes in (Sizes(B=2, N=70, M=40, K=64, C=13), Sizes(B=1, N=300, M=24, K=33, C=40), Sizes(N=9, M=9, K=1, C=38)):
         inputs = make(name, sizes, dtype)
-        far = Emulated(kernels).run(name, *inputs)
-        kernels.set_shared_limit(SHARED)
-        near = Emulated(kernels).run(name, *inputs)
-        kernels.set_shared_limit(0)
-        assert all(torch.equal(a, b) for a, b in zip(near, far, strict=True))
+        inputs = inputs._replace(lists=inputs.lists.to(torch.int16))
+        expected = run(name, inputs.to(torch.float64), "reference")
+        got = Emulated(near_kernels).run(name, *inputs)
+        assert_close(got, expected, TOLERANCE[dtype])
+        assert all(torch.equal(a, b) for a, b in zip(got, Emulated(near_kernels).run(name, *inputs), strict=True))
+
+
+@pytest.mark.build
+@operators
+def test_emulated_near_entries_outside_count_nothing(near_kernels: ctypes.CDLL, name: str) -> None:
+    inputs = make(name, Sizes(B=1, N=9, M=12, K=40, C=16), torch.float32)
+    outside = torch.rand(inputs.lists.shape) < 0.2
+    grad, x = inputs.grad, inputs.x.detach()
+    kept = (
+        inputs._replace(grad=grad.masked_fill(outside, 0))
+        if name == "qmk"
+        else inputs._replace(x=x.masked_fill(outside, 0))
+    )
+    expected = run(name, kept.to(torch.float64), "reference")
+    which = 0 if name == "qmk" else 1
+    expected[which] = expected[which].masked_fill(outside, 0)
+    wild = inputs.lists.masked_fill(outside, -1).to(torch.int16)
+    assert_close(Emulated(near_kernels).run(name, *inputs._replace(lists=wild)), expected, 2e-6)
 
 
 @pytest.mark.build

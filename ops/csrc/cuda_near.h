@@ -12,7 +12,7 @@ namespace focalsr {
 namespace gpu {
 
 constexpr int kNearQueries = 256;  // of a block: what it loads for them should not count
-constexpr int kNearWarps = 16;     // of a block: threads have 128 registers, for the loads of a whole chunk
+constexpr int kNearWarps = 24;     // of a block: threads have 80 registers, for many loads at once
 constexpr int kWide = 40, kNarrow = 16;  // W of the rows that there are kernels for
 
 // Where the row of an entry begins, and its weight. Nothing is listed: a row of zeros.

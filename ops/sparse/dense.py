@@ -76,18 +76,26 @@ def _rows(values: Tensor, lists: Tensor) -> tuple[Tensor, Tensor]:
     return values.contiguous(), lists.contiguous()
 
 
+def _inside(lists: Tensor, keys: int) -> tuple[Tensor, Tensor]:
+    """Keys that exist, and where the lists name them."""
+    inside = (lists >= 0) & (lists < keys)
+    return lists.long().where(inside, 0), inside
+
+
 def _spread(values: Tensor, lists: Tensor, room: Tensor) -> Tensor:
     """Values at their keys, zeros elsewhere: [b, N, M]."""
     room = room[: len(values)]
-    if room.device.type == "cuda":
+    if maps.has_kernels(values, room.shape[-1]):
         torch.ops.focalsr.map_spread(values, lists, room)
         return room
-    return room.zero_().scatter_add_(-1, lists.long(), values)
+    keys, inside = _inside(lists, room.shape[-1])
+    return room.zero_().scatter_add_(-1, keys, values.where(inside, 0))
 
 
 def _collect(products: Tensor, lists: Tensor, out: Tensor) -> None:
     """What the lists name."""
-    if out.device.type == "cuda":
+    if maps.has_kernels(out, products.shape[-1]):
         torch.ops.focalsr.map_collect(products, lists, out)
-    else:
-        out.copy_(products.gather(-1, lists.long()))
+        return
+    keys, inside = _inside(lists, products.shape[-1])
+    out.copy_(products.gather(-1, keys).where(inside, 0))

@@ -22,11 +22,11 @@ SHARED = 232448
 """Bytes that a block of an H100 may share: kernels keep the rows that queries list there, where they fit."""
 
 
-def built(name: str, program: list[str], source: Path, flags: tuple[str, ...]) -> Path:
+def built(name: str, program: list[str], source: Path, flags: tuple[str, ...], *, retry: bool = True) -> Path:
     """Compile a file with a program, through the cache that the kernels use: again once what it includes changes."""
     facts = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(_read(source)))
     step = (*program, "-c", str(source), *flags)
-    return kernel_cache.library(kernel_cache.BuildTarget(name, 20, (step,), (*program, "-shared"), facts), retry=True)
+    return kernel_cache.library(kernel_cache.BuildTarget(name, 20, (step,), (*program, "-shared"), facts), retry=retry)
 
 
 def _read(source: Path) -> set[Path]:

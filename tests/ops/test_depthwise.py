@@ -66,7 +66,8 @@ def test_the_gradient_by_hand_is_that_of_autograd(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.ops.focalsr, "depthwise_convolve", convolve, raising=False)
     monkeypatch.setattr(torch.ops.focalsr, "depthwise_weight_gradient", torch.enable_grad()(gradient), raising=False)
     for dtype, side, tolerance, expected_calls in (
-        (torch.float32, 3, 1e-5, [False, True, 3]),
+        (torch.float32, 3, 1e-5, [False, 3]),  # the gradient of x by PyTorch
+        (torch.float32, 5, 1e-5, [False, True, 5]),
         (torch.bfloat16, 3, 2e-2, [False]),  # the gradients by PyTorch
         (torch.bfloat16, 5, 2e-2, [False, True]),
     ):

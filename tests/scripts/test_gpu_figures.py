@@ -8,10 +8,12 @@ import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from config.variants import PLAINUSR
 from scripts.benchmarks.gpu import cases, measure
@@ -285,7 +287,44 @@ def test_cases_of_the_kernels_are_right_and_a_wrong_one_is_found(
     assert "expected at most" in capsys.readouterr().out
 
 
+@pytest.mark.build
+def test_cases_meet_the_conditions_of_each_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that sizes decide about, in ops/csrc/cuda_near.h, cuda_scatter.h and maps_cuda.cu."""
+    monkeypatch.setenv("FOCALSR_OPS", "auto")
+    called: dict[str, list[tuple[Any, ...]]] = {}
+
+    class Noting(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.setdefault(str(func).removesuffix(".default"), []).append(args)
+            return func(*args, **(kwargs or {}))
+
+    with Noting():  # type: ignore[no-untyped-call]
+        for case in cases.cases():
+            case.compute(case.inputs, "auto")
+
+    def near(lists: Tensor) -> bool:
+        return lists.dtype == torch.int16 and 2 * lists.shape[:-2].numel() >= 132
+
+    # The places of lists, and of the rows that they list.
+    for name, lists, rows in (
+        ("smm_qmk", 2, None),
+        ("smm_amv", 2, None),
+        ("smm_amv_backward", 3, 2),
+        ("smm_qmk_backward", 3, None),
+        ("focus_sparse", 5, None),
+        ("focus_sparse_backward", 7, 3),
+    ):
+        calls = called[f"focalsr.{name}"]
+        assert {near(args[lists]) for args in calls} == {True, False}
+        if rows is not None:  # short lists, and long ones
+            assert {16 * args[lists].shape[-1] < args[rows].shape[-2] for args in calls} == {True, False}
+    selects = [args[8] is not None for args in called["focalsr.focus_sparse_backward"] if near(args[7])]
+    assert set(selects) == {True, False}
+    assert {args[8] is not None for args in called["focalsr.focus_sparse_backward_dense"]} == {True, False}
+    assert called.keys() >= {"focalsr.smm_qmk_backward_dense", "focalsr.smm_amv_backward_dense"}
+
+
 def test_the_kernels_are_known_by_name() -> None:
     names = cases.kernels()
-    assert {"dot_kernel", "sum_kernel", "scatter_kernel", "select_kernel", "query_pass_kernel"} <= names
+    assert {"dot_kernel", "sum_kernel", "key_sum_kernel", "select_kernel", "query_pass_kernel"} <= names
     assert len(names) >= 15

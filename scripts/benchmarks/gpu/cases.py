@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,23 @@ from utils.errors import InputError
 # ||out - reference|| / ||reference||, the inputs alike: what rounding of sums and of results allows.
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _KERNEL = re.compile(r"__global__ void (?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(")
+PRODUCTS = ("smm_qmk", "smm_amv")
 Compute = Callable[[Sequence[Tensor], str], list[Tensor]]  # inputs, backend -> results and gradients
+
+
+class Sizes(NamedTuple):
+    """Of a sparse product."""
+
+    B: int = 2
+    N: int = 70
+    M: int = 40
+    K: int = 33
+
+
+LONG = Sizes()
+SHORT = Sizes(M=70, K=3)
+MANY = Sizes(B=88, N=6, M=10, K=5)
+"""A block each, which is enough for up to 176 multiprocessors."""
 
 
 class Case(NamedTuple):
@@ -50,15 +67,19 @@ class Case(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """Both sparse products and a chain of focused layers, by type and width; depth-wise convolutions."""
+    """Both sparse products and a chain of focused layers, by type and width; depth-wise convolutions.
+
+    Then what else decides about the kernel: lists of less than a sixteenth of the keys, as many batch items as blocks
+    with rows in shared memory need, and gradients by maps, which "auto" leaves to larger sizes.
+    """
     for dtype, entries, width in (
         (torch.float32, torch.int16, 40),
         (torch.float32, torch.int64, 13),
         (torch.float16, torch.int32, 40),
         (torch.bfloat16, torch.int16, 13),
     ):
-        shown = f"{str(dtype).removeprefix('torch.')}, {str(entries).removeprefix('torch.')}, width {width}"
-        for product in ("smm_qmk", "smm_amv"):
+        shown = f"{_short(dtype)}, {_short(entries)}, width {width}"
+        for product in PRODUCTS:
             yield _sparse(f"{product}, {shown}", product, dtype, entries, width)
     for dtype, width, side, regions in (
         (torch.float32, 40, 8, False),
@@ -66,41 +87,84 @@ def cases() -> Iterator[Case]:
         (torch.float16, 40, 8, True),
         (torch.bfloat16, 13, 8, False),
     ):
-        shown = f"{str(dtype).removeprefix('torch.')}, width {width}, window {side}{', regions' if regions else ''}"
+        shown = f"{_short(dtype)}, width {width}, window {side}{', regions' if regions else ''}"
         yield _focused(f"focused_attention, {shown}", dtype, width, side, regions=regions)
     for side in SIDES:
         yield _depthwise(f"depthwise_conv2d, float32, side {side}", side)
+    # In half precision rounding decides about short lists of the strongest keys.
+    yield _focused("focused_attention, float32, width 40, short lists", torch.float32, 40, 7, topk=(3, 3, 2))
+    for dtype, width in ((torch.float32, 40), (torch.bfloat16, 13)):
+        for product in PRODUCTS:
+            shown = f"{product}, {_short(dtype)}, width {width}"
+            yield _sparse(f"{shown}, short lists", product, dtype, torch.int16, width, SHORT)
+            yield _sparse(f"{shown}, many items", product, dtype, torch.int16, width, MANY)
+            yield _sparse_by_maps(f"{shown}, gradients by maps", product, dtype, width)
+        shown = f"focused_attention, {_short(dtype)}, width {width}"
+        yield _focused(f"{shown}, many windows", dtype, width, 3, topk=(8, 8, 7), windows=44)
+        for selects in (False, True):
+            yield _focused_by_maps(f"{shown}, gradients by maps{', selects' if selects else ''}", dtype, width, selects)
 
 
-def _sparse(name: str, product: str, dtype: torch.dtype, entries: torch.dtype, width: int) -> Case:
-    """B 2, N 70, M 40, K 33: several segments of queries, lists that are no multiple of a warp."""
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _sparse(name: str, product: str, dtype: torch.dtype, entries: torch.dtype, width: int, sizes: Sizes = LONG) -> Case:
+    """Several segments of queries, and lists that are no multiple of a warp."""
+    B, N, M, K = sizes
     generator = torch.Generator().manual_seed(0)
-    queries = torch.randn(2, 70, width if product == "smm_qmk" else 33, generator=generator).to(dtype)
-    rows = torch.randn(2, 40, width, generator=generator).to(dtype)
-    index = torch.randint(40, (2, 70, 33), generator=generator).to(entries)
-    grad = torch.randn(2, 70, 33 if product == "smm_qmk" else width, generator=generator).to(dtype)
+    queries = torch.randn(B, N, width if product == "smm_qmk" else K, generator=generator).to(dtype)
+    rows = torch.randn(B, M, width, generator=generator).to(dtype)
+    index = torch.randint(M, (B, N, K), generator=generator).to(entries)
+    grad = torch.randn(B, N, K if product == "smm_qmk" else width, generator=generator).to(dtype)
+    return Case(name, dtype, (queries, rows, index, grad), partial(_product, product))
+
+
+def _product(product: str, inputs: Sequence[Tensor], backend: str) -> list[Tensor]:
+    x, y, index, grad = inputs
+    x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+    if product == "smm_qmk":
+        out = ops.smm_qmk(x, y.mT, index, backend=backend)
+    else:
+        out = ops.smm_amv(x, y, index, backend=backend)
+    return [out.detach(), *torch.autograd.grad(out, (x, y), grad)]
+
+
+def _sparse_by_maps(name: str, product: str, dtype: torch.dtype, width: int) -> Case:
+    """The gradients alone."""
+    case = _sparse(name, product, dtype, torch.int16, width)
 
     def compute(inputs: Sequence[Tensor], backend: str) -> list[Tensor]:
+        if backend == "reference":
+            return _product(product, inputs, backend)[1:]
         x, y, index, grad = inputs
-        x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
-        if product == "smm_qmk":
-            out = ops.smm_qmk(x, y.mT, index, backend=backend)
-        else:
-            out = ops.smm_amv(x, y, index, backend=backend)
-        return [out.detach(), *torch.autograd.grad(out, (x, y), grad)]
+        if product == "smm_amv":
+            return list(torch.ops.focalsr.smm_amv_backward_dense(grad, x, y, index, True, True))
+        d_x, d_y = torch.ops.focalsr.smm_qmk_backward_dense(grad, x, y.mT, index, True, True)
+        return [d_x, d_y.mT]
 
-    return Case(name, dtype, (queries, rows, index, grad), compute)
+    return case._replace(compute=compute)
 
 
-def _focused(name: str, dtype: torch.dtype, width: int, side: int, *, regions: bool) -> Case:
-    """Four layers: all keys, a selection among all, the list handed on, a selection among the list."""
+def _focused(
+    name: str,
+    dtype: torch.dtype,
+    width: int,
+    side: int,
+    *,
+    topk: Sequence[int] | None = None,
+    windows: int = 4,
+    regions: bool = False,
+) -> Case:
+    """By default four layers: all keys, a selection among all, the list handed on, a selection among the list."""
     generator = torch.Generator().manual_seed(0)
-    tokens, layers = side * side, 4
-    qkv = torch.randn(layers, 3, 4, 2, tokens, width, generator=generator).to(dtype)  # [., ., W, h, N, D]
-    grads = torch.randn(layers, 4, 2, tokens, width, generator=generator).to(dtype)
+    tokens = side * side
+    topk = topk or (tokens, 20, 20, 9)
+    layers = len(topk)
+    qkv = torch.randn(layers, 3, windows, 2, tokens, width, generator=generator).to(dtype)  # [., ., W, h, N, D]
+    grads = torch.randn(layers, windows, 2, tokens, width, generator=generator).to(dtype)
     tables = 0.3 * torch.randn(layers, (2 * side - 1) ** 2, 2, generator=generator)
     parts = torch.randint(2, (2, tokens), generator=generator).byte()
-    topk = (tokens, 20, 20, 9)
 
     def compute(inputs: Sequence[Tensor], backend: str) -> list[Tensor]:
         qkv, grads, tables, parts = inputs
@@ -116,6 +180,28 @@ def _focused(name: str, dtype: torch.dtype, width: int, side: int, *, regions: b
         return [*(out.detach() for out in outs), *found]
 
     return Case(name, dtype, (qkv, grads, tables, parts), compute)
+
+
+def _focused_by_maps(name: str, dtype: torch.dtype, width: int, selects: bool) -> Case:
+    """The gradients of a layer with lists. The reference is the operator itself, by PyTorch's products and gathers."""
+    generator = torch.Generator().manual_seed(0)
+    windows, heads, side, length, after = 2, 2, 7, 20, 9
+    tokens = side * side
+    rows = (windows, heads, tokens)
+    grad, q, k, v = (torch.randn(*rows, width, generator=generator).to(dtype) for _ in range(4))
+    table = 0.3 * torch.randn((2 * side - 1) ** 2, heads, generator=generator)
+    lists = torch.rand(*rows, tokens, generator=generator).topk(length).indices.sort().values.short()
+    logits = torch.randn(*rows, length, generator=generator)
+    kept = lists[..., 1 : 2 * after : 2].contiguous()  # any of them will do
+    grad_logits = torch.randn(*rows, after if selects else length, generator=generator)
+    log_sum = logits.logsumexp(-1)
+
+    def compute(inputs: Sequence[Tensor], backend: str) -> list[Tensor]:
+        *given, kept, log_sum = inputs
+        operator = torch.ops.focalsr.focus_sparse_backward_dense
+        return list(operator(*given, kept if selects else None, log_sum, side, width**-0.5))
+
+    return Case(name, dtype, (grad, grad_logits, q, k, v, table, logits, lists, kept, log_sum), compute)
 
 
 def _depthwise(name: str, side: int) -> Case:

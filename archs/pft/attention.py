@@ -20,6 +20,7 @@ from archs.layers.mask import shift_regions
 from archs.layers.places import AttentionPlaces, unpadded, window_places
 from archs.layers.recompute import recomputed
 from archs.layers.window import Pair, shifted_merge, shifted_partition, window_merge, window_partition
+from archs.pft import evaluation
 from archs.pft.bands import FocusBands, Surroundings, cut, give_memory_back
 from ops.focused.arguments import FocusState
 from ops.focused.attention import focused_attention
@@ -154,12 +155,12 @@ class FocusedAttentionBase(nn.Module):
 
         windows = recomputed(project, x)  # [B*n, N, 3C]
         regions = shift_regions(size, self.window, shift, x.device) if self.shift else None
-        out, state = self._focus(windows, state, regions)
+        out, state = self.focus(windows, state, regions)
         # The convolution starts from the windows, so that the image they were cut from need not be kept.
         local = recomputed(lambda windows: self.v_LePE(self._image(windows.chunk(3, -1)[2], size)), windows)
         return self.attn_win.proj(self._image(out, size) + local), state
 
-    def _focus(self, windows: Tensor, state: FocusState | None, regions: Tensor | None) -> tuple[Tensor, FocusState]:
+    def focus(self, windows: Tensor, state: FocusState | None, regions: Tensor | None) -> tuple[Tensor, FocusState]:
         """Queries, keys and values of windows [B*n, N, 3C] -> [B*n, N, C] and the new state."""
         # Each [B*n, h, N, D]: views.
         q, k, v = windows.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -184,12 +185,18 @@ class FocusedAttentionBase(nn.Module):
         # Where shifted windows reach around the border a band has two pieces, at the bottom and at the top.
         edges = {0, H, *((row + shift) % H for band in bands for row in band)}
         radius = self.v_LePE.radius
+        at_once = evaluation.serves(x, self)
         for number, image in enumerate(x):
             around = Surroundings(image, edges, radius)
             for start, stop in bands:
                 pieces = [(start + shift, min(stop + shift, H)), (0, max(0, stop + shift - H))]
                 pieces = [piece for piece in pieces if piece[0] < piece[1]]
-                qkv = self.wqkv(norm(torch.cat([image[slice(*piece)] for piece in pieces])))  # [rows, W, 3C]
+                rows = torch.cat([image[slice(*piece)] for piece in pieces])
+                if at_once:
+                    qkv = evaluation.projected(rows.flatten(0, 1), self.wqkv, cast("nn.LayerNorm", norm))
+                    qkv = qkv.view(*rows.shape[:2], -1)
+                else:
+                    qkv = self.wqkv(norm(rows))  # [rows, W, 3C]
                 lengths = [end - begin for begin, end in pieces]
                 local = torch.cat([
                     self._local(around.above(begin), values, around.below(end), norm)
@@ -200,7 +207,7 @@ class FocusedAttentionBase(nn.Module):
                 first = start // w * in_row
                 some = None if regions is None else regions[first : stop // w * in_row]
                 place = number * (H // w * in_row) + first
-                out, state = self._focus(windows, states.take(place), some)
+                out, state = self.focus(windows, states.take(place), some)
                 states.put(place, state)
                 out = window_merge(out, self.window, (stop - start, W))[0].roll(shift, 1)
                 for piece, added in zip(pieces, self.attn_win.proj(out + local).split(lengths), strict=True):

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from archs.layers.linear import Linear, initialise_linear
 from archs.layers.recompute import recomputed
 from archs.layers.residual import residual_convolution
+from archs.layers.watched import watched
+from archs.pft import evaluation
 from archs.pft.attention import AttentionSettings, DepthwiseConvolution, FocusedAttentionBase, attention_layers
 from archs.pft.bands import FocusBands, add_local, in_bands
 from ops import FocusState, gelu_depthwise
@@ -41,6 +43,8 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """[B, H, W, C], which goes through ``norm`` first -> [B, H, W, C]."""
+        if isinstance(norm, nn.LayerNorm) and evaluation.serves(x, self) and not watched(norm):
+            return evaluation.mixed(self, x, norm, residual=False)
         hidden = recomputed(self.fc1 if norm is None else lambda x: self.fc1(norm(x)), x)
         return recomputed(self._after, hidden)
 
@@ -92,13 +96,16 @@ class AttentionTransformerLayer(FocusedAttentionBase):
     def forward(self, x: Tensor, state: FocusState | FocusBands | None) -> tuple[Tensor, FocusState | FocusBands]:
         """[B, H, W, C] and the state of the layer before with the same shift -> [B, H, W, C] and the new state.
 
-        Nothing is written to, unless the state is given in bands: x and the state are then overwritten, and returned; or
-        is disposable.
+        Nothing is written to, unless the state is disposable, or given in bands: x and the state are then overwritten,
+        and returned.
         """
         if isinstance(state, FocusBands):
             self.attend_in_bands(x, state, self.norm1)
             add_local(x, lambda x: self.convffn(x, self.norm2), x, self.convffn.dwconv.radius)
             return x, state
+        if evaluation.serves(x, self):
+            x, state = evaluation.attended(self, x, state, self.norm1)
+            return evaluation.mixed(self.convffn, x, self.norm2, residual=True), state
         attended, state = self.attend(x, state, self.norm1)
         x = x + attended
         return x + self.convffn(x, self.norm2), state

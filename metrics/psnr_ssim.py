@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import cv2
@@ -23,8 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metrics.arrays import as_hwc, crop
-from metrics.color import LUMA, Image, luma, luma_pt, strips
+from metrics.color import LUMA, Image, fast_luma, luma, luma_pt, strips
 from metrics.metric import LevelMetric, Output, require
+from ops.pixels.similarity import has_similarity_kernels, ssim_sums
 from utils.devices import CPU, exact_device
 from utils.errors import InputError
 from utils.typed import option
@@ -93,6 +95,17 @@ def _ssim(img: Image, img2: Image) -> float:
     return total / count
 
 
+def _fast_ssim(img: Image, img2: Image) -> float:
+    """:func:`_ssim` of levels or luminance, by a compiled kernel where there is one: sums in another order."""
+    if not has_similarity_kernels():
+        return _ssim(img, img2)
+    # float32 holds both exactly; [H, W] or [H, W, C] -> [C, H, W]
+    pair = [torch.from_numpy(np.atleast_3d(x).transpose(2, 0, 1).astype(np.float32)) for x in (img, img2)]
+    sums = ssim_sums(pair[0], pair[1], torch.tensor(_taps()), (_C1, _C2))
+    height, width = (side - 2 * _MARGIN for side in img.shape[:2])
+    return float(sums.sum()) / int(len(sums) * height * width)
+
+
 def calculate_psnr_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:
     """PSNR of a batch on its device, [B, C, H, W] in [0, 1], R G B -> [B].
 
@@ -142,7 +155,7 @@ class _Pairwise(LevelMetric):
         key = (self.crop_border, self.test_y_channel)
         if key not in output.shared:
             arrays = image.cpu().numpy(), reference.cpu().numpy()
-            output.shared[key] = _prepare(*arrays, self.crop_border, "HWC", self.test_y_channel, smallest)
+            output.shared[key] = _prepare(*arrays, self.crop_border, "HWC", self.test_y_channel, smallest, fast_luma)
         return output.shared[key]
 
 
@@ -183,11 +196,17 @@ class SSIM(_Pairwise):
     def of_output(self, output: Output) -> float:
         """See :class:`metrics.metric.Metric`."""
         pair = self._measured(output, smallest=WINDOW)
-        return super().of_output(output) if pair is None else _ssim(*pair)
+        return super().of_output(output) if pair is None else _fast_ssim(*pair)
 
 
 def _prepare(
-    img: Image, img2: Image, border: int, input_order: str, y_channel: bool, smallest: int
+    img: Image,
+    img2: Image,
+    border: int,
+    input_order: str,
+    y_channel: bool,
+    smallest: int,
+    luma_of: Callable[[Image], Image] = luma,
 ) -> tuple[Image, Image]:
     """Both images checked, cropped, and [H, W] where Y was asked for, else [H, W, C]."""
     if img.shape != img2.shape:
@@ -197,7 +216,7 @@ def _prepare(
     _check_size(H, W, border, smallest)
     pair = [crop(image, border) for image in pair]
     if y_channel and pair[0].shape[-1] == 3:
-        pair = [luma(image) for image in pair]
+        pair = [luma_of(image) for image in pair]
     return pair[0], pair[1]
 
 

@@ -137,7 +137,7 @@ def cpu_targets(part: str | None = None) -> list[BuildTarget]:
     # torch's own OpenMP runtime: a second one would have threads of its own.
     runtime = [str(path) for path in sorted(torch_lib.glob("libgomp*.so*"))[:1]] or ["-fopenmp"]
     link = (compiler, "-shared", f"-L{torch_lib}", "-ltorch_cpu", "-lc10", *runtime, *standard_library())
-    facts = (*_facts(compiler), processor(), *contents("*.h"))
+    facts = (*_facts(compiler), processor(), *_headers_of_cpu_kernels())
     return [
         BuildTarget(f"CPU {name}", CPU_SECONDS, ((compiler, "-c", source, *flags),), link, (*facts, *contents(source)))
         for name, source in _parts("_cpu.cpp", part)
@@ -311,6 +311,11 @@ def contents(*patterns: str) -> tuple[str, ...]:
     """Names and hashes of source files."""
     names = sorted({path.name for pattern in patterns for path in SOURCES.glob(pattern)})
     return tuple(f"{name} {hashlib.sha256((SOURCES / name).read_bytes()).hexdigest()}" for name in names)
+
+
+def _headers_of_cpu_kernels() -> tuple[str, ...]:
+    """Those of CUDA's kernels and their bindings change nothing there."""
+    return tuple(line for line in contents("*.h") if "cuda" not in (name := line.split()[0]) and "bindings" not in name)
 
 
 def _parts(ending: str, part: str | None) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
-"""A convolution of each channel by itself, whose kernel learns.
+"""A convolution of each channel by itself.
 
-cuDNN computes the gradient of such a kernel in float32 slowly, where maps lie channels last: a third of PFT's training
-step on an H100. Everything else about these convolutions is PyTorch's.
+Where maps lie channels last, cuDNN's kernels reach a tenth of what the memory of an H100 allows, and its gradient of a
+kernel in float32 a hundredth. Kernels of this project serve there: ops/csrc/depthwise_cuda.cu.
 
 Shapes: B images, H W pixels, C channels, K side of the kernel, odd.
 """
@@ -25,7 +25,7 @@ from utils.devices import types_here
 from utils.errors import InputError
 
 SIDES = (3, 5, 7)
-"""Sides of kernels that the compiled gradient is made for."""
+"""Sides of kernels that the compiled convolution is made for."""
 
 
 class DepthwiseArguments(NamedTuple):
@@ -41,8 +41,16 @@ class DepthwiseCall(NamedTuple):
 
     device: str
     dtype: torch.dtype = torch.float32
-    learns: bool = True
     side: int = 3
+
+
+class ConvolveArguments(NamedTuple):
+    """The arguments of the compiled convolution."""
+
+    x: Tensor  # [B, H, W, C]
+    weight: Tensor  # [C, 1, K, K]
+    bias: Tensor | None  # [C]
+    turned: bool  # the kernel is, by 180 degrees: the gradient of x out of that of the result
 
 
 class WeightGradientArguments(NamedTuple):
@@ -80,7 +88,6 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, back
     call = DepthwiseCall(
         device,
         dtype=torch.get_autocast_dtype(device) if autocast_is_on(device) else x.dtype,
-        learns=torch.is_grad_enabled() and weight.requires_grad,
         side=side,
     )
     return DEPTHWISE.choose(call, backend).run(DepthwiseArguments(x, weight, bias))
@@ -94,18 +101,24 @@ def reference_depthwise(arguments: DepthwiseArguments) -> Tensor:
 
 
 def native_depthwise(arguments: DepthwiseArguments) -> Tensor:
-    """[B, H, W, C], by PyTorch's convolution, with the gradient of ops/csrc/depthwise_cuda.cu."""
-    out: Tensor = _WithGradient.apply(*arguments)  # type: ignore[no-untyped-call]
+    """[B, H, W, C], by the kernels of ops/csrc/depthwise_cuda.cu."""
+    device = arguments.x.device.type
+    if autocast_is_on(device):
+        dtype = torch.get_autocast_dtype(device)
+        x, weight, bias = arguments
+        arguments = DepthwiseArguments(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    out: Tensor = _Convolution.apply(*arguments)  # type: ignore[no-untyped-call]
     return out
 
 
-class _WithGradient(torch.autograd.Function):
-    """The reference, differentiated by hand."""
+class _Convolution(torch.autograd.Function):
+    """The compiled convolution, differentiated by itself."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return reference_depthwise(DepthwiseArguments(x, weight, bias))
+        out: Tensor = torch.ops.focalsr.depthwise_convolve(x, weight, bias, False)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -115,13 +128,14 @@ class _WithGradient(torch.autograd.Function):
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         d_x = d_weight = d_bias = None
         if wants_x:
-            images = (tensor.permute(0, 3, 1, 2) for tensor in (grad, x))  # [B, C, H, W]
-            d_x, _, _ = torch.ops.aten.convolution_backward(
-                *images, weight, None, [1, 1], [radius, radius], [1, 1], False, [0, 0], C, [True, False, False]
-            )
-            d_x = d_x.permute(0, 2, 3, 1)
-        if wants_weight:
+            d_x = torch.ops.focalsr.depthwise_convolve(grad, weight, None, True)
+        if wants_weight and x.dtype == torch.float32:
             d_weight = torch.ops.focalsr.depthwise_weight_gradient(x, grad, weight.shape[-1])
+        elif wants_weight:  # cuDNN's is fast enough in half precision
+            images = (tensor.permute(0, 3, 1, 2) for tensor in (grad, x))  # [B, C, H, W]
+            _, d_weight, _ = torch.ops.aten.convolution_backward(
+                *images, weight, None, [1, 1], [radius, radius], [1, 1], False, [0, 0], C, [False, True, False]
+            )
         if wants_bias:
             d_bias = grad.sum((0, 1, 2))
         return d_x, d_weight, d_bias
@@ -130,12 +144,10 @@ class _WithGradient(torch.autograd.Function):
 def _refusal(call: DepthwiseCall) -> str | None:
     if (elsewhere := only_on(call.device, "cuda")) is not None:
         return elsewhere
-    if not call.learns:
-        return "it is the gradient of a kernel that is compiled, and none is wanted"
     if recording():
         return "a graph that is compiled or exported consists of PyTorch's own operators"
-    if call.dtype != torch.float32:
-        return f"cuDNN's gradient in {str(call.dtype).removeprefix('torch.')} is fast enough"
+    if call.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"its kernels know no {str(call.dtype).removeprefix('torch.')}"
     if call.side not in SIDES:
         return f"its kernels are for sides of {', '.join(map(str, SIDES))}, and this one is {call.side}"
     return None
@@ -143,9 +155,7 @@ def _refusal(call: DepthwiseCall) -> str | None:
 
 def _examples() -> Mapping[str, DepthwiseCall]:
     return {
-        f"{device}, {name}": DepthwiseCall(device, learns=learns)
-        for device in types_here()
-        for name, learns in (("evaluation", False), ("training", True))
+        f"{device}, kernels of {side}": DepthwiseCall(device, side=side) for device in types_here() for side in (3, 9)
     }
 
 
@@ -156,7 +166,7 @@ DEPTHWISE: Operator[DepthwiseCall, Callable[[DepthwiseArguments], Tensor]] = Ope
             NATIVE,
             native_depthwise,
             refusal=_refusal,
-            merit="the gradient of its kernel by a compiled kernel of this project",
+            merit="compiled kernels of this project for channels that lie last",
             missing=lambda call: build.cuda_extension("depthwise"),
         ),
         Backend(
@@ -164,11 +174,19 @@ DEPTHWISE: Operator[DepthwiseCall, Callable[[DepthwiseArguments], Tensor]] = Ope
             reference_depthwise,
             refusal=lambda call: None,
             merit="PyTorch's convolution, which serves every call",
-            shortfall="in float32 on CUDA the gradient of its kernel is slow",
+            shortfall="cuDNN is slow where channels lie last, most of all at the gradient of the kernel in float32",
         ),
     ),
     examples=_examples,
 )
+
+
+def _fake_convolve(arguments: ConvolveArguments) -> Tensor:
+    return arguments.x.new_empty(arguments.x.shape)
+
+
+def _convolve_flops(sizes: Any) -> int:
+    return int(2 * math.prod(sizes.x) * sizes.weight[-1] ** 2)
 
 
 def _fake(arguments: WeightGradientArguments) -> Tensor:
@@ -181,4 +199,5 @@ def _flops(sizes: Any) -> int:
     return int(2 * math.prod(sizes.x) * sizes.side**2)
 
 
+register("depthwise_convolve", ConvolveArguments, "Tensor", fake=_fake_convolve, flops=_convolve_flops)
 register("depthwise_weight_gradient", WeightGradientArguments, "Tensor", fake=_fake, flops=_flops)

@@ -11,6 +11,7 @@ import functools
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of malloc.h
 _LARGEST = 2**30  # bytes; larger blocks are rare, and returned as before
+_LARGEST_OF_HEAP = 2**25  # bytes; larger blocks have pages of their own, by default
 
 
 def keep_freed_memory() -> bool:
@@ -26,6 +27,20 @@ def keep_freed_memory() -> bool:
     if not library.mallopt(_MMAP_THRESHOLD, _LARGEST) and not library.mallopt(_MMAP_MAX, 0):
         return False
     return bool(library.mallopt(_TRIM_THRESHOLD, -1))
+
+
+def return_freed_memory() -> bool:
+    """The end of :func:`keep_freed_memory`: what is freed goes back as it does in processes that never called it.
+
+    That is how glibc has set itself once blocks of 32 MB were freed; whether the C library can.
+    """
+    library = _glibc()
+    if library is None or not library.mallopt(_MMAP_THRESHOLD, _LARGEST_OF_HEAP):
+        return False
+    library.mallopt(_MMAP_MAX, 65536)
+    library.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_OF_HEAP)
+    library.malloc_trim(0)
+    return True
 
 
 def give_freed_memory_back() -> None:

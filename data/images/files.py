@@ -23,6 +23,7 @@ from data.images.head import check_pixels
 from data.images.integrity import DAMAGE_ERRORS, damage, png_size
 from data.images.kinds import PICTURE_KINDS, PICTURE_SUFFIXES, Kind, advice, kind_of, kind_of_bytes, kind_of_name
 from data.images.png import still
+from utils.devices import CPU
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.log import get_logger
@@ -382,5 +383,7 @@ def to_levels(tensor: Tensor) -> Tensor:
         tensor = tensor[0]
     if tensor.ndim != 3:
         raise ValueError(f"to_uint8: expected one image [C,H,W] or [1,C,H,W], got {list(tensor.shape)}")
-    levels = tensor.detach().to(torch.float32).clamp(0, 1).mul(255).round()  # torch rounds half to even
-    return levels.to(torch.uint8).permute(1, 2, 0).contiguous()
+    levels = tensor.detach().to(torch.float32).clamp(0, 1).mul_(255).round_().to(torch.uint8)  # halves to even
+    if levels.device != CPU:
+        return levels.permute(1, 2, 0).contiguous()
+    return torch.from_numpy(cv2.merge(list(levels.numpy()))).view(*levels.shape[1:], levels.shape[0])  # a tenth of that

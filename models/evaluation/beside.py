@@ -17,26 +17,25 @@ Result = TypeVar("Result")
 
 
 class Beside:
-    """Runs functions in one thread, in their order; without a thread, at once.
+    """Runs functions in one thread, in their order.
 
     Args:
-        pool: of one thread.
+        measures: whether :meth:`start` uses the thread, and not only :meth:`ahead`.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor | None) -> None:
-        self.pool = pool
+    def __init__(self, *, measures: bool) -> None:
+        self.measures = measures
+        self._pool = ThreadPoolExecutor(1, "beside")
+        without_threads_of_its_own(self._pool)
 
     @classmethod
     def of(cls, device: torch.device) -> Beside:
-        """A thread where the network runs on the host.
+        """The thread for a network on a device.
 
-        A device that works while the host goes on would make the thread wait for all that the network has been given.
+        One that works while the host goes on would make the thread wait for all that the network has been given, so
+        that it only reads there.
         """
-        if abilities(device).asynchronous:
-            return cls(None)
-        pool = ThreadPoolExecutor(1, "beside")
-        without_threads_of_its_own(pool)
-        return cls(pool)
+        return cls(measures=not abilities(device).asynchronous)
 
     def __enter__(self) -> Beside:
         return self
@@ -44,26 +43,21 @@ class Beside:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
 
     def start(self, function: Callable[P, Result], *arguments: P.args, **named: P.kwargs) -> Callable[[], Result]:
         """Begin a call; what is returned gives its result, or raises what it has raised."""
-        if self.pool is not None:
-            return self.pool.submit(function, *arguments, **named).result
+        if self.measures:
+            return self._pool.submit(function, *arguments, **named).result
         result = function(*arguments, **named)
         return lambda: result
 
     def ahead(self, function: Callable[[int], Result], numbers: Sequence[int]) -> Iterator[Callable[[], Result]]:
         """A call for each number, the next one begun when one is taken."""
-        if self.pool is None:
-            for number in numbers:
-                yield lambda number=number: function(number)  # type: ignore[misc]  # called before the next
-            return
-        waiting = [self.start(function, number) for number in numbers[:1]]
+        waiting = [self._pool.submit(function, number) for number in numbers[:1]]
         for following in [*numbers[1:], None]:
             reading = waiting.pop() if waiting else None
             if following is not None:
-                waiting.append(self.start(function, following))
+                waiting.append(self._pool.submit(function, following))
             if reading is not None:
-                yield reading
+                yield reading.result

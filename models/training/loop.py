@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 from config.command import Command
 from config.schema import TrainOptions
@@ -148,7 +149,7 @@ def _next_batch(run: Run, state: TrainState, guard: FiniteGuard, meter: Meter, b
     """
     training = run.options.train_dataset
     try:
-        with memory_for(f"the batch of iteration {state.step + 1}", data_advice(run.options)):
+        with memory_for(f"the batch of iteration {state.step + 1}", partial(data_advice, run.options)):
             return meter.next_of(batches)
     except InputError as error:
         if not isinstance(training, PatchOptions) or training.on_error == "skip":
@@ -175,7 +176,8 @@ def _iterate(run: Run, state: TrainState, batch: Batch) -> StepResult:
     """
     what = f"iteration {state.step + 1} on {state.device}, {of_batch(run.options, batch)}"
     # Dropout has drawn for the iteration, which the resumed run begins anew.
-    with random_state_before(state.device, FullMemoryError), memory_for(what, batch_advice(run.options)):
+    advice = partial(batch_advice, run.options)  # asked for where memory is full: it looks at the network's arguments
+    with random_state_before(state.device, FullMemoryError), memory_for(what, advice):
         return run.objective.step(state, batch)
 
 

@@ -40,7 +40,7 @@ from models.training.sinks import ImageScoresSink, JsonLinesSink, LogSink, Sink,
 from models.training.state import TrainState
 from models.training.step import AMP
 from models.weights.files import log_loaded
-from utils.devices import abilities, set_tf32
+from utils.devices import abilities, native_precisions, set_tf32
 from utils.errors import InputError
 from utils.log import configure_logging, copied_log, get_logger
 from utils.memory import memory_for
@@ -231,6 +231,9 @@ def describe_run(
     log("optimisers: %s", ", ".join(optimizers))
     for line in objective.summary():
         log("%s", line)
+    if options.train.amp == "bf16" and "bf16" not in native_precisions(state.device):
+        processor = "this CPU" if abilities(state.device).in_main_memory else f"the device {state.device}"
+        log("train.amp: bf16: %s has no bfloat16 arithmetic; iterations take longer than in float32", processor)
     for player in state.players.values():
         if player.start is not None:
             log_loaded(player.start)

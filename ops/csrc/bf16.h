@@ -96,6 +96,12 @@ FOCALSR_INLINE Pairs rounded(Floats low, Floats high) {
 #endif
 }
 
+// 16 pairs: a number of each vector.
+FOCALSR_INLINE Pairs paired(Floats first, Floats second) {
+  const Pairs low = __builtin_convertvector(rounded(first), Pairs);
+  return low | __builtin_convertvector(rounded(second), Pairs) << 16;
+}
+
 FOCALSR_INLINE Pairs pair_everywhere(const uint16_t* at) {
   uint32_t pair;
   std::memcpy(&pair, at, sizeof pair);
@@ -138,16 +144,21 @@ FOCALSR_INLINE Floats power_of_two(Floats x) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// c = a b: a [rows, 2 * pairs] numbers, `a_row` from one to the next; b [pairs, columns], `b_row` pairs from one to the
-// next; c [rows, columns]. `rows` and `columns` are multiples of 16.
+// c = a b, or c += a b where `add` says so: a [rows, 2 * pairs] numbers, `a_row` from one to the next; b [pairs,
+// columns], `b_row` pairs from one to the next; c [rows, columns]. `rows` and `columns` are multiples of 16.
 
 namespace detail {
 
 template <int V>
 FOCALSR_INLINE void panel(
-    const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t pairs) {
+    const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t pairs,
+    bool add) {
   constexpr int R = 8;
-  Floats sum[R][V] = {};
+  Floats sum[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sum[r][v] = add ? load(c + r * c_row + v * kLanes) : Floats{};
   for (int64_t k = 0; k < pairs; ++k) {
     Pairs right[V];
 #pragma GCC unroll 2
@@ -167,14 +178,14 @@ FOCALSR_INLINE void panel(
 
 inline void product_by_vectors(
     const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t rows,
-    int64_t columns, int64_t pairs) {
+    int64_t columns, int64_t pairs, bool add) {
   int64_t column = 0;
   for (; column + 2 * kLanes <= columns; column += 2 * kLanes)
     for (int64_t r = 0; r < rows; r += 8)
-      panel<2>(a + r * a_row, a_row, b + column, b_row, c + r * c_row + column, c_row, pairs);
+      panel<2>(a + r * a_row, a_row, b + column, b_row, c + r * c_row + column, c_row, pairs, add);
   for (; column < columns; column += kLanes)
     for (int64_t r = 0; r < rows; r += 8)
-      panel<1>(a + r * a_row, a_row, b + column, b_row, c + r * c_row + column, c_row, pairs);
+      panel<1>(a + r * a_row, a_row, b + column, b_row, c + r * c_row + column, c_row, pairs, add);
 }
 
 }  // namespace detail
@@ -193,12 +204,20 @@ namespace detail {
 // R x V tiles of c, 16 x 16 each. Compilers do not know that loads and stores of tiles touch memory.
 template <int R, int V>
 inline void tiles(
-    const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t pairs) {
+    const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t pairs,
+    bool add) {
   asm volatile("" ::: "memory");
-  _tile_zero(0);
-  if constexpr (V > 1) _tile_zero(1);
-  if constexpr (R > 1) _tile_zero(2);
-  if constexpr (R > 1 && V > 1) _tile_zero(3);
+  if (add) {
+    _tile_loadd(0, c, 4 * c_row);
+    if constexpr (V > 1) _tile_loadd(1, c + kTile, 4 * c_row);
+    if constexpr (R > 1) _tile_loadd(2, c + kTile * c_row, 4 * c_row);
+    if constexpr (R > 1 && V > 1) _tile_loadd(3, c + kTile * c_row + kTile, 4 * c_row);
+  } else {
+    _tile_zero(0);
+    if constexpr (V > 1) _tile_zero(1);
+    if constexpr (R > 1) _tile_zero(2);
+    if constexpr (R > 1 && V > 1) _tile_zero(3);
+  }
   for (int64_t k = 0; k < pairs; k += kPairStep) {
     _tile_loadd(4, a + 2 * k, 2 * a_row);
     if constexpr (R > 1) _tile_loadd(5, a + kTile * a_row + 2 * k, 2 * a_row);
@@ -218,7 +237,7 @@ inline void tiles(
 
 inline void product_by_tiles(
     const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t rows,
-    int64_t columns, int64_t pairs) {
+    int64_t columns, int64_t pairs, bool add) {
   int64_t r = 0;
   for (int64_t height; r < rows; r += height) {
     height = std::min<int64_t>(rows - r, 2 * kTile);
@@ -226,7 +245,7 @@ inline void product_by_tiles(
       width = std::min<int64_t>(columns - column, 2 * kTile);
       const auto multiply = height == kTile ? (width == kTile ? tiles<1, 1> : tiles<1, 2>)
                                             : (width == kTile ? tiles<2, 1> : tiles<2, 2>);
-      multiply(a + r * a_row, a_row, b + column, b_row, c + r * c_row + column, c_row, pairs);
+      multiply(a + r * a_row, a_row, b + column, b_row, c + r * c_row + column, c_row, pairs, add);
     }
   }
 }
@@ -257,9 +276,9 @@ class Multiplier {
 
   void product(
       const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t rows,
-      int64_t columns, int64_t pairs) const {
+      int64_t columns, int64_t pairs, bool add = false) const {
     const auto multiply = tiles_ ? detail::product_by_tiles : detail::product_by_vectors;
-    multiply(a, a_row, b, b_row, c, c_row, rows, columns, pairs);
+    multiply(a, a_row, b, b_row, c, c_row, rows, columns, pairs, add);
   }
 
  private:
@@ -274,8 +293,8 @@ class Multiplier {
   int64_t padded(int64_t pairs) const { return pairs; }
   void product(
       const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t rows,
-      int64_t columns, int64_t pairs) const {
-    detail::product_by_vectors(a, a_row, b, b_row, c, c_row, rows, columns, pairs);
+      int64_t columns, int64_t pairs, bool add = false) const {
+    detail::product_by_vectors(a, a_row, b, b_row, c, c_row, rows, columns, pairs, add);
   }
 };
 

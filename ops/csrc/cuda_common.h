@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda_types.h"
+
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -65,23 +67,87 @@ __device__ inline int checked(I entry, int64_t keys) {
   return entry >= 0 && static_cast<int64_t>(entry) < keys ? static_cast<int>(entry) : -1;
 }
 
-// Runs a kernel with so many warps (or blocks of `threads`), and says what the launch answered: 0 is success.
+// What blocks may share on this device, and its multiprocessors.
+struct Device {
+  int bytes, processors;
+};
+inline Device this_device() {
+#ifdef __CUDACC__
+  int device = 0, bytes = 0, processors = 1;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+  return {known ? bytes : 0, processors};
+#else
+  return {emulate::shared_limit, 1};
+#endif
+}
+
+// The bytes that a launch gave to each block.
+__device__ inline char* shared_bytes() {
+#ifdef __CUDACC__
+  extern __shared__ uint4 given[];
+  return reinterpret_cast<char*>(given);
+#else
+  return emulate::shared.data();
+#endif
+}
+
+// Runs a kernel with so many warps, or blocks of `threads` that share `bytes` beside what the kernel declares, and says
+// what the launch answered: 0 is success.
 template <class... Parameters, class... Arguments>
-int launch_blocks(void (*kernel)(Parameters...), int64_t blocks, int threads, void* stream, Arguments... arguments) {
+int launch_sharing(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t bytes, void* stream,
+                   Arguments... arguments) {
   if (blocks == 0) return 0;
   if (blocks > 0x7fffffff) return static_cast<int>(cudaErrorInvalidConfiguration);
 #ifdef __CUDACC__
-  kernel<<<static_cast<unsigned>(blocks), threads, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
+  if (bytes > 0) {
+    const auto limit = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    const cudaError_t error = cudaFuncSetAttribute(kernel, limit, static_cast<int>(bytes));
+    if (error != cudaSuccess) return static_cast<int>(error);
+  }
+  const auto size = static_cast<size_t>(bytes);
+  kernel<<<static_cast<unsigned>(blocks), threads, size, static_cast<cudaStream_t>(stream)>>>(arguments...);
   return static_cast<int>(cudaGetLastError());
 #else
   static_cast<void>(stream);
-  emulate::launch(blocks, threads, [&] { kernel(arguments...); });
+  emulate::launch(blocks, threads, bytes, [&] { kernel(arguments...); });
   return 0;
 #endif
 }
 template <class... Parameters, class... Arguments>
+int launch_blocks(void (*kernel)(Parameters...), int64_t blocks, int threads, void* stream, Arguments... arguments) {
+  return launch_sharing(kernel, blocks, threads, 0, stream, arguments...);
+}
+template <class... Parameters, class... Arguments>
 int launch_warps(void (*kernel)(Parameters...), int64_t warps, void* stream, Arguments... arguments) {
   return launch_blocks(kernel, (warps + kWarps - 1) / kWarps, kWarp * kWarps, stream, arguments...);
+}
+
+// f(value pointer), and f(value pointer, entry pointer), with null pointers of the types.
+template <class F>
+int by_value(Value value, const F& f) {
+  switch (value) {
+    case Value::kHalf: return f(static_cast<__half*>(nullptr));
+    case Value::kBFloat16: return f(static_cast<__nv_bfloat16*>(nullptr));
+    default: return f(static_cast<float*>(nullptr));
+  }
+}
+template <class F>
+int by_types(Types types, const F& f) {
+  return by_value(types.value, [&](auto* value) {
+    return types.entry == Entry::kShort ? f(value, static_cast<int16_t*>(nullptr))
+                                        : f(value, static_cast<int32_t*>(nullptr));
+  });
+}
+
+template <class T, class U>
+T* as(T*, U* pointer) {
+  return static_cast<T*>(pointer);
+}
+template <class T>
+const T* as(T*, const void* pointer) {
+  return static_cast<const T*>(pointer);
 }
 
 }  // namespace gpu

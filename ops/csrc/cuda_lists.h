@@ -16,15 +16,23 @@ namespace gpu {
 
 constexpr int kHeld = 4;
 
+// Rows in device memory, of `width` values.
+template <class T>
+struct FarRows {
+  const T* data;
+  int64_t width;
+  __device__ const T* operator()(int row) const { return data + row * width; }
+};
+
 inline int lanes_per_key(int64_t pieces) {
   int lanes = 1;
   while (lanes < kWarp && kHeld * lanes < pieces) lanes *= 2;
   return lanes;
 }
 
-// sink(k, <query, keys[key(k)]>) for k < count, each by one lane, which also asks for the key; -1 gives 0.
-template <class T, class Key, class Sink>
-__device__ void listed_dot(const T* query, const T* keys, int64_t width, int64_t count, int lane, int lanes,
+// sink(k, <query, keys(key(k))>) for k < count, each by one lane, which also asks for the key; -1 gives 0.
+template <class T, class Rows, class Key, class Sink>
+__device__ void listed_dot(const T* query, const Rows& keys, int64_t width, int64_t count, int lane, int lanes,
                            const Key& key_of, const Sink& sink) {
   const int pieces = static_cast<int>(width / kPiece<T>);
   const int sub = lane % lanes, group = lane / lanes, groups = kWarp / lanes;
@@ -46,11 +54,12 @@ __device__ void listed_dot(const T* query, const T* keys, int64_t width, int64_t
           }
         }
         if (key < 0) continue;
+        const T* const row = keys(key);
 #pragma unroll
         for (int j = 0; j < kHeld; ++j) {
           const int piece = first + j * lanes + sub;
           if (piece >= pieces) continue;
-          const Piece<T> part(keys + key * width + piece * kPiece<T>);
+          const Piece<T> part(row + piece * kPiece<T>);
 #pragma unroll
           for (int i = 0; i < kPiece<T>; ++i) sum += q[j][i] * part[i];
         }
@@ -64,18 +73,24 @@ __device__ void listed_dot(const T* query, const T* keys, int64_t width, int64_t
   }
 }
 
+template <class T, class Key, class Sink>
+__device__ void listed_dot(const T* query, const T* keys, int64_t width, int64_t count, int lane, int lanes,
+                           const Key& key_of, const Sink& sink) {
+  listed_dot<T>(query, FarRows<T>{keys, width}, width, count, lane, lanes, key_of, sink);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Weighted sums of listed rows: the pieces of a row lie beside each other in the warp, as many rows at once as fit
 
 // `slot(k, &row, &weight)` gives entry k of a list; row -1 counts nothing. Writes C channels.
-template <class T, class Slot>
-__device__ void listed_sum(const Slot& slot, int64_t count, const T* rows, ListShape s, int lane, T* out,
+template <class T, class Slot, class Rows>
+__device__ void listed_sum(const Slot& slot, int64_t count, const Rows& rows, ListShape s, int lane, T* out,
                            float factor = 1) {
   const int pieces = static_cast<int>(s.W / kPiece<T>);
   for (int first = 0; first < pieces; first += kWarp) {
     const int here = pieces - first < kWarp ? pieces - first : kWarp;
     const int group = lane / here, groups = kWarp / here;
-    const int64_t start = static_cast<int64_t>(first + lane % here) * kPiece<T>;  // my channels
+    const int start = (first + lane % here) * kPiece<T>;  // my channels
     float sum[kPiece<T>] = {};
     for (int64_t base = 0; base < count; base += kWarp) {
       const int many = static_cast<int>(count - base < kWarp ? count - base : kWarp);
@@ -87,7 +102,7 @@ __device__ void listed_sum(const Slot& slot, int64_t count, const T* rows, ListS
         const int row = __shfl_sync(kAll, mine, at % kWarp);
         const float w = __shfl_sync(kAll, weight, at % kWarp);
         if (group >= groups || at >= many || row < 0) continue;
-        const Piece<T> part(rows + row * s.W + start);
+        const Piece<T> part(rows(row) + start);
 #pragma unroll
         for (int i = 0; i < kPiece<T>; ++i) sum[i] += w * part[i];
       }
@@ -102,6 +117,12 @@ __device__ void listed_sum(const Slot& slot, int64_t count, const T* rows, ListS
       if (group == 0 && start + i < s.C) out[start + i] = from_float<T>(factor * total);
     }
   }
+}
+
+template <class T, class Slot>
+__device__ void listed_sum(const Slot& slot, int64_t count, const T* rows, ListShape s, int lane, T* out,
+                           float factor = 1) {
+  listed_sum<T>(slot, count, FarRows<T>{rows, s.W}, s, lane, out, factor);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -230,34 +251,6 @@ int transpose_lists(const I* index, ListShape s, const Transposed& t, void* stre
   if (error == 0) error = launch_blocks(start_kernel, s.B, kWarp * kWarps, stream, s, t);
   if (error == 0) error = launch_warps(fill_kernel<I>, s.B * t.segments, stream, index, s, t);
   return error;
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-
-// f(value pointer), and f(value pointer, entry pointer), with null pointers of the types.
-template <class F>
-int by_value(Value value, const F& f) {
-  switch (value) {
-    case Value::kHalf: return f(static_cast<__half*>(nullptr));
-    case Value::kBFloat16: return f(static_cast<__nv_bfloat16*>(nullptr));
-    default: return f(static_cast<float*>(nullptr));
-  }
-}
-template <class F>
-int by_types(Types types, const F& f) {
-  return by_value(types.value, [&](auto* value) {
-    return types.entry == Entry::kShort ? f(value, static_cast<int16_t*>(nullptr))
-                                        : f(value, static_cast<int32_t*>(nullptr));
-  });
-}
-
-template <class T, class U>
-T* as(T*, U* pointer) {
-  return static_cast<T*>(pointer);
-}
-template <class T>
-const T* as(T*, const void* pointer) {
-  return static_cast<const T*>(pointer);
 }
 
 }  // namespace gpu

@@ -2,7 +2,7 @@
 // largest, sums by key, and the gradient of the table. Shapes as in focus_cuda.h.
 #pragma once
 
-#include "cuda_lists.h"
+#include "cuda_scatter.h"
 #include "focus_cuda.h"
 
 namespace focalsr {

@@ -3,6 +3,7 @@
 // Shapes: as in window_cpu.cpp.
 #pragma once
 
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
@@ -118,5 +119,40 @@ struct Additive {
   std::vector<A> largest_;
   int64_t images_windows_ = 0;
 };
+
+// The gradients of all windows, in `slices` runs; each (slice, head) is one task, which sums its part of the bias
+// gradient [h, N, M] in order. `make` makes what a task works with: run(window, head, its sum or null).
+template <class A, class Make>
+void in_slices(const Sizes& s, A* d_bias, Make&& make) {
+  constexpr int64_t kTasks = 64;                      // if there are so many windows and heads
+  constexpr int64_t kPartialBytes = 64 * 1024 * 1024;  // of the partial sums
+  const int64_t pairs = s.queries * s.keys;
+  int64_t slices = s.windows;
+  if (d_bias != nullptr) {
+    const int64_t fitting = kPartialBytes / std::max<int64_t>(1, s.heads * pairs * sizeof(A));
+    slices = std::min(s.windows, std::max<int64_t>(1, std::min(fitting, (kTasks + s.heads - 1) / s.heads)));
+  }
+  // The first slice adds to the result itself.
+  const int64_t others = d_bias == nullptr ? 0 : std::max<int64_t>(0, slices - 1) * s.heads * pairs;
+  const Buffer<A> partial(others);
+  std::fill_n(partial.get(), others, A(0));
+  at::parallel_for(0, slices * s.heads, 1, [&](int64_t begin, int64_t end) {
+    auto work = make();
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t slice = task / s.heads, head = task % s.heads;
+      A* sum = nullptr;
+      if (d_bias != nullptr)
+        sum = (slice == 0 ? d_bias : partial.get() + (slice - 1) * s.heads * pairs) + head * pairs;
+      for (int64_t w = s.windows * slice / slices; w < s.windows * (slice + 1) / slices; ++w) work.run(w, head, sum);
+    }
+  });
+  if (others == 0) return;
+  at::parallel_for(0, s.heads * pairs, 1 << 15, [&](int64_t begin, int64_t end) {
+    for (int64_t slice = 1; slice < slices; ++slice) {
+      const A* from = partial.get() + (slice - 1) * s.heads * pairs;
+      for (int64_t i = begin; i < end; ++i) d_bias[i] += from[i];
+    }
+  });
+}
 
 }  // namespace focalsr

@@ -112,6 +112,19 @@ float weights_of(float* row, float scale, const Added* added, int64_t keys, uint
   return 1.0f / sum_of_lanes(sum);
 }
 
+// Numbers times a factor -> a token, `step` from one of its channels to the next.
+inline void write_row(const float* from, float factor, int64_t width, int64_t step, uint16_t* to) {
+  for (int64_t c = 0; c < width; c += kLanes) {
+    const Halves result = rounded(load(from + c) * all(factor));
+    const int64_t count = std::min(kLanes, width - c);
+    if (count == kLanes && step == 1) {
+      std::memcpy(to + c, &result, sizeof result);
+    } else {
+      for (int64_t i = 0; i < count; ++i) to[(c + i) * step] = result[i];
+    }
+  }
+}
+
 // What a task needs beside its operands, and the work on one block of rows.
 class Forward {
  public:
@@ -155,7 +168,9 @@ class Forward {
     multiplier_.product(
         weights_.get(), weight_step_, values_.get(), v_step_, results_.get(), v_step_, padded_rows, v_step_,
         s_.padded_keys / 2);
-    for (int64_t r = 0; r < rows; ++r) write(results_.get() + r * v_step_, norms[r], to, to.at(window, head, first + r));
+    for (int64_t r = 0; r < rows; ++r)
+      write_row(
+          results_.get() + r * v_step_, norms[r], s_.value_width, to.channel, to.at(window, head, first + r));
   }
 
  private:
@@ -171,18 +186,6 @@ class Forward {
         added_[m] += bits<float>(static_cast<uint32_t>(bias_row(head, query)[m]) << 16);
     std::fill(added_.get() + s_.keys, added_.get() + s_.padded_keys, -std::numeric_limits<float>::infinity());
     return added_.get();
-  }
-
-  void write(const float* from, float norm, const View<uint16_t>& view, uint16_t* to) const {
-    for (int64_t e = 0; e < s_.value_width; e += kLanes) {
-      const Halves result = rounded(load(from + e) * all(norm));
-      const int64_t count = std::min(kLanes, s_.value_width - e);
-      if (count == kLanes && view.channel == 1) {
-        std::memcpy(to + e, &result, sizeof result);
-      } else {
-        for (int64_t i = 0; i < count; ++i) to[(e + i) * view.channel] = result[i];
-      }
-    }
   }
 
   const Additive<float>& additive_;

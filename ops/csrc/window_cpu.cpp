@@ -21,13 +21,12 @@
 #include "types.h"
 #include "window.h"
 #include "window_bf16.h"
+#include "window_bf16_backward.h"
 
 namespace focalsr {
 namespace {
 
-constexpr int64_t kBlockBytes = 96 * 1024;          // of one block of logits
-constexpr int64_t kTasks = 64;                      // of the backward pass, if there are so many windows and heads
-constexpr int64_t kPartialBytes = 64 * 1024 * 1024;  // of the partial sums of the bias gradient
+constexpr int64_t kBlockBytes = 96 * 1024;  // of one block of logits
 
 template <class A>
 Sizes sizes_of(const Tensor& q, const Tensor& k, const Tensor& v) {
@@ -175,25 +174,25 @@ void forward(
   });
 }
 
+// Operands of the backward pass, and where the gradients go.
 template <class T>
 struct Gradients {
-  View<T> q, k, v;
+  View<T> q, k, v, grad, to_q, to_k, to_v;
 };
 
 // The gradients of one window and head; what the bias gets, [N, M], is added to `d_bias` if there is one.
 template <class A, class T>
 class Backward {
  public:
-  Backward(const Additive<A>& additive, A scale)
-      : additive_(additive), s_(additive.s), scale_(scale), q_step_(padded<A>(s_.width)),
+  Backward(const Additive<A>& additive, A scale, const Gradients<T>& of)
+      : additive_(additive), s_(additive.s), of_(of), scale_(scale), q_step_(padded<A>(s_.width)),
         v_step_(padded<A>(s_.value_width)), k_columns_(s_.width * s_.step),
         v_columns_(s_.value_width * s_.step), k_rows_(s_.keys * q_step_), d_k_(s_.keys * q_step_),
         d_v_(s_.keys * v_step_), q_(s_.rows * q_step_), grad_(s_.rows * v_step_), d_q_(s_.rows * q_step_),
         weights_(s_.rows * s_.step), d_logits_(s_.rows * s_.step) {}
 
-  void run(
-      const View<T>& q, const View<T>& k, const View<T>& v, const View<T>& grad, int64_t window, int64_t head,
-      const Gradients<T>& to, A* d_bias) {
+  void run(int64_t window, int64_t head, A* d_bias) {
+    const auto& [q, k, v, grad, to_q, to_k, to_v] = of_;
     pack_columns<A>(k.at(window, head, 0), k.token, k.channel, s_.keys, s_.width, k_columns_.get(), s_.step);
     pack_rows<A>(k.at(window, head, 0), k.token, k.channel, s_.keys, s_.width, k_rows_.get());
     pack_columns<A>(v.at(window, head, 0), v.token, v.channel, s_.keys, s_.value_width, v_columns_.get(), s_.step);
@@ -206,10 +205,10 @@ class Backward {
       block(window, head, first, rows);
       if (d_bias != nullptr) add_bias(first, rows, d_bias);
       scale_rows<A>(d_q_.get(), rows * q_step_, scale_);
-      write(d_q_.get(), q_step_, rows, s_.width, to.q, window, head, first);
+      write(d_q_.get(), q_step_, rows, s_.width, to_q, window, head, first);
     }
-    write(d_k_.get(), q_step_, s_.keys, s_.width, to.k, window, head, 0);
-    write(d_v_.get(), v_step_, s_.keys, s_.value_width, to.v, window, head, 0);
+    write(d_k_.get(), q_step_, s_.keys, s_.width, to_k, window, head, 0);
+    write(d_v_.get(), v_step_, s_.keys, s_.value_width, to_v, window, head, 0);
   }
 
  private:
@@ -263,49 +262,22 @@ class Backward {
 
   const Additive<A>& additive_;
   const Sizes& s_;
+  const Gradients<T>& of_;
   const A scale_;
   A key_length_ = 0;
   const int64_t q_step_, v_step_;
   const Buffer<A> k_columns_, v_columns_, k_rows_, d_k_, d_v_, q_, grad_, d_q_, weights_, d_logits_;
 };
 
-// Windows in `slices` runs; each (slice, head) is one task, which sums its part of the bias gradient in order.
 template <class A, class T>
 void backward(
     const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
     const OptionalTensor& mask, double scale, const Tensor& d_q, const Tensor& d_k, const Tensor& d_v, A* d_bias) {
   const Sizes s = sizes_of<A>(q, k, v);
   const Additive<A> additive(bias, mask, s, true);
-  const View<T> from_q(q), from_k(k), from_v(v), from_grad(grad);
-  const Gradients<T> to{View<T>(d_q), View<T>(d_k), View<T>(d_v)};
-  const int64_t pairs = s.queries * s.keys;
-  int64_t slices = s.windows;
-  if (d_bias != nullptr) {
-    const int64_t fitting = kPartialBytes / std::max<int64_t>(1, s.heads * pairs * sizeof(A));
-    slices = std::min(s.windows, std::max<int64_t>(1, std::min(fitting, (kTasks + s.heads - 1) / s.heads)));
-  }
-  // The first slice adds to the result itself.
-  const int64_t others = d_bias == nullptr ? 0 : std::max<int64_t>(0, slices - 1) * s.heads * pairs;
-  const Buffer<A> partial(others);
-  std::fill_n(partial.get(), others, A(0));
-  at::parallel_for(0, slices * s.heads, 1, [&](int64_t begin, int64_t end) {
-    Backward<A, T> work(additive, static_cast<A>(scale));
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t slice = task / s.heads, head = task % s.heads;
-      A* sum = nullptr;
-      if (d_bias != nullptr)
-        sum = (slice == 0 ? d_bias : partial.get() + (slice - 1) * s.heads * pairs) + head * pairs;
-      for (int64_t w = s.windows * slice / slices; w < s.windows * (slice + 1) / slices; ++w)
-        work.run(from_q, from_k, from_v, from_grad, w, head, to, sum);
-    }
-  });
-  if (others == 0) return;
-  at::parallel_for(0, s.heads * pairs, 1 << 15, [&](int64_t begin, int64_t end) {
-    for (int64_t slice = 1; slice < slices; ++slice) {
-      const A* from = partial.get() + (slice - 1) * s.heads * pairs;
-      for (int64_t i = begin; i < end; ++i) d_bias[i] += from[i];
-    }
-  });
+  const Gradients<T> of{View<T>(q),   View<T>(k),   View<T>(v),  View<T>(grad),
+                        View<T>(d_q), View<T>(d_k), View<T>(d_v)};
+  in_slices(s, d_bias, [&] { return Backward<A, T>(additive, static_cast<A>(scale), of); });
 }
 
 at::ScalarType arithmetic(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
@@ -345,22 +317,43 @@ Tensor window_attention(
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
+using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+// Empty gradients of q, k, v, and zeros for the bias.
+FourTensors gradients(const Tensor& q, const Tensor& k, const Tensor& v, bool bias_gradient) {
+  const auto options = q.options().dtype(arithmetic(q.scalar_type()));
+  return {
+      like(q, q.size(2), q.size(3)), like(q, k.size(2), k.size(3)), like(q, v.size(2), v.size(3)),
+      bias_gradient ? at::zeros({q.size(1), q.size(2), k.size(2)}, options) : at::empty({0}, options)};
+}
+
+FourTensors window_attention_bf16_backward(
     const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
     const OptionalTensor& mask, double scale, bool bias_gradient) {
-  const Tensor d_q = like(q, q.size(2), q.size(3)), d_k = like(q, k.size(2), k.size(3));
-  const Tensor d_v = like(q, v.size(2), v.size(3));
-  const auto options = q.options().dtype(arithmetic(q.scalar_type()));
-  const Tensor d_bias =
-      bias_gradient ? at::zeros({q.size(1), q.size(2), k.size(2)}, options) : at::empty({0}, options);
+  TORCH_CHECK(q.scalar_type() == at::kBFloat16, "window_attention_bf16_backward: ", q.scalar_type(), " is not supported");
+  const FourTensors all = gradients(q, k, v, bias_gradient);
+  const auto& [d_q, d_k, d_v, d_bias] = all;
+  float* to = bias_gradient ? d_bias.mutable_data_ptr<float>() : nullptr;
   if (q.size(0) > 0 && q.size(1) > 0)
-    by_type("window_attention", q.scalar_type(), [&](auto a, auto t) {
+    bf16::backward(grad, q, k, v, bias_as(at::kFloat, bias), dense(mask), scale, d_q, d_k, d_v, to);
+  return all;
+}
+
+FourTensors window_attention_backward(
+    const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+    const OptionalTensor& mask, double scale, bool bias_gradient) {
+  if (bf16::kNative && q.scalar_type() == at::kBFloat16)
+    return window_attention_bf16_backward(grad, q, k, v, bias, mask, scale, bias_gradient);
+  const FourTensors all = gradients(q, k, v, bias_gradient);
+  const auto& [d_q, d_k, d_v, d_bias] = all;
+  if (q.size(0) > 0 && q.size(1) > 0)
+    by_type("window_attention", q.scalar_type(), [&, &d_q = d_q, &d_k = d_k, &d_v = d_v, &d_bias = d_bias](auto a, auto t) {
       using A = decltype(a);
-      A* to = bias_gradient ? d_bias.mutable_data_ptr<A>() : nullptr;
+      A* to = bias_gradient ? d_bias.template mutable_data_ptr<A>() : nullptr;
       const OptionalTensor wide = bias_as(arithmetic(q.scalar_type()), bias);
       backward<A, decltype(t)>(grad, q, k, v, wide, dense(mask), scale, d_q, d_k, d_v, to);
     });
-  return {d_q, d_k, d_v, d_bias};
+  return all;
 }
 
 }  // namespace
@@ -369,6 +362,7 @@ TORCH_LIBRARY_IMPL(focalsr, CPU, m) {
   m.impl("window_attention", window_attention);
   m.impl("window_attention_bf16", window_attention_bf16);
   m.impl("window_attention_backward", window_attention_backward);
+  m.impl("window_attention_bf16_backward", window_attention_bf16_backward);
 }
 
 }  // namespace focalsr

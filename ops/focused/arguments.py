@@ -1,4 +1,7 @@
-"""What a layer of focused attention is given, and what it hands on. Shapes as in ops/focused/attention.py."""
+"""What a layer of focused attention is given, and what it hands on; and so for the operators of its kernels.
+
+Shapes as in ops/focused/attention.py.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ops.registration import Written
 from ops.registry import exporting
 from ops.window.region_mask import is_regions
 from utils.errors import InputError
@@ -67,6 +71,81 @@ class FocusArguments(NamedTuple):
 
 FocusFunction = Callable[[FocusArguments], tuple[Tensor, FocusState]]
 """A backend: the sum of values [W, h, N, D] in the type of q, and the state for the next layer."""
+
+
+class Select(NamedTuple):
+    """The arguments of ``focalsr::focus_select``."""
+
+    q: Tensor  # [W, h, N, S], joined and scaled
+    k: Tensor  # [W, h, N, S]
+    v: Tensor  # [W, h, N, D]
+    table: Tensor  # [T, h or 1], float32 at least
+    regions: Tensor | None  # [n, N] uint8
+    window: int
+    topk: int  # K, below N
+
+
+class SelectBackward(NamedTuple):
+    """The arguments of its gradient."""
+
+    grad: Tensor  # [W, h, N, D]
+    grad_logits: Tensor | None  # [W, h, N, K]
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    table: Tensor
+    regions: Tensor | None
+    lists: Tensor  # [W, h, N, K]
+    log_sum: Tensor  # [W, h, N]
+    window: int
+
+
+class Sparse(NamedTuple):
+    """The arguments of ``focalsr::focus_sparse``."""
+
+    q: Tensor  # [W, h, N, D]
+    k: Tensor  # [W, h, N, D]
+    v: Tensor  # [W, h, N, D]
+    table: Tensor  # [T, h or 1], type of the logits
+    logits: Tensor  # [W, h, N, K]
+    lists: Tensor  # [W, h, N, K]
+    window: int
+    topk: int
+    scale: float
+
+
+class SparseInPlace(NamedTuple):
+    """The arguments of ``focalsr::focus_sparse_``: the same, of which logits and lists are overwritten.
+
+    What a window's head keeps comes to lie at the beginning of its part of them. The results are values and log-sums.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    table: Tensor
+    logits: Written
+    lists: Written
+    window: int
+    topk: int
+    scale: float
+
+
+class SparseBackward(NamedTuple):
+    """The arguments of its gradient; without ``new_lists`` the logits are those after the layer."""
+
+    grad: Tensor  # [W, h, N, D]
+    grad_logits: Tensor | None  # of the logits that are kept
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    table: Tensor
+    logits: Tensor
+    lists: Tensor
+    new_lists: Tensor | None  # the list after the layer, where it is shorter
+    log_sum: Tensor
+    window: int
+    scale: float
 
 
 class FocusCall(NamedTuple):

@@ -2,13 +2,13 @@
 
 The backward pass computes weights again from logits or from queries and keys. Layers that select are
 ``focalsr::focus_select``: ops/csrc/focus_select_cpu.cpp, on CUDA focus_select_bindings.cpp and focus_select_cuda.cu.
-Layers whose queries have lists are ``focalsr::focus_sparse``, in files of that name. Shapes as in
-ops/focused/attention.py.
+Layers whose queries have lists are ``focalsr::focus_sparse``, in files of that name. On a GPU layers that select, and
+those with long lists, have the backward pass of ops/focused/dense.py. Shapes as in ops/focused/attention.py.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,89 +19,20 @@ from ops.focused.arguments import (
     FocusCall,
     FocusFunction,
     FocusState,
+    Select,
+    SelectBackward,
+    Sparse,
+    SparseBackward,
+    SparseInPlace,
     joined,
     keeps_all,
     list_dtype,
 )
+from ops.focused.dense import pays, select_gradients, sparse_gradients
 from ops.focused.joined import joined_focus
-from ops.registration import Written, register
+from ops.registration import register
 from ops.registry import NATIVE, Backend, exporting, only_on, recording
 from utils.devices import CPU
-
-
-class Select(NamedTuple):
-    """The arguments of ``focalsr::focus_select``."""
-
-    q: Tensor  # [W, h, N, S], joined and scaled
-    k: Tensor  # [W, h, N, S]
-    v: Tensor  # [W, h, N, D]
-    table: Tensor  # [T, h or 1], float32 at least
-    regions: Tensor | None  # [n, N] uint8
-    window: int
-    topk: int  # K, below N
-
-
-class SelectBackward(NamedTuple):
-    """The arguments of its gradient."""
-
-    grad: Tensor  # [W, h, N, D]
-    grad_logits: Tensor | None  # [W, h, N, K]
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    table: Tensor
-    regions: Tensor | None
-    lists: Tensor  # [W, h, N, K]
-    log_sum: Tensor  # [W, h, N]
-    window: int
-
-
-class Sparse(NamedTuple):
-    """The arguments of ``focalsr::focus_sparse``."""
-
-    q: Tensor  # [W, h, N, D]
-    k: Tensor  # [W, h, N, D]
-    v: Tensor  # [W, h, N, D]
-    table: Tensor  # [T, h or 1], type of the logits
-    logits: Tensor  # [W, h, N, K]
-    lists: Tensor  # [W, h, N, K]
-    window: int
-    topk: int
-    scale: float
-
-
-class SparseInPlace(NamedTuple):
-    """The arguments of ``focalsr::focus_sparse_``: the same, of which logits and lists are overwritten.
-
-    What a window's head keeps comes to lie at the beginning of its part of them. The results are values and log-sums.
-    """
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    table: Tensor
-    logits: Written
-    lists: Written
-    window: int
-    topk: int
-    scale: float
-
-
-class SparseBackward(NamedTuple):
-    """The arguments of its gradient; without ``new_lists`` the logits are those after the layer."""
-
-    grad: Tensor  # [W, h, N, D]
-    grad_logits: Tensor | None  # of the logits that are kept
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    table: Tensor
-    logits: Tensor
-    lists: Tensor
-    new_lists: Tensor | None  # the list after the layer, where it is shorter
-    log_sum: Tensor
-    window: int
-    scale: float
 
 
 def native_focus(arguments: FocusArguments) -> tuple[Tensor, FocusState]:
@@ -216,6 +147,11 @@ def _fake_select_backward(arguments: SelectBackward) -> tuple[Tensor, Tensor, Te
     return d_q, d_k, d_v, _dense_like(arguments.table)
 
 
+def _fake_dense_select_backward(arguments: SelectBackward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d_q, d_k, d_v, d_table = (_dense_like(x) for x in (arguments.q, arguments.k, arguments.v, arguments.table))
+    return d_q, d_k, d_v, d_table
+
+
 def _fake_sparse(arguments: Sparse) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     q, index, topk = arguments.q, arguments.lists, arguments.topk
     length = index.shape[3]
@@ -235,6 +171,11 @@ def _fake_sparse_backward(arguments: SparseBackward) -> tuple[Tensor, Tensor, Te
     return d_q, d_k, d_v, _dense_like(arguments.table), arguments.logits.new_empty(arguments.lists.shape)
 
 
+def _fake_dense_sparse_backward(arguments: SparseBackward) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    d_q, d_k, d_v, d_table = (_dense_like(x) for x in (arguments.q, arguments.k, arguments.v, arguments.table))
+    return d_q, d_k, d_v, d_table, arguments.logits.new_empty(arguments.lists.shape)
+
+
 def _keep_select(ctx: Any, arguments: Select, output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.window, _ = arguments
     _, _, index, log_sum = output
@@ -249,7 +190,9 @@ def _differentiate_select(
     saved = ctx.saved_tensors  # asked for once: activation checkpointing unpacks a tensor no second time
     grad = torch.zeros_like(saved[2]) if grad is None else grad
     arguments = SelectBackward._make((grad, grad_logits, *saved, ctx.window))
-    gradients = torch.ops.focalsr.focus_select_backward(*arguments)
+    dense = pays(arguments.q, arguments.lists, sees_all=True)
+    operator = torch.ops.focalsr.focus_select_backward_dense if dense else torch.ops.focalsr.focus_select_backward
+    gradients = operator(*arguments)
     return (*gradients, None, None, None)
 
 
@@ -269,7 +212,9 @@ def _differentiate_sparse(
     saved = ctx.saved_tensors  # asked for once: activation checkpointing unpacks a tensor no second time
     grad = torch.zeros_like(saved[2]) if grad is None else grad
     arguments = SparseBackward._make((grad, grad_logits, *saved, ctx.window, ctx.scale))
-    gradients = torch.ops.focalsr.focus_sparse_backward(*arguments)
+    dense = pays(arguments.q, arguments.lists, sees_all=False)
+    operator = torch.ops.focalsr.focus_sparse_backward_dense if dense else torch.ops.focalsr.focus_sparse_backward
+    gradients = operator(*arguments)
     return (*gradients, None, None, None, None)
 
 
@@ -297,6 +242,12 @@ def _sparse_backward_flops(sizes: Any) -> int:
     return int(2 * windows * heads * tokens * width * (2 * length + 2 * after + recomputed))
 
 
+def _dense_backward_flops(sizes: Any) -> int:
+    windows, heads, tokens, width = sizes.q
+    recomputed = 1 if isinstance(sizes, SelectBackward) or sizes.new_lists is not None else 0
+    return int(2 * windows * heads * tokens * tokens * ((2 + recomputed) * width + 2 * sizes.v[3]))
+
+
 register(
     "focus_select", Select, "(Tensor out, Tensor logits, Tensor index, Tensor log_sum)",
     fake=_fake_select, flops=_select_flops, keep=_keep_select, differentiate=_differentiate_select,
@@ -316,4 +267,13 @@ register(
 register(
     "focus_sparse_backward", SparseBackward, "(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_table, Tensor d_logits)",
     fake=_fake_sparse_backward, flops=_sparse_backward_flops,
+)  # fmt: skip
+register(
+    "focus_select_backward_dense", SelectBackward, "(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_table)",
+    kernel=select_gradients, fake=_fake_dense_select_backward, flops=_dense_backward_flops,
+)  # fmt: skip
+register(
+    "focus_sparse_backward_dense", SparseBackward,
+    "(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_table, Tensor d_logits)",
+    kernel=sparse_gradients, fake=_fake_dense_sparse_backward, flops=_dense_backward_flops,
 )  # fmt: skip

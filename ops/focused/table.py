@@ -6,6 +6,7 @@ Shapes: w side of a window, N = w * w tokens in it, h heads, T = (2w-1)^2 rows o
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ops.cache import cached_constant
@@ -39,3 +40,24 @@ def dense_bias(table: Tensor, window: int) -> Tensor:
 def expanded_bias(table: Tensor, window: int, heads: int) -> Tensor:
     """The same for all heads, [h, N, N]."""
     return dense_bias(table, window).expand(heads, -1, -1)
+
+
+def pair_sums(pairs: Tensor, window: int) -> Tensor:
+    """Numbers [h, N, N] summed by row of a bias table -> [T, h], in a fixed order.
+
+    Pairs of tokens that are equally far apart lie on diagonals of a square of rows and one of columns. A zero more in
+    each line, and lines that are shorter by one, put a diagonal into a column.
+    """
+    heads, side, across = len(pairs), window, 2 * window - 1
+    by_rows = pairs.view(heads, side, side, side, side).transpose(2, 3).flip(2, 4)  # query's row, key's row, ...
+    by_columns = _diagonal_sums(by_rows.reshape(-1, side, side))  # by how far apart the columns are
+    by_distance = by_columns.view(heads, side, side, across).permute(0, 3, 1, 2)
+    sums = _diagonal_sums(by_distance.reshape(-1, side, side)).view(heads, across, across)
+    return sums.permute(2, 1, 0).reshape(across * across, heads)
+
+
+def _diagonal_sums(squares: Tensor) -> Tensor:
+    """[n, w, w] -> [n, 2w-1]: sums where row and column sum to the same."""
+    count, side, _ = squares.shape
+    padded = F.pad(squares, (0, side)).view(count, -1)[:, : side * (2 * side - 1)]
+    return padded.view(count, side, -1).sum(1)

@@ -29,6 +29,28 @@ class Amv(NamedTuple):
     lists: Tensor  # [B, N, K], the index of the function
 
 
+class QmkBackward(NamedTuple):
+    """The arguments of the gradient of :class:`Qmk`."""
+
+    grad: Tensor  # [B, N, K]
+    q: Tensor
+    k_t: Tensor
+    lists: Tensor
+    wants_q: bool
+    wants_k: bool
+
+
+class AmvBackward(NamedTuple):
+    """The arguments of the gradient of :class:`Amv`."""
+
+    grad: Tensor  # [B, N, C]
+    attn: Tensor
+    v: Tensor
+    lists: Tensor
+    wants_attn: bool
+    wants_v: bool
+
+
 class SmmCall(NamedTuple):
     """What the choice of a backend depends on."""
 

@@ -1,12 +1,12 @@
 """The sparse products by compiled kernels of this project: ops/csrc/smm_cpu.cpp, smm_bindings.cpp and smm_cuda.cu.
 
-Shapes as in ops/sparse/smm.py.
+On a GPU the backward pass of long lists is that of ops/sparse/dense.py. Shapes as in ops/sparse/smm.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,30 +14,9 @@ from torch import Tensor
 from ops import build
 from ops.registration import register
 from ops.registry import NATIVE, Backend, exporting, only_on
-from ops.sparse.arguments import Amv, Qmk, SmmCall
+from ops.sparse.arguments import Amv, AmvBackward, Qmk, QmkBackward, SmmCall
+from ops.sparse.dense import amv_gradients, pays, qmk_gradients
 from utils.devices import without_values
-
-
-class QmkBackward(NamedTuple):
-    """The arguments of the gradient of :class:`Qmk`."""
-
-    grad: Tensor  # [B, N, K]
-    q: Tensor
-    k_t: Tensor
-    lists: Tensor
-    wants_q: bool
-    wants_k: bool
-
-
-class AmvBackward(NamedTuple):
-    """The arguments of the gradient of :class:`Amv`."""
-
-    grad: Tensor  # [B, N, C]
-    attn: Tensor
-    v: Tensor
-    lists: Tensor
-    wants_attn: bool
-    wants_v: bool
 
 
 def native_qmk(arguments: Qmk) -> Tensor:
@@ -113,15 +92,19 @@ def _keep(ctx: Any, arguments: Qmk | Amv, output: Tensor) -> None:
 
 def _differentiate_qmk(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wants_q, wants_k, _ = ctx.needs_input_grad
-    d_q, d_k = torch.ops.focalsr.smm_qmk_backward(*QmkBackward._make((grad, *ctx.saved_tensors, wants_q, wants_k)))
+    arguments = QmkBackward._make((grad, *ctx.saved_tensors, wants_q, wants_k))
+    dense = pays(arguments.q, arguments.lists.shape[2], arguments.k_t.shape[2])
+    operator = torch.ops.focalsr.smm_qmk_backward_dense if dense else torch.ops.focalsr.smm_qmk_backward
+    d_q, d_k = operator(*arguments)
     return d_q if wants_q else None, d_k if wants_k else None, None
 
 
 def _differentiate_amv(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wants_attn, wants_v, _ = ctx.needs_input_grad
-    d_attn, d_v = torch.ops.focalsr.smm_amv_backward(
-        *AmvBackward._make((grad, *ctx.saved_tensors, wants_attn, wants_v))
-    )
+    arguments = AmvBackward._make((grad, *ctx.saved_tensors, wants_attn, wants_v))
+    dense = pays(arguments.attn, arguments.lists.shape[2], arguments.v.shape[1])
+    operator = torch.ops.focalsr.smm_amv_backward_dense if dense else torch.ops.focalsr.smm_amv_backward
+    d_attn, d_v = operator(*arguments)
     return d_attn if wants_attn else None, d_v if wants_v else None, None
 
 
@@ -131,6 +114,16 @@ def _qmk_flops(sizes: Any) -> int:
 
 def _amv_flops(sizes: Any) -> int:
     return int(2 * sizes.lists.numel() * sizes.v[2])
+
+
+def _dense_qmk_flops(sizes: Any) -> int:
+    batch, queries, width = sizes.q
+    return int(2 * batch * queries * width * sizes.k_t[2] * (sizes.wants_q + sizes.wants_k))
+
+
+def _dense_amv_flops(sizes: Any) -> int:
+    batch, queries, _ = sizes.attn
+    return int(2 * batch * queries * sizes.v[1] * sizes.v[2] * (sizes.wants_attn + sizes.wants_v))
 
 
 register(
@@ -148,4 +141,12 @@ register(
 register(
     "smm_amv_backward", AmvBackward, "(Tensor, Tensor)",
     fake=_fake_amv_backward, flops=lambda sizes: _amv_flops(sizes) * (sizes.wants_attn + sizes.wants_v),
+)  # fmt: skip
+register(
+    "smm_qmk_backward_dense", QmkBackward, "(Tensor, Tensor)",
+    kernel=qmk_gradients, fake=_fake_qmk_backward, flops=_dense_qmk_flops,
+)  # fmt: skip
+register(
+    "smm_amv_backward_dense", AmvBackward, "(Tensor, Tensor)",
+    kernel=amv_gradients, fake=_fake_amv_backward, flops=_dense_amv_flops,
 )  # fmt: skip

@@ -89,9 +89,9 @@ register(
     "window_attention", WindowArguments, "Tensor",
     fake=_fake, flops=forward_flops, keep=_keep, differentiate=_differentiate,
 )  # fmt: skip
-# The form that window_attention takes for bfloat16 where the processor multiplies it; anywhere, for tests.
+# The forms that window_attention takes for bfloat16 where the processor multiplies it; anywhere, for tests.
 register("window_attention_bf16", WindowArguments, "Tensor", fake=_fake, flops=forward_flops)
-register(
-    "window_attention_backward", WindowBackward, "(Tensor, Tensor, Tensor, Tensor)",
-    fake=_fake_backward, flops=backward_flops,
-)  # fmt: skip
+for name in ("window_attention_backward", "window_attention_bf16_backward"):
+    register(
+        name, WindowBackward, "(Tensor, Tensor, Tensor, Tensor)", fake=_fake_backward, flops=backward_flops
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Networks in bfloat16 beside themselves in float32: what ``--precision bf16`` gains on CPUs that multiply it."""
+"""Networks in bfloat16 beside themselves in float32, on CPUs that multiply it: ``--precision bf16``, ``amp: bf16``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from config.variants import configuration
 from models import upscale
 from models.precision.network import in_precision
 from scripts.benchmarks.measure import Comparison, Side, Work
+from scripts.benchmarks.published import training
 
 SCALE = 4
 IMAGES = {
@@ -24,10 +25,12 @@ IMAGES = {
     "plainusr": ((180, 320),),
 }
 """Network -> height and width of its inputs."""
+BATCHES = {"hat_s": (2, 48), "rgt_s": (2, 48), "esc": (4, 64), "pft_light": (1, 64), "plainusr": (4, 48)}
+"""Network -> images of a training step, and the side of their patches; sizes of the float32 rows."""
 
 
 def comparisons() -> Iterator[Comparison]:
-    """Each network and size."""
+    """Each network and size, and a training step of each."""
     for name, sizes in IMAGES.items():
         for height, width in sizes:
             prepare = functools.partial(evaluation, name, (height, width))
@@ -38,6 +41,15 @@ def comparisons() -> Iterator[Comparison]:
                 Side("bf16", functools.partial(prepare, "bf16"), needs=("native bfloat16",)),
                 quick=False,
             )
+    for name, (batch, side) in BATCHES.items():
+        prepare = functools.partial(training, name, SCALE, (batch, side))
+        yield Comparison(
+            f"train/{name}_bf16",
+            f"{name} x{SCALE}, step, {batch} x 3 x {side} x {side}, amp: bf16",
+            Side("float32", functools.partial(prepare, "float32"), keeps_memory=True),
+            Side("bf16", functools.partial(prepare, "bf16"), needs=("native bfloat16",), keeps_memory=True),
+            quick=False,
+        )
 
 
 def evaluation(name: str, size: tuple[int, int], precision: Precision) -> Work:

@@ -22,6 +22,7 @@ from scripts.benchmarks.needs import Need, missing
 from utils.device_memory import device_memory, release_kept_memory
 from utils.devices import abilities, present, synchronise
 from utils.env import available_memory
+from utils.heap import keep_freed_memory, return_freed_memory
 from utils.memory import memory_is_full
 
 Work = Callable[[], object]
@@ -55,6 +56,7 @@ class Side(NamedTuple):
         needs: what a device may not be able to do.
         loaded: modules that are imported before memory is measured, of which then what ``prepare`` loads is a part;
             None: the memory of a call alone.
+        keeps_memory: what a call frees stays for the next one, as in ``train.py`` on the CPU (:mod:`utils.heap`).
     """
 
     name: str
@@ -62,6 +64,7 @@ class Side(NamedTuple):
     pilot: Pilot | None = None
     needs: tuple[Need, ...] = ()
     loaded: tuple[str, ...] | None = None
+    keeps_memory: bool = False
 
 
 class Program:
@@ -192,7 +195,8 @@ def measure(comparison: Comparison, effort: Effort, meter: MemoryMeter) -> Row:
             notes[side] = str(error)
         if "ours" in notes:
             return without_ours(comparison, device, notes["ours"])
-    times, lost = _in_turns(works, effort)
+    with _Heap(comparison) as heap:
+        times, lost = _in_turns(works, effort, heap)
     notes.update(lost)
     if "ours" in notes:
         return without_ours(comparison, device, notes["ours"])
@@ -300,7 +304,7 @@ def _peak(comparison: Comparison, side: str, device: str, meter: MemoryMeter) ->
         return None
 
 
-def _in_turns(works: dict[str, Work], effort: Effort) -> tuple[dict[str, list[float]], dict[str, str]]:
+def _in_turns(works: dict[str, Work], effort: Effort, heap: _Heap) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Seconds of each side's calls, in turns; and why a side has none."""
     lost: dict[str, str] = {}
     calls: dict[str, int] = {}
@@ -308,6 +312,7 @@ def _in_turns(works: dict[str, Work], effort: Effort) -> tuple[dict[str, list[fl
     for side, work in list(works.items()):
         try:
             with _memory_errors_named():
+                heap.turn_of(side, work)
                 first = timed(work)  # compiles, fills caches
                 # The first of short calls pays for what the other side has put into the caches.
                 calls[side] = 1 if first > _SHORT else math.ceil(_SHORT / max(timed(work), _SHORT / _MOST_CALLS))
@@ -322,8 +327,32 @@ def _in_turns(works: dict[str, Work], effort: Effort) -> tuple[dict[str, list[fl
         if turn >= repeats and time.perf_counter() - started >= effort.seconds:
             break
         for side, work in works.items():
+            heap.turn_of(side, work)
             times[side].append(timed(work, calls[side]))
     return times, lost
+
+
+class _Heap(contextlib.AbstractContextManager["_Heap"]):
+    """Keeps freed memory for the sides of a comparison that ask for it, and not for the others."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.keeps = {"ours": comparison.ours.keeps_memory, "baseline": comparison.baseline.keeps_memory}
+        self.keeping = False
+
+    def turn_of(self, side: str, work: Work) -> None:
+        """Before calls of a side; one that is not timed leaves the memory that the next ones reuse."""
+        if self.keeps[side] == self.keeping:
+            return
+        if self.keeping:
+            self.keeping = not return_freed_memory()
+        elif keep_freed_memory():
+            self.keeping = True
+            work()
+
+    def __exit__(self, *error: object) -> None:
+        """The heap as it was."""
+        if self.keeping:
+            return_freed_memory()
 
 
 @contextlib.contextmanager

@@ -29,6 +29,8 @@ from utils.env import RETURNING_MEMORY
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVE = "--serve-memory"
+# CUDA does not work in a child of a process that has looked for it.
+_ENVIRONMENT = {**RETURNING_MEMORY, "CUDA_VISIBLE_DEVICES": ""}
 Work = Callable[[], object]
 Find = Callable[[str, str, bool], tuple[Callable[[], Work], tuple[str, ...] | None]]
 
@@ -82,7 +84,7 @@ class MemoryMeter(contextlib.AbstractContextManager["MemoryMeter"]):
 
     def _start(self) -> subprocess.Popen[str]:
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        environment = {**os.environ, **RETURNING_MEMORY, "TMPDIR": self._folder.name}
+        environment = {**os.environ, **_ENVIRONMENT, "TMPDIR": self._folder.name}
         command = [sys.executable, str(ROOT / "scripts/benchmark.py"), *self.arguments, SERVE]
         # In a group of its own, Ctrl-C does not reach it, and what it has started ends with it.
         return subprocess.Popen(

@@ -68,7 +68,7 @@ def comparisons() -> list[Comparison]:
                 f"train/plainusr_{name}",
                 f"PlainUSR-{name} x4, step, 4 x 3 x 48 x 48, float32",
                 Side("branches", _step(configuration, fold_on_the_fly=False)),
-                Side("fold on the fly", _step(configuration, fold_on_the_fly=True)),
+                Side("fold on the fly", _step(configuration, fold_on_the_fly=True), keeps_memory=True),
                 quick=name == "U",
             ),
         ]

@@ -209,7 +209,8 @@ def _step(label: str, name: str, scale: int, sizes: tuple[int, int], mode: str, 
     batch, side = sizes
     plain = "bf16" if MODES[mode][0] == torch.bfloat16 else "float32"
     pilot = Pilot(functools.partial(training, name, scale, (1, side), plain, backend), batch)
-    return Side(label, functools.partial(training, name, scale, sizes, mode, backend), pilot, needs_of(mode))
+    prepare = functools.partial(training, name, scale, sizes, mode, backend)
+    return Side(label, prepare, pilot, needs_of(mode), keeps_memory=backend == "auto")
 
 
 def training(name: str, scale: int, sizes: tuple[int, int], mode: str, backend: str = "auto") -> Work:

@@ -43,9 +43,9 @@ datasets:
     use_hflip: true
     use_rot: true
     batch_size_per_gpu: {BATCH}
-    num_worker_per_gpu: 0
+    num_worker_per_gpu: {{workers}}
     dataset_enlarge_ratio: 100
-    prefetch_mode: cpu
+    prefetch_mode: {{prefetch}}
 network_g: {{network}}
 path: {{{{experiments_root: {{folder}}}}}}
 train:
@@ -66,21 +66,21 @@ def comparisons() -> list[Comparison]:
             "train/loop_overhead",
             f"PlainUSR-U x4, {STEPS} iterations, {BATCH} x 3 x {PATCH} x {PATCH}, float32",
             Side("forward, backward, Adam, average", bare_loop),
-            Side("train.py's loop, images in memory", trainer_loop),
+            Side("train.py's loop, images in memory", trainer_loop, keeps_memory=True),
             memory=False,
         )
     ]
 
 
-def bare_loop() -> Work:
-    """The least that such a training does, on one batch."""
+def bare_loop(steps: int = STEPS) -> Work:
+    """The least that so many iterations of such a training do, on one batch."""
     network = build_network(U).train()
     averages, values = tensors_of(make_ema(network)), tensors_of(network)
     lq, gt = torch.rand(BATCH, 3, PATCH, PATCH), torch.rand(BATCH, 3, 4 * PATCH, 4 * PATCH)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-4, betas=(0.9, 0.99), fused=True)
 
     def work() -> None:
-        for _ in range(STEPS):
+        for _ in range(steps):
             optimizer.zero_grad()
             functional.l1_loss(network(lq), gt).backward()
             optimizer.step()
@@ -89,9 +89,16 @@ def bare_loop() -> Work:
     return work
 
 
-def trainer_loop() -> Work:
-    """All that ``train.py`` does in an iteration that neither validates nor saves."""
-    return loop_of(_OPTIONS, STEPS)
+def trainer_loop(steps: int = STEPS, workers: int = 0) -> Work:
+    """All that ``train.py`` does in so many iterations that neither validate nor save.
+
+    Args:
+        steps: of one call, which starts the workers.
+        workers: processes that cut the patches. A thread that does it shares Python with the one that gives a GPU its
+            work, and that is all that the latter does.
+    """
+    filled = _OPTIONS.replace("{workers}", str(workers)).replace("{prefetch}", "cuda" if workers else "cpu")
+    return loop_of(filled, steps)
 
 
 def loop_of(template: str, steps: int, prepare: Callable[[Path], object] | None = None) -> Work:

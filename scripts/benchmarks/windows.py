@@ -63,7 +63,7 @@ def comparisons() -> list[Comparison]:
                 f"train/{name}",
                 f"{label} x4, step, 2 x 3 x 48 x 48, float32",
                 Side("reference attention", _step(configuration, "reference")),
-                Side("auto", _step(configuration, "auto")),
+                Side("auto", _step(configuration, "auto"), keeps_memory=True),
                 quick=False,
             )
         )
@@ -85,7 +85,7 @@ def _esc() -> list[Comparison]:
             "train/esc",
             "ESC x4, step, 4 x 3 x 64 x 64, float32",
             Side("Naive", lambda: step(build_network(naive), torch.rand(4, 3, 64, 64), 4)),
-            Side("auto", lambda: step(build_network(ESC), torch.rand(4, 3, 64, 64), 4)),
+            Side("auto", lambda: step(build_network(ESC), torch.rand(4, 3, 64, 64), 4), keeps_memory=True),
             quick=False,
         ),
     ]
@@ -105,7 +105,7 @@ def _pft() -> list[Comparison]:
             "train/pft_light",
             "PFT-light x4, step, 1 x 3 x 64 x 64, float32",
             Side("published formulas", _step(PFT_LIGHT, "reference", (1, 3, 64, 64))),
-            Side("auto", _step(PFT_LIGHT, "auto", (1, 3, 64, 64))),
+            Side("auto", _step(PFT_LIGHT, "auto", (1, 3, 64, 64)), keeps_memory=True),
             quick=False,
         ),
     ]

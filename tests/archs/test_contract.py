@@ -212,6 +212,47 @@ def test_autocast(network: Network) -> None:
     assert (y - full).abs().max() < 0.04 * full.abs().max()
 
 
+def gradients(network: Network, x: Tensor, *, amp: bool) -> Tensor:
+    """Of all parameters, in one row."""
+    network.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+        y = network(x)
+    (y.float() - 0.5).square().mean().backward()
+    found = [p.grad for p in network.parameters()]
+    assert all(grad.dtype is torch.float32 for grad in found)
+    return torch.cat([grad.flatten() for grad in found])
+
+
+def test_gradients_of_autocast(network: Network) -> None:
+    x = image(network)
+    full, half = (gradients(network.train(), x, amp=amp) for amp in (False, True))
+    assert half.isfinite().all()
+    assert (half - full).norm() < 0.05 * full.norm()
+
+
+@pytest.mark.parametrize("name", ["PlainUSR_ultra", "HAT"])
+def test_autocast_trains_as_float32_does(name: str) -> None:
+    x = image(built(name, SMALLER[name]), (2, 8, 8))
+    losses = []
+    for amp in (False, True):
+        network = built(name, SMALLER[name])
+        target = torch.nn.functional.interpolate(x, scale_factor=network.scale, mode="bicubic")
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+        found = []
+        for _ in range(50):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+                y = network(x)
+            loss = (y.float() - target).abs().mean()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        losses.append(found)
+    full, half = losses
+    assert full[-1] < 0.7 * full[0]
+    assert max(abs(b - a) for a, b in zip(full, half, strict=True)) < 0.05 * full[0]
+
+
 def test_nothing_is_left_on_another_device(network: Network) -> None:
     # Tensors of the device "meta" meet no others, so this fails where a GPU would.
     x = image(network)

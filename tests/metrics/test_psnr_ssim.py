@@ -24,8 +24,10 @@ from metrics import (
     calculate_ssim,
     calculate_ssim_pt,
 )
-from metrics.color import Image, luma, luma_pt
+from metrics.color import Image, fast_luma, luma, luma_pt
+from metrics.metric import Output
 from metrics.psnr_ssim import psnr_of_levels, ssim_of_levels
+from tests.ops.kernels import require_cpu_kernels
 from utils.errors import InputError
 from utils.scalars import PlainText
 from utils.typed import Report, read
@@ -272,3 +274,48 @@ def test_nan_and_infinity_are_never_a_score(bad: float, y_channel: bool) -> None
         assert values[0] == measured(batch[:1], true[:1], 0, y_channel)[0]
         assert values[1].isnan()
         assert measured(batch[1:], batch[1:], 0, y_channel).isnan()
+
+
+@pytest.mark.build
+@pytest.mark.parametrize("test_y_channel", [False, True])
+@pytest.mark.parametrize("size", [(11, 11), (37, 64), (40, 75), (64, 300)])
+def test_the_compiled_kernels_measure_the_same(
+    size: tuple[int, int], test_y_channel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit for luminance, and to rounding of float64 for SSIM, whatever the number of threads."""
+    require_cpu_kernels("similarity")
+    generator = np.random.default_rng(sum(size))
+    pair = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(2)]
+    pair[1][: size[0] // 2] = pair[0][: size[0] // 2]
+    metrics = [PSNR(crop_border=0, test_y_channel=test_y_channel), SSIM(crop_border=0, test_y_channel=test_y_channel)]
+
+    def scores() -> list[float]:
+        levels, truth = map(torch.from_numpy, pair)
+        output = Output(levels, truth, levels, None, 1, {})
+        return [metric.of_output(output) for metric in metrics]
+
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(scores())
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(fast_luma(pair[0]), luma(pair[0]))
+    monkeypatch.setenv("FOCALSR_OPS", "reference")
+    psnr, ssim = scores()
+    assert found == 3 * [[psnr, found[0][1]]]
+    assert found[0][1] == pytest.approx(ssim, rel=1e-13)
+
+
+@pytest.mark.build
+def test_operators_of_the_kernels() -> None:
+    require_cpu_kernels("similarity")
+    a, b = torch.rand(2, 12, 15), torch.rand(2, 12, 15)
+    torch.library.opcheck(torch.ops.focalsr.ssim_sums, (a, b, torch.rand(5, dtype=torch.float64), 6.5, 58.5))
+    image, tables = torch.randint(0, 256, (4, 5, 3), dtype=torch.uint8), torch.rand(3, 256, dtype=torch.float64)
+    torch.library.opcheck(torch.ops.focalsr.luma_of_levels, (image, tables, 16.0))
+    for wrong in ((a[:1], b), (a.double(), b), (a[:, :4], b[:, :4])):
+        with pytest.raises(RuntimeError, match="do not fit"):
+            torch.ops.focalsr.ssim_sums(*wrong, torch.rand(5, dtype=torch.float64), 6.5, 58.5)

@@ -2,4 +2,5 @@
 #include "smm_bindings.cpp"
 #include "focus_select_bindings.cpp"
 #include "focus_sparse_bindings.cpp"
+#include "maps_bindings.cpp"
 #include "depthwise_bindings.cpp"

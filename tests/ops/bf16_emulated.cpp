@@ -57,9 +57,9 @@ extern "C" {
 
 void product(
     int tiles, const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t rows,
-    int64_t columns, int64_t pairs) {
+    int64_t columns, int64_t pairs, int add) {
   const auto multiply = tiles ? bf16::detail::product_by_tiles : bf16::detail::product_by_vectors;
-  multiply(a, a_row, b, b_row, c, c_row, rows, columns, pairs);
+  multiply(a, a_row, b, b_row, c, c_row, rows, columns, pairs, add != 0);
 }
 
 void round_values(const float* from, int64_t count, uint16_t* to) {  // `count` a multiple of 32

@@ -19,6 +19,7 @@
 #define __global__
 #define __device__
 #define __host__
+#define __launch_bounds__(...)
 #define __forceinline__ inline
 #define __restrict__ __restrict
 #define __shared__ static  // one block at a time
@@ -77,6 +78,17 @@ struct Block {
   std::vector<uint64_t> slots[2];
 };
 inline Block block;
+
+// What a launch gives to each block, and how much it may be: tests say so.
+inline int shared_limit = 0;
+struct alignas(16) Sixteen {
+  char bytes[16];
+};
+struct Shared {
+  std::vector<Sixteen> memory;
+  char* data() { return memory.data()->bytes; }
+};
+inline Shared shared;
 
 inline void fail(const char* message, const char* detail) {
   std::fprintf(stderr, "emulated kernel: %s (%s), block %u\n", message, detail, blockIdx.x);
@@ -157,7 +169,8 @@ inline void run_block(int threads) {
   }
 }
 
-inline void launch(int64_t blocks, int threads, std::function<void()> body) {
+inline void launch(int64_t blocks, int threads, int64_t bytes, std::function<void()> body) {
+  if (bytes > shared_limit) fail("a block may not share so much", "launch");
   if (threads % kLanes != 0) fail("only whole warps are emulated", "launch");
   while (static_cast<int>(block.fibers.size()) < threads) {
     block.fibers.emplace_back();
@@ -169,6 +182,9 @@ inline void launch(int64_t blocks, int threads, std::function<void()> body) {
   gridDim = {static_cast<unsigned>(blocks), 1, 1};
   for (int64_t i = 0; i < blocks; ++i) {
     blockIdx = {static_cast<unsigned>(i), 0, 0};
+    Sixteen unknown;
+    std::memset(unknown.bytes, 0xff, 16);  // no number, in every type
+    shared.memory.assign(bytes / 16 + 1, unknown);
     run_block(threads);
   }
 }

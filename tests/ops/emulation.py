@@ -17,6 +17,8 @@ HERE = Path(__file__).resolve().parent
 VALUES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as in ops/csrc/cuda_types.h
 ENTRIES = {torch.int16: 0, torch.int32: 1}
 _MARGIN = 16  # bytes
+SHARED = 232448
+"""Bytes that a block of an H100 may share: kernels keep the rows that queries list there, where they fit."""
 
 
 def built(name: str, program: list[str], source: Path, flags: tuple[str, ...], included: tuple[Path, ...] = ()) -> Path:

@@ -11,6 +11,7 @@ float* floats(void* x) { return static_cast<float*>(x); }
 }  // namespace
 
 extern "C" {
+void set_shared_limit(int bytes) { emulate::shared_limit = bytes; }
 int forward(int value, int entry, void** p, const int64_t* s, float scale) {
   const FocusForward pointers{p[0], p[1], p[2], floats(p[3]), floats(p[4]), p[5], p[6], floats(p[7]), p[8], floats(p[9])};
   return focus_sparse({Value(value), Entry(entry)}, pointers, shape(s, scale), nullptr);

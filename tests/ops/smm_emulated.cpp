@@ -4,6 +4,7 @@
 using namespace focalsr::gpu;
 
 extern "C" {
+void set_shared_limit(int bytes) { emulate::shared_limit = bytes; }
 int dot(int value, int entry, const void* x, const void* y, const void* index, void* out, const int64_t* s) {
   return smm_dot({Value(value), Entry(entry)}, x, y, index, out, {s[0], s[1], s[2], s[3], s[4], s[5]}, nullptr);
 }

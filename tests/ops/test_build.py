@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import logging
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +155,7 @@ def test_cuda_kernels_are_compiled_and_linked_with_the_toolkit(future: Path, mon
         "CUDA focus_sparse",
         "CUDA focus_select",
         "CUDA depthwise",
+        "CUDA maps",
     }
     for target in targets:
         device, host = target.steps
@@ -161,6 +163,15 @@ def test_cuda_kernels_are_compiled_and_linked_with_the_toolkit(future: Path, mon
         assert {"-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=sm_90"} < set(device)
         assert f"-I{home}/include" in host
         assert str(home / "lib64/libcudart.so") in target.link
+
+
+@pytest.mark.build
+def test_cpu_kernels_include_no_header_that_their_key_leaves_out() -> None:
+    """What is left out does not compile them again where it changes."""
+    part_of_key = {line.split()[0] for line in build.cpu_targets("smm")[0].facts if ".h " in line}
+    assert part_of_key
+    for source in (*kernel_cache.SOURCES.glob("*_cpu.cpp"), *(kernel_cache.SOURCES / name for name in part_of_key)):
+        assert set(re.findall(r'#include "(\w+\.h)"', source.read_text())) <= part_of_key, source.name
 
 
 def test_a_missing_toolkit_is_explained(future: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""depthwise_conv2d: the reference, and the CUDA gradient of its kernel on emulated threads and on a GPU."""
+"""depthwise_conv2d: the reference, and the CUDA kernels on emulated threads and on a GPU."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import Tensor
 import ops
 from ops import build
 from ops.depthwise import SIDES, DepthwiseArguments, native_depthwise
-from tests.ops.emulation import emulated, launch, unset
+from tests.ops.emulation import VALUES, emulated, launch, unset
 from utils.errors import InputError
 
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 SIZES = {"one pixel": (1, 1, 1, 5), "wider than a warp": (2, 5, 7, 40), "more rows than warps": (3, 13, 4, 33)}
 
 
@@ -51,19 +52,33 @@ def test_shapes_that_do_not_fit_are_refused(wrong: str) -> None:
 
 
 def test_the_gradient_by_hand_is_that_of_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight, bias, grad = made((2, 5, 7, 4), 3)
-    expected = differentiated((x, weight, bias, grad), "reference")
-    asked: list[int] = []
+    asked: list[object] = []
 
-    def gradient(x: Tensor, grad: Tensor, side: int) -> Tensor:  # in the place of the kernel
+    def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool) -> Tensor:  # in the place of the kernels
+        asked.append(turned)
+        return ops.depthwise_conv2d(x, weight.flip((-2, -1)) if turned else weight, bias, "reference")
+
+    def gradient(x: Tensor, grad: Tensor, side: int) -> Tensor:
         asked.append(side)
-        return expected[2]
+        kernel = torch.zeros(x.shape[-1], 1, side, side, requires_grad=True)
+        return torch.autograd.grad(ops.depthwise_conv2d(x, kernel, None, "reference"), kernel, grad)[0]
 
-    monkeypatch.setattr(torch.ops.focalsr, "depthwise_weight_gradient", gradient, raising=False)
-    leaves = [tensor.requires_grad_() for tensor in (x, weight, bias)]
-    out = native_depthwise(DepthwiseArguments(*leaves))
-    torch.testing.assert_close([out.detach(), *torch.autograd.grad(out, leaves, grad)], expected)
-    assert asked == [3]
+    monkeypatch.setattr(torch.ops.focalsr, "depthwise_convolve", convolve, raising=False)
+    monkeypatch.setattr(torch.ops.focalsr, "depthwise_weight_gradient", torch.enable_grad()(gradient), raising=False)
+    for dtype, tolerance, expected_calls in (
+        (torch.float32, 1e-5, [False, True, 3]),
+        (torch.bfloat16, 2e-2, [False, True]),
+    ):
+        operands = [tensor.to(dtype) for tensor in made((2, 5, 7, 4), 3)]
+        expected = differentiated([tensor.double() for tensor in operands], "reference")
+        leaves = [tensor.requires_grad_() for tensor in operands[:3]]
+        out = native_depthwise(DepthwiseArguments(*leaves))
+        got = [out.detach(), *torch.autograd.grad(out, leaves, operands[3])]
+        for ours, theirs in zip(got, expected, strict=True):
+            assert ours.dtype == dtype
+            assert float((ours - theirs).norm() / theirs.norm()) < tolerance
+        assert asked == expected_calls
+        asked.clear()
 
 
 @pytest.fixture(scope="module")
@@ -88,16 +103,34 @@ def test_emulated_gradient_is_that_of_autograd(kernels: ctypes.CDLL, size: tuple
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.build
+@pytest.mark.parametrize("dtype", VALUES, ids=str)
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("size", [*SIZES.values(), (1, 3, 70, 3)], ids=[*SIZES, "wider than a cut"])
+def test_emulated_convolution_is_pytorchs(
+    kernels: ctypes.CDLL, size: tuple[int, ...], side: int, dtype: torch.dtype
+) -> None:
+    operands = [tensor.to(dtype) for tensor in made(size, side)]
+    x, weight, bias, grad = (tensor.double() for tensor in operands)
+    out, d_x, _, _ = differentiated((x, weight, bias, grad), "reference")
+    sizes, types, result = (ctypes.c_int64 * 4)(*size), (dtype, torch.int32), unset(*size, dtype=dtype)
+    k = ctypes.c_int64(side)
+    got = launch(kernels, "convolve", types, (*operands[:3], result), sizes, k, 0)[-1]
+    turned = launch(kernels, "convolve", types, (operands[3], operands[1], None, result), sizes, k, 1)[-1]
+    for ours, theirs in ((got, out), (turned, d_x)):
+        torch.testing.assert_close(ours.double(), theirs, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", VALUES, ids=str)
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("size", [*SIZES.values(), (2, 64, 64, 96)])
-def test_gpu_is_autograd(size: tuple[int, ...], side: int) -> None:
+def test_gpu_is_autograd(size: tuple[int, ...], side: int, dtype: torch.dtype) -> None:
     assert build.cuda_extension("depthwise") is None
-    x, weight, bias, grad = made(size, side)
-    expected = differentiated((x, weight, bias, grad), "reference")
-    on_gpu = [tensor.float().cuda() for tensor in (x, weight, bias, grad)]
-    runs = [differentiated(on_gpu, "native") for _ in range(2)]
-    assert torch.equal(runs[0][2], runs[1][2])
+    operands = [tensor.to(dtype) for tensor in made(size, side)]
+    expected = differentiated([tensor.double() for tensor in operands], "reference")
+    runs = [differentiated([tensor.cuda() for tensor in operands], "native") for _ in range(2)]
+    assert all(torch.equal(runs[0][i], runs[1][i]) for i in range(3 if dtype == torch.float32 else 2))
     for got, wanted in zip(runs[0], expected, strict=True):
-        assert float((got.cpu() - wanted).norm() / wanted.norm()) < 1e-5
+        assert float((got.cpu() - wanted).norm() / wanted.norm()) < TOLERANCE[dtype]

@@ -114,6 +114,28 @@ def test_what_would_take_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -
     assert row.ours_note.startswith("left out: about 1953125 GiB, and ")
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_memory_is_kept_for_the_sides_that_keep_it(both: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def noted(what: str) -> bool:
+        seen.append(what)
+        time.sleep(0.03)
+        return True
+
+    def side(name: str, *, keeps: bool) -> Side:
+        return Side(name, lambda: lambda: noted(name), keeps_memory=keeps)
+
+    monkeypatch.setattr("scripts.benchmarks.measure.keep_freed_memory", lambda: noted("keep"))
+    monkeypatch.setattr("scripts.benchmarks.measure.return_freed_memory", lambda: noted("return"))
+
+    row = Comparison("x/y", "w", side("a", keeps=both), side("b", keeps=True), memory=False)
+    measure(row, Effort(repeats=1, seconds=0, max_seconds=9), meter())
+    # Each turn of a side alone with its setting begins with a call that is not timed.
+    alone = ["keep", "b", "b", "return", "a", "keep", "b", "b", "return", "a"]
+    assert seen == (["keep", "b", "b", "a", "b", "a", "return"] if both else alone)
+
+
 def test_what_the_device_cannot_do_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def compile_nothing(function: object) -> None:
         raise RuntimeError("no compiler")
@@ -202,6 +224,21 @@ def test_memory_is_measured_in_a_process_for_each_work() -> None:
     assert loading > 48 + 14
     assert 30 < whole < 48
     assert 15 < small < 28
+
+
+def test_a_gpu_is_hidden_from_the_process_that_measures_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, str]] = []
+
+    def started(*_: object, env: dict[str, str], **__: object) -> None:
+        seen.append(env)
+        raise BrokenPipeError("no process")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    meter = MemoryMeter(Limits(quick=True))
+    with pytest.raises(BrokenPipeError, match="no process"):
+        meter.peak("metrics/ssim", "ours", lambda: None, "cpu")
+    meter._close()
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in seen] == [""]
 
 
 def test_groups_keys_and_patterns_choose(benchmark: ModuleType) -> None:

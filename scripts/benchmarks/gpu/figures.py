@@ -24,6 +24,7 @@ _ESC_PAPER = {  # x2, x3, x4
     "esc_fp": (Published(94.3), Published(34.8), Published(21.7)),
 }
 _ROUNDED: dict[str, Rounded] = {"tf32": "all", "tf32 convolutions": "convolutions"}
+_ITERATIONS = 500  # of a call of train.py, which starts its workers
 _SHOWN = {"tf32": "TF32", "tf32 convolutions": "TF32 convolutions"}
 
 
@@ -149,9 +150,15 @@ def _operator(row: Comparison, way: str) -> Figure:
 
 
 def _loop(tiny: bool) -> Iterator[Figure]:
-    [row] = (row for row in training.comparisons() if row.key == "train/loop_overhead")
-    for way, side in (("bare", row.baseline), ("train.py", row.ours)):
-        yield Figure(f"loop/iterations/{way}", "loop", row.work, side.name, side.prepare, LOOP)
+    steps, workers = (2, 0) if tiny else (_ITERATIONS, 4)
+    work = f"PlainUSR-U x4, {steps} iterations, {training.BATCH} x 3 x {training.PATCH} x {training.PATCH}, float32"
+    bare = functools.partial(training.bare_loop, steps)
+    trained = functools.partial(training.trainer_loop, steps, workers)
+    protocol = LOOP._replace(calls=3)
+    yield Figure("loop/iterations/bare", "loop", work, "forward, backward, Adam, average", bare, protocol)
+    yield Figure(
+        "loop/iterations/train.py", "loop", work, f"train.py, {workers} processes that cut patches", trained, protocol
+    )  # fmt: skip
     workers, size = (0, loading.SMALL) if tiny else (4, loading.SIDE)
     yield Figure(
         "loop/pack/batch", "loop", f"a batch of {loading.BATCH} patches of 256 x 256 and 64 x 64",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ops import build
-from tests.ops.emulation import ENTRIES, VALUES, aligned_rows, launch, launchers, unset
+from tests.ops.emulation import ENTRIES, SHARED, VALUES, aligned_rows, launch, launchers, unset
 from tests.ops.kernels import require_cpu_kernels
 
 pytestmark = pytest.mark.build
@@ -58,9 +59,17 @@ class Layer:
 
 @pytest.fixture(scope="module")
 def kernels() -> ctypes.CDLL:
-    """The launchers of ops/csrc/focus_sparse_cuda.cu, on emulated threads."""
+    """The launchers of ops/csrc/focus_sparse_cuda.cu, on emulated threads; rows are far."""
     require_cpu_kernels("focus_sparse")
     return launchers("focus")
+
+
+@pytest.fixture
+def near_kernels(kernels: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
+    """The same with rows in shared memory."""
+    kernels.set_shared_limit(SHARED)
+    yield kernels
+    kernels.set_shared_limit(0)
 
 
 def make(case: Case, dtype: torch.dtype, index_type: torch.dtype = torch.int16) -> Layer:
@@ -142,6 +151,19 @@ def test_emulated_kernels_are_those_of_the_cpu(kernels: ctypes.CDLL, case: Case,
     assert all(torch.equal(a, b) for a, b in zip([*results, *gradients], [*again[0], *again[1]], strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_emulated_near_rows_change_no_bit_but_of_the_result(
+    near_kernels: ctypes.CDLL, case: Case, dtype: torch.dtype
+) -> None:
+    x = make(case, dtype)
+    results, gradients = run(near_kernels, case, x, with_next=True)
+    near_kernels.set_shared_limit(0)
+    far, far_gradients = run(near_kernels, case, x, with_next=True)
+    assert_close(results[:1], far[:1], TOLERANCE[dtype])  # its weights come from logits that were rounded once more
+    assert all(torch.equal(a, b) for a, b in zip([*results[1:], *gradients], [*far[1:], *far_gradients], strict=True))
+
+
 @pytest.mark.parametrize("index_type", ENTRIES, ids=str)
 @pytest.mark.parametrize("dtype", VALUES, ids=str)
 def test_emulated_types(kernels: ctypes.CDLL, dtype: torch.dtype, index_type: torch.dtype) -> None:
@@ -168,7 +190,9 @@ def test_emulated_ties_go_to_the_first_keys(kernels: ctypes.CDLL) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", VALUES, ids=str)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "case", [*CASES.values(), Case(side=32, heads=3, windows=8, width=40, length=48, after=33, columns=3)]
+)
 def test_gpu_is_the_cpu(case: Case, dtype: torch.dtype) -> None:
     require_cpu_kernels("focus_sparse")
     reason = build.cuda_extension("focus_sparse")

@@ -20,7 +20,7 @@ from ops.kernel_cache import SOURCES
 from ops.sparse.arguments import Qmk, SmmCall
 from ops.sparse.reference import reference_qmk
 from ops.sparse.smm import SMM_QMK
-from tests.ops.emulation import ENTRIES, HERE, VALUES, Guarded, aligned_rows, built, emulated, unset
+from tests.ops.emulation import ENTRIES, HERE, SHARED, VALUES, Guarded, aligned_rows, built, emulated, unset
 from tests.ops.kernels import compiler
 from tests.ops.sparse.test_smm import OPERATORS, TOLERANCE, Sizes, assert_close, loops, make, operators, run
 from utils.errors import InputError
@@ -28,7 +28,7 @@ from utils.errors import InputError
 
 @pytest.fixture(scope="module")
 def kernels() -> ctypes.CDLL:
-    """The launchers of ops/csrc/smm_cuda.cu, on emulated threads."""
+    """The launchers of ops/csrc/smm_cuda.cu, on emulated threads; rows are far."""
     library = emulated("smm")
     library.workspace.restype = ctypes.c_int64
     return library
@@ -76,12 +76,13 @@ class Emulated:
 
 
 SIZES = {
-    "two segments": Sizes(B=2, N=70, M=40, K=64, C=13),
+    "lists of more slots than keys": Sizes(B=2, N=70, M=40, K=64, C=13),
     "classical head": Sizes(B=1, N=20, M=24, K=33, C=40),
     "one slot": Sizes(B=2, N=9, M=9, K=1, C=26),
     "wide": Sizes(B=1, N=5, M=7, K=6, C=150),
     "wider than a query in registers": Sizes(B=1, N=3, M=5, K=4, C=520),
     "many keys": Sizes(B=1, N=6, M=600, K=40, C=8),
+    "short lists, two segments": Sizes(B=1, N=1030, M=260, K=4, C=40),
 }
 
 
@@ -95,6 +96,19 @@ def test_emulated_kernels_are_the_formulas(kernels: ctypes.CDLL, name: str, size
     assert_close(got, expected, 2e-6)
     again = Emulated(kernels).run(name, *inputs)
     assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+
+
+@pytest.mark.build
+@operators
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_emulated_near_rows_change_no_bit(kernels: ctypes.CDLL, name: str, dtype: torch.dtype) -> None:
+    for sizes in list(SIZES.values())[:-1]:
+        inputs = make(name, sizes, dtype)
+        far = Emulated(kernels).run(name, *inputs)
+        kernels.set_shared_limit(SHARED)
+        near = Emulated(kernels).run(name, *inputs)
+        kernels.set_shared_limit(0)
+        assert all(torch.equal(a, b) for a, b in zip(near, far, strict=True))
 
 
 @pytest.mark.build

@@ -15,7 +15,8 @@ from config.schema import TrainOptions
 from data.loader import Batch
 from models.distributed import World
 from models.training.finite import FiniteGuard, NonFiniteLossError
-from models.training.run import called_networks, prepare_state
+from models.training.objectives import build_objective
+from models.training.run import called_networks, describe_run, prepare_state, training_set
 from models.training.state import TrainState
 from tests.states import CPU, Waits, iterate, options, state_of
 from utils.errors import InputError
@@ -192,6 +193,21 @@ def test_fp16_is_refused_on_a_cpu(place: Path) -> None:
     with pytest.raises(InputError, match=r"train\.amp: fp16 is for GPUs; .* choose train:amp=bf16"):
         prepare_state(options("train:amp=fp16"), CPU)
     assert prepare_state(options("train:amp=bf16"), CPU).generator.scaler is None
+
+
+@pytest.mark.parametrize("native", [frozenset({"bf16"}), frozenset()])
+def test_the_log_says_where_bf16_is_slower(
+    native: frozenset[str], place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("models.training.run.native_precisions", lambda device: native)
+    for amp in ("~", "bf16"):
+        chosen = options(f"train:amp={amp}")
+        state = fresh(chosen)
+        with caplog.at_level("INFO", "focalsr"):
+            describe_run(chosen, state, build_objective(chosen, state), training_set(chosen), ())
+    said = [message for message in caplog.messages if "bfloat16" in message]
+    expected = "train.amp: bf16: this CPU has no bfloat16 arithmetic; iterations take longer than in float32"
+    assert said == ([] if native else [expected])
 
 
 def test_recomputed_activations_save_memory_and_keep_the_gradients(place: Path) -> None:

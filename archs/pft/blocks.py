@@ -108,8 +108,8 @@ class AttentionTransformerLayer(FocusedAttentionBase):
     def forward(self, x: Tensor, state: FocusState | FocusBands | None) -> tuple[Tensor, FocusState | FocusBands]:
         """[B, H, W, C] and the state of the layer before with the same shift -> [B, H, W, C] and the new state.
 
-        Nothing is written to, unless the state is disposable, or given in bands: x and the state are then overwritten,
-        and returned.
+        Nothing is written to, unless the state is given in bands: x and the state are then overwritten, and returned;
+        or is disposable.
         """
         if isinstance(state, FocusBands):
             self.attend_in_bands(x, state, self.norm1)

@@ -1,6 +1,6 @@
 // Sums of rows over the queries that list each key, on CUDA. Shapes as in cuda_types.h.
 //
-// Lists that hold a fair share of the keys are written out in shared memory as rows of weights, zeros where nothing is
+// Lists of a sixteenth of the keys and more are written out in shared memory as rows of weights, zeros where nothing is
 // listed, and multiplied with the queries' rows as matrices are; 32 keys that a query does not list are passed over.
 // Shorter lists are transposed first (cuda_lists.h). Either way one owner adds up a key's queries in their order.
 #pragma once
@@ -25,9 +25,9 @@ constexpr int kKeysHere = kWarp * kWarps;
 constexpr int kTile = kWarp;              // queries whose lists are written out at once
 constexpr int kMine = kTile / kWarps;     // of them, by one warp
 
-// The product costs the same for long lists and less for short ones, as far as 32 keys in a row are not listed;
-// transposed lists cost as much as there are entries.
-inline bool by_matrices(ListShape s) { return s.K * 64 >= s.M; }
+// Measured on an H100 with 1024 keys: lists of 256 are summed 3.2 times as fast as through transposed lists, of 64 1.26
+// times, of 32 and of 16 in 1.1 and 1.4 times the time.
+inline bool by_matrices(ListShape s) { return s.K * 16 >= s.M; }
 
 // Numbers in one load.
 template <int n>
@@ -156,16 +156,17 @@ __global__ void key_sum_kernel(const U* w, const T* x, KeyRows<T> out, ListShape
 
 inline int64_t key_workspace(ListShape s) { return by_matrices(s) ? 0 : workspace_of(s); }
 
-// out[b, m] = factor * the sum of w[b, n, k] x[b, n] over all (n, k) that list m. `workspace` has key_workspace numbers.
+// out[b, m] = factor * the sum of w[b, n, k] x[b, n] over all (n, k) that list m. `workspace`: key_workspace numbers;
+// `again`: it still is what it was after a call with the same lists.
 template <bool kDistinct, class T, class U, class I>
 int sum_by_key(const I* index, const U* w, const T* x, KeyRows<T> out, ListShape s, float factor, int32_t* workspace,
-               void* stream) {
+               bool again, void* stream) {
   if (by_matrices(s)) {
     if (s.C <= 16) return sum_by_matrices<kDistinct, 4>(index, w, x, out, s, factor, stream);
     return sum_by_matrices<kDistinct, 10>(index, w, x, out, s, factor, stream);
   }
   const Transposed t = lay_out(s, workspace);
-  const int error = transpose_lists(index, s, t, stream);
+  const int error = again ? 0 : transpose_lists(index, s, t, stream);
   if (error != 0) return error;
   return launch_warps(key_sum_kernel<T, U>, s.B * s.M, stream, w, x, out, s, t, factor);
 }

@@ -328,9 +328,24 @@ Near plan_near_table(const FocusShape& f, int64_t own, bool table) {
 template <class T, class I>
 int forward(const FocusForward& p, const FocusShape& f, void* stream) {
   const int lanes = lanes_per_key(f.list.W / kPiece<T>);
-  const Near near = plan_near_table<T>(f, f.list.K, true);
+  const bool pays = sizeof(T) == 4 || f.list.K >= long_list();
+  const Near near = pays ? plan_near_table<T>(f, f.list.K, true) : Near{};
   if (near.warps > 0) return launch_near<T>(near_forward_kernel<T, I>, near, f.list, stream, p, f, lanes, near);
   return launch_warps(forward_kernel<T, I>, f.list.B * f.list.N, stream, p, f, lanes);
+}
+
+// Gradients of keys and values, in one workspace: on a stream one comes after the other.
+template <class T, class I>
+int key_side(const FocusBackward& p, const FocusShape& f, void* stream) {
+  const auto rows_of = [&](void* out) { return KeyRows<T>{static_cast<T*>(out), f.list.N, f.heads, f.list.C}; };
+  const I *const lists = static_cast<const I*>(p.index), *const kept = static_cast<const I*>(p.kept);
+  const T *const q = static_cast<const T*>(p.q), *const grad = static_cast<const T*>(p.grad);
+  const float *const d_logits = p.d_logits, *const weights = p.weights;
+  const int error =
+      sum_by_key<true>(lists, d_logits, q, rows_of(p.d_k), f.list, f.scale, p.workspace, false, stream);
+  if (error != 0) return error;
+  return sum_by_key<true>(kept == nullptr ? lists : kept, weights, grad, rows_of(p.d_v), kept_shape(f), 1.0f,
+                          p.workspace, kept == nullptr, stream);
 }
 
 template <class T, class I>
@@ -338,9 +353,10 @@ int backward(const FocusBackward& p, const FocusShape& f, void* stream) {
   const ListShape& s = f.list;
   const int64_t queries = s.B * s.N, segments = table_segments(f), rows = table_rows(f);
   const int lanes = lanes_per_key(s.W / kPiece<T>);
-  const auto as_values = [](const void* x) { return static_cast<const T*>(x); };
   const int half = kWarps / 2;
-  const Near both = plan_near_table<T>(f, 2 * s.K, p.kept != nullptr), keys = plan_near<T>(s, kMostWarps);
+  const bool is_long = s.K >= long_list(), pays = sizeof(T) == 4 || long_list() == 0;  // the products alone: in float
+  const Near both = pays ? plan_near_table<T>(f, 2 * s.K, p.kept != nullptr) : Near{};
+  const Near keys = is_long ? plan_near<T>(s, kMostWarps) : Near{};
   int error = both.warps > 0 ? launch_near<T>(near_logits_gradient_kernel<T, I>, both, s, stream, p, f, lanes, both)
                              : launch_blocks(logits_gradient_kernel<T, I>, (queries + half - 1) / half, half * kWarp,
                                              stream, p, f, lanes);
@@ -350,15 +366,7 @@ int backward(const FocusBackward& p, const FocusShape& f, void* stream) {
   const auto table = rows <= kBins ? table_parts_kernel<I, true> : table_parts_kernel<I, false>;
   if (error == 0) error = launch_blocks(table, s.B * segments, kWarp, stream, p, f, segments, rows);
   if (error == 0) error = sum_table(p.parts, p.d_table, f, stream);
-  const auto rows_of = [&](void* out) { return KeyRows<T>{static_cast<T*>(out), s.N, f.heads, s.C}; };
-  if (error == 0)
-    error = sum_by_key<true>(static_cast<const I*>(p.index), static_cast<const float*>(p.d_logits), as_values(p.q),
-                             rows_of(p.d_k), s, f.scale, p.workspace, stream);
-  const void* const kept = p.kept == nullptr ? p.index : p.kept;
-  if (error == 0)  // in the same workspace: one stream, one after the other
-    error = sum_by_key<true>(static_cast<const I*>(kept), static_cast<const float*>(p.weights), as_values(p.grad),
-                             rows_of(p.d_v), kept_shape(f), 1.0f, p.workspace, stream);
-  return error;
+  return error != 0 ? error : key_side<T, I>(p, f, stream);
 }
 
 }  // namespace

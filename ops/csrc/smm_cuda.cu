@@ -78,7 +78,7 @@ int smm_sum(Types types, const void* w, const void* y, const void* index, void* 
   return by_types(types, [&](auto* t, auto* i) {
     using T = std::remove_pointer_t<decltype(t)>;
     using I = std::remove_pointer_t<decltype(i)>;
-    const Near near = plan_near<T>(s, kMostWarps);
+    const Near near = s.K < long_list() ? Near{} : plan_near<T>(s, kMostWarps);
     if (near.warps > 0)
       return launch_near<T>(near_sum_kernel<T, I>, near, s, stream, as(t, w), as(t, y), as(i, index), as(t, out), s,
                             near);
@@ -92,7 +92,7 @@ int smm_scatter(Types types, const void* w, const void* x, const void* index, vo
                 int32_t* workspace, void* stream) {
   return by_types(types, [&](auto* v, auto* i) {
     const KeyRows<std::remove_pointer_t<decltype(v)>> rows{as(v, out), s.M, 1, s.C};
-    return sum_by_key<false>(as(i, index), as(v, w), as(v, x), rows, s, 1.0f, workspace, stream);
+    return sum_by_key<false>(as(i, index), as(v, w), as(v, x), rows, s, 1.0f, workspace, false, stream);
   });
 }
 

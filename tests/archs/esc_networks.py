@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from archs import build_network
 from models.export.form import export_form
-from models.export.program import check_torch
+from models.export.program import check_torch, quiet
 from utils.errors import InputError
 
 SIZES: dict[str, Any] = {
@@ -59,7 +59,7 @@ def free_program(network: Any, scale: float | Literal["input"] | None = None) ->
     if scale == "input":
         free["scale"] = None
         inputs.append(torch.tensor(2.6))
-    with torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.export.export(export_form(network, scale).eval(), tuple(inputs), dynamic_shapes=free)
     assert not any("focalsr" in str(node.target) for node in program.graph.nodes)
     assert not program._guards_code

@@ -49,7 +49,7 @@ def recorded(
 ) -> ExportedProgram:
     shapes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if free else {}
     example = torch.rand(*size, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad(), recorded_for(dialect):
+    with quiet(), torch.no_grad(), recorded_for(dialect):
         program = torch.export.export(ExportForm(network).eval(), (example,), dynamic_shapes=(shapes,))
     assert not any("focalsr" in str(node.target) for node in program.graph.nodes)
     return program

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,14 +22,23 @@ SHARED = 232448
 """Bytes that a block of an H100 may share: kernels keep the rows that queries list there, where they fit."""
 
 
-def built(name: str, program: list[str], source: Path, flags: tuple[str, ...], included: tuple[Path, ...] = ()) -> Path:
-    """Compile a file with a program, through the cache that the kernels use; ``included`` beside all headers."""
-    inputs = sorted(
-        [source, *included, *HERE.glob("*.h"), *kernel_cache.SOURCES.glob("*.h"), *kernel_cache.SOURCES.glob("*.cu")]
-    )
-    facts = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs)
+def built(name: str, program: list[str], source: Path, flags: tuple[str, ...]) -> Path:
+    """Compile a file with a program, through the cache that the kernels use: again once what it includes changes."""
+    facts = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(_read(source)))
     step = (*program, "-c", str(source), *flags)
     return kernel_cache.library(kernel_cache.BuildTarget(name, 20, (step,), (*program, "-shared"), facts), retry=True)
+
+
+def _read(source: Path) -> set[Path]:
+    """A file and those of the repository that it includes, directly or not."""
+    found, left = set[Path](), [source]
+    while left:
+        path = left.pop()
+        found.add(path)
+        for name in re.findall(r'^\s*#\s*include "([^"]+)"', path.read_text(), re.MULTILINE):
+            beside = [folder / name for folder in (path.parent, HERE, kernel_cache.SOURCES)]
+            left += [next(filter(Path.exists, beside))]
+    return found
 
 
 def emulated(name: str) -> ctypes.CDLL:

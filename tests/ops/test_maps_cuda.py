@@ -96,7 +96,7 @@ def test_emulated_layers(kernels: ctypes.CDLL, sizes: Sizes, dtype: torch.dtype,
     def moved(x: Tensor | None) -> Tensor | None:
         return None if x is None else x.flatten(0, 2)[at:].contiguous()
 
-    d_logits = None if lists is None else unset(*moved(lists).shape)
+    d_logits = None if lists is None else unset(lists[..., 0].numel() - at, sizes.length)
     maps = (unset(*products.shape, dtype=dtype), unset(*products.shape, dtype=dtype))
     column_on = table.flatten()[1 if sizes.columns > 1 else 0 :].contiguous()
     operands = (

@@ -38,6 +38,8 @@ CASES = {
     "classical head": Case(side=7, heads=1, windows=1, width=40, length=47, after=33, columns=1),
     "one key": Case(side=3, length=6, after=1, columns=1, heads=3, width=8),
     "all keys": Case(side=4, length=16, after=16, width=26),
+    "short lists": Case(side=10, heads=1, windows=1, length=6, after=6, columns=1),
+    "short lists that select": Case(side=10, heads=1, windows=1, length=6, after=4, columns=1),
     "several segments": Case(side=8, heads=1, windows=1, length=40, after=36, columns=1),
 }
 SCALE = 0.3
@@ -151,8 +153,11 @@ def test_emulated_kernels_are_those_of_the_cpu(kernels: ctypes.CDLL, case: Case,
     assert all(torch.equal(a, b) for a, b in zip([*results, *gradients], [*again[0], *again[1]], strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [*((case, torch.float32) for case in CASES.values()), (Case(), torch.bfloat16)],
+    ids=[*CASES, "bfloat16"],
+)
 def test_emulated_near_rows_change_no_bit_but_of_the_result(
     near_kernels: ctypes.CDLL, case: Case, dtype: torch.dtype
 ) -> None:

@@ -15,8 +15,9 @@ from ops.depthwise import DEPTHWISE, depthwise_conv2d
 from ops.focused.arguments import FocusState
 from ops.focused.attention import FOCUSED_ATTENTION, focused_attention
 from ops.memo import Memo
-from ops.mlp.gelu_depthwise import GELU_DEPTHWISE, gelu_depthwise
+from ops.mlp.gelu_depthwise import DEPTHWISE_GELU, GELU_DEPTHWISE, depthwise_gelu, gelu_depthwise
 from ops.mlp.linear import LINEAR, linear
+from ops.mlp.linear_rows import LINEAR_ROWS, call_of_rows, linear_rows
 from ops.observed import AttentionCall, observed_by
 from ops.pixels.imresize import imresize
 from ops.pixels.resample import RESAMPLE, resample
@@ -28,7 +29,9 @@ from ops.window.relative_bias import RelativeBias
 
 __all__ = [
     "CONV3X3",
+    "GELU_DEPTHWISE",
     "IMPORTANCE_GATE",
+    "LINEAR_ROWS",
     "OPERATORS",
     "AttentionCall",
     "FocusState",
@@ -36,14 +39,17 @@ __all__ = [
     "RegionMask",
     "RelativeBias",
     "call_of",
+    "call_of_rows",
     "conv3x3",
     "depthwise_conv2d",
+    "depthwise_gelu",
     "explain",
     "focused_attention",
     "gelu_depthwise",
     "importance_gate_",
     "imresize",
     "linear",
+    "linear_rows",
     "observed_by",
     "pointwise_soft_pool",
     "resample",
@@ -59,7 +65,9 @@ OPERATORS: tuple[Operator[Any, Any], ...] = (
     SMM_AMV,
     DEPTHWISE,
     GELU_DEPTHWISE,
+    DEPTHWISE_GELU,
     LINEAR,
+    LINEAR_ROWS,
     CONV3X3,
     POINTWISE_SOFT_POOL,
     IMPORTANCE_GATE,

@@ -97,6 +97,18 @@ def shifted_merge(windows: Tensor, window: Pair, size: Pair, shift: int) -> Tens
 
 
 @cached_constant(4)
+def shifted_places(window: Pair, size: Pair, shift: int, images: int, device: torch.device) -> Tensor:
+    """Which pixel of the images each pixel of their windows is, as :func:`shifted_partition` cuts them, [B*H*W]."""
+    return _by_image(_shifted_order(window, size, shift, device), images)
+
+
+@cached_constant(4)
+def unshifted_places(window: Pair, size: Pair, shift: int, images: int, device: torch.device) -> Tensor:
+    """Where each pixel of the images is among those of their windows, [B*H*W]."""
+    return _by_image(_unshifted_order(window, size, shift, device), images)
+
+
+@cached_constant(4)
 def _shifted_order(window: Pair, size: Pair, shift: int, device: torch.device) -> Tensor:
     """Which pixel of an image each pixel of its shifted windows is, [H*W]."""
     numbers = torch.arange(size[0] * size[1], device=device).view(1, *size, 1)

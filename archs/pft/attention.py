@@ -19,8 +19,18 @@ from archs.layers.linear import Linear
 from archs.layers.mask import shift_regions
 from archs.layers.places import AttentionPlaces, unpadded, window_places
 from archs.layers.recompute import recomputed
-from archs.layers.window import Pair, shifted_merge, shifted_partition, window_merge, window_partition
+from archs.layers.window import (
+    Pair,
+    shifted_merge,
+    shifted_partition,
+    shifted_places,
+    unshifted_places,
+    window_merge,
+    window_partition,
+)
 from archs.pft.bands import FocusBands, Surroundings, cut, give_memory_back
+from archs.pft.evaluation import projected, serves
+from ops import depthwise_gelu, linear_rows
 from ops.focused.arguments import FocusState
 from ops.focused.attention import focused_attention
 from utils.errors import InputError
@@ -159,6 +169,29 @@ class FocusedAttentionBase(nn.Module):
         local = recomputed(lambda windows: self.v_LePE(self._image(windows.chunk(3, -1)[2], size)), windows)
         return self.attn_win.proj(self._image(out, size) + local), state
 
+    def attend_at_once(self, x: Tensor, state: FocusState | None, norm: nn.LayerNorm) -> tuple[Tensor, FocusState]:
+        """X plus what :meth:`attend` returns, by kernels for several steps; for x that they serve.
+
+        Args:
+            x: [B, H, W, C].
+            state: of the layer before.
+            norm: what x goes through first.
+
+        Returns:
+            [B, H, W, C] and the state for the next layer.
+        """
+        B, H, W, C = x.shape
+        size, shift, pixels = (H, W), self.shift, x.reshape(-1, C)
+        there = shifted_places(self.window, size, shift, B, x.device)
+        back = unshifted_places(self.window, size, shift, B, x.device)
+        qkv = projected(pixels, self.wqkv, norm, order=there)  # [B*n*N, 3C]
+        regions = shift_regions(size, self.window, (shift, shift), x.device) if shift else None
+        out, state = self._focus(qkv.view(-1, self.window[0] * self.window[1], 3 * C), state, regions)
+        conv, proj = self.v_LePE.layer, self.attn_win.proj
+        local = depthwise_gelu(qkv[:, 2 * C :], back, size, conv.weight, cast("Tensor", conv.bias)).view(-1, C)
+        rows = out.reshape(-1, C)
+        return linear_rows(rows, proj.weight, proj.bias, order=back, added=local, residual=pixels).view(x.shape), state
+
     def _focus(self, windows: Tensor, state: FocusState | None, regions: Tensor | None) -> tuple[Tensor, FocusState]:
         """Queries, keys and values of windows [B*n, N, 3C] -> [B*n, N, C] and the new state."""
         # Each [B*n, h, N, D]: views.
@@ -184,12 +217,18 @@ class FocusedAttentionBase(nn.Module):
         # Where shifted windows reach around the border a band has two pieces, at the bottom and at the top.
         edges = {0, H, *((row + shift) % H for band in bands for row in band)}
         radius = self.v_LePE.radius
+        at_once = serves(x, self)
         for number, image in enumerate(x):
             around = Surroundings(image, edges, radius)
             for start, stop in bands:
                 pieces = [(start + shift, min(stop + shift, H)), (0, max(0, stop + shift - H))]
                 pieces = [piece for piece in pieces if piece[0] < piece[1]]
-                qkv = self.wqkv(norm(torch.cat([image[slice(*piece)] for piece in pieces])))  # [rows, W, 3C]
+                rows = torch.cat([image[slice(*piece)] for piece in pieces])
+                if at_once:
+                    qkv = projected(rows.flatten(0, 1), self.wqkv, cast("nn.LayerNorm", norm))
+                    qkv = qkv.view(*rows.shape[:2], -1)
+                else:
+                    qkv = self.wqkv(norm(rows))  # [rows, W, 3C]
                 lengths = [end - begin for begin, end in pieces]
                 local = torch.cat([
                     self._local(around.above(begin), values, around.below(end), norm)

@@ -65,7 +65,7 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         resi_connection: the convolutions at the end of each group and of the body.
     """
 
-    kernels = ("window", "conv3x3", "focus_select", "focus_sparse", "gelu_depthwise", "maps")
+    kernels = ("window", "conv3x3", "focus_select", "focus_sparse", "gelu_depthwise", "linear_rows", "maps")
     takes_exact_images = True
     mean_e4: Tensor
     scale: int

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import cast
 
 from torch import Tensor, nn
-from torch.nn.modules import module as module_hooks
 
 from archs.layers.conv import Conv3x3
 from archs.layers.pooling import SoftPool2d
+from archs.layers.watched import watched
 from archs.plainusr.blocks import NEGATIVE_SLOPE, FullResolutionAttention, LocalImportanceAttention, PlainBlock
 from ops import IMPORTANCE_GATE, call_of, importance_gate_, pointwise_soft_pool
 from ops.registry import NATIVE
@@ -24,18 +24,12 @@ from ops.registry import NATIVE
 
 def serves(network: nn.Module, x: Tensor) -> bool:
     """Whether a folded network can be evaluated in place: kernels serve, no gradient is wanted, nobody watches."""
-    if type(x) is not Tensor or x.ndim != 4 or _watched_everywhere():
+    if type(x) is not Tensor or x.ndim != 4 or watched(*network.modules()):
         return False
     parameters = []
     for module in network.modules():
-        if module._forward_hooks or module._forward_pre_hooks:
-            return False
         parameters += [parameter for parameter in module._parameters.values() if parameter is not None]
     return IMPORTANCE_GATE.choose(call_of(x, *parameters)).name == NATIVE
-
-
-def _watched_everywhere() -> bool:
-    return bool(module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks)
 
 
 def evaluate(x: Tensor, head: Conv3x3, blocks: Sequence[PlainBlock], tail: Conv3x3, scale: int) -> Tensor:

@@ -36,7 +36,7 @@ def check_torch() -> None:
 def quiet() -> Iterator[None]:
     """Keep what torch's exporters log and warn about their own inner workings off the console.
 
-    Nor do they write down for each operator which lines of code led to it, a quarter to a third of their time.
+    Nor do they write down for each operator which lines of code led to it, a quarter of their time.
     """
     disabled = logging.root.manager.disable
     without_lines = getattr(tracing, "do_not_emit_stack_traces", False)  # torch 2.9 may not ask

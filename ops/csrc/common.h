@@ -219,7 +219,7 @@ void gather_dot(const A* x, const A* rows, S stride, const I* index, int64_t cou
 
 template <class A, int V, class I, class S>
 void gather_sum(const A* weight, const A* rows, S stride, const I* index, int64_t count, A* out) {
-  constexpr int kChains = V >= 8 ? 1 : (8 + V - 1) / V;  // independent sums: an FMA takes four cycles, two start in each
+  constexpr int kChains = V >= 7 ? 1 : 12 / V;  // independent sums in twelve registers: an FMA takes four cycles
   Vec<A> sum[kChains][V] = {};
   int64_t k = 0;
   for (; k + kChains <= count; k += kChains) {

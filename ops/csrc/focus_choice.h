@@ -15,6 +15,24 @@
 
 namespace focalsr {
 
+#if defined(__AVX2__)
+// For each set of lanes their numbers, ascending, one in a byte.
+struct LaneNumbers {
+  uint64_t of[256];
+  constexpr LaneNumbers() : of{} {
+    for (int set = 0; set < 256; ++set)
+      for (int lane = 0, place = 0; lane < 8; ++lane)
+        if (set >> lane & 1) of[set] |= static_cast<uint64_t>(lane) << 8 * place++;
+  }
+};
+inline constexpr LaneNumbers kLaneNumbers;
+
+// Of a set of lanes, where they are to be moved so that they lie side by side.
+inline __m256i side_by_side(unsigned set) {
+  return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kLaneNumbers.of[set])));
+}
+#endif
+
 template <class A>
 using BitsOf = typename std::conditional<std::is_same<A, float>::value, int32_t, int64_t>::type;
 
@@ -26,17 +44,21 @@ struct Cut {
 };
 
 // Finds where to cut. The result depends on the row alone; where the search begins, at the last row's limit, does not
-// change it. The bits of numbers that are not negative have the order of the numbers.
+// change it, nor that it goes on among the few numbers that are left. The bits of numbers that are not negative have the
+// order of the numbers.
 template <class A>
 class Chooser {
  public:
+  explicit Chooser(int64_t most) : left_(most + kLanes<A>) {}  // numbers of a row
+
   // For the `wanted` smallest of `count` depths (0 < wanted < count); behind them `row` holds whole vectors.
   Cut<A> operator()(const A* row, int64_t count, int64_t wanted) {
     Integer low = -1, high = kMost;  // fewer than wanted are <= low, more than wanted <= high
     int64_t below = 0, up_to = count;
+    int64_t passed = 0;              // numbers that are not in the row any more, all of them <= low
     Integer at = std::clamp<Integer>(hint_, 0, kMost - 1);
     for (int turn = 1;; ++turn) {
-      const int64_t found = count_up_to(row, count, at);
+      const int64_t found = passed + count_up_to(row, count, at);
       if (found == wanted) {
         hint_ = at;
         return {at, -1};
@@ -52,6 +74,11 @@ class Chooser {
         hint_ = high;
         return {high, wanted - below};
       }
+      if (kGathers && passed == 0 && count >= kMany && (up_to - below) * 4 <= count) {
+        passed = below;
+        count = gather(row, count, low, high);
+        row = left_.get();
+      }
       at = turn % 3 == 0 || turn > 12 ? middle(low, high) : between(low, high, below, up_to, wanted);
     }
   }
@@ -60,6 +87,30 @@ class Chooser {
   using Integer = BitsOf<A>;
   typedef Integer Bits __attribute__((vector_size(kVectorBytes)));
   static constexpr Integer kMost = std::numeric_limits<Integer>::max();
+
+  static constexpr int64_t kMany = 128;  // numbers among which it is worth it to gather those that are left
+#if defined(__AVX2__)
+  static constexpr bool kGathers = std::is_same_v<A, float>;
+
+  // The numbers of a row in (low, high], which are counted.
+  int64_t gather(const A* row, int64_t count, Integer low, Integer high) {
+    const __m256i least = _mm256_set1_epi32(static_cast<int>(low)), most = _mm256_set1_epi32(static_cast<int>(high));
+    int64_t n = 0;
+    for (int64_t i = 0; i < count; i += 8) {
+      const __m256 x = _mm256_loadu_ps(reinterpret_cast<const float*>(row) + i);
+      const __m256i bits = _mm256_castps_si256(x);
+      const __m256i in = _mm256_andnot_si256(_mm256_cmpgt_epi32(bits, most), _mm256_cmpgt_epi32(bits, least));
+      const auto in_row = static_cast<unsigned>(count - i < 8 ? (1 << (count - i)) - 1 : 255);
+      const unsigned set = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(in))) & in_row;
+      _mm256_storeu_ps(reinterpret_cast<float*>(left_.get()) + n, _mm256_permutevar8x32_ps(x, side_by_side(set)));
+      n += __builtin_popcount(set);
+    }
+    return n;
+  }
+#else
+  static constexpr bool kGathers = false;
+  static int64_t gather(const A*, int64_t count, Integer, Integer) { return count; }
+#endif
 
   static Integer bits_of(A x) {
     Integer bits;
@@ -72,27 +123,24 @@ class Chooser {
     return x;
   }
   static int64_t count_up_to(const A* row, int64_t count, Integer limit) {
-    Bits hits[2] = {};
+    constexpr int kParts = 4;
+    Bits beyond[kParts] = {};  // counted: to compare for more is one instruction, for no more two
     const Bits bound = limit - Bits{};
-    const auto hit = [&](int64_t i) {
+    const auto is_beyond = [&](int64_t i) {
       Bits bits;
       std::memcpy(&bits, row + i, sizeof bits);
-      return bits <= bound;
+      return bits > bound;
     };
     int64_t i = 0;
-    for (; i + 2 * kLanes<A> <= count; i += 2 * kLanes<A>) {
-      hits[0] -= hit(i);
-      hits[1] -= hit(i + kLanes<A>);
-    }
-    if (i + kLanes<A> <= count) {
-      hits[0] -= hit(i);
-      i += kLanes<A>;
-    }
-    hits[0] += hits[1];
-    int64_t found = 0;
-    for (int lane = 0; lane < kLanes<A>; ++lane) found += hits[0][lane];
-    for (; i < count; ++i) found += bits_of(row[i]) <= limit;
-    return found;
+    for (; i + kParts * kLanes<A> <= count; i += kParts * kLanes<A>)
+#pragma GCC unroll 4
+      for (int part = 0; part < kParts; ++part) beyond[part] -= is_beyond(i + part * kLanes<A>);
+    for (; i + kLanes<A> <= count; i += kLanes<A>) beyond[0] -= is_beyond(i);
+    beyond[0] += beyond[1] + (beyond[2] + beyond[3]);
+    int64_t more = 0;
+    for (int lane = 0; lane < kLanes<A>; ++lane) more += beyond[0][lane];
+    for (; i < count; ++i) more += bits_of(row[i]) > limit;
+    return count - more;
   }
   static Integer middle(Integer low, Integer high) { return (low & high) + ((low ^ high) >> 1); }
 
@@ -112,20 +160,8 @@ class Chooser {
   }
 
   Integer hint_ = 0;
+  Buffer<A> left_;
 };
-
-#if defined(__AVX2__)
-// For each set of lanes their numbers, ascending, one in a byte.
-struct LaneNumbers {
-  uint64_t of[256];
-  constexpr LaneNumbers() : of{} {
-    for (int set = 0; set < 256; ++set)
-      for (int lane = 0, place = 0; lane < 8; ++lane)
-        if (set >> lane & 1) of[set] |= static_cast<uint64_t>(lane) << 8 * place++;
-  }
-};
-inline constexpr LaneNumbers kLaneNumbers;
-#endif
 
 // Keeps the slots of a row that a cut leaves, in their order: their depths, weights and keys (`list`, or the slots
 // themselves where it is null). `row`, `weight` and `list` hold whole vectors, and a vector more fits into the results.
@@ -143,7 +179,7 @@ void keep(const A* row, const A* weight, const int32_t* list, int64_t count, Cut
         const __m256i above = _mm256_cmpgt_epi32(_mm256_castps_si256(x), limit);
         const auto in_row = static_cast<unsigned>(count - i < 8 ? (1 << (count - i)) - 1 : 255);
         const unsigned set = ~static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(above))) & in_row;
-        const __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kLaneNumbers.of[set])));
+        const __m256i lanes = side_by_side(set);
         const __m256i keys =
             list == nullptr ? slots : _mm256_loadu_si256(reinterpret_cast<const __m256i*>(list + i));
         _mm256_storeu_ps(kept_row + n, _mm256_permutevar8x32_ps(x, lanes));

@@ -116,51 +116,67 @@ FOCALSR_INLINE bool read_list(const I* from, int64_t count, int64_t keys, int32_
   return read_list<false>(from, count, keys, to, 0, nullptr);
 }
 
-// As many numbers as a vector has lanes, by their places.
-template <class A>
-using Places __attribute__((vector_size(sizeof(int32_t) * kLanes<A>))) = int32_t;
-
-template <class A>
-FOCALSR_INLINE Vec<A> looked_up(const A* from, Places<A> places) {
-#if defined(__AVX2__)
-  if constexpr (std::is_same_v<A, float>) return (Vec<A>)_mm256_i32gather_ps(from, (__m256i)places, 4);
-#endif
-  Vec<A> result;
-  for (int i = 0; i < kLanes<A>; ++i) result[i] = from[places[i]];
-  return result;
-}
-
-// Logits of the layers before and biases of listed keys, `before` the former and `bias` those of the query with all
-// positions of a window `side` wide. The position of a key is computed, which is faster than looked up.
+// Logits of the layers before, and biases: `before` the former of the listed keys, `bias` those of the query with all
+// positions of a window `side` wide.
 template <class A>
 struct ListedTerms {
   const A* before;
   const A* bias;
   int64_t side;
-
-  FOCALSR_INLINE Vec<A> at(const int32_t* list, int64_t k) const {
-    typedef float Floats __attribute__((vector_size(sizeof(float) * kLanes<A>)));
-    Places<A> key;
-    std::memcpy(&key, list + k, sizeof key);
-    const Floats part = 1.0f / static_cast<float>(side) - Floats{};
-    const auto row = __builtin_convertvector((__builtin_convertvector(key, Floats) + 0.5f) * part, Places<A>);
-    return load(before + k) + looked_up<A>(bias, key + row * static_cast<int32_t>(side - 1));
-  }
 };
 
 namespace detail {
+
+template <class A>
+using Places __attribute__((vector_size(sizeof(int32_t) * kLanes<A>))) = int32_t;
+
+// Positions of as many keys as a vector has lanes, key / side (2 side - 1) + key % side. Computed: that is faster than
+// looked up.
+template <class A>
+FOCALSR_INLINE Places<A> positions(const int32_t* list, int64_t side) {
+  typedef float Floats __attribute__((vector_size(sizeof(float) * kLanes<A>)));
+  Places<A> key;
+  std::memcpy(&key, list, sizeof key);
+  const Floats part = 1.0f / static_cast<float>(side) - Floats{};
+  const auto row = __builtin_convertvector((__builtin_convertvector(key, Floats) + 0.5f) * part, Places<A>);
+  return key + row * static_cast<int32_t>(side - 1);
+}
+
+// One vector of products with biases, as `dots`. A bias is what the first sum of its key begins with: gathering several
+// into a vector takes as long as all products.
+template <class A, int V>
+FOCALSR_INLINE Vec<A> biased_dots(const Vec<A> (&query)[V], const A* rows, const int32_t* start, const A* bias,
+                                  const int32_t* place) {
+  Vec<A> partial[kLanes<A>];
+#pragma GCC unroll 8
+  for (int i = 0; i < kLanes<A>; ++i) {
+    const A* row = rows + start[i];
+    partial[i] = Vec<A>{bias[place[i]]} + query[0] * load(row);
+#pragma GCC unroll 8
+    for (int v = 1; v < V; ++v) partial[i] += query[v] * load(row + v * kLanes<A>);
+  }
+  return sums(partial);
+}
 
 // The last V vectors of a product of listed rows: `out` begins with what earlier vectors gave, if there were any.
 template <class A, int V>
 A listed_logits(const A* x, const A* rows, const int32_t* start, const int32_t* list, int64_t count,
                 const ListedTerms<A>& terms, A* out, bool add) {
-  constexpr std::integral_constant<int64_t, 1> kOne{};
   Vec<A> query[V];
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) query[v] = load(x + v * kLanes<A>);
+  const A *before = terms.before, *bias = terms.bias;
+  const int64_t side = terms.side;
   Vec<A> most = all(-std::numeric_limits<A>::infinity());
-  for (int64_t k = 0; k < count; k += kLanes<A>) {
-    Vec<A> logit = dots<A, V>(query, rows, kOne, start + k) + terms.at(list, k);
+  int32_t place[2][kLanes<A>];  // computed a turn before they are read
+  const auto locate = [&](int64_t k, int32_t* to) {
+    const Places<A> found = positions<A>(list + k, side);
+    std::memcpy(to, &found, sizeof found);
+  };
+  locate(0, place[0]);
+  for (int64_t k = 0, turn = 0; k < count; k += kLanes<A>, turn ^= 1) {
+    if (k + kLanes<A> < count) locate(k + kLanes<A>, place[turn ^ 1]);
+    Vec<A> logit = biased_dots<A, V>(query, rows, start + k, bias, place[turn]) + load(before + k);
     if (add) logit += load(out + k);
     store(out + k, logit);
     most = most < logit ? logit : most;

@@ -90,7 +90,7 @@ Forward select_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
     const int64_t room = padded<A>(s.tokens) + kLanes<A>;
     Buffer<A> value(s.tokens * value_width), weight(room), kept_row(room), kept(room), sum(value_width);
     Buffer<int32_t> slot(room);
-    Chooser<A> choose;
+    Chooser<A> choose(s.tokens);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t w = item / s.heads, h = item % s.heads;
       dense.begin(w, h);

@@ -101,7 +101,7 @@ std::tuple<Tensor, Tensor> sparse_forward(const Tensor& q, const Tensor& k, cons
     Buffer<A> key(s.tokens * width), value(s.tokens * width), query(kTile * width), sum(width);
     Buffer<A> row(room), weight(room), kept_row(room + kLanes<A>), kept(room + kLanes<A>);
     Buffer<int32_t> kept_list(room + kLanes<A>);
-    Chooser<A> choose;
+    Chooser<A> choose(length);
     Before<A, I> before(length, s.tokens, width);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t w = item / s.heads, h = item % s.heads;

@@ -1,4 +1,8 @@
-// The middle of a convolutional MLP on the CPU: t = gelu(x), out = t + gelu(depth-wise k x k of t + bias).
+// Depth-wise k x k convolutions with GELU on the CPU, for the middle of a convolutional MLP and beside an attention:
+//
+//   gelu_depthwise   t = gelu(x), out = t + gelu(convolution of t + bias)
+//   depthwise_gelu   out = gelu(convolution of x + bias), the pixels of x in any order
+//
 // A strip of columns is taken row by row, with the k rows of t that a result needs in the cache.
 //
 // Shapes: B images, H W pixels, C channels, the last dimension; K side of the kernel, odd; r = K / 2.
@@ -7,6 +11,7 @@
 // Every result is computed alone: it depends neither on the strip that it is in nor on the number of threads.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
@@ -60,9 +65,28 @@ struct Sizes {
   int64_t height, width, channels, step;  // step: channels of a padded pixel
 };
 
-// The pixels [first, last) of a row -> padded pixels of gelu; zeros outside of the image.
-template <class A, class T>
-void activate(const T* image, const Sizes& s, int64_t row, int64_t first, int64_t last, A* to) {
+// Where pixels come from: `step` numbers apart, in the order of an image or where `order` says.
+template <class T>
+struct Pixels {
+  const T* data;
+  const int64_t* order;  // of one image; null: as they come
+  int64_t step;
+
+  template <class A>
+  void pack(int64_t first, int64_t count, int64_t channels, A* to) const {
+    if (order == nullptr) return pack_rows<A>(data + first * step, step, 1, count, channels, to);
+    const int64_t width = padded<A>(channels);
+    for (int64_t p = 0; p < count; ++p, to += width) {
+      const T* from = data + order[first + p] * step;
+      std::copy_n(from, channels, to);
+      std::fill(to + channels, to + width, A(0));
+    }
+  }
+};
+
+// The pixels [first, last) of a row -> padded pixels, of gelu where kBefore; zeros outside of the image.
+template <bool kBefore, class A, class T>
+void activate(const Pixels<T>& image, const Sizes& s, int64_t row, int64_t first, int64_t last, A* to) {
   const int64_t begin = std::clamp<int64_t>(first, 0, s.width), end = std::clamp<int64_t>(last, 0, s.width);
   if (row < 0 || row >= s.height) {
     std::fill(to, to + (last - first) * s.step, A(0));
@@ -71,8 +95,9 @@ void activate(const T* image, const Sizes& s, int64_t row, int64_t first, int64_
   A* inside = to + (begin - first) * s.step;
   std::fill(to, inside, A(0));
   std::fill(to + (end - first) * s.step, to + (last - first) * s.step, A(0));
-  pack_rows<A>(image + (row * s.width + begin) * s.channels, s.channels, 1, end - begin, s.channels, inside);
-  for (A* at = inside; at < to + (end - first) * s.step; at += kLanes<A>) store(at, gelu<A>(load(at)));
+  image.pack(row * s.width + begin, end - begin, s.channels, inside);
+  if constexpr (kBefore)
+    for (A* at = inside; at < to + (end - first) * s.step; at += kLanes<A>) store(at, gelu<A>(load(at)));
 }
 
 // Rounded to even as a vector: one by one it takes as long as the convolution.
@@ -97,7 +122,7 @@ FOCALSR_INLINE void put(Vec<A> value, int64_t count, T* to) {
 
 // kPixels results side by side, kLanes channels of each; `wanted` and `count` of them are written. rows: the K rows of t,
 // from the column of the first result minus r.
-template <class A, class T>
+template <bool kBefore, class A, class T>
 FOCALSR_INLINE void results(
     const A* const* rows, int64_t side, const A* weight, Vec<A> bias, int64_t step, int64_t wanted, int64_t count, T* to,
     int64_t to_step) {
@@ -113,11 +138,12 @@ FOCALSR_INLINE void results(
     }
   }
   const A* centre = rows[side / 2] + side / 2 * step;
-  for (int p = 0; p < wanted; ++p) put<A>(load(centre + p * step) + gelu<A>(sum[p]), count, to + p * to_step);
+  for (int p = 0; p < wanted; ++p)
+    put<A>(kBefore ? load(centre + p * step) + gelu<A>(sum[p]) : gelu<A>(sum[p]), count, to + p * to_step);
 }
 
 // One row of results: `columns` of them. rows: the K rows of t, from the first column minus r.
-template <class A, class T>
+template <bool kBefore, class A, class T>
 void row_of_results(
     const A* const* rows, int64_t side, const A* weight, const A* bias, const Sizes& s, int64_t columns, T* to) {
   const A* here[kLargestSide];
@@ -128,14 +154,14 @@ void row_of_results(
       const int64_t wanted = std::min<int64_t>(kPixels, columns - column);
       for (int64_t i = 0; i < side; ++i) here[i] = rows[i] + column * s.step + c;
       T* first = to + column * s.channels + c;
-      results<A>(here, side, weight + c, load(bias + c), s.step, wanted, count, first, s.channels);
+      results<kBefore, A>(here, side, weight + c, load(bias + c), s.step, wanted, count, first, s.channels);
     }
   }
 }
 
 // weight: [K * K, C] of A, padded.
-template <class A, class T>
-void run(const T* x, const Sizes& s, int64_t images, int64_t side, const A* weight, const A* bias, T* out) {
+template <bool kBefore, class A, class T>
+void run(const Pixels<T>& x, const Sizes& s, int64_t images, int64_t side, const A* weight, const A* bias, T* out) {
   const int64_t radius = side / 2;
   const int64_t strips = (s.width + kColumns - 1) / kColumns, pieces = (s.height + kRows - 1) / kRows;
   at::parallel_for(0, images * strips * pieces, 1, [&](int64_t begin, int64_t end) {
@@ -145,46 +171,80 @@ void run(const T* x, const Sizes& s, int64_t images, int64_t side, const A* weig
     const A* rows[kLargestSide];
     for (int64_t task = begin; task < end; ++task) {
       const int64_t image = task / (strips * pieces), strip = task / pieces % strips, piece = task % pieces;
-      const T* from = x + image * s.height * s.width * s.channels;
-      T* to = out + image * s.height * s.width * s.channels;
+      const int64_t pixels = image * s.height * s.width;
+      const Pixels<T> from = x.order == nullptr ? Pixels<T>{x.data + pixels * x.step, nullptr, x.step}
+                                                : Pixels<T>{x.data, x.order + pixels, x.step};
+      T* to = out + pixels * s.channels;
       const int64_t left = strip * kColumns, right = std::min(s.width, left + kColumns);
       const int64_t top = piece * kRows, bottom = std::min(s.height, top + kRows);
       const auto place = [&](int64_t row) { return memory.get() + (row - top + radius) % side * row_size; };
       for (int64_t row = top - radius; row < bottom + radius; ++row) {
-        activate(from, s, row, left - radius, right + radius, place(row));
+        activate<kBefore>(from, s, row, left - radius, right + radius, place(row));
         const int64_t result = row - radius;
         if (result < top) continue;
         for (int64_t i = 0; i < side; ++i) rows[i] = place(result - radius + i);
-        row_of_results(rows, side, weight, bias, s, right - left, to + (result * s.width + left) * s.channels);
+        row_of_results<kBefore>(rows, side, weight, bias, s, right - left, to + (result * s.width + left) * s.channels);
       }
     }
   });
 }
 
-// x [B, H, W, C], weight [C, 1, K, K], bias [C] -> [B, H, W, C].
-Tensor gelu_depthwise(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  TORCH_CHECK_VALUE(x.dim() == 4 && weight.dim() == 4 && weight.size(0) == x.size(3), "gelu_depthwise: shapes differ");
-  const int64_t side = weight.size(3);
-  TORCH_CHECK_VALUE(side == weight.size(2) && side % 2 == 1 && side <= kLargestSide, "gelu_depthwise: side ", side);
-  const Tensor from = x.contiguous();
-  const Tensor out = at::empty_like(from);
-  if (out.numel() == 0) return out;
+// Pixels x, `step` apart, in an order of their own or as they come -> out [B, H, W, C].
+template <bool kBefore>
+void convolve(const Tensor& x, int64_t step, const int64_t* order, const Tensor& weight, const Tensor& bias,
+              const Tensor& out) {
+  const int64_t side = weight.size(3), channels = out.size(3);
   by_type("gelu_depthwise", x.scalar_type(), [&](auto a, auto t) {
     using A = decltype(a);
     using T = decltype(t);
-    const int64_t channels = x.size(3);
-    const Sizes s{x.size(1), x.size(2), channels, padded<A>(channels)};
+    const Sizes s{out.size(1), out.size(2), channels, padded<A>(channels)};
     const Tensor taps = weight.to(x.scalar_type()).contiguous(), offsets = bias.to(x.scalar_type()).contiguous();
     const Buffer<A> rows(side * side * s.step), start(s.step);
     pack_rows<A>(taps.const_data_ptr<T>(), 1, side * side, side * side, channels, rows.get());
     pack_rows<A>(offsets.const_data_ptr<T>(), channels, 1, 1, channels, start.get());
-    run<A, T>(from.const_data_ptr<T>(), s, x.size(0), side, rows.get(), start.get(), out.mutable_data_ptr<T>());
+    run<kBefore, A, T>({x.const_data_ptr<T>(), order, step}, s, out.size(0), side, rows.get(), start.get(),
+                       out.mutable_data_ptr<T>());
   });
+}
+
+void check_kernel(const Tensor& weight, int64_t channels) {
+  TORCH_CHECK_VALUE(weight.dim() == 4 && weight.size(0) == channels, "gelu_depthwise: shapes differ");
+  const int64_t side = weight.size(3);
+  TORCH_CHECK_VALUE(side == weight.size(2) && side % 2 == 1 && side <= kLargestSide, "gelu_depthwise: side ", side);
+}
+
+// x [B, H, W, C], weight [C, 1, K, K], bias [C] -> [B, H, W, C].
+Tensor gelu_depthwise(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  TORCH_CHECK_VALUE(x.dim() == 4, "gelu_depthwise: shapes differ");
+  check_kernel(weight, x.size(3));
+  const Tensor from = x.contiguous();
+  const Tensor out = at::empty_like(from);
+  if (out.numel() > 0) convolve<true>(from, x.size(3), nullptr, weight, bias, out);
+  return out;
+}
+
+// x [P, C], order [B * H * W] int64 of pixels of x, weight [C, 1, K, K], bias [C] -> [B, H, W, C].
+Tensor depthwise_gelu(const Tensor& x, const Tensor& order, const Tensor& weight, const Tensor& bias, int64_t height,
+                      int64_t width) {
+  TORCH_CHECK_VALUE(x.dim() == 2 && order.dim() == 1 && order.scalar_type() == at::kLong && height > 0 && width > 0 &&
+                        order.size(0) % (height * width) == 0,
+                    "depthwise_gelu: x is ", x.sizes(), ", the order ", order.sizes(), ", an image ", height, " x ", width);
+  check_kernel(weight, x.size(1));
+  const Tensor from = x.stride(1) == 1 ? x : x.contiguous(), places = order.contiguous();
+  const Tensor out = at::empty({order.size(0) / (height * width), height, width, x.size(1)}, x.options());
+  if (out.numel() == 0) return out;
+  const int64_t* const data = places.const_data_ptr<int64_t>();
+  const auto [least, most] = std::minmax_element(data, data + places.numel());
+  TORCH_CHECK_INDEX(*least >= 0 && *most < x.size(0), "depthwise_gelu: the order names pixels outside 0 to ", x.size(0) - 1);
+  convolve<false>(from, from.stride(0), data, weight, bias, out);
   return out;
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(focalsr, CPU, m) { m.impl("gelu_depthwise", gelu_depthwise); }
+TORCH_LIBRARY_IMPL(focalsr, CPU, m) {
+  m.impl("gelu_depthwise", gelu_depthwise);
+  m.impl("depthwise_gelu", depthwise_gelu);
+}
 
 }  // namespace focalsr

@@ -1,4 +1,4 @@
-"""The middle of a convolutional MLP, which lies between two matrix products: activation and local mixing.
+"""Depth-wise convolutions with GELU: in the middle of a convolutional MLP, and beside an attention.
 
 Shapes: B images, H W pixels, C channels, K side of the kernel, odd.
 """
@@ -72,6 +72,71 @@ def gelu_depthwise(x: Tensor, weight: Tensor, bias: Tensor, backend: str = "auto
     return GELU_DEPTHWISE.choose(call, backend).run(GeluDepthwiseArguments(x, weight, bias))
 
 
+class DepthwiseGeluArguments(NamedTuple):
+    """The arguments of :func:`depthwise_gelu` as they travel."""
+
+    x: Tensor  # [P, C]
+    order: Tensor  # [B * H * W] int64
+    weight: Tensor  # [C, 1, K, K]
+    bias: Tensor  # [C]
+    height: int  # H
+    width: int  # W
+
+
+def depthwise_gelu(
+    x: Tensor, order: Tensor, size: tuple[int, int], weight: Tensor, bias: Tensor, backend: str = "auto"
+) -> Tensor:
+    """``gelu(depth-wise convolution of x[order] + bias)``, zeros around each image.
+
+    The compiled kernel, which serves evaluation on the CPU, reads pixels where they are and writes the result.
+
+    Args:
+        x: [P, C], pixels in any order.
+        order: [B * H * W] int64, which of them each pixel of the images is.
+        size: (H, W).
+        weight: [C, 1, K, K].
+        bias: [C].
+        backend: "auto", "native" or "reference" (see :func:`ops.explain`).
+
+    Returns:
+        [B, H, W, C], type of ``x``.
+
+    Raises:
+        InputError: shapes do not fit, or the chosen backend cannot serve this call.
+    """
+    C, side = x.shape[-1], weight.shape[-1]
+    pixels = size[0] * size[1]
+    if x.ndim != 2 or order.ndim != 1 or pixels < 1 or order.shape[0] % pixels:
+        raise InputError(
+            f"depthwise_gelu: x {list(x.shape)} and order {list(order.shape)}, expected [P, C] and pixels of whole "
+            f"images of {size[0]} x {size[1]}"
+        )
+    if weight.shape != (C, 1, side, side) or bias.shape != (C,) or side % 2 == 0:
+        raise InputError(
+            f"depthwise_gelu: weight {list(weight.shape)}, bias {list(bias.shape)}; expected [{C}, 1, K, K] with an "
+            f"odd K, [{C}]"
+        )
+    call = GeluDepthwiseCall(
+        device=x.device.type,
+        gradient=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, weight, bias)),
+        side=side,
+    )
+    return DEPTHWISE_GELU.choose(call, backend).run(DepthwiseGeluArguments(x, order, weight, bias, *size))
+
+
+def reference_depthwise_gelu(arguments: DepthwiseGeluArguments) -> Tensor:
+    """[B, H, W, C], by PyTorch's convolution."""
+    x, order, weight, bias, height, width = arguments
+    image = x.index_select(0, order).view(-1, height, width, x.shape[1])
+    return F.gelu(depthwise_conv2d(image, weight, bias))
+
+
+def native_depthwise_gelu(arguments: DepthwiseGeluArguments) -> Tensor:
+    """[B, H, W, C], by ops/csrc/gelu_depthwise_cpu.cpp."""
+    out: Tensor = torch.ops.focalsr.depthwise_gelu(*arguments)
+    return out
+
+
 def reference_gelu_depthwise(arguments: GeluDepthwiseArguments) -> Tensor:
     """[B, H, W, C], by PyTorch's convolution."""
     t = F.gelu(arguments.x)
@@ -127,6 +192,28 @@ GELU_DEPTHWISE: Operator[GeluDepthwiseCall, Callable[[GeluDepthwiseArguments], T
 )
 
 
+DEPTHWISE_GELU: Operator[GeluDepthwiseCall, Callable[[DepthwiseGeluArguments], Tensor]] = Operator(
+    name="depthwise_gelu",
+    backends=(
+        Backend(
+            NATIVE,
+            native_depthwise_gelu,
+            refusal=_refusal,
+            merit="a compiled kernel of this project: pixels are read where they are, and sums stay in registers",
+            missing=lambda call: build.cpu_extension("gelu_depthwise"),
+        ),
+        Backend(
+            REFERENCE,
+            reference_depthwise_gelu,
+            refusal=lambda call: None,
+            merit="PyTorch's gather, convolution and GELU, which serve every call",
+            shortfall="slower: the map is written and read three times",
+        ),
+    ),
+    examples=_examples,
+)
+
+
 def _fake(arguments: GeluDepthwiseArguments) -> Tensor:
     return arguments.x.new_empty(arguments.x.shape)
 
@@ -136,4 +223,15 @@ def _flops(sizes: Any) -> int:
     return int(2 * math.prod(sizes.x) * math.prod(sizes.weight[2:]))
 
 
+def _fake_after(arguments: DepthwiseGeluArguments) -> Tensor:
+    x, order, _, _, height, width = arguments
+    return x.new_empty(order.shape[0] // (height * width), height, width, x.shape[1])
+
+
+def _flops_after(sizes: Any) -> int:
+    """Of the convolution."""
+    return int(2 * math.prod(sizes.order) * math.prod(sizes.weight))
+
+
 register("gelu_depthwise", GeluDepthwiseArguments, "Tensor", fake=_fake, flops=_flops)
+register("depthwise_gelu", DepthwiseGeluArguments, "Tensor", fake=_fake_after, flops=_flops_after)

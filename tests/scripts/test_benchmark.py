@@ -236,7 +236,7 @@ def test_a_gpu_is_hidden_from_the_process_that_measures_memory(monkeypatch: pyte
     monkeypatch.setattr(subprocess, "Popen", started)
     meter = MemoryMeter(Limits(quick=True))
     with pytest.raises(BrokenPipeError, match="no process"):
-        meter.peak("metrics/ssim", "ours", lambda: None, "cpu")
+        meter.peak("metrics/ssim", "ours", lambda: lambda: None, "cpu")
     meter._close()
     assert [env["CUDA_VISIBLE_DEVICES"] for env in seen] == [""]
 

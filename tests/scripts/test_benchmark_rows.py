@@ -29,6 +29,7 @@ OPERATORS = {
 ELSEWHERE = {
     "resample",  # measured with the images, in the group data
     "conv3x3", "pointwise_soft_pool", "importance_gate_",  # measured with PlainUSR, in the group networks
+    "linear_rows", "depthwise_gelu",  # with PFT
 }  # fmt: skip
 
 

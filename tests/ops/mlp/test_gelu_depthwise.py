@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ops import explain, gelu_depthwise
+from ops import depthwise_gelu, explain, gelu_depthwise
 from tests.ops.kernels import require_cpu_kernels
 from utils.errors import InputError
 
@@ -126,3 +126,35 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(InputError, match="expected"):
             gelu_depthwise(*arguments)
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize(("shape", "side"), [((2, 9, 70, 13), 3), ((1, 67, 65, 8), 7), ((1, 1, 1, 1), 1)])
+def test_pixels_in_any_order(shape: tuple[int, int, int, int], side: int, dtype: torch.dtype) -> None:
+    """GELU after the convolution alone; pixels lie in a wider tensor, in an order of their own, some of them twice."""
+    x, weight, bias = inputs(shape, side, dtype)
+    B, H, W, C = shape
+    order = torch.randint(B * H * W, (B * H * W,), generator=torch.Generator().manual_seed(0))
+    pixels = torch.cat([x.new_full((B * H * W, 3), torch.nan), x.flatten(0, 2)], -1)[:, 3:]
+    image = pixels[order].view(shape).double().permute(0, 3, 1, 2)
+    y = torch.nn.functional.conv2d(image, weight.double(), bias.double(), padding=side // 2, groups=C)
+    expected = torch.nn.functional.gelu(y).permute(0, 2, 3, 1)
+    exact = depthwise_gelu(pixels.double(), order, (H, W), weight.double(), bias.double(), "reference")
+    torch.testing.assert_close(exact, expected, rtol=1e-13, atol=1e-13)
+    found = depthwise_gelu(pixels, order, (H, W), weight, bias, "native")
+    assert found.dtype == dtype
+    assert (found.double() - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+def test_orders_that_do_not_fit() -> None:
+    x, weight, bias = torch.randn(6, 2), torch.randn(2, 1, 3, 3), torch.randn(2)
+    with pytest.raises(IndexError, match="outside 0 to 5"):
+        depthwise_gelu(x, torch.full((6,), 6), (2, 3), weight, bias)
+    with pytest.raises(InputError, match="whole images of 2 x 2"):
+        depthwise_gelu(x, torch.arange(6), (2, 2), weight, bias)
+    with pytest.raises(InputError, match="expected \\[2, 1, K, K\\]"):
+        depthwise_gelu(x, torch.arange(6), (2, 3), weight[:1], bias)

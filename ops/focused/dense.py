@@ -20,11 +20,12 @@ from ops.focused.table import dense_bias, pair_sums
 from ops.maps import has_kernels, multiply, parts, store, windows_at_once
 from ops.window.region_mask import dense_mask
 
-SHARE = 1 / 4
+SHARE = 1 / 2
 """Lists with this share of a window's keys, or more, have their backward pass here.
 
-Measured on an H100 with 16 windows of 1024 tokens, 6 heads, width 40, in ms, here and along lists: 256 keys 2.9 and 3.3
-in float32, 2.4 and 3.1 in bfloat16; 256 of which 128 stay 3.4 and 3.6, 2.1 and 3.4; 128 keys 2.7 and 2.0 in float32.
+Measured on an H100 with 16 windows of 1024 tokens, 6 heads, width 40, in ms, here and along lists: 256 keys 2.9 and 2.2
+in float32, 2.4 and 2.1 in bfloat16; 256 of which 128 stay 3.4 and 2.8, 2.1 and 2.4; 128 keys 2.7 and 1.5 in float32.
+What it takes along lists grows with them, and here it does not: they would meet at about 370 keys, in bfloat16 at 290.
 """
 _LEAST_PAIRS = {True: 1 << 22, False: 1 << 24}
 """Of a query and a key, in all windows of a head, for layers that see all keys and for others: below, starting the

@@ -129,7 +129,7 @@ def test_long_lists_on_a_gpu_are_the_ones_for_products(monkeypatch: pytest.Monke
     monkeypatch.setattr(build, "cuda_extension", lambda part: None)
     with torch._subclasses.FakeTensorMode():
         q, small = torch.empty(16, 3, 1024, 40, device="cuda"), torch.empty(4, 3, 64, 40, device="cuda")
-        long, short = (torch.empty(16, 3, 1024, length, device="cuda") for length in (256, 128))
+        long, short = (torch.empty(16, 3, 1024, length, device="cuda") for length in (512, 256))
     assert dense.pays(q, long, sees_all=False)
     assert not dense.pays(q, short, sees_all=False)
     assert dense.pays(q, short, sees_all=True)

@@ -82,11 +82,9 @@ inline void pack_values(const View<uint16_t>& from, const uint16_t* first, const
   }
 }
 
-// A row of products becomes exponentials of the logits, rounded, up to a factor; returns one over their sum. `added`:
-// float, or numbers as they are in memory.
+// Products of a row become logits: `scale` times themselves and what is added. The largest; `keys` is a multiple of 32.
 template <class Added>
-float weights_of(float* row, float scale, const Added* added, int64_t keys, uint16_t* weights) {
-  const float kLog2E = 1.44269504088896340736f;
+float logits_of(float* row, float scale, const Added* added, int64_t keys) {
   Floats most[2];  // side by side: one would wait for itself
   most[0] = most[1] = all(-std::numeric_limits<float>::infinity());
   for (int64_t m = 0; m < keys; m += 2 * kLanes) {
@@ -98,7 +96,15 @@ float weights_of(float* row, float scale, const Added* added, int64_t keys, uint
       store(at, x);
     }
   }
-  const float largest = largest_lane(most[0] > most[1] ? most[0] : most[1]);
+  return largest_lane(most[0] > most[1] ? most[0] : most[1]);
+}
+
+// A row of products becomes exponentials of the logits, rounded, up to a factor; returns one over their sum. `added`:
+// float, or numbers as they are in memory.
+template <class Added>
+float weights_of(float* row, float scale, const Added* added, int64_t keys, uint16_t* weights) {
+  const float kLog2E = 1.44269504088896340736f;
+  const float largest = logits_of(row, scale, added, keys);
   const Floats shift = all(largest * kLog2E), factor = all(kLog2E);
   const Pairs ones = Pairs{} + 0x3f803f80u;
   Floats sum{};

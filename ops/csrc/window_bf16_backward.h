@@ -39,18 +39,7 @@ struct Softmax {
 inline Softmax exponentials_of(float* row, const float* d_row, float scale, const float* added, int64_t keys) {
   const float kLog2E = 1.44269504088896340736f;
   const float kLowest = -64.0f;  // weights below 2^-64 are zeros: products with them would have no normal numbers
-  Floats most[2];
-  most[0] = most[1] = all(-std::numeric_limits<float>::infinity());
-  for (int64_t m = 0; m < keys; m += 2 * kLanes) {
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      float* at = row + m + i * kLanes;
-      const Floats x = load(at) * all(scale) + load(added + m + i * kLanes);
-      most[i] = x > most[i] ? x : most[i];
-      store(at, x);
-    }
-  }
-  const float largest = largest_lane(most[0] > most[1] ? most[0] : most[1]);
+  const float largest = logits_of(row, scale, added, keys);
   const Floats shift = all(largest * kLog2E), factor = all(kLog2E);
   Floats sum[2] = {}, mean[2] = {};
   for (int64_t m = 0; m < keys; m += 2 * kLanes) {

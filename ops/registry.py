@@ -62,6 +62,11 @@ def only_on(device: str, *kinds: str) -> str | None:
     )
 
 
+def evaluates_on(device: str, *kinds: str, gradient: bool) -> str | None:
+    """One sentence why kernels for some types of devices, which have no backward pass, cannot serve a call."""
+    return only_on(device, *kinds) or ("it has no backward pass, and a gradient is wanted" if gradient else None)
+
+
 @dataclass(frozen=True)
 class Operator(Generic[Call, Function]):
     """A public function and its backends.

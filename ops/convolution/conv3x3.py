@@ -18,7 +18,7 @@ from ops import build
 from ops.autocast import autocast_is_on
 from ops.memo import Memo
 from ops.registration import Written, register
-from ops.registry import NATIVE, REFERENCE, Backend, Operator, only_on, recording
+from ops.registry import NATIVE, REFERENCE, Backend, Operator, evaluates_on, recording
 from utils.errors import InputError
 
 PANEL = 16
@@ -171,10 +171,8 @@ def _points() -> Tensor:
 
 def refusal(call: Conv3x3Call) -> str | None:
     """One sentence why kernels for evaluation on the CPU cannot serve a call."""
-    if (elsewhere := only_on(call.device, "cpu")) is not None:
-        return elsewhere
-    if call.gradient:
-        return "it has no backward pass, and a gradient is wanted"
+    if (reason := evaluates_on(call.device, "cpu", gradient=call.gradient)) is not None:
+        return reason
     if call.dtype not in (torch.float32, torch.bfloat16) or call.autocast:
         return "it is for float32 and bfloat16 alone, and not for autocast"
     if recording():

@@ -16,7 +16,7 @@ from torch import Tensor
 from ops import build
 from ops.depthwise import depthwise_conv2d
 from ops.registration import register
-from ops.registry import NATIVE, REFERENCE, Backend, Operator, only_on, recording
+from ops.registry import NATIVE, REFERENCE, Backend, Operator, evaluates_on, recording
 from utils.devices import types_here
 from utils.errors import InputError
 
@@ -150,10 +150,8 @@ def native_gelu_depthwise(arguments: GeluDepthwiseArguments) -> Tensor:
 
 
 def _refusal(call: GeluDepthwiseCall) -> str | None:
-    if (elsewhere := only_on(call.device, "cpu")) is not None:
-        return elsewhere
-    if call.gradient:
-        return "it has no backward pass, and a gradient is wanted"
+    if (reason := evaluates_on(call.device, "cpu", gradient=call.gradient)) is not None:
+        return reason
     if recording():
         return "a graph that is compiled or exported fuses PyTorch's own operators"
     if call.side > _LARGEST_SIDE:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ops.autocast import autocast_is_on
-from ops.registry import REFERENCE, Backend, Operator, only_on, recording
+from ops.registry import REFERENCE, Backend, Operator, evaluates_on, recording
 from utils.devices import CPU, native_precisions
 
 
@@ -97,10 +97,8 @@ if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
 
 
 def _refusal(call: LinearCall) -> str | None:
-    if (elsewhere := only_on(call.device, "cpu")) is not None:
-        return elsewhere
-    if call.gradient:
-        return "it has no backward pass, and a gradient is wanted"
+    if (reason := evaluates_on(call.device, "cpu", gradient=call.gradient)) is not None:
+        return reason
     if call.autocast or not (call.dtype == torch.float32 or (call.dtype == torch.bfloat16 and _multiplies_bf16())):
         return "it serves float32, and bfloat16 on CPUs that multiply it"
     if call.empty:

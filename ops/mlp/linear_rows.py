@@ -16,7 +16,7 @@ from ops import build
 from ops.autocast import autocast_is_on
 from ops.mlp.linear import linear
 from ops.registration import register
-from ops.registry import NATIVE, REFERENCE, Backend, Operator, only_on, recording
+from ops.registry import NATIVE, REFERENCE, Backend, Operator, evaluates_on, recording
 from utils.errors import InputError
 
 LARGEST = 512
@@ -131,10 +131,8 @@ def native_linear_rows(arguments: LinearRowsArguments) -> Tensor:
 
 
 def _refusal(call: LinearRowsCall) -> str | None:
-    if (elsewhere := only_on(call.device, "cpu")) is not None:
-        return elsewhere
-    if call.gradient:
-        return "it has no backward pass, and a gradient is wanted"
+    if (reason := evaluates_on(call.device, "cpu", gradient=call.gradient)) is not None:
+        return reason
     if recording():
         return "a graph that is compiled or exported fuses PyTorch's own operators"
     if call.autocast or call.dtype not in (torch.float32, torch.float64):

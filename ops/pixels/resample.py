@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ops import build
 from ops.registration import register
-from ops.registry import NATIVE, REFERENCE, Backend, Operator, only_on, recording
+from ops.registry import NATIVE, REFERENCE, Backend, Operator, evaluates_on, recording
 from utils.devices import types_here
 from utils.errors import InputError
 
@@ -133,10 +133,8 @@ def native_resample(arguments: ResampleArguments) -> Tensor:
 
 
 def _refusal(call: ResampleCall) -> str | None:
-    if (elsewhere := only_on(call.device, "cpu")) is not None:
-        return elsewhere
-    if call.gradient:
-        return "it has no backward pass, and a gradient is wanted"
+    if (reason := evaluates_on(call.device, "cpu", gradient=call.gradient)) is not None:
+        return reason
     if call.dtype not in (torch.uint8, torch.float32, torch.float64):
         return f"its kernel knows no {call.dtype}"
     if recording():

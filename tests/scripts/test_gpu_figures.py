@@ -192,6 +192,9 @@ def test_results_of_another_machine_are_not_gone_on_with(monkeypatch: pytest.Mon
     (tmp_path / FILE).write_text("[]")
     with pytest.raises(InputError, match="expected the figures of a run"):
         read_results(tmp_path / FILE)
+    (tmp_path / FILE).unlink()
+    with pytest.raises(InputError, match="there are no figures yet; stage 3"):
+        read_results(tmp_path / FILE)
 
 
 def test_where_an_error_costs_the_gpu_a_new_process_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ def read_results(file: Path) -> Results:
         held = json.loads(file.read_text(encoding="utf-8"))
         rows = tuple(Result(**row) for row in held["rows"])
         return Results(dict(held["machine"]), bool(held["tiny"]), int(held["missing"]), rows)
+    except FileNotFoundError:
+        raise InputError(f"{file}: there are no figures yet; stage 3 of scripts/run_gpu.py measures them") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: expected the figures of a run ({type(error).__name__}: {error})") from None
 

@@ -31,11 +31,11 @@ def forward(network: nn.Module, x: Tensor) -> Work:
     return work
 
 
-def step(network: nn.Module, x: Tensor, scale: int) -> Work:
-    """One training step: L1, backward, Adam."""
+def step(network: nn.Module, x: Tensor, scale: int, *, fused: bool = True) -> Work:
+    """One training step: L1, backward, Adam: ``fused`` as trainings of this project take it, or torch's default."""
     network.train()
     target = torch.rand(*x.shape[:2], x.shape[2] * scale, x.shape[3] * scale)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=fused or None)
 
     def work() -> None:
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""Networks with window attention: the reference of the operator against the backend that "auto" takes."""
+"""Networks with window attention: the published formulas against the backends that "auto" takes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from archs import build_network
-from archs.rgt import RecursiveGeneralizationAttention
 from ops import Memo
 from ops.cache import forget_constants
 from ops.registry import ENVIRONMENT
+from scripts.benchmarks.formulas.build import by_formulas
 from scripts.benchmarks.measure import Comparison, Side, Work
 from scripts.benchmarks.networks import forward, step
 
@@ -38,8 +38,8 @@ ESC: Mapping[str, object] = {
 def comparisons() -> list[Comparison]:
     """HAT-S, RGT-S, ESC and PFT-light.
 
-    The baseline of HAT and RGT does as published code does: masks, index tables and dense biases are computed in every
-    call, the recursions of RGT one after another, and its projections by themselves.
+    The baseline of HAT and RGT is their published formulas (scripts/benchmarks/formulas), trained by torch's Adam as it
+    is by default, with the memory of a script that sets nothing.
     """
     found = _esc() + _pft()
     # 120 x 160 pixels; HAT takes whole windows of 16.
@@ -53,7 +53,7 @@ def comparisons() -> list[Comparison]:
                 Comparison(
                     f"networks/{name}_forward_{height}x{width}",
                     f"{label} x4, 1 x 3 x {height} x {width}, float32",
-                    Side("reference attention", _forward(configuration, height, width, "reference")),
+                    Side("published formulas", _forward_by_formulas(configuration, height, width)),
                     Side("auto", _forward(configuration, height, width, "auto")),
                     quick=False,
                 )
@@ -62,7 +62,7 @@ def comparisons() -> list[Comparison]:
             Comparison(
                 f"train/{name}",
                 f"{label} x4, step, 2 x 3 x 48 x 48, float32",
-                Side("reference attention", _step(configuration, "reference")),
+                Side("published formulas", _step_by_formulas(configuration)),
                 Side("auto", _step(configuration, "auto"), keeps_memory=True),
                 quick=False,
             )
@@ -127,18 +127,6 @@ def with_backend(work: Work, backend: str) -> Work:
     return chosen
 
 
-class _StepByStep(RecursiveGeneralizationAttention):
-    """Global attention without the rewrites of this project."""
-
-    def _shrink(self, x: Tensor, recursions: int) -> Tensor:
-        for _ in range(recursions):
-            x = self.reduction1(x)
-        return x
-
-    def _worth_folding(self, keys: int) -> bool:
-        return False
-
-
 def _afresh(work: Work, network: nn.Module) -> Work:
     """The work with nothing kept from an earlier call."""
     memos = [value for module in network.modules() for value in vars(module).values() if isinstance(value, Memo)]
@@ -155,10 +143,15 @@ def _afresh(work: Work, network: nn.Module) -> Work:
 def _by_backend(network: nn.Module, work: Work, backend: str) -> Work:
     if backend != "reference":
         return with_backend(work, backend)
-    for module in network.modules():
-        if isinstance(module, RecursiveGeneralizationAttention):
-            module.__class__ = _StepByStep
     return with_backend(_afresh(work, network), backend)
+
+
+def _forward_by_formulas(configuration: Mapping[str, object], height: int, width: int) -> Callable[[], Work]:
+    return lambda: forward(by_formulas(configuration), torch.rand(1, 3, height, width))
+
+
+def _step_by_formulas(configuration: Mapping[str, object]) -> Callable[[], Work]:
+    return lambda: step(by_formulas(configuration), torch.rand(2, 3, 48, 48), 4, fused=False)
 
 
 def _forward(configuration: Mapping[str, object], height: int, width: int, backend: str) -> Callable[[], Work]:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ops import Memo, conv3x3
-from ops.convolution.conv3x3 import transformed_weight
 from tests.ops.kernels import require_cpu_kernels
 from utils.errors import InputError
 
@@ -53,6 +52,29 @@ def test_kernel_equals_the_reference(sizes: tuple[int, int, int, int, int], slop
         assert found.shape == expected.shape
         assert (found - expected).abs().max() <= 3e-6 * expected.abs().max()
         assert torch.equal(compute(x.contiguous(), weight, offset, backend="native"), found)
+
+
+# Several groups of tiles, more channels in than out and the other way round, tiles that leave the image.
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("sizes", [(2, 3, 35, 9, 11), (1, 20, 6, 101, 95), (2, 5, 12, 1, 1), (1, 48, 48, 22, 30)])
+def test_gradients_equal_those_of_the_reference(sizes: tuple[int, int, int, int, int]) -> None:
+    tensors = inputs(*sizes)
+    grad = torch.randn(sizes[0], sizes[2], *sizes[3:], generator=torch.Generator().manual_seed(1))
+    found, again, expected = (
+        gradients_of([tensor.to(dtype) for tensor in tensors], grad.to(dtype), backend)
+        for dtype, backend in ((torch.float32, "native"), (torch.float32, "native"), (torch.float64, "reference"))
+    )
+    for ours, same, exact in zip(found, again, expected, strict=True):
+        assert torch.equal(ours, same)
+        assert (ours - exact).abs().max() <= 4e-6 * exact.abs().max()
+
+
+def gradients_of(tensors: list[Tensor], grad: Tensor, backend: str) -> tuple[Tensor, ...]:
+    """Those of x, weight and bias."""
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    out = conv3x3(leaves[0], leaves[1], leaves[2], slope=0.5, backend=backend)
+    return torch.autograd.grad(out, leaves, grad)
 
 
 @pytest.mark.build
@@ -115,7 +137,7 @@ def test_a_memo_follows_the_weights() -> None:
 def test_what_the_kernel_refuses() -> None:
     x, weight, bias = inputs(1, 4, 4, 3, 3)
     with pytest.raises(InputError, match="no backward pass"):
-        conv3x3(x, weight.requires_grad_(), bias, backend="native")
+        conv3x3(x.bfloat16(), weight.bfloat16().requires_grad_(), bias.bfloat16(), backend="native")
     with pytest.raises(InputError, match="float32 and bfloat16 alone"):
         conv3x3(x.double(), weight.detach().double(), bias.double(), backend="native")
     with pytest.raises(InputError, match=r"\[K, C, 3, 3\]"):
@@ -128,8 +150,12 @@ def test_what_the_kernel_refuses() -> None:
 @pytest.mark.usefixtures("kernels")
 def test_operator_is_registered_soundly_and_counted() -> None:
     x, weight, bias = inputs(1, 3, 8, 4, 5)
-    arguments = (x, transformed_weight(weight), bias, 0.1, 2, torch.empty(1, 2, 8, 10))
+    arguments = (x, torch.ops.focalsr.conv3x3_weight(weight, False), bias, 0.1, 2, torch.empty(1, 2, 8, 10))
     torch.library.opcheck(torch.ops.focalsr.conv3x3_out.default, arguments)
+    for turned in (False, True):
+        torch.library.opcheck(torch.ops.focalsr.conv3x3_weight.default, (weight, turned))
+    for transform in (torch.ops.focalsr.conv3x3_tiles, torch.ops.focalsr.conv3x3_gradient_tiles):
+        torch.library.opcheck(transform.default, (x, 1, 1), test_utils="test_schema")
     counts, memo = [], Memo()
     conv3x3(x, weight, bias, memo=memo)
     for backend in ("native", "reference"):

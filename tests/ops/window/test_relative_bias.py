@@ -60,11 +60,14 @@ def test_the_sum_for_cuda_computes_the_same_on_the_cpu() -> None:
     torch.testing.assert_close(sorted_sum(values, runs_of(index, 60)), scatter_sum(values, index, 60))
 
 
-def test_pairs_are_sorted_once_for_each_index_and_again_where_it_was_written_to(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_pairs_are_sorted_once_and_again_where_the_index_was_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
     sorts: list[int] = []
-    monkeypatch.setattr(relative_bias, "runs_of", lambda index, rows: (sorts.append(rows), runs_of(index, rows))[1])
+
+    def counted(index: Tensor, rows: int) -> Runs:
+        sorts.append(rows)
+        return runs_of(index, rows)
+
+    monkeypatch.setattr(relative_bias, "runs_of", counted)
     index, other = swin_index(3, 3), swin_index(2, 2)
     values = torch.randn(2, index.numel(), dtype=torch.float64)
     for _ in range(2):

@@ -21,6 +21,9 @@ from ops.registration import Written, register
 from ops.registry import NATIVE, REFERENCE, Backend, Operator, evaluates_on, recording
 from utils.errors import InputError
 
+MOST_CHANNELS = 128
+"""Of the kernel for matrices: with so many, what PyTorch's convolution does beside multiplying takes a large part."""
+
 
 class Conv3x3Arguments(NamedTuple):
     """The arguments of :func:`conv3x3` as they travel."""
@@ -45,6 +48,23 @@ class TransformedArguments(NamedTuple):
     out: Written  # [B, K / s^2, s*H, s*W]
 
 
+class MatricesArguments(NamedTuple):
+    """The arguments of the compiled kernel for CPUs that multiply matrices of bfloat16."""
+
+    x: Tensor  # [B, C, H, W] bfloat16, channels side by side
+    weight: Tensor  # [9, pairs of channels, K up to a multiple of 16] int32
+    bias: Tensor | None  # [K]
+    slope: float
+    shuffle: int
+    out: Written  # [B, K / s^2, s*H, s*W]
+
+
+class PackArguments(NamedTuple):
+    """The arguments of what packs its weights."""
+
+    weight: Tensor  # [K, C, 3, 3]
+
+
 class Conv3x3Call(NamedTuple):
     """What the choice of a backend depends on."""
 
@@ -52,6 +72,7 @@ class Conv3x3Call(NamedTuple):
     dtype: torch.dtype | None = torch.float32
     gradient: bool = False
     autocast: bool = False
+    channels: int = 0  # the larger number of the two
 
 
 def conv3x3(
@@ -69,7 +90,8 @@ def conv3x3(
 
     Compiled kernels serve float32 on the CPU, and bfloat16 where no gradient is wanted. They multiply a quarter as
     often (Winograd's minimal filtering), in float32; rounding errors are twice those of a direct sum in float32.
-    PyTorch's convolution serves bfloat16 where the CPU multiplies matrices of it (AMX).
+    Where the CPU multiplies matrices of bfloat16 (AMX), a kernel of such products serves it, up to 128 channels, and
+    PyTorch's convolution above.
 
     Args:
         x: [B, C, H, W]. The kernel takes channels-last images as they are, also the first channels of wider ones.
@@ -97,6 +119,7 @@ def conv3x3(
     if out is not None and out.shape != expected:
         raise InputError(f"conv3x3: out is {list(out.shape)}; expected {list(expected)}")
     call = call_of(x, weight, *(tensor for tensor in (bias, out) if tensor is not None))
+    call = call._replace(channels=max(weight.shape[:2]))
     arguments = Conv3x3Arguments(x, weight, bias, slope, shuffle, out, memo or Memo())
     return CONV3X3.choose(call, backend).run(arguments)
 
@@ -137,14 +160,26 @@ def native_conv3x3(arguments: Conv3x3Arguments) -> Tensor:
     if wants_gradient(x, weight, *(() if bias is None else (bias,))):
         y = convolution(channels_together(x), weight, bias)
         return followed_by(y, slope, shuffle)
-    transformed = memo(lambda: torch.ops.focalsr.conv3x3_weight(weight.float(), False), weight)
     if out is None:
         B, _, H, W = x.shape
         form = torch.contiguous_format if shuffle > 1 else torch.channels_last
         shape = (B, weight.shape[0] // shuffle**2, H * shuffle, W * shuffle)
         out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
-    if out.numel() > 0:
-        torch.ops.focalsr.conv3x3_out(channels_together(x), transformed, bias, slope, shuffle, out)
+    if out.numel() == 0:
+        return out
+    if x.dtype == torch.bfloat16 and multiplies_matrices():
+        return by_matrices(arguments._replace(out=out))
+    transformed = memo(lambda: torch.ops.focalsr.conv3x3_weight(weight.float(), False), weight)
+    torch.ops.focalsr.conv3x3_out(channels_together(x), transformed, bias, slope, shuffle, out)
+    return out
+
+
+def by_matrices(arguments: Conv3x3Arguments) -> Tensor:
+    """``out``, of bfloat16, by ops/csrc/conv3x3_bf16_cpu.cpp: made for AMX, right on every CPU."""
+    x, weight, bias, slope, shuffle, out, memo = arguments
+    packed = memo(lambda: torch.ops.focalsr.conv3x3_matrices(weight), weight)
+    assert out is not None
+    torch.ops.focalsr.conv3x3_matrices_out(channels_together(x), packed, bias, slope, shuffle, out)
     return out
 
 
@@ -165,13 +200,19 @@ def _refusal(call: Conv3x3Call) -> str | None:
 
 
 def _drawback(call: Conv3x3Call) -> str | None:
-    if call.dtype == torch.bfloat16 and _has_amx():
-        return "this CPU multiplies matrices of bfloat16 (AMX), which PyTorch's convolution uses"
+    if call.channels > MOST_CHANNELS and call.dtype == torch.bfloat16 and multiplies_matrices():
+        return f"with over {MOST_CHANNELS} channels, PyTorch's convolution multiplies matrices (AMX) as well"
     return None
 
 
+def _missing(call: Conv3x3Call) -> str | None:
+    matrices = call.dtype == torch.bfloat16 and multiplies_matrices()
+    return build.cpu_extension("conv3x3_bf16" if matrices else "conv3x3")
+
+
 @functools.cache
-def _has_amx() -> bool:
+def multiplies_matrices() -> bool:
+    """Whether the CPU has instructions for products of matrices of bfloat16 (AMX)."""
     asks = getattr(torch.cpu, "_is_amx_tile_supported", None)  # newer than torch 2.5, and no public name
     return bool(asks is not None and asks())
 
@@ -190,7 +231,7 @@ CONV3X3: Operator[Conv3x3Call, Callable[[Conv3x3Arguments], Tensor]] = Operator(
             refusal=_refusal,
             merit="a compiled kernel of this project: a quarter of the multiplications, and one pass over the map",
             drawback=_drawback,
-            missing=lambda call: build.cpu_extension("conv3x3"),
+            missing=_missing,
         ),
         Backend(
             REFERENCE,
@@ -211,3 +252,12 @@ def _flops(sizes: Any) -> int:
 
 
 register("conv3x3_out", TransformedArguments, "()", fake=lambda arguments: None, flops=_flops)
+register("conv3x3_matrices_out", MatricesArguments, "()", fake=lambda arguments: None, flops=_flops)
+
+
+def _fake_matrices(arguments: PackArguments) -> Tensor:
+    K, C = arguments.weight.shape[:2]
+    return arguments.weight.new_empty(9, -(-C // 32) * 16, -(-K // 16) * 16, dtype=torch.int32)
+
+
+register("conv3x3_matrices", PackArguments, "Tensor", fake=_fake_matrices)

@@ -3,72 +3,10 @@
 
 #include <torch/library.h>
 
-#include "focus.h"
+#include "focus_dense.h"
 
 namespace focalsr::focus {
 namespace {
-
-constexpr int64_t kTile = 24;       // rows of queries that are multiplied with all keys at once
-constexpr double kHidden = -100.0;  // between regions, as ops/window/region_mask.py
-
-// Queries, keys and what is added of one head; logits of kTile queries at a time.
-template <class T, class A>
-class DenseLogits {
- public:
-  DenseLogits(const Tensor& q, const Tensor& k, const Table<A>& table, const OptionalTensor& regions, const Sizes& s)
-      : sizes_(s), table_(table), q_(q), k_(k), width_(padded<A>(s.width)), stride_(padded<A>(s.tokens) + kLanes<A>),
-        query_(s.tokens * width_), key_t_(s.width * stride_), tile_(kTile * stride_) {
-    if (regions) {
-      regions_ = regions->const_data_ptr<uint8_t>();
-      per_image_ = regions->size(0);
-    }
-  }
-  void begin(int64_t w, int64_t h) {
-    window_ = w;
-    head_ = h;
-    q_.pack(w, h, sizes_.tokens, query_.get());
-    const T* from = k_.at(w, h);
-    for (int64_t c = 0; c < sizes_.width; ++c) {
-      A* row = key_t_.get() + c * stride_;
-      for (int64_t t = 0; t < sizes_.tokens; ++t) row[t] = static_cast<A>(from[t * k_.token + c * k_.channel]);
-      fill_tail(row, sizes_.tokens, A(0));
-    }
-  }
-  // Rows of `count` queries from `first` on, `stride` apart.
-  A* logits(int64_t first, int64_t count) {
-    product<A>(query_.get() + first * width_, width_, 1, key_t_.get(), stride_, tile_.get(), stride_, count,
-               padded<A>(sizes_.tokens), sizes_.width);
-    for (int64_t r = 0; r < count; ++r) {
-      A* row = tile_.get() + r * stride_;
-      table_.add(head_, first + r, row);
-      if (regions_ == nullptr) continue;
-      const uint8_t* region = regions_ + window_ % per_image_ * sizes_.tokens;
-      const uint8_t own = region[first + r];
-      for (int64_t t = 0; t < sizes_.tokens; ++t) row[t] += region[t] == own ? A(0) : A(kHidden);
-    }
-    return tile_.get();
-  }
-  const A* queries() const { return query_.get(); }
-  int64_t stride() const { return stride_; }
-  int64_t width() const { return width_; }
-
- private:
-  const Sizes& sizes_;
-  const Table<A>& table_;
-  View<T> q_, k_;
-  int64_t width_, stride_;
-  Buffer<A> query_, key_t_, tile_;
-  const uint8_t* regions_ = nullptr;
-  int64_t per_image_ = 1, window_ = 0, head_ = 0;
-};
-
-void check_regions(const OptionalTensor& regions, const Sizes& s) {
-  if (!regions) return;
-  TORCH_CHECK_VALUE(regions->dim() == 2 && regions->scalar_type() == at::kByte && regions->size(1) == s.tokens &&
-                        regions->size(0) > 0 && regions->is_contiguous(),
-                    "focused attention: regions are ", regions->sizes(), " of ", regions->scalar_type(),
-                    ", expected contiguous bytes [windows of an image, ", s.tokens, "]");
-}
 
 template <class T, class A, class I>
 Forward select_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table,
@@ -166,9 +104,7 @@ Gradients select_backward(const Tensor& grad, const OptionalTensor& grad_logits,
           for (int64_t i = 0; i < padded<A>(s.tokens); i += kLanes<A>) store(row + i, load(row + i) * all<A>(-mean));
           for (int64_t j = 0; j < length; ++j)
             row[list[j]] += kept[j] * d_kept[j] + (next_from ? next_from[at * length + j] : A(0));
-          A* const bins = part + bias.offset(first + r);
-          for (int64_t y = 0; y < s.side; ++y)
-            for (int64_t x = 0; x < s.side; ++x) bins[y * (2 * s.side - 1) + x] += row[y * s.side + x];
+          add_to_bins(row, s.side, part + bias.offset(first + r));
         }
         product<A>(tile, dense.stride(), 1, key.get(), width, by_query.get() + first * width, width, count, width,
                    s.tokens);

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ops import Memo, conv3x3
+from ops import Memo, build, conv3x3
+from ops.convolution import conv3x3 as module
+from ops.convolution.conv3x3 import MOST_CHANNELS, Conv3x3Arguments, by_matrices
 from tests.ops.kernels import require_cpu_kernels
 from utils.errors import InputError
 
@@ -163,3 +165,49 @@ def test_operator_is_registered_soundly_and_counted() -> None:
             conv3x3(x, weight, bias, shuffle=2, memo=memo, backend=backend)
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] == 2 * 9 * 3 * 8 * 20
+
+
+# Fewer channels than a pair of vectors, an odd number, several blocks down and across, ragged panels of results.
+@pytest.mark.build
+@pytest.mark.parametrize(
+    ("sizes", "slope", "shuffle"),
+    [((2, 3, 18, 9, 11), 0.05, 1), ((1, 40, 33, 19, 70), 1.0, 1), ((2, 67, 48, 3, 130), 0.2, 4),
+     ((1, 5, 12, 1, 1), 0.0, 2), ((1, 32, 64, 8, 64), 1.0, 1), ((1, 1, 1, 4, 4), 1.0, 1)],
+)  # fmt: skip
+def test_products_of_matrices_are_the_convolution(
+    sizes: tuple[int, int, int, int, int], slope: float, shuffle: int
+) -> None:
+    require_cpu_kernels("conv3x3_bf16")
+    x, weight, bias = (tensor.bfloat16() for tensor in inputs(*sizes))
+    B, _, K, H, W = sizes
+    for offset in (bias, None):
+        compute = functools.partial(conv3x3, slope=slope, shuffle=shuffle, backend="reference")
+        expected = compute(x.double(), weight.double(), None if offset is None else offset.double())
+        wide = torch.full((B, K // shuffle**2 + 2, H * shuffle, W * shuffle), 7.0, dtype=torch.bfloat16)
+        if shuffle == 1:
+            wide = wide.contiguous(memory_format=torch.channels_last)
+        out = wide[:, : K // shuffle**2]
+        arguments = Conv3x3Arguments(x, weight, offset, slope, shuffle, out, Memo())
+        assert by_matrices(arguments) is out
+        assert (out - expected).abs().max() <= 2**-8 * expected.abs().max()
+        assert bool((wide[:, K // shuffle**2 :] == 7).all()), "what lies beside the results was written to"
+        rounded = (out == expected.bfloat16()).double().mean()
+        assert rounded > 0.98, "sums are rounded more than once"
+        alone = torch.empty_like(out[:1])
+        by_matrices(arguments._replace(x=x[:1].contiguous(), out=alone))
+        assert torch.equal(alone, out[:1])
+
+
+def test_the_processor_and_the_channels_choose_between_ways_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.zeros(1, 4, 2, 2, dtype=torch.bfloat16), torch.zeros(4, 4, 3, 3, dtype=torch.bfloat16)
+    used: list[str] = []
+    monkeypatch.setattr(build, "cpu_extension", lambda part: used.append(part))
+    monkeypatch.setattr(module, "by_matrices", lambda arguments: arguments.out.fill_(3))
+    monkeypatch.setattr(module, "multiplies_matrices", lambda: True)
+    assert bool((conv3x3(x, weight) == 3).all())
+    assert set(used) == {"conv3x3_bf16"}
+    wide = torch.zeros(MOST_CHANNELS + 1, 4, 3, 3, dtype=torch.bfloat16)
+    assert not conv3x3(x, wide).any()
+    used.clear()
+    assert not conv3x3(x.float(), weight.float()).any()
+    assert set(used) <= {"conv3x3"}

@@ -57,9 +57,23 @@ def test_joined_is_window_attention_with_queries_and_keys_side_by_side() -> None
 
 
 @pytest.mark.build
-def test_native_runs_the_kernels_of_window_attention() -> None:
+def test_native_has_gradients_from_the_table() -> None:
     require_cpu_kernels("window")
-    assert operators_that_run("native") == {"window_attention", "window_attention_backward"}
+    require_cpu_kernels("focus_all")
+    assert operators_that_run("native") == {"focus_all", "focus_all_backward"}
+
+
+@pytest.mark.build
+def test_the_operators_of_gradients_from_the_table_are_sound() -> None:
+    require_cpu_kernels("window")
+    require_cpu_kernels("focus_all")
+    layer, regions = make(ALL_KEYS, torch.float32)[0], regions_of(ALL_KEYS)
+    q, k, v = (x.detach().requires_grad_() for x in layer.qkv.permute(2, 0, 3, 1, 4).unbind(0))
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    operands = (q, k, v, layer.table.detach().requires_grad_(), regions, ALL_KEYS.window)
+    torch.library.opcheck(torch.ops.focalsr.focus_all, operands, test_utils=tests)
+    operands = (layer.grad, *(x.detach() for x in operands[:4]), regions, ALL_KEYS.window)
+    torch.library.opcheck(torch.ops.focalsr.focus_all_backward, operands, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_composed_runs_pytorchs_operators_alone() -> None:

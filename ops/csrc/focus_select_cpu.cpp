@@ -3,64 +3,10 @@
 
 #include <torch/library.h>
 
-#include "focus.h"
+#include "focus_dense.h"
 
 namespace focalsr::focus {
 namespace {
-
-constexpr int64_t kTile = 24;       // rows of queries that are multiplied with all keys at once
-constexpr double kHidden = -100.0;  // between regions, as ops/window/region_mask.py
-
-// Queries, keys and what is added of one head; logits of kTile queries at a time.
-template <class T, class A>
-class DenseLogits {
- public:
-  DenseLogits(const Tensor& q, const Tensor& k, const Table<A>& table, const OptionalTensor& regions, const Sizes& s)
-      : sizes_(s), table_(table), q_(q), k_(k), width_(padded<A>(s.width)), stride_(padded<A>(s.tokens) + kLanes<A>),
-        query_(s.tokens * width_), key_t_(s.width * stride_), tile_(kTile * stride_) {
-    if (regions) {
-      regions_ = regions->const_data_ptr<uint8_t>();
-      per_image_ = regions->size(0);
-    }
-  }
-  void begin(int64_t w, int64_t h) {
-    window_ = w;
-    head_ = h;
-    q_.pack(w, h, sizes_.tokens, query_.get());
-    const T* from = k_.at(w, h);
-    for (int64_t c = 0; c < sizes_.width; ++c) {
-      A* row = key_t_.get() + c * stride_;
-      for (int64_t t = 0; t < sizes_.tokens; ++t) row[t] = static_cast<A>(from[t * k_.token + c * k_.channel]);
-      fill_tail(row, sizes_.tokens, A(0));
-    }
-  }
-  // Rows of `count` queries from `first` on, `stride` apart.
-  A* logits(int64_t first, int64_t count) {
-    product<A>(query_.get() + first * width_, width_, 1, key_t_.get(), stride_, tile_.get(), stride_, count,
-               padded<A>(sizes_.tokens), sizes_.width);
-    for (int64_t r = 0; r < count; ++r) {
-      A* row = tile_.get() + r * stride_;
-      table_.add(head_, first + r, row);
-      if (regions_ == nullptr) continue;
-      const uint8_t* region = regions_ + window_ % per_image_ * sizes_.tokens;
-      const uint8_t own = region[first + r];
-      for (int64_t t = 0; t < sizes_.tokens; ++t) row[t] += region[t] == own ? A(0) : A(kHidden);
-    }
-    return tile_.get();
-  }
-  const A* queries() const { return query_.get(); }
-  int64_t stride() const { return stride_; }
-  int64_t width() const { return width_; }
-
- private:
-  const Sizes& sizes_;
-  const Table<A>& table_;
-  View<T> q_, k_;
-  int64_t width_, stride_;
-  Buffer<A> query_, key_t_, tile_;
-  const uint8_t* regions_ = nullptr;
-  int64_t per_image_ = 1, window_ = 0, head_ = 0;
-};
 
 void check_regions(const OptionalTensor& regions, const Sizes& s) {
   if (!regions) return;
@@ -114,6 +60,40 @@ Forward select_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
     }
   });
   return {out, logits, index, log_sum};
+}
+
+// The forward pass of layers that keep all keys, which hand on no logits.
+template <class T, class A>
+Tensor all_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table, const OptionalTensor& regions,
+                   const Sizes& s) {
+  const Table<A> bias(table, s);
+  Tensor out = token_major(q, v.size(3));
+  const View<T> out_view(out), value_view(v);
+  const int64_t value_width = padded<A>(v.size(3)), room = padded<A>(s.tokens);
+  at::parallel_for(0, s.items(), 1, [&](int64_t begin, int64_t end) {
+    DenseLogits<T, A> dense(q, k, bias, regions, s);
+    Buffer<A> value(s.tokens * value_width), sums(kTile * value_width), totals(kTile);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t w = item / s.heads, h = item % s.heads;
+      dense.begin(w, h);
+      value_view.pack(w, h, s.tokens, value.get());
+      for (int64_t first = 0; first < s.tokens; first += kTile) {
+        const int64_t count = std::min(kTile, s.tokens - first);
+        A* const tile = dense.logits(first, count);
+        for (int64_t r = 0; r < count; ++r) {
+          A* const row = tile + r * dense.stride();
+          const Vec<A> most = all<A>(row_maximum(row, s.tokens));
+          totals[r] = exponentials_of_row<A>(
+              room, [&](int64_t i) { return load(row + i) - most; }, [&](int64_t i, Vec<A> e) { store(row + i, e); });
+        }
+        product<A>(tile, dense.stride(), 1, value.get(), value_width, sums.get(), value_width, count, value_width,
+                   s.tokens);
+        for (int64_t r = 0; r < count; ++r)
+          out_view.unpack(sums.get() + r * value_width, w, h, first + r, 1, A(1) / totals[r]);
+      }
+    }
+  });
+  return out;
 }
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
@@ -200,6 +180,20 @@ Forward select(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
   });
 }
 
+Tensor keep_all(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table, const OptionalTensor& regions,
+                int64_t side) {
+  const Sizes s = sizes_of(q, side);
+  check_like(k, q, "k");
+  check_like(v, q, "v");
+  TORCH_CHECK_VALUE(k.size(3) == s.width, "focused attention: k has the width ", k.size(3), ", q ", s.width);
+  check_regions(regions, s);
+  return dispatch(q, at::kShort, [&](auto stored, auto arithmetic, auto) {
+    using A = decltype(arithmetic);
+    check_numbers<A>(table, "the table");
+    return all_forward<decltype(stored), A>(q, k, v, table, regions, s);
+  });
+}
+
 Gradients select_gradients(const Tensor& grad, const OptionalTensor& grad_logits, const Tensor& q, const Tensor& k,
                            const Tensor& v, const Tensor& table, const OptionalTensor& regions, const Tensor& index,
                            const Tensor& log_sum, int64_t side) {
@@ -221,6 +215,7 @@ Gradients select_gradients(const Tensor& grad, const OptionalTensor& grad_logits
 
 TORCH_LIBRARY_IMPL(focalsr, CPU, m) {
   m.impl("focus_select", select);
+  m.impl("focus_all", keep_all);
   m.impl("focus_select_backward", select_gradients);
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ops import build
 from ops.focused.arguments import FocusArguments, FocusCall, FocusFunction, FocusState, joined
 from ops.focused.table import expanded_bias
 from ops.registry import AUTO, Backend
@@ -30,9 +31,16 @@ def _refusal(call: FocusCall) -> str | None:
     return None
 
 
+def _drawback(call: FocusCall) -> str | None:
+    if call.from_table and build.cpu_extension("focus_select") is None:
+        return "without a gradient a kernel for such layers reads biases from their table, not from a map of all pairs"
+    return None
+
+
 BACKEND: Backend[FocusCall, FocusFunction] = Backend(
     "joined",
     joined_focus,
     refusal=_refusal,
+    drawback=_drawback,
     merit="all keys are kept, so that ops.window_attention with joined queries and keys computes the layer",
 )

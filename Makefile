@@ -1,7 +1,7 @@
 # The checks need the environment that `make check` makes on its first run (scripts/run_tests.sh).
 PYTHON_BIN := .venv/bin/python
 
-.PHONY: check format test test-gpu gpu docs bench bench-all
+.PHONY: check format test test-gpu test-long gpu docs bench bench-all
 
 check: ## everything that the continuous integration runs
 	bash scripts/run_tests.sh
@@ -15,6 +15,9 @@ test: ## tests alone
 
 test-gpu: ## tests that need a CUDA device
 	$(PYTHON_BIN) -m pytest -m gpu
+
+test-long: ## tests that take half a minute and more each
+	$(PYTHON_BIN) -m pytest -m long
 
 gpu: ## everything that needs a CUDA device: tests, figures, compute-sanitizer, profiles
 	bash scripts/run_gpu.sh $(ARGS)

@@ -63,7 +63,9 @@ class DatasetOptions(Checked):
         None,
     )
     num_prefetch_queue: int = option("batches that prefetch_mode cpu prepares ahead", 1, minimum=1, maximum=10_000)
-    pin_memory: bool = option("batches in page-locked memory, from which copies to a GPU are faster", False)
+    pin_memory: bool = option(
+        "workers' batches go straight into page-locked memory, through which all go to a GPU", False
+    )
     persistent_workers: bool = option("accepted: worker processes always live as long as the training", False)
 
     @property

@@ -71,13 +71,10 @@ def register(
         kernel: the implementation, where it is in Python.
     """
     qualified = f"{NAMESPACE}::{name}"
-    if kernel is None:
-        torch.library.define(qualified, schema(arguments, results))
-    else:
+    torch.library.define(qualified, schema(arguments, results))
+    if kernel is not None:  # torch.library.custom_op would import PyTorch's compiler at the first call
         run = kernel
-        torch.library.custom_op(
-            qualified, lambda *flat: run(arguments(*flat)), mutates_args=(), schema=schema(arguments, results)
-        )
+        torch.library.impl(qualified, "CompositeExplicitAutograd", lambda *flat: run(arguments(*flat)))
     torch.library.register_fake(qualified, lambda *flat: fake(arguments(*flat)))
     if differentiate is not None:
         assert keep is not None

@@ -65,7 +65,9 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         resi_connection: the convolutions at the end of each group and of the body.
     """
 
-    kernels = ("window", "conv3x3", "focus_select", "focus_sparse", "gelu_depthwise", "linear_rows", "maps")
+    kernels = (
+        "window", "conv3x3", "focus_all", "focus_select", "focus_sparse", "gelu_depthwise", "linear_rows", "maps",
+    )  # fmt: skip
     takes_exact_images = True
     mean_e4: Tensor
     scale: int

@@ -11,6 +11,7 @@ from torch import nn
 
 from config.optimizers import OptimOptions
 from utils.devices import abilities
+from utils.eager import spare_compiler
 from utils.errors import InputError
 
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
@@ -40,6 +41,7 @@ def build_optimizer(
     Raises:
         InputError: torch refuses the arguments.
     """
+    spare_compiler()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     name = type(options).__name__
     arguments = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}

@@ -18,6 +18,7 @@ from models.training.finite import FiniteGuard, Suspect
 from models.training.optim import reset_momentum
 from models.training.schedule import learning_rate
 from models.training.state import Player, TrainState
+from utils.eager import step
 from utils.errors import InputError
 
 _HALVED_AFTER = 50_000
@@ -251,13 +252,13 @@ def _move(player: Player, bad: Tensor | None) -> None:
             player.scaler.step(player.optimizer)
         player.scaler.update()
     elif bad is None:
-        player.optimizer.step()
+        step(player.optimizer)
     else:
         # The way in which a gradient scaler tells torch's fused optimisers.
         fused: Any = player.optimizer
         fused.found_inf, fused.grad_scale = bad.float(), None
         try:
-            player.optimizer.step()
+            step(player.optimizer)
         finally:
             del fused.found_inf, fused.grad_scale
     # torch's fused optimisers leave no trace in a parameter's version, by which ops.Memo knows that a value which a

@@ -6,7 +6,6 @@ Shapes: B images, H W pixels, C channels in, K channels out, s factor of the shu
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,13 +15,14 @@ from torch import Tensor
 
 from ops import build
 from ops.autocast import autocast_is_on
+from ops.convolution.gradient import channels_together, convolution
 from ops.memo import Memo
 from ops.registration import Written, register
 from ops.registry import NATIVE, REFERENCE, Backend, Operator, evaluates_on, recording
 from utils.errors import InputError
 
-PANEL = 16
-"""Channels of results that lie together in the transformed weights."""
+MOST_CHANNELS = 128
+"""Of the kernel for matrices: with so many, what PyTorch's convolution does beside multiplying takes a large part."""
 
 
 class Conv3x3Arguments(NamedTuple):
@@ -48,6 +48,23 @@ class TransformedArguments(NamedTuple):
     out: Written  # [B, K / s^2, s*H, s*W]
 
 
+class MatricesArguments(NamedTuple):
+    """The arguments of the compiled kernel for CPUs that multiply matrices of bfloat16."""
+
+    x: Tensor  # [B, C, H, W] bfloat16, channels side by side
+    weight: Tensor  # [9, pairs of channels, K up to a multiple of 16] int32
+    bias: Tensor | None  # [K]
+    slope: float
+    shuffle: int
+    out: Written  # [B, K / s^2, s*H, s*W]
+
+
+class PackArguments(NamedTuple):
+    """The arguments of what packs its weights."""
+
+    weight: Tensor  # [K, C, 3, 3]
+
+
 class Conv3x3Call(NamedTuple):
     """What the choice of a backend depends on."""
 
@@ -55,6 +72,7 @@ class Conv3x3Call(NamedTuple):
     dtype: torch.dtype | None = torch.float32
     gradient: bool = False
     autocast: bool = False
+    channels: int = 0  # the larger number of the two
 
 
 def conv3x3(
@@ -70,9 +88,10 @@ def conv3x3(
 ) -> Tensor:
     """A 3x3 convolution with zeros around the image, then leaky ReLU, then pixel shuffle.
 
-    Where no gradient is wanted, a compiled kernel serves float32 and bfloat16 on the CPU. It multiplies a quarter as
-    often (Winograd's minimal filtering), in float32; its rounding errors are twice those of a direct sum in float32.
-    PyTorch's convolution serves bfloat16 where the CPU multiplies matrices of it (AMX).
+    Compiled kernels serve float32 on the CPU, and bfloat16 where no gradient is wanted. They multiply a quarter as
+    often (Winograd's minimal filtering), in float32; rounding errors are twice those of a direct sum in float32.
+    Where the CPU multiplies matrices of bfloat16 (AMX), a kernel of such products serves it, up to 128 channels, and
+    PyTorch's convolution above.
 
     Args:
         x: [B, C, H, W]. The kernel takes channels-last images as they are, also the first channels of wider ones.
@@ -100,6 +119,7 @@ def conv3x3(
     if out is not None and out.shape != expected:
         raise InputError(f"conv3x3: out is {list(out.shape)}; expected {list(expected)}")
     call = call_of(x, weight, *(tensor for tensor in (bias, out) if tensor is not None))
+    call = call._replace(channels=max(weight.shape[:2]))
     arguments = Conv3x3Arguments(x, weight, bias, slope, shuffle, out, memo or Memo())
     return CONV3X3.choose(call, backend).run(arguments)
 
@@ -110,63 +130,57 @@ def call_of(*tensors: Tensor) -> Conv3x3Call:
     return Conv3x3Call(
         device=device,
         dtype=dtype if all(tensor.dtype == dtype for tensor in tensors) else None,
-        gradient=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors),
+        gradient=wants_gradient(*tensors),
         autocast=autocast_is_on(device),
     )
+
+
+def wants_gradient(*tensors: Tensor) -> bool:
+    """Whether a backward pass may follow."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def reference_conv3x3(arguments: Conv3x3Arguments) -> Tensor:
     """[B, K / s^2, s*H, s*W], by PyTorch's convolution."""
     x, weight, bias, slope, shuffle, out, _ = arguments
-    y = F.conv2d(x, weight, bias, padding=1)
-    if slope != 1:
-        y = F.leaky_relu(y, slope)
-    if shuffle > 1:
-        y = F.pixel_shuffle(y, shuffle)
+    y = followed_by(F.conv2d(x, weight, bias, padding=1), slope, shuffle)
     return y if out is None else out.copy_(y)
 
 
+def followed_by(y: Tensor, slope: float, shuffle: int) -> Tensor:
+    """A convolution's result after leaky ReLU and pixel shuffle."""
+    if slope != 1:
+        y = F.leaky_relu(y, slope)
+    return F.pixel_shuffle(y, shuffle) if shuffle > 1 else y
+
+
 def native_conv3x3(arguments: Conv3x3Arguments) -> Tensor:
-    """[B, K / s^2, s*H, s*W], by ops/csrc/conv3x3_cpu.cpp."""
+    """[B, K / s^2, s*H, s*W], by ops/csrc/conv3x3_cpu.cpp; once differentiable."""
     x, weight, bias, slope, shuffle, out, memo = arguments
-    transformed = memo(lambda: transformed_weight(weight), weight)
+    if wants_gradient(x, weight, *(() if bias is None else (bias,))):
+        y = convolution(channels_together(x), weight, bias)
+        return followed_by(y, slope, shuffle)
     if out is None:
         B, _, H, W = x.shape
         form = torch.contiguous_format if shuffle > 1 else torch.channels_last
         shape = (B, weight.shape[0] // shuffle**2, H * shuffle, W * shuffle)
         out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
-    if out.numel() > 0:
-        torch.ops.focalsr.conv3x3_out(channels_together(x), transformed, bias, slope, shuffle, out)
+    if out.numel() == 0:
+        return out
+    if x.dtype == torch.bfloat16 and multiplies_matrices():
+        return by_matrices(arguments._replace(out=out))
+    transformed = memo(lambda: torch.ops.focalsr.conv3x3_weight(weight.float(), False), weight)
+    torch.ops.focalsr.conv3x3_out(channels_together(x), transformed, bias, slope, shuffle, out)
     return out
 
 
-def channels_together(x: Tensor) -> Tensor:
-    """[B, C, H, W] whose channels lie side by side; a copy where they do not."""
-    return x if x.shape[1] == 1 or x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
-
-
-def transformed_weight(weight: Tensor) -> Tensor:
-    """[K, C, 3, 3] -> [36, panels, C, 16]: kernels at the 36 positions of a transformed tile, panels of results."""
-    K, C = weight.shape[:2]
-    points = _points().to(weight.device)
-    positions = torch.einsum("ia,jb,kcab->ijck", points, points, weight.double()).reshape(36, C, K)
-    panels = -(-K // PANEL)
-    padded = F.pad(positions, (0, panels * PANEL - K)).view(36, C, panels, PANEL)
-    return padded.transpose(1, 2).float().contiguous()
-
-
-@functools.cache
-def _points() -> Tensor:
-    """[6, 3], float64: a quadratic polynomial's values at the points of ops/csrc/conv3x3.h, each scaled.
-
-    The scale is one over the product of distances to the other points, for which the kernel's transforms are made.
-    """
-    points = [0.0, 0.625, -0.625, 1.5, -1.5]
-    rows = []
-    for point in points:
-        distance = math.prod(point - other for other in points if other != point)
-        rows.append([1 / distance, point / distance, point**2 / distance])
-    return torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
+def by_matrices(arguments: Conv3x3Arguments) -> Tensor:
+    """``out``, of bfloat16, by ops/csrc/conv3x3_bf16_cpu.cpp: made for AMX, right on every CPU."""
+    x, weight, bias, slope, shuffle, out, memo = arguments
+    packed = memo(lambda: torch.ops.focalsr.conv3x3_matrices(weight), weight)
+    assert out is not None
+    torch.ops.focalsr.conv3x3_matrices_out(channels_together(x), packed, bias, slope, shuffle, out)
+    return out
 
 
 def refusal(call: Conv3x3Call) -> str | None:
@@ -180,14 +194,25 @@ def refusal(call: Conv3x3Call) -> str | None:
     return None
 
 
+def _refusal(call: Conv3x3Call) -> str | None:
+    """As for evaluation, but that there is a backward pass in float32."""
+    return refusal(call._replace(gradient=call.gradient and call.dtype != torch.float32))
+
+
 def _drawback(call: Conv3x3Call) -> str | None:
-    if call.dtype == torch.bfloat16 and _has_amx():
-        return "this CPU multiplies matrices of bfloat16 (AMX), which PyTorch's convolution uses"
+    if call.channels > MOST_CHANNELS and call.dtype == torch.bfloat16 and multiplies_matrices():
+        return f"with over {MOST_CHANNELS} channels, PyTorch's convolution multiplies matrices (AMX) as well"
     return None
 
 
+def _missing(call: Conv3x3Call) -> str | None:
+    matrices = call.dtype == torch.bfloat16 and multiplies_matrices()
+    return build.cpu_extension("conv3x3_bf16" if matrices else "conv3x3")
+
+
 @functools.cache
-def _has_amx() -> bool:
+def multiplies_matrices() -> bool:
+    """Whether the CPU has instructions for products of matrices of bfloat16 (AMX)."""
     asks = getattr(torch.cpu, "_is_amx_tile_supported", None)  # newer than torch 2.5, and no public name
     return bool(asks is not None and asks())
 
@@ -203,10 +228,10 @@ CONV3X3: Operator[Conv3x3Call, Callable[[Conv3x3Arguments], Tensor]] = Operator(
         Backend(
             NATIVE,
             native_conv3x3,
-            refusal=refusal,
+            refusal=_refusal,
             merit="a compiled kernel of this project: a quarter of the multiplications, and one pass over the map",
             drawback=_drawback,
-            missing=lambda call: build.cpu_extension("conv3x3"),
+            missing=_missing,
         ),
         Backend(
             REFERENCE,
@@ -227,3 +252,12 @@ def _flops(sizes: Any) -> int:
 
 
 register("conv3x3_out", TransformedArguments, "()", fake=lambda arguments: None, flops=_flops)
+register("conv3x3_matrices_out", MatricesArguments, "()", fake=lambda arguments: None, flops=_flops)
+
+
+def _fake_matrices(arguments: PackArguments) -> Tensor:
+    K, C = arguments.weight.shape[:2]
+    return arguments.weight.new_empty(9, -(-C // 32) * 16, -(-K // 16) * 16, dtype=torch.int32)
+
+
+register("conv3x3_matrices", PackArguments, "Tensor", fake=_fake_matrices)

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ops import build
-from ops.convolution.conv3x3 import Conv3x3Call, call_of, channels_together, examples, refusal
+from ops.convolution.conv3x3 import Conv3x3Call, call_of, examples, refusal
+from ops.convolution.gradient import channels_together
 from ops.registration import Written, register
 from ops.registry import NATIVE, REFERENCE, Backend, Operator
 from utils.errors import InputError

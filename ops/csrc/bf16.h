@@ -34,6 +34,8 @@ constexpr bool kNative = false;
 constexpr int64_t kLanes = 16;
 constexpr int64_t kTile = 16;     // rows of an operand are padded to so many
 constexpr int64_t kPairStep = 16;  // and pairs, where tiles multiply them
+inline int64_t multiple_of(int64_t step, int64_t count) { return (count + step - 1) / step * step; }
+
 typedef float Floats __attribute__((vector_size(64)));
 typedef uint32_t Pairs __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
@@ -144,30 +146,40 @@ FOCALSR_INLINE Floats power_of_two(Floats x) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// c = a b, or c += a b where `add` says so: a [rows, 2 * pairs] numbers, `a_row` from one to the next; b [pairs,
-// columns], `b_row` pairs from one to the next; c [rows, columns]. `rows` and `columns` are multiples of 16.
+// c = a b, or c += a b where it is added; several products are added up before c is written.
+
+// `terms` matrices a [rows, 2 * pairs] numbers, `a_row` from one row to the next, and as many b [pairs, columns] pairs,
+// `b_step` apart and `b_row` from one row to the next. Rows and columns are multiples of 16.
+struct Operands {
+  const uint16_t* const* a;
+  int64_t terms, a_row;
+  const uint32_t* b;
+  int64_t b_step, b_row, pairs;
+};
 
 namespace detail {
 
 template <int V>
-FOCALSR_INLINE void panel(
-    const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t pairs,
-    bool add) {
+FOCALSR_INLINE void panel(const Operands& o, int64_t row, int64_t column, float* c, int64_t c_row, bool add) {
   constexpr int R = 8;
   Floats sum[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) sum[r][v] = add ? load(c + r * c_row + v * kLanes) : Floats{};
-  for (int64_t k = 0; k < pairs; ++k) {
-    Pairs right[V];
+  for (int64_t term = 0; term < o.terms; ++term) {
+    const uint16_t* const a = o.a[term] + row * o.a_row;
+    const uint32_t* const b = o.b + term * o.b_step + column;
+    for (int64_t k = 0; k < o.pairs; ++k) {
+      Pairs right[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) right[v] = load(static_cast<const void*>(b + k * b_row + v * kLanes));
+      for (int v = 0; v < V; ++v) right[v] = load(static_cast<const void*>(b + k * o.b_row + v * kLanes));
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const Pairs left = pair_everywhere(a + r * a_row + 2 * k);
+      for (int r = 0; r < R; ++r) {
+        const Pairs left = pair_everywhere(a + r * o.a_row + 2 * k);
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[r][v] = dot(sum[r][v], left, right[v]);
+        for (int v = 0; v < V; ++v) sum[r][v] = dot(sum[r][v], left, right[v]);
+      }
     }
   }
 #pragma GCC unroll 8
@@ -177,15 +189,12 @@ FOCALSR_INLINE void panel(
 }
 
 inline void product_by_vectors(
-    const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t rows,
-    int64_t columns, int64_t pairs, bool add) {
+    const Operands& o, float* c, int64_t c_row, int64_t rows, int64_t columns, bool add) {
   int64_t column = 0;
   for (; column + 2 * kLanes <= columns; column += 2 * kLanes)
-    for (int64_t r = 0; r < rows; r += 8)
-      panel<2>(a + r * a_row, a_row, b + column, b_row, c + r * c_row + column, c_row, pairs, add);
+    for (int64_t r = 0; r < rows; r += 8) panel<2>(o, r, column, c + r * c_row + column, c_row, add);
   for (; column < columns; column += kLanes)
-    for (int64_t r = 0; r < rows; r += 8)
-      panel<1>(a + r * a_row, a_row, b + column, b_row, c + r * c_row + column, c_row, pairs, add);
+    for (int64_t r = 0; r < rows; r += 8) panel<1>(o, r, column, c + r * c_row + column, c_row, add);
 }
 
 }  // namespace detail
@@ -203,9 +212,7 @@ namespace detail {
 
 // R x V tiles of c, 16 x 16 each. Compilers do not know that loads and stores of tiles touch memory.
 template <int R, int V>
-inline void tiles(
-    const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t pairs,
-    bool add) {
+inline void tiles(const Operands& o, int64_t row, int64_t column, float* c, int64_t c_row, bool add) {
   asm volatile("" ::: "memory");
   if (add) {
     _tile_loadd(0, c, 4 * c_row);
@@ -218,15 +225,19 @@ inline void tiles(
     if constexpr (R > 1) _tile_zero(2);
     if constexpr (R > 1 && V > 1) _tile_zero(3);
   }
-  for (int64_t k = 0; k < pairs; k += kPairStep) {
-    _tile_loadd(4, a + 2 * k, 2 * a_row);
-    if constexpr (R > 1) _tile_loadd(5, a + kTile * a_row + 2 * k, 2 * a_row);
-    _tile_loadd(6, b + k * b_row, 4 * b_row);
-    if constexpr (V > 1) _tile_loadd(7, b + k * b_row + kTile, 4 * b_row);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (V > 1) _tile_dpbf16ps(1, 4, 7);
-    if constexpr (R > 1) _tile_dpbf16ps(2, 5, 6);
-    if constexpr (R > 1 && V > 1) _tile_dpbf16ps(3, 5, 7);
+  for (int64_t term = 0; term < o.terms; ++term) {
+    const uint16_t* const a = o.a[term] + row * o.a_row;
+    const uint32_t* const b = o.b + term * o.b_step + column;
+    for (int64_t k = 0; k < o.pairs; k += kPairStep) {
+      _tile_loadd(4, a + 2 * k, 2 * o.a_row);
+      if constexpr (R > 1) _tile_loadd(5, a + kTile * o.a_row + 2 * k, 2 * o.a_row);
+      _tile_loadd(6, b + k * o.b_row, 4 * o.b_row);
+      if constexpr (V > 1) _tile_loadd(7, b + k * o.b_row + kTile, 4 * o.b_row);
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (V > 1) _tile_dpbf16ps(1, 4, 7);
+      if constexpr (R > 1) _tile_dpbf16ps(2, 5, 6);
+      if constexpr (R > 1 && V > 1) _tile_dpbf16ps(3, 5, 7);
+    }
   }
   _tile_stored(0, c, 4 * c_row);
   if constexpr (V > 1) _tile_stored(1, c + kTile, 4 * c_row);
@@ -235,9 +246,7 @@ inline void tiles(
   asm volatile("" ::: "memory");
 }
 
-inline void product_by_tiles(
-    const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t rows,
-    int64_t columns, int64_t pairs, bool add) {
+inline void product_by_tiles(const Operands& o, float* c, int64_t c_row, int64_t rows, int64_t columns, bool add) {
   int64_t r = 0;
   for (int64_t height; r < rows; r += height) {
     height = std::min<int64_t>(rows - r, 2 * kTile);
@@ -245,7 +254,7 @@ inline void product_by_tiles(
       width = std::min<int64_t>(columns - column, 2 * kTile);
       const auto multiply = height == kTile ? (width == kTile ? tiles<1, 1> : tiles<1, 2>)
                                             : (width == kTile ? tiles<2, 1> : tiles<2, 2>);
-      multiply(a + r * a_row, a_row, b + column, b_row, c + r * c_row + column, c_row, pairs, add);
+      multiply(o, r, column, c + r * c_row + column, c_row, add);
     }
   }
 }
@@ -274,11 +283,14 @@ class Multiplier {
   // Of pairs, with zeros in both operands where there are none.
   int64_t padded(int64_t pairs) const { return tiles_ ? (pairs + kPairStep - 1) / kPairStep * kPairStep : pairs; }
 
+  void products(const Operands& o, float* c, int64_t c_row, int64_t rows, int64_t columns, bool add = false) const {
+    (tiles_ ? detail::product_by_tiles : detail::product_by_vectors)(o, c, c_row, rows, columns, add);
+  }
+
   void product(
       const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t rows,
       int64_t columns, int64_t pairs, bool add = false) const {
-    const auto multiply = tiles_ ? detail::product_by_tiles : detail::product_by_vectors;
-    multiply(a, a_row, b, b_row, c, c_row, rows, columns, pairs, add);
+    products({&a, 1, a_row, b, 0, b_row, pairs}, c, c_row, rows, columns, add);
   }
 
  private:
@@ -291,10 +303,13 @@ class Multiplier {
  public:
   Multiplier() {}
   int64_t padded(int64_t pairs) const { return pairs; }
+  void products(const Operands& o, float* c, int64_t c_row, int64_t rows, int64_t columns, bool add = false) const {
+    detail::product_by_vectors(o, c, c_row, rows, columns, add);
+  }
   void product(
       const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t rows,
       int64_t columns, int64_t pairs, bool add = false) const {
-    detail::product_by_vectors(a, a_row, b, b_row, c, c_row, rows, columns, pairs, add);
+    products({&a, 1, a_row, b, 0, b_row, pairs}, c, c_row, rows, columns, add);
   }
 };
 

@@ -63,6 +63,38 @@ FOCALSR_INLINE void transform_sums(const ConvVec* m, int64_t step, ConvVec* to, 
   to[3 * to_step] = (a * a * a) * near_odd + (b * b * b) * far_odd + m[5 * step];
 }
 
+// The transpose of transform_sums: gradients of 4 results -> of 6 products, along one direction.
+FOCALSR_INLINE void transform_gradients(const ConvVec* d, int64_t step, ConvVec* to, int64_t to_step) {
+  constexpr float a = 0.625f, b = 1.5f;
+  const ConvVec d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step];
+  const ConvVec near = d0 + (a * a) * d2, near_odd = a * d1 + (a * a * a) * d3;
+  const ConvVec far = d0 + (b * b) * d2, far_odd = b * d1 + (b * b * b) * d3;
+  to[0] = d0;
+  to[to_step] = near + near_odd;
+  to[2 * to_step] = near - near_odd;
+  to[3 * to_step] = far + far_odd;
+  to[4 * to_step] = far - far_odd;
+  to[5 * to_step] = d3;
+}
+
+// kConvLanes channels of the gradients of a tile's results, `row` and `pixel` values apart -> of its products [P], `step`
+// apart.
+FOCALSR_INLINE void transform_gradient_tile(const float* at, int64_t row, int64_t pixel, float* to, int64_t step) {
+  ConvVec half[kTileOut][kTileIn];  // [column][row]
+  for (int x = 0; x < kTileOut; ++x) {
+    ConvVec column[kTileOut];
+#pragma GCC unroll 4
+    for (int y = 0; y < kTileOut; ++y) column[y] = conv_load(at + y * row + x * pixel);
+    transform_gradients(column, 1, half[x], 1);
+  }
+  for (int y = 0; y < kTileIn; ++y) {
+    ConvVec out[kTileIn];
+    transform_gradients(&half[0][y], kTileIn, out, 1);
+#pragma GCC unroll 6
+    for (int x = 0; x < kTileIn; ++x) conv_store(to + (y * kTileIn + x) * step, out[x]);
+  }
+}
+
 // kConvLanes channels of a tile of pixels, `row` and `pixel` values apart -> values[P], `step` apart.
 FOCALSR_INLINE void transform_tile(const float* at, int64_t row, int64_t pixel, float* to, int64_t step) {
   ConvVec half[kTileIn][kTileIn];  // [column][row]

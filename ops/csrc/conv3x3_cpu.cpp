@@ -7,12 +7,13 @@
 // Every result is computed alone: it depends neither on the group that its tile is in nor on the number of threads.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <optional>
 #include <type_traits>
 
-#include "conv3x3.h"
+#include "conv3x3_tiles.h"
 
 namespace focalsr {
 namespace {
@@ -20,13 +21,6 @@ namespace {
 using at::Tensor;
 
 constexpr int64_t kGroup = 24;  // tiles
-
-// An image's place: channels side by side, pixels and rows of any step.
-struct Place {
-  int64_t height, width, channels, row, pixel;
-};
-
-constexpr int64_t whole_vectors(int64_t channels) { return (channels + kConvLanes - 1) / kConvLanes; }
 
 // Memory of one thread.
 class Group {
@@ -41,40 +35,6 @@ class Group {
   const int64_t values_row, sums_row, values_step, sums_step;
   const Buffer<float> values, sums, patch, results;
 };
-
-// A tile at the border, its last channels that fill no vector, or one of bfloat16: with zeros around, into our memory.
-template <class T>
-void copy_patch(const T* image, const Place& p, int64_t top, int64_t left, int64_t first, float* to, int64_t width) {
-  const int64_t count = p.channels - first;
-  for (int64_t y = top; y < top + kTileIn; ++y)
-    for (int64_t x = left; x < left + kTileIn; ++x, to += width) {
-      if (y < 0 || x < 0 || y >= p.height || x >= p.width) {
-        std::fill_n(to, width, 0.0f);
-        continue;
-      }
-      const T* from = image + y * p.row + x * p.pixel + first;
-      for (int64_t c = 0; c < count; ++c) to[c] = static_cast<float>(from[c]);
-      std::fill(to + count, to + width, 0.0f);
-    }
-}
-
-// One tile -> its transformed values.
-template <class T>
-void take_tile(const T* image, const Place& p, int64_t tile_row, int64_t tile_column, const Group& g, float* to) {
-  const int64_t top = tile_row * kTileOut - 1, left = tile_column * kTileOut - 1;
-  const bool inside = top >= 0 && left >= 0 && top + kTileIn <= p.height && left + kTileIn <= p.width;
-  int64_t direct = 0;
-  if constexpr (std::is_same<T, float>::value) {
-    direct = inside ? p.channels / kConvLanes * kConvLanes : 0;
-    for (int64_t c = 0; c < direct; c += kConvLanes)
-      transform_tile(image + top * p.row + left * p.pixel + c, p.row, p.pixel, to + c, g.values_step);
-  }
-  if (direct == p.channels) return;
-  const int64_t width = g.values_row - direct;
-  copy_patch(image, p, top, left, direct, g.patch.get(), width);
-  for (int64_t c = 0; c < width; c += kConvLanes)
-    transform_tile(g.patch.get() + c, kTileIn * width, width, to + direct + c, g.values_step);
-}
 
 // Results of one pixel that become s x s pixels of K / s^2 channels.
 struct Shuffle {
@@ -109,12 +69,6 @@ void put_tile(const float* sums, const Group& g, const float* bias, float slope,
   }
 }
 
-Place place_of(const Tensor& x) {
-  TORCH_CHECK_VALUE(x.dim() == 4 && x.scalar_type() == at::kFloat && (x.size(1) == 1 || x.stride(1) == 1),
-                    "conv3x3: expected float32 [B, C, H, W] with its channels side by side");
-  return {x.size(2), x.size(3), x.size(1), x.stride(2), x.stride(3)};
-}
-
 // The work of one call.
 template <class T>
 struct Convolution {
@@ -128,15 +82,12 @@ struct Convolution {
   Place to;  // before the shuffle
   Shuffle shuffle;
 
-  int64_t across() const { return (to.width + kTileOut - 1) / kTileOut; }
-  int64_t tiles() const { return (to.height + kTileOut - 1) / kTileOut * across(); }
-
   // The tiles [first, first + count) of an image.
   void compute(int64_t image, int64_t first, int64_t count, const Group& g) const {
-    const int64_t columns = across(), position_step = from.channels * g.sums_row;
+    const int64_t columns = to.across(), position_step = from.channels * g.sums_row;
     for (int64_t t = 0; t < count; ++t)
-      take_tile(images + image * image_step, from, (first + t) / columns, (first + t) % columns, g,
-                g.values.get() + t * g.values_row);
+      take_tile(images + image * image_step, from, first + t, g.patch.get(), g.values.get() + t * g.values_row,
+                g.values_step);
     for (int64_t p = 0; p < kPositions; ++p)
       conv_products(g.values.get() + p * g.values_step, g.values_row, weights + p * position_step, from.channels,
                     g.sums.get() + p * g.sums_step, g.sums_row, count, whole_vectors(to.channels));
@@ -176,12 +127,12 @@ void run(const Tensor& x, const Place& from, const float* weight, const float* b
       x.const_data_ptr<T>(), x.stride(0), from, weight, bias, static_cast<float>(slope), out.mutable_data_ptr<T>(),
       out.stride(0), {from.height, from.width, channels, out.stride(2), out.stride(3)},
       {shuffle, out.stride(1), out.stride(2), out.stride(3)}};
-  const int64_t groups = (work.tiles() + kGroup - 1) / kGroup;
+  const int64_t groups = (work.to.tiles() + kGroup - 1) / kGroup;
   at::parallel_for(0, x.size(0) * groups, 1, [&](int64_t begin, int64_t end) {
     const Group group(from.channels, channels);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first = task % groups * kGroup;
-      work.compute(task / groups, first, std::min(kGroup, work.tiles() - first), group);
+      work.compute(task / groups, first, std::min(kGroup, work.to.tiles() - first), group);
     }
   });
 }
@@ -210,8 +161,114 @@ void conv3x3_out(const Tensor& x, const Tensor& weight, const std::optional<Tens
   f(x, from, weight.const_data_ptr<float>(), offsets.get(), slope, shuffle, channels, out);
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+// What the gradients need beside the convolution itself: transformed weights, and transformed tiles of images and of
+// gradients of results. The gradient of the weights at a position of a tile is a product of two matrices of tiles.
+
+// A quadratic polynomial's values at the points of conv3x3.h, each divided by the product of distances to the others.
+struct Points {
+  Points() {
+    const double at[5] = {0, 0.625, -0.625, 1.5, -1.5};
+    for (int i = 0; i < 5; ++i) {
+      double distance = 1;
+      for (int j = 0; j < 5; ++j) distance *= i == j ? 1 : at[i] - at[j];
+      row[i][0] = 1 / distance;
+      row[i][1] = at[i] / distance;
+      row[i][2] = at[i] * at[i] / distance;
+    }
+    row[5][0] = row[5][1] = 0;
+    row[5][2] = 1;
+  }
+  double row[kTileIn][3];
+};
+
+// kPanel kernels of 3x3, by tap -> 36 positions, `step` apart.
+void transform_kernels(const Points& points, const double (&taps)[9][kPanel], float* to, int64_t step) {
+  double half[kTileIn][3][kPanel];
+  for (int i = 0; i < kTileIn; ++i)
+    for (int b = 0; b < 3; ++b)
+      for (int k = 0; k < kPanel; ++k)
+        half[i][b][k] =
+            points.row[i][0] * taps[b][k] + points.row[i][1] * taps[3 + b][k] + points.row[i][2] * taps[6 + b][k];
+  for (int i = 0; i < kTileIn; ++i)
+    for (int j = 0; j < kTileIn; ++j, to += step)
+      for (int k = 0; k < kPanel; ++k)
+        to[k] = static_cast<float>(
+            points.row[j][0] * half[i][0][k] + points.row[j][1] * half[i][1][k] + points.row[j][2] * half[i][2][k]);
+}
+
+// weight [K, C, 3, 3] -> [36, panels, C, 16]; turned: of the convolution that takes gradients of results to those of x,
+// whose kernels are turned by 180 degrees, from K channels to C.
+Tensor conv3x3_weight(const Tensor& weight, bool turned) {
+  TORCH_CHECK_VALUE(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 && weight.scalar_type() == at::kFloat,
+                    "conv3x3_weight: expected float32 [K, C, 3, 3]");
+  const Tensor from = weight.contiguous();
+  const int64_t inputs = from.size(turned ? 0 : 1), results = from.size(turned ? 1 : 0);
+  const int64_t input_step = turned ? from.stride(0) : 9, result_step = turned ? 9 : from.stride(0);
+  const int64_t panels = (results + kPanel - 1) / kPanel;
+  const Tensor out = at::empty({kPositions, panels, inputs, kPanel}, weight.options());
+  const float* const data = from.const_data_ptr<float>();
+  float* const to = out.mutable_data_ptr<float>();
+  const Points points;
+  at::parallel_for(0, panels * inputs, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task / inputs * kPanel, input = task % inputs;
+      double taps[9][kPanel];
+      for (int k = 0; k < kPanel; ++k)
+        for (int tap = 0; tap < 9; ++tap)
+          taps[tap][k] = first + k < results
+                             ? data[input * input_step + (first + k) * result_step + (turned ? 8 - tap : tap)]
+                             : 0.0;
+      transform_kernels(points, taps, to + task * kPanel, panels * inputs * kPanel);
+    }
+  });
+  return out;
+}
+
+// Tiles [first, first + count) of all images -> [36, count, channels], padded in memory to whole vectors.
+// transform(image, place, tile of the image, patch, to, step).
+template <class F>
+Tensor all_tiles(const Tensor& x, int64_t first, int64_t count, F&& transform) {
+  TORCH_CHECK_VALUE(x.dim() == 4 && x.scalar_type() == at::kFloat && (x.size(1) == 1 || x.stride(1) == 1),
+                    "conv3x3: expected float32 [B, C, H, W] with its channels side by side");
+  const Place place{x.size(2), x.size(3), x.size(1), x.stride(2), x.stride(3)};
+  TORCH_CHECK_INDEX(first >= 0 && count > 0 && first + count <= x.size(0) * place.tiles(), "conv3x3: no such tiles");
+  const int64_t width = whole_vectors(place.channels) * kConvLanes;
+  const Tensor out = at::empty({kPositions, count, width}, x.options());
+  const float* const data = x.const_data_ptr<float>();
+  float* const to = out.mutable_data_ptr<float>();
+  at::parallel_for(0, count, 16, [&](int64_t begin, int64_t end) {
+    const Buffer<float> patch(kPositions * width);
+    for (int64_t t = begin; t < end; ++t) {
+      const float* const image = data + (first + t) / place.tiles() * x.stride(0);
+      transform(image, place, (first + t) % place.tiles(), patch.get(), to + t * width, count * width);
+    }
+  });
+  return out.narrow(2, 0, place.channels);
+}
+
+Tensor conv3x3_tiles(const Tensor& x, int64_t first, int64_t count) {
+  return all_tiles(x, first, count, [](auto... arguments) { take_tile(arguments...); });
+}
+
+Tensor conv3x3_gradient_tiles(const Tensor& grad, int64_t first, int64_t count) {
+  return all_tiles(
+      grad, first, count,
+      [](const float* image, const Place& p, int64_t tile, float* patch, float* to, int64_t step) {
+        const int64_t top = tile / p.across() * kTileOut, left = tile % p.across() * kTileOut;
+        for_vectors(image, p, top, left, kTileOut, patch, [&](int64_t c, const float* from, int64_t row, int64_t pixel) {
+          transform_gradient_tile(from, row, pixel, to + c, step);
+        });
+      });
+}
+
 }  // namespace
 
-TORCH_LIBRARY_IMPL(focalsr, CPU, m) { m.impl("conv3x3_out", conv3x3_out); }
+TORCH_LIBRARY_IMPL(focalsr, CPU, m) {
+  m.impl("conv3x3_out", conv3x3_out);
+  m.impl("conv3x3_weight", conv3x3_weight);
+  m.impl("conv3x3_tiles", conv3x3_tiles);
+  m.impl("conv3x3_gradient_tiles", conv3x3_gradient_tiles);
+}
 
 }  // namespace focalsr

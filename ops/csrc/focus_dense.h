@@ -1,13 +1,34 @@
-// Logits of focused attention for the CPU where all keys are seen: some rows of queries at a time. Shapes and rules as in
-// focus.h.
+// Focused attention for the CPU in layers that see all keys: logits of some rows of queries. Shapes and rules as in focus.h.
 #pragma once
 
 #include "focus.h"
 
-namespace focalsr::focus {
+namespace focalsr {
+namespace focus {
 
-constexpr int64_t kTile = 24;       // rows of queries that are multiplied with all keys at once
+constexpr int64_t kTile = 12;       // rows of queries that are multiplied with all keys at once
 constexpr double kHidden = -100.0;  // between regions, as ops/window/region_mask.py
+
+// Rows of one head -> a row of tokens for each channel, `stride` apart, with zeros to the end of the last vector.
+template <class A, class T>
+void pack_columns(const View<T>& from, int64_t w, int64_t h, int64_t tokens, A* to, int64_t stride) {
+  constexpr int64_t kBlock = 16;  // tokens at a time: a cache line of a row
+  const T* const at = from.at(w, h);
+  for (int64_t first = 0; first < tokens; first += kBlock) {
+    const int64_t last = std::min(first + kBlock, tokens);
+    for (int64_t c = 0; c < from.channels; ++c)
+      for (int64_t t = first; t < last; ++t)
+        to[c * stride + t] = static_cast<A>(at[t * from.token + c * from.channel]);
+  }
+  for (int64_t c = 0; c < from.channels; ++c) fill_tail(to + c * stride, tokens, A(0));
+}
+
+// The gradients of a query's logits with all keys, added to the bins of its entries of the bias table.
+template <class A>
+FOCALSR_INLINE void add_to_bins(const A* __restrict row, int64_t side, A* __restrict bins) {
+  for (int64_t y = 0; y < side; ++y)
+    for (int64_t x = 0; x < side; ++x) bins[y * (2 * side - 1) + x] += row[y * side + x];
+}
 
 // Queries, keys and what is added of one head; logits of kTile queries at a time.
 template <class T, class A>
@@ -29,15 +50,7 @@ class DenseLogits {
       if (std::any_of(region, region + sizes_.tokens, [&](uint8_t one) { return one != region[0]; })) hidden_ = region;
     }
     q_.pack(w, h, sizes_.tokens, query_.get());
-    constexpr int64_t kBlock = 16;  // keys at a time, a cache line of each row of the transpose
-    const T* from = k_.at(w, h);
-    for (int64_t first = 0; first < sizes_.tokens; first += kBlock) {
-      const int64_t last = std::min(first + kBlock, sizes_.tokens);
-      for (int64_t c = 0; c < sizes_.width; ++c)
-        for (int64_t t = first; t < last; ++t)
-          key_t_[c * stride_ + t] = static_cast<A>(from[t * k_.token + c * k_.channel]);
-    }
-    for (int64_t c = 0; c < sizes_.width; ++c) fill_tail(key_t_.get() + c * stride_, sizes_.tokens, A(0));
+    pack_columns<A>(k_, w, h, sizes_.tokens, key_t_.get(), stride_);
   }
   // Rows of `count` queries from `first` on, `stride` apart.
   A* logits(int64_t first, int64_t count) {
@@ -82,4 +95,13 @@ class DenseLogits {
   int64_t per_image_ = 1, head_ = 0;
 };
 
-}  // namespace focalsr::focus
+inline void check_regions(const OptionalTensor& regions, const Sizes& s) {
+  if (!regions) return;
+  TORCH_CHECK_VALUE(regions->dim() == 2 && regions->scalar_type() == at::kByte && regions->size(1) == s.tokens &&
+                        regions->size(0) > 0 && regions->is_contiguous(),
+                    "focused attention: regions are ", regions->sizes(), " of ", regions->scalar_type(),
+                    ", expected contiguous bytes [windows of an image, ", s.tokens, "]");
+}
+
+}  // namespace focus
+}  // namespace focalsr

@@ -8,14 +8,6 @@
 namespace focalsr::focus {
 namespace {
 
-void check_regions(const OptionalTensor& regions, const Sizes& s) {
-  if (!regions) return;
-  TORCH_CHECK_VALUE(regions->dim() == 2 && regions->scalar_type() == at::kByte && regions->size(1) == s.tokens &&
-                        regions->size(0) > 0 && regions->is_contiguous(),
-                    "focused attention: regions are ", regions->sizes(), " of ", regions->scalar_type(),
-                    ", expected contiguous bytes [windows of an image, ", s.tokens, "]");
-}
-
 template <class T, class A, class I>
 Forward select_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table,
                        const OptionalTensor& regions, const Sizes& s, int64_t topk) {
@@ -60,40 +52,6 @@ Forward select_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
     }
   });
   return {out, logits, index, log_sum};
-}
-
-// The forward pass of layers that keep all keys, which hand on no logits.
-template <class T, class A>
-Tensor all_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table, const OptionalTensor& regions,
-                   const Sizes& s) {
-  const Table<A> bias(table, s);
-  Tensor out = token_major(q, v.size(3));
-  const View<T> out_view(out), value_view(v);
-  const int64_t value_width = padded<A>(v.size(3)), room = padded<A>(s.tokens);
-  at::parallel_for(0, s.items(), 1, [&](int64_t begin, int64_t end) {
-    DenseLogits<T, A> dense(q, k, bias, regions, s);
-    Buffer<A> value(s.tokens * value_width), sums(kTile * value_width), totals(kTile);
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t w = item / s.heads, h = item % s.heads;
-      dense.begin(w, h);
-      value_view.pack(w, h, s.tokens, value.get());
-      for (int64_t first = 0; first < s.tokens; first += kTile) {
-        const int64_t count = std::min(kTile, s.tokens - first);
-        A* const tile = dense.logits(first, count);
-        for (int64_t r = 0; r < count; ++r) {
-          A* const row = tile + r * dense.stride();
-          const Vec<A> most = all<A>(row_maximum(row, s.tokens));
-          totals[r] = exponentials_of_row<A>(
-              room, [&](int64_t i) { return load(row + i) - most; }, [&](int64_t i, Vec<A> e) { store(row + i, e); });
-        }
-        product<A>(tile, dense.stride(), 1, value.get(), value_width, sums.get(), value_width, count, value_width,
-                   s.tokens);
-        for (int64_t r = 0; r < count; ++r)
-          out_view.unpack(sums.get() + r * value_width, w, h, first + r, 1, A(1) / totals[r]);
-      }
-    }
-  });
-  return out;
 }
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
@@ -146,9 +104,7 @@ Gradients select_backward(const Tensor& grad, const OptionalTensor& grad_logits,
           for (int64_t i = 0; i < padded<A>(s.tokens); i += kLanes<A>) store(row + i, load(row + i) * all<A>(-mean));
           for (int64_t j = 0; j < length; ++j)
             row[list[j]] += kept[j] * d_kept[j] + (next_from ? next_from[at * length + j] : A(0));
-          A* const bins = part + bias.offset(first + r);
-          for (int64_t y = 0; y < s.side; ++y)
-            for (int64_t x = 0; x < s.side; ++x) bins[y * (2 * s.side - 1) + x] += row[y * s.side + x];
+          add_to_bins(row, s.side, part + bias.offset(first + r));
         }
         product<A>(tile, dense.stride(), 1, key.get(), width, by_query.get() + first * width, width, count, width,
                    s.tokens);
@@ -180,20 +136,6 @@ Forward select(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
   });
 }
 
-Tensor keep_all(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table, const OptionalTensor& regions,
-                int64_t side) {
-  const Sizes s = sizes_of(q, side);
-  check_like(k, q, "k");
-  check_like(v, q, "v");
-  TORCH_CHECK_VALUE(k.size(3) == s.width, "focused attention: k has the width ", k.size(3), ", q ", s.width);
-  check_regions(regions, s);
-  return dispatch(q, at::kShort, [&](auto stored, auto arithmetic, auto) {
-    using A = decltype(arithmetic);
-    check_numbers<A>(table, "the table");
-    return all_forward<decltype(stored), A>(q, k, v, table, regions, s);
-  });
-}
-
 Gradients select_gradients(const Tensor& grad, const OptionalTensor& grad_logits, const Tensor& q, const Tensor& k,
                            const Tensor& v, const Tensor& table, const OptionalTensor& regions, const Tensor& index,
                            const Tensor& log_sum, int64_t side) {
@@ -215,7 +157,6 @@ Gradients select_gradients(const Tensor& grad, const OptionalTensor& grad_logits
 
 TORCH_LIBRARY_IMPL(focalsr, CPU, m) {
   m.impl("focus_select", select);
-  m.impl("focus_all", keep_all);
   m.impl("focus_select_backward", select_gradients);
 }
 

@@ -19,8 +19,6 @@ namespace focalsr::bf16 {
 
 constexpr int64_t kLogitBytes = 32 * 1024;  // of a block: what is left of the first cache beside keys and values
 
-inline int64_t multiple_of(int64_t step, int64_t count) { return (count + step - 1) / step * step; }
-
 inline Sizes sizes_of(const Tensor& q, const Tensor& k, const Tensor& v) {
   Sizes s{q.size(0), q.size(1), q.size(2), k.size(2), q.size(3), v.size(3), 0, 0, 0};
   s.padded_keys = multiple_of(2 * kLanes, s.keys);

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ops.registration import Written
-from ops.registry import exporting, recording
+from ops.registry import exporting
 from ops.window.region_mask import is_regions
 from utils.errors import InputError
 
@@ -71,17 +71,6 @@ class FocusArguments(NamedTuple):
 
 FocusFunction = Callable[[FocusArguments], tuple[Tensor, FocusState]]
 """A backend: the sum of values [W, h, N, D] in the type of q, and the state for the next layer."""
-
-
-class All(NamedTuple):
-    """The arguments of ``focalsr::focus_all``, of layers that keep all keys."""
-
-    q: Tensor  # [W, h, N, S], joined and scaled
-    k: Tensor  # [W, h, N, S]
-    v: Tensor  # [W, h, N, D]
-    table: Tensor  # [T, h or 1], float32 at least
-    regions: Tensor | None  # [n, N] uint8
-    window: int
 
 
 class Select(NamedTuple):
@@ -167,14 +156,6 @@ class FocusCall(NamedTuple):
     sparse: bool = True
     dtype: torch.dtype = torch.float32
     length: int = 64  # keys that a query has before the layer
-    gradient: bool = True  # may be wanted
-
-    @property
-    def from_table(self) -> bool:
-        """Whether a layer that keeps all keys goes to ``focalsr::focus_all``, which has no gradient."""
-        if self.selects or self.sparse or self.gradient or recording():
-            return False
-        return self.device == "cpu" and self.dtype in (torch.float32, torch.float64)
 
 
 def call_of(arguments: FocusArguments) -> FocusCall:
@@ -182,14 +163,7 @@ def call_of(arguments: FocusArguments) -> FocusCall:
     q, state = arguments.q, arguments.state
     index = None if state is None else state.index
     length = q.shape[2] if index is None else index.shape[-1]
-    return FocusCall(
-        q.device.type,
-        arguments.topk < length,
-        sparse=index is not None,
-        dtype=q.dtype,
-        length=length,
-        gradient=torch.is_grad_enabled(),
-    )
+    return FocusCall(q.device.type, arguments.topk < length, sparse=index is not None, dtype=q.dtype, length=length)
 
 
 def keeps_all(arguments: FocusArguments) -> bool:

@@ -3,9 +3,7 @@
 The backward pass computes weights again from logits or from queries and keys. Layers that select are
 ``focalsr::focus_select``: ops/csrc/focus_select_cpu.cpp, on CUDA focus_select_bindings.cpp and focus_select_cuda.cu.
 Layers whose queries have lists are ``focalsr::focus_sparse``, in files of that name. On a GPU layers that select, and
-those with long lists, have the backward pass of ops/focused/dense.py. Layers that keep all keys are window attention,
-or on the CPU, where no gradient is wanted, ``focalsr::focus_all``, in the file of those that select. Shapes as in
-ops/focused/attention.py.
+those with long lists, have the backward pass of ops/focused/dense.py. Shapes as in ops/focused/attention.py.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from torch import Tensor
 
 from ops import build
 from ops.focused.arguments import (
-    All,
     FocusArguments,
     FocusCall,
     FocusFunction,
@@ -27,8 +24,8 @@ from ops.focused.arguments import (
     Sparse,
     SparseBackward,
     SparseInPlace,
-    call_of,
     joined,
+    keeps_all,
     list_dtype,
 )
 from ops.focused.dense import pays, select_gradients, sparse_gradients
@@ -42,14 +39,10 @@ def native_focus(arguments: FocusArguments) -> tuple[Tensor, FocusState]:
     """One layer."""
     if arguments.state is not None and arguments.state.index is not None:
         return _listed(arguments, arguments.state)
-    call = call_of(arguments)
-    if not call.selects and not call.from_table:
+    if keeps_all(arguments):
         return joined_focus(arguments, prefer=NATIVE)
-    q, k, joined_table = joined(arguments)
-    table = joined_table.to(torch.promote_types(q.dtype, torch.float32))
-    if not call.selects:
-        out = torch.ops.focalsr.focus_all(*All(q, k, arguments.v, table, arguments.regions, arguments.window))
-        return out, FocusState(q=q, k=k, table=joined_table)
+    q, k, table = joined(arguments)
+    table = table.to(torch.promote_types(q.dtype, torch.float32))
     select = Select(q, k, arguments.v, table, arguments.regions, arguments.window, arguments.topk)
     out, logits, index, log_sum = torch.ops.focalsr.focus_select(*select)
     return out, FocusState(logits=logits, index=index, log_sum=log_sum)
@@ -98,7 +91,7 @@ def _refusal(call: FocusCall) -> str | None:
 def _missing(call: FocusCall) -> str | None:
     if call.device == "cuda":
         return build.cuda_extension("focus_sparse" if call.sparse else "focus_select")
-    part = "focus_sparse" if call.sparse else "focus_select" if call.selects or call.from_table else "window"
+    part = "focus_sparse" if call.sparse else "focus_select" if call.selects else "window"
     return build.cpu_extension(part)
 
 
@@ -123,7 +116,7 @@ BACKEND: Backend[FocusCall, FocusFunction] = Backend(
     native_focus,
     refusal=_refusal,
     merit="compiled kernels of this project: one query at a time, so that no map of queries and keys exists",
-    shortfall="the same as joined where all keys are kept and a gradient may be wanted",
+    shortfall="the same as joined where all keys are kept",
     missing=_missing,
 )
 
@@ -225,11 +218,6 @@ def _differentiate_sparse(
     return (*gradients, None, None, None, None)
 
 
-def _all_flops(sizes: Any) -> int:
-    windows, heads, tokens, width = sizes.q
-    return int(2 * windows * heads * tokens * tokens * (width + sizes.v[3]))
-
-
 def _select_flops(sizes: Any) -> int:
     windows, heads, tokens, width = sizes.q
     return int(2 * windows * heads * tokens * (tokens * width + sizes.topk * sizes.v[3]))
@@ -260,10 +248,6 @@ def _dense_backward_flops(sizes: Any) -> int:
     return int(2 * windows * heads * tokens * tokens * ((2 + recomputed) * width + 2 * sizes.v[3]))
 
 
-register(
-    "focus_all", All, "Tensor",
-    fake=lambda arguments: _token_major(arguments.q, arguments.v.shape[3]), flops=_all_flops,
-)  # fmt: skip
 register(
     "focus_select", Select, "(Tensor out, Tensor logits, Tensor index, Tensor log_sum)",
     fake=_fake_select, flops=_select_flops, keep=_keep_select, differentiate=_differentiate_select,

@@ -10,11 +10,13 @@ owner, which adds in a fixed order.
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ops.registration import register
 from ops.registry import exporting
@@ -94,8 +96,9 @@ def _relative_bias_backward(arguments: GatherBackward) -> Tensor:
     gradient, index, rows = arguments
     # float32 at least: a row sums up to N * M / T terms, times as many as there are windows.
     values = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).flatten(1)
-    sums = scatter_sum if gradient.device.type == "cpu" else sorted_sum
-    return sums(values, index.flatten().long(), int(rows)).to(gradient.dtype)
+    if gradient.device.type == "cpu":
+        return scatter_sum(values, index.flatten().long(), int(rows)).to(gradient.dtype)
+    return sorted_sum(values, _runs(index, int(rows))).to(gradient.dtype)
 
 
 def _fake_backward(arguments: GatherBackward) -> Tensor:
@@ -108,11 +111,47 @@ def scatter_sum(values: Tensor, index: Tensor, rows: int) -> Tensor:
     return sums.scatter_add_(1, index.expand(len(values), -1), values).t().contiguous()
 
 
-def sorted_sum(values: Tensor, index: Tensor, rows: int) -> Tensor:
-    """The same for devices whose scatter adds in random order: sort the pairs by row, then sum runs."""
-    order = index.argsort(stable=True)
-    lengths = torch.bincount(index, minlength=rows)
-    return torch.segment_reduce(values.t()[order], "sum", lengths=lengths, axis=0, unsafe=True)
+class Runs(NamedTuple):
+    """The pairs of each row, one row after the other.
+
+    Attributes:
+        order: [P] int64, the pairs sorted by row.
+        lengths: [T] int64, how many each row has.
+    """
+
+    order: Tensor
+    lengths: Tensor
+
+
+def runs_of(index: Tensor, rows: int) -> Runs:
+    """Sort pairs by the row that each takes; nothing waits for the device.
+
+    Args:
+        index: [P], rows of the pairs.
+        rows: T.
+    """
+    taken, order = index.sort(stable=True)
+    ends = torch.searchsorted(taken, torch.arange(rows, device=index.device, dtype=index.dtype), right=True)
+    return Runs(order, ends.diff(prepend=ends.new_zeros(1)))
+
+
+def sorted_sum(values: Tensor, runs: Runs) -> Tensor:
+    """The same for devices whose scatter adds in random order: values [h, P] in the order of rows, summed by runs."""
+    return torch.segment_reduce(values.t()[runs.order], "sum", lengths=runs.lengths, axis=0, unsafe=True)
+
+
+# Sorting a million pairs takes longer than adding them, and all layers and steps share a few indices.
+_sorted: MutableMapping[Tensor, tuple[int, int, Runs]] = WeakIdKeyDictionary()
+
+
+def _runs(index: Tensor, rows: int) -> Runs:
+    """:func:`runs_of` an index [N, M], kept as long as the index lives and is not written to."""
+    if index.is_inference():
+        return runs_of(index.flatten(), rows)
+    known = _sorted.get(index)
+    if known is None or known[:2] != (rows, index._version):
+        known = _sorted[index] = (rows, index._version, runs_of(index.flatten(), rows))
+    return known[2]
 
 
 def _keep(ctx: Any, arguments: Gather, output: Tensor) -> None:

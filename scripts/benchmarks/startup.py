@@ -13,6 +13,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
+
+from archs.plainusr import PlainUSRUltra
 from config import read
 from scripts.benchmarks.measure import Comparison, Side, Work
 from scripts.prepare_demo_data import package_folder, prepare
@@ -43,7 +48,7 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []  # live as long as the pro
 
 
 def comparisons() -> list[Comparison]:
-    """Two demo option files, and the imports."""
+    """Two demo option files, and what programs take beyond importing torch."""
     found = [
         Comparison(
             f"startup/first_step_{name}",
@@ -55,12 +60,17 @@ def comparisons() -> list[Comparison]:
         )
         for name in ("plainusr", "hat")
     ]
-    imports = Comparison(
-        "startup/import", "a process that imports and ends",
-        Side("torch", lambda: _importing("torch")), Side("torch, archs, ops", lambda: _importing("torch, archs, ops")),
-        memory=False,
-    )  # fmt: skip
-    return [*found, imports]
+    programs = [
+        ("import", "a process that imports and ends", "torch, archs, ops", lambda: _importing("torch, archs, ops")),
+        ("check", "train.py --check of options/demo/train_plainusr_x4.yml", "train.py --check", _check),
+        ("upscale", "upscale.py, PlainUSR-U x4, one picture of 48 x 48", "upscale.py", _upscale),
+    ]
+    beside_torch = Side("importing torch", lambda: _importing("torch"))
+    found += [
+        Comparison(f"startup/{name}", work, beside_torch, Side(ours, make), memory=False)
+        for name, work, ours, make in programs
+    ]
+    return found
 
 
 def until_line(command: list[str], folder: Path, text: str) -> None:
@@ -114,5 +124,21 @@ def _bare(name: str) -> Work:
 
 
 def _importing(names: str) -> Work:
-    command = [sys.executable, "-c", f"import {names}"]
-    return lambda: subprocess.run(command, cwd=ROOT, check=True, env=_ENVIRONMENT)
+    return _ends([sys.executable, "-c", f"import {names}"], ROOT)
+
+
+def _check() -> Work:
+    return _ends([sys.executable, str(ROOT / "train.py"), "-opt", str(_demo("plainusr")), "--check"], _workplace())
+
+
+def _upscale() -> Work:
+    folder = _workplace()
+    torch.save(PlainUSRUltra(scale=4).state_dict(), folder / "weights.pth")
+    cv2.imwrite(str(folder / "small.png"), np.zeros((48, 48, 3), np.uint8))
+    program = str(ROOT / "scripts" / "upscale.py")
+    files = ["-i", "small.png", "-o", "large.png", "-w", "weights.pth"]
+    return _ends([sys.executable, program, *files, "--overwrite", "--cpu"], folder)
+
+
+def _ends(command: list[str], folder: Path) -> Work:
+    return lambda: subprocess.run(command, cwd=folder, check=True, env=_ENVIRONMENT, capture_output=True)

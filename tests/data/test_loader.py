@@ -20,6 +20,7 @@ import torch
 from torch.multiprocessing import reductions
 from torch.utils.data import get_worker_info
 
+from data import loader
 from data.dataset_options import IoBackend
 from data.datasets.paired import PairedImageOptions
 from data.images.files import write_image
@@ -34,6 +35,7 @@ from data.prepare.pack_writer import write_pack
 from data.resizing.pillow import pil_bicubic
 from tests.data.pictures import BACKENDS, Backend, noise, write_folder
 from tests.runs import ROOT, run_line
+from utils.devices import abilities
 from utils.errors import InputError, StopRequested, WorkerError
 from utils.memory import FullMemoryError
 
@@ -208,6 +210,23 @@ def test_prefetching_to_a_gpu_needs_one(
     monkeypatch.setattr(logging.getLogger("focalsr"), "propagate", True)
     assert_equal(run(dataset_of(folder, prefetch_mode="cuda", pin_memory=True), stop=9), reference)
     assert "T: prefetch_mode cuda needs a GPU that copies while it computes, but the device is cpu" in caplog.text
+
+
+def test_batches_pass_through_page_locked_memory_where_the_device_copies_from_it(
+    reference: list[Batch], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked: list[tuple[int, ...]] = []
+
+    def lock(tensor: torch.Tensor) -> torch.Tensor:
+        locked.append(tuple(tensor.shape))
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lock)
+    assert_equal(run(dataset_of(folder), stop=9), reference)
+    assert not locked
+    monkeypatch.setattr(loader, "abilities", lambda device: dataclasses.replace(abilities(device), pinned=True))
+    assert_equal(run(dataset_of(folder), stop=9), reference)
+    assert len(locked) == 2 * 9, "low-resolution and high-resolution patches of each batch"
 
 
 @pytest.mark.gpu

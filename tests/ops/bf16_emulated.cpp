@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 namespace {
 
@@ -55,11 +56,15 @@ using namespace focalsr;
 
 extern "C" {
 
+// a: `terms` matrices one after the other, b too.
 void product(
-    int tiles, const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t rows,
-    int64_t columns, int64_t pairs, int add) {
+    int tiles, int64_t terms, const uint16_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c, int64_t c_row,
+    int64_t rows, int64_t columns, int64_t pairs, int add) {
+  std::vector<const uint16_t*> each;
+  for (int64_t term = 0; term < terms; ++term) each.push_back(a + term * rows * a_row);
+  const bf16::Operands operands{each.data(), terms, a_row, b, pairs * b_row, b_row, pairs};
   const auto multiply = tiles ? bf16::detail::product_by_tiles : bf16::detail::product_by_vectors;
-  multiply(a, a_row, b, b_row, c, c_row, rows, columns, pairs, add != 0);
+  multiply(operands, c, c_row, rows, columns, add != 0);
 }
 
 void round_values(const float* from, int64_t count, uint16_t* to) {  // `count` a multiple of 32

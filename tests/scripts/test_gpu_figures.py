@@ -85,7 +85,7 @@ TINY = [
     next(key for key in known(tiny=True) if fnmatchcase(key, pattern))
     for pattern in (
         "pft_step/*/auto_float32", "pft_image/*x2*float32", "esc/esc_fp_x3*",
-        "step/esc*/references*", "step/esc*/auto_bf16", "operators/attention_hat*backward/sdpa",
+        "step/esc*/references*", "step/esc_light*/auto_bf16", "operators/attention_hat*backward/sdpa",
         "operators/smm_amv*forward/gather", "operators/focus_k64*backward/auto", "windows/rgt_s*tf32",
         "plainusr/*u*bf16", "loop/iterations/bare", "loop/pack/batch", "loop/validation/network",
         "loop/validation/scored",

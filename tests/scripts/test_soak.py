@@ -88,7 +88,7 @@ def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
     assert page.read_text() == f"before\n{BEGIN}\n{(out / 'soak.md').read_text()}{END}\nafter\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_soak_finds_planted_faults(tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ("--minutes", "5", "--rounds", "1", "--seed", "17", "--setting", "HAT with dropout, EMA")

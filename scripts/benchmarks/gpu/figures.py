@@ -113,7 +113,7 @@ def _plainusr(image: tuple[int, int]) -> Iterator[Figure]:
 
 
 def _steps(tiny: bool) -> Iterator[Figure]:
-    for name in ("hat_s", "esc") if tiny else ("hat", "esc"):
+    for name in ("hat_s", "esc_light") if tiny else ("hat", "esc"):
         yield _step("step", name, 4, "float32", PLAIN, tiny=tiny)
         for mode in ("float32", "bf16"):
             yield _step("step", name, 4, mode, tiny=tiny)

@@ -36,7 +36,7 @@ def exported(network_g: Mapping[str, Any], path: Path) -> tuple[torch.nn.Module,
     return network, write_program(path, network, network_g, "", ProgramOptions())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", SMALL)
 def test_network_as_an_onnx_file(name: str, tmp_path: Path) -> None:
     """Three sizes are checked by the export itself; here are the least, batches, and sides of different kinds."""
@@ -51,7 +51,7 @@ def test_network_as_an_onnx_file(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(output, upscale(network, images).numpy(), atol=2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_network_for_any_scale_with_the_scale_as_an_input(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     network, written = exported({"type": "ESCLTE", **SMALLER["ESCLTE"]}, path)

@@ -56,6 +56,7 @@ def test_a_program_of_torch_export(tmp_path: Path) -> None:
     assert str(Path(__file__).parents[3]).encode() not in path.read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_a_package_of_aotinductor(tmp_path: Path) -> None:
     network, path = network_of(TINY), tmp_path / "net.pt2"

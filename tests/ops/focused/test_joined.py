@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ops import FocusState, RegionMask, build, focused_attention, window_attention
-from ops.focused.arguments import All, FocusCall
+from ops.focused.arguments import FocusCall
 from ops.focused.attention import FOCUSED_ATTENTION
 from ops.focused.table import expanded_bias
 from ops.registry import ENVIRONMENT
@@ -57,16 +57,30 @@ def test_joined_is_window_attention_with_queries_and_keys_side_by_side() -> None
 
 
 @pytest.mark.build
-def test_native_runs_the_kernels_of_window_attention() -> None:
+def test_native_has_gradients_from_the_table() -> None:
     require_cpu_kernels("window")
-    assert operators_that_run("native") == {"window_attention", "window_attention_backward"}
+    require_cpu_kernels("focus_all")
+    assert operators_that_run("native") == {"focus_all", "focus_all_backward"}
+
+
+@pytest.mark.build
+def test_the_operators_of_gradients_from_the_table_are_sound() -> None:
+    require_cpu_kernels("window")
+    require_cpu_kernels("focus_all")
+    layer, regions = make(ALL_KEYS, torch.float32)[0], regions_of(ALL_KEYS)
+    q, k, v = (x.detach().requires_grad_() for x in layer.qkv.permute(2, 0, 3, 1, 4).unbind(0))
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    operands = (q, k, v, layer.table.detach().requires_grad_(), regions, ALL_KEYS.window)
+    torch.library.opcheck(torch.ops.focalsr.focus_all, operands, test_utils=tests)
+    operands = (layer.grad, *(x.detach() for x in operands[:4]), regions, ALL_KEYS.window)
+    torch.library.opcheck(torch.ops.focalsr.focus_all_backward, operands, test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.build
 @pytest.mark.parametrize("window", [6, 8])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_without_a_gradient_a_kernel_reads_biases_from_their_table(window: int, dtype: torch.dtype) -> None:
-    require_cpu_kernels("focus_select")
+def test_a_kernel_reads_biases_from_their_table(window: int, dtype: torch.dtype) -> None:
+    require_cpu_kernels("focus_all")
     chain = Chain(window=window, heads=3, width=13, topk=(99, 99), columns=3, regions=True)
     layers = make(chain, dtype)
     expected, _ = through(chain, layers, "reference")
@@ -76,14 +90,6 @@ def test_without_a_gradient_a_kernel_reads_biases_from_their_table(window: int, 
     assert_close(found, expected, 1e-13 if dtype == torch.float64 else 3e-6)
     assert states[1].q is not None
     assert states[1].q.shape[-1] == 26
-
-
-@pytest.mark.build
-def test_opcheck_without_a_gradient() -> None:
-    require_cpu_kernels("focus_select")
-    q, k, v = (torch.rand(4, 2, 16, 5) for _ in range(3))
-    arguments = All(q, k, v, torch.rand(49, 1), regions_of(ALL_KEYS), 4)
-    torch.library.opcheck(torch.ops.focalsr.focus_all, tuple(arguments), test_utils=("test_schema", "test_faketensor"))
 
 
 def test_composed_runs_pytorchs_operators_alone() -> None:

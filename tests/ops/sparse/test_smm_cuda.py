@@ -215,7 +215,7 @@ first are up to 1.2 times as fast as with fewer warps and no spills, the second 
 
 
 @pytest.mark.build
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("source", sorted(path.name for path in SOURCES.glob("*_cuda.cu")))
 def test_nvcc_compiles_with_few_spills(nvcc: str, source: str) -> None:
     targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in ("80", "90a")]

@@ -138,20 +138,22 @@ def pointer(x: Tensor) -> ctypes.c_void_p:
 
 @pytest.mark.parametrize("add", [0, 1], ids=["fresh", "added"])
 @pytest.mark.parametrize("tiles", [0, 1], ids=["vectors", "tiles"])
-@pytest.mark.parametrize(("rows", "columns", "pairs"), [(16, 16, 16), (48, 80, 32), (32, 32, 48)])
-def test_products(add: int, tiles: int, rows: int, columns: int, pairs: int) -> None:
+@pytest.mark.parametrize(
+    ("terms", "rows", "columns", "pairs"), [(1, 16, 16, 16), (1, 48, 80, 32), (1, 32, 32, 48), (3, 48, 48, 16)]
+)
+def test_products(add: int, tiles: int, terms: int, rows: int, columns: int, pairs: int) -> None:
     generator = torch.Generator().manual_seed(rows)
-    a = torch.randn(rows, 2 * pairs, generator=generator).bfloat16()
-    b = torch.randn(2 * pairs, columns, generator=generator).bfloat16()
-    packed = b.view(pairs, 2, columns).transpose(1, 2).contiguous()  # [pairs, columns, 2]
+    a = torch.randn(terms, rows, 2 * pairs, generator=generator).bfloat16()
+    b = torch.randn(terms, 2 * pairs, columns, generator=generator).bfloat16()
+    packed = b.view(terms, pairs, 2, columns).transpose(2, 3).contiguous()  # [terms, pairs, columns, 2]
     start = torch.randn(rows, columns, generator=generator)
     c = Guarded(start)
     emulated("bf16").product(
-        tiles, pointer(a), ctypes.c_int64(2 * pairs), pointer(packed), ctypes.c_int64(columns), c.pointer(),
-        *map(ctypes.c_int64, (columns, rows, columns, pairs)), add,
+        tiles, ctypes.c_int64(terms), pointer(a), ctypes.c_int64(2 * pairs), pointer(packed), ctypes.c_int64(columns),
+        c.pointer(), *map(ctypes.c_int64, (columns, rows, columns, pairs)), add,
     )  # fmt: skip
-    expected = a.double() @ b.double() + add * start.double()
-    torch.testing.assert_close(c.taken().double(), expected, rtol=1e-5, atol=1e-5)
+    expected = (a.double() @ b.double()).sum(0) + add * start.double()
+    torch.testing.assert_close(c.taken().double(), expected, rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of x86")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ops import RelativeBias
-from ops.window.relative_bias import scatter_sum, sorted_sum
+from ops.window import relative_bias
+from ops.window.relative_bias import Runs, runs_of, scatter_sum, sorted_sum
 from utils.errors import InputError
 
 
@@ -55,7 +57,34 @@ def test_gradient_is_the_same_each_time() -> None:
 def test_the_sum_for_cuda_computes_the_same_on_the_cpu() -> None:
     index = swin_index(4, 4).flatten() + 2  # rows that no pair takes at both ends
     values = torch.randn(3, index.numel(), dtype=torch.float64)
-    torch.testing.assert_close(sorted_sum(values, index, 60), scatter_sum(values, index, 60))
+    torch.testing.assert_close(sorted_sum(values, runs_of(index, 60)), scatter_sum(values, index, 60))
+
+
+def test_pairs_are_sorted_once_and_again_where_the_index_was_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    sorts: list[int] = []
+
+    def counted(index: Tensor, rows: int) -> Runs:
+        sorts.append(rows)
+        return runs_of(index, rows)
+
+    monkeypatch.setattr(relative_bias, "runs_of", counted)
+    index, other = swin_index(3, 3), swin_index(2, 2)
+    values = torch.randn(2, index.numel(), dtype=torch.float64)
+    for _ in range(2):
+        found = sorted_sum(values, relative_bias._runs(index, 25))
+        torch.testing.assert_close(found, scatter_sum(values, index.flatten(), 25))
+        relative_bias._runs(other, 9)
+    assert sorts == [25, 9]
+    index[0, :3] = 24
+    torch.testing.assert_close(
+        sorted_sum(values, relative_bias._runs(index, 25)), scatter_sum(values, index.flatten(), 25)
+    )
+    relative_bias._runs(index, 30)
+    assert sorts == [25, 9, 25, 30]
+    before = len(relative_bias._sorted)
+    del other
+    gc.collect()
+    assert len(relative_bias._sorted) == before - 1
 
 
 @pytest.mark.gpu

@@ -43,6 +43,12 @@ def cached_constant(size: int) -> Callable[[Callable[P, Tensor]], Callable[P, Te
     return decorate
 
 
+@cached_constant(8)
+def per_channel(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[C, 1, 1], a number for each channel; made once, since the host waits for a GPU that it gives numbers."""
+    return torch.tensor(numbers, dtype=dtype, device=device).view(-1, 1, 1)
+
+
 def forget_constants() -> None:
     """Free the memory of all constants; those that are asked for again are computed afresh."""
     for forget in _forgetters:

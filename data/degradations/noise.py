@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ops.cache import per_channel
+
 _GREY = (0.2989, 0.587, 0.114)
 
 
@@ -52,7 +54,7 @@ def poisson_noise(images: Tensor, scale: Tensor, grey: Tensor, sources: Sequence
         sources: a generator for each image.
     """
     noise = torch.empty_like(images)
-    weights = torch.tensor(_GREY, dtype=images.dtype, device=images.device).view(3, 1, 1)
+    weights = per_channel(_GREY, images.dtype, images.device)
     colours = _eight_bits(images)
     luminances = _eight_bits((images * weights).sum(1, keepdim=True))
     counts = torch.where(grey.to(images.device), _photons(luminances), _photons(colours))

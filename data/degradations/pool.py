@@ -80,7 +80,7 @@ class PairPool:
         kept_lq, kept_gt = self._room(lq, gt)
         slots = [self.slot(place, step) for place in self.places]
         rows = torch.arange(len(slots), device=lq.device)
-        columns = torch.tensor(slots, device=lq.device)
+        columns = torch.tensor(slots).to(lq.device, non_blocking=True)
         if step < self.depth:
             result = lq, gt, tuple(names)
         else:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from data.dataset_options import DatasetOptions
 from data.images.files import to_unit
+from ops.cache import per_channel
+
+_BT601 = (65.481, 128.553, 24.966)
 
 
 def convert(pixels: Tensor, options: DatasetOptions) -> Tensor:
@@ -18,18 +21,14 @@ def convert(pixels: Tensor, options: DatasetOptions) -> Tensor:
     if options.color == "y":
         values = luminance(values)
     if options.mean is not None:
-        values = values - _per_channel(options.mean, values)
+        values = values - per_channel(options.mean, values.dtype, values.device)
     if options.std is not None:
-        values = values / _per_channel(options.std, values)
+        values = values / per_channel(options.std, values.dtype, values.device)
     return values
 
 
 def luminance(rgb: Tensor) -> Tensor:
     """Y of BT.601, 16/255 .. 235/255: [..., 3, H, W] in [0, 1] -> [..., 1, H, W]; in float64, as BasicSR does."""
-    weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64, device=rgb.device).view(3, 1, 1)
+    weights = per_channel(_BT601, torch.float64, rgb.device)
     y = (rgb.to(torch.float64) * weights).sum(dim=-3, keepdim=True) + 16
     return (y / 255).to(rgb.dtype)
-
-
-def _per_channel(numbers: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(numbers, dtype=like.dtype, device=like.device).view(-1, 1, 1)

@@ -1,5 +1,5 @@
-// Focused attention for the CPU: gradients of layers that see all keys and keep them. The bias table is read, and its
-// gradient summed, as it is, so that no map of the queries and keys of a window exists. Shapes and rules as in focus.h.
+// Focused attention for the CPU: layers that see all keys and keep them. The bias table is read, and its gradient summed,
+// as it is, so that no map of the queries and keys of a window exists. Shapes and rules as in focus.h.
 
 #include <torch/library.h>
 
@@ -8,6 +8,39 @@
 namespace focalsr::focus {
 namespace {
 
+template <class T, class A>
+Tensor all_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table, const OptionalTensor& regions,
+                   const Sizes& s) {
+  const Table<A> bias(table, s);
+  Tensor out = token_major(q, v.size(3));
+  const View<T> out_view(out), value_view(v);
+  const int64_t value_width = padded<A>(v.size(3)), room = padded<A>(s.tokens);
+  at::parallel_for(0, s.items(), 1, [&](int64_t begin, int64_t end) {
+    DenseLogits<T, A> dense(q, k, bias, regions, s);
+    Buffer<A> value(s.tokens * value_width), sums(kTile * value_width), totals(kTile);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t w = item / s.heads, h = item % s.heads;
+      dense.begin(w, h);
+      value_view.pack(w, h, s.tokens, value.get());
+      for (int64_t first = 0; first < s.tokens; first += kTile) {
+        const int64_t count = std::min(kTile, s.tokens - first);
+        A* const tile = dense.logits(first, count);
+        for (int64_t r = 0; r < count; ++r) {
+          A* const row = tile + r * dense.stride();
+          const Vec<A> most = all<A>(row_maximum(row, s.tokens));
+          totals[r] = exponentials_of_row<A>(
+              room, [&](int64_t i) { return load(row + i) - most; }, [&](int64_t i, Vec<A> e) { store(row + i, e); });
+        }
+        product<A>(tile, dense.stride(), 1, value.get(), value_width, sums.get(), value_width, count, value_width,
+                   s.tokens);
+        for (int64_t r = 0; r < count; ++r)
+          out_view.unpack(sums.get() + r * value_width, w, h, first + r, 1, A(1) / totals[r]);
+      }
+    }
+  });
+  return out;
+}
+
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 // A row of logits becomes weights, and the gradient of the weights that of the logits. `row` and `d_row` hold whole
@@ -15,14 +48,14 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 template <class A>
 void softmax_gradient(A* row, A* d_row, int64_t count) {
   const Vec<A> top = all<A>(row_maximum(row, count));
-  Vec<A> total{}, product{};
-  for (int64_t i = 0; i < count; i += kLanes<A>) {
-    const Vec<A> e = exponential<A>(load(row + i) - top);
-    store(row + i, e);
-    total += e;
-    product += e * load(d_row + i);
-  }
-  const A norm = A(1) / sum_of_lanes<A>(total);
+  Vec<A> product{};
+  const A total = exponentials_of_row<A>(
+      padded<A>(count), [&](int64_t i) { return load(row + i) - top; },
+      [&](int64_t i, Vec<A> e) {
+        store(row + i, e);
+        product += e * load(d_row + i);
+      });
+  const A norm = A(1) / total;
   const Vec<A> factor = all<A>(norm), mean = all<A>(sum_of_lanes<A>(product) * norm);
   for (int64_t i = 0; i < count; i += kLanes<A>) {
     const Vec<A> weight = load(row + i) * factor;
@@ -102,6 +135,20 @@ Gradients all_backward(const Tensor& grad, const Tensor& q, const Tensor& k, con
   return {d_q, d_k, d_v, d_table.total(table.size(1))};
 }
 
+Tensor keep_all(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table, const OptionalTensor& regions,
+                int64_t side) {
+  const Sizes s = sizes_of(q, side);
+  check_like(k, q, "k");
+  check_like(v, q, "v");
+  TORCH_CHECK_VALUE(k.size(3) == s.width, "focused attention: k has the width ", k.size(3), ", q ", s.width);
+  check_regions(regions, s);
+  return dispatch(q, list_type(s.tokens), [&](auto stored, auto arithmetic, auto) {
+    using A = decltype(arithmetic);
+    check_numbers<A>(table, "the table");
+    return all_forward<decltype(stored), A>(q, k, v, table, regions, s);
+  });
+}
+
 Gradients all_gradients(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table,
                         const OptionalTensor& regions, int64_t side) {
   const Sizes s = sizes_of(q, side);
@@ -120,6 +167,9 @@ Gradients all_gradients(const Tensor& grad, const Tensor& q, const Tensor& k, co
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(focalsr, CPU, m) { m.impl("focus_all_backward", all_gradients); }
+TORCH_LIBRARY_IMPL(focalsr, CPU, m) {
+  m.impl("focus_all", keep_all);
+  m.impl("focus_all_backward", all_gradients);
+}
 
 }  // namespace focalsr::focus

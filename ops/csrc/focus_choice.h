@@ -56,9 +56,11 @@ class Chooser {
     Integer low = -1, high = kMost;  // fewer than wanted are <= low, more than wanted <= high
     int64_t below = 0, up_to = count;
     int64_t passed = 0;              // numbers that are not in the row any more, all of them <= low
-    Integer at = std::clamp<Integer>(hint_, 0, kMost - 1);
+    Integer at = std::clamp<Integer>(hint_, 0, kMost - 1), last = at;
+    int64_t found_last = 0;
     for (int turn = 1;; ++turn) {
       const int64_t found = passed + count_up_to(row, count, at);
+      if (turn > 1) density_.learn(value_of(at) - value_of(last), found - found_last);
       if (found == wanted) {
         hint_ = at;
         return {at, -1};
@@ -74,12 +76,19 @@ class Chooser {
         hint_ = high;
         return {high, wanted - below};
       }
-      if (kGathers && passed == 0 && count >= kMany && (up_to - below) * 4 <= count) {
+      last = at;
+      found_last = found;
+      if (kGathers && turn > kPatience && passed == 0 && count >= kMany && (up_to - below) * 4 <= count) {
         passed = below;
         count = gather(row, count, low, high);
         row = left_.get();
       }
-      at = turn % 3 == 0 || turn > 12 ? middle(low, high) : between(low, high, below, up_to, wanted);
+      if (turn <= kPatience && density_.known() && std::isfinite(value_of(at))) {
+        const A guess = value_of(at) + static_cast<A>(wanted - found) * density_.step();
+        at = guess >= A(0) ? std::clamp<Integer>(bits_of(guess), low + 1, high - 1) : middle(low, high);
+      } else {
+        at = turn % 3 == 0 || turn > 12 ? middle(low, high) : between(low, high, below, up_to, wanted);
+      }
     }
   }
 
@@ -89,6 +98,21 @@ class Chooser {
   static constexpr Integer kMost = std::numeric_limits<Integer>::max();
 
   static constexpr int64_t kMany = 128;  // numbers among which it is worth it to gather those that are left
+  static constexpr int kPatience = 6;    // turns that go from number to number by how far apart they were last
+
+  // How far apart the numbers lie around the wanted one, in this row or the one before it.
+  class Density {
+   public:
+    void learn(A length, int64_t numbers) {
+      const A step = length / static_cast<A>(numbers);
+      if (numbers != 0 && step > A(0) && step <= std::numeric_limits<A>::max()) step_ = step;
+    }
+    bool known() const { return step_ > A(0); }
+    A step() const { return step_; }
+
+   private:
+    A step_ = 0;
+  };
 #if defined(__AVX2__)
   static constexpr bool kGathers = std::is_same_v<A, float>;
 
@@ -160,6 +184,7 @@ class Chooser {
   }
 
   Integer hint_ = 0;
+  Density density_;
   Buffer<A> left_;
 };
 
@@ -173,22 +198,28 @@ void keep(const A* row, const A* weight, const int32_t* list, int64_t count, Cut
   if constexpr (std::is_same_v<A, float>) {
     if (cut.ties < 0) {
       const __m256i limit = _mm256_set1_epi32(cut.limit);
-      __m256i slots = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-      for (int64_t i = 0; i < count; i += 8) {
+      const auto vector = [&](int64_t i, unsigned in_row, auto listed) {
         const __m256 x = _mm256_loadu_ps(row + i);
         const __m256i above = _mm256_cmpgt_epi32(_mm256_castps_si256(x), limit);
-        const auto in_row = static_cast<unsigned>(count - i < 8 ? (1 << (count - i)) - 1 : 255);
         const unsigned set = ~static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(above))) & in_row;
         const __m256i lanes = side_by_side(set);
-        const __m256i keys =
-            list == nullptr ? slots : _mm256_loadu_si256(reinterpret_cast<const __m256i*>(list + i));
         _mm256_storeu_ps(kept_row + n, _mm256_permutevar8x32_ps(x, lanes));
         _mm256_storeu_ps(kept_weight + n, _mm256_permutevar8x32_ps(_mm256_loadu_ps(weight + i), lanes));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(kept_list + n), _mm256_permutevar8x32_epi32(keys, lanes));
+        __m256i keys;
+        if constexpr (listed)
+          keys = _mm256_permutevar8x32_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(list + i)), lanes);
+        else
+          keys = _mm256_add_epi32(lanes, _mm256_set1_epi32(static_cast<int32_t>(i)));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(kept_list + n), keys);
         n += __builtin_popcount(set);
-        slots = _mm256_add_epi32(slots, _mm256_set1_epi32(8));
-      }
-      return;
+      };
+      const auto all_of = [&](auto listed) {
+        int64_t i = 0;
+        for (; i + 8 <= count; i += 8) vector(i, 255, listed);
+        if (i < count) vector(i, (1u << (count - i)) - 1, listed);
+      };
+      if (list == nullptr) return all_of(std::false_type{});
+      return all_of(std::true_type{});
     }
   }
 #endif

@@ -12,12 +12,15 @@ constexpr double kHidden = -100.0;  // between regions, as ops/window/region_mas
 // Rows of one head -> a row of tokens for each channel, `stride` apart, with zeros to the end of the last vector.
 template <class A, class T>
 void pack_columns(const View<T>& from, int64_t w, int64_t h, int64_t tokens, A* to, int64_t stride) {
+  constexpr int64_t kBlock = 16;  // tokens at a time: a cache line of a row
   const T* const at = from.at(w, h);
-  for (int64_t c = 0; c < from.channels; ++c) {
-    A* const row = to + c * stride;
-    for (int64_t t = 0; t < tokens; ++t) row[t] = static_cast<A>(at[t * from.token + c * from.channel]);
-    fill_tail(row, tokens, A(0));
+  for (int64_t first = 0; first < tokens; first += kBlock) {
+    const int64_t last = std::min(first + kBlock, tokens);
+    for (int64_t c = 0; c < from.channels; ++c)
+      for (int64_t t = first; t < last; ++t)
+        to[c * stride + t] = static_cast<A>(at[t * from.token + c * from.channel]);
   }
+  for (int64_t c = 0; c < from.channels; ++c) fill_tail(to + c * stride, tokens, A(0));
 }
 
 // The gradients of a query's logits with all keys, added to the bins of its entries of the bias table.
@@ -40,22 +43,22 @@ class DenseLogits {
     }
   }
   void begin(int64_t w, int64_t h) {
-    window_ = w;
     head_ = h;
+    hidden_ = nullptr;
+    if (regions_ != nullptr) {
+      const uint8_t* region = regions_ + w % per_image_ * sizes_.tokens;
+      if (std::any_of(region, region + sizes_.tokens, [&](uint8_t one) { return one != region[0]; })) hidden_ = region;
+    }
     q_.pack(w, h, sizes_.tokens, query_.get());
     pack_columns<A>(k_, w, h, sizes_.tokens, key_t_.get(), stride_);
   }
   // Rows of `count` queries from `first` on, `stride` apart.
   A* logits(int64_t first, int64_t count) {
-    product<A>(query_.get() + first * width_, width_, 1, key_t_.get(), stride_, tile_.get(), stride_, count,
-               padded<A>(sizes_.tokens), sizes_.width);
-    for (int64_t r = 0; r < count; ++r) {
+    multiply(first, count);
+    for (int64_t r = 0; r < count && hidden_ != nullptr; ++r) {
       A* row = tile_.get() + r * stride_;
-      table_.add(head_, first + r, row);
-      if (regions_ == nullptr) continue;
-      const uint8_t* region = regions_ + window_ % per_image_ * sizes_.tokens;
-      const uint8_t own = region[first + r];
-      for (int64_t t = 0; t < sizes_.tokens; ++t) row[t] += region[t] == own ? A(0) : A(kHidden);
+      const uint8_t own = hidden_[first + r];
+      for (int64_t t = 0; t < sizes_.tokens; ++t) row[t] += hidden_[t] == own ? A(0) : A(kHidden);
     }
     return tile_.get();
   }
@@ -64,13 +67,32 @@ class DenseLogits {
   int64_t width() const { return width_; }
 
  private:
+  // Products and biases. Sums begin with the biases where these lie side by side for all keys of two vectors.
+  void multiply(int64_t first, int64_t count) {
+    constexpr int V = 2;
+    const A* const query = query_.get() + first * width_;
+    if (sizes_.side % (V * kLanes<A>) != 0) {
+      product<A>(query, width_, 1, key_t_.get(), stride_, tile_.get(), stride_, count, padded<A>(sizes_.tokens),
+                 sizes_.width);
+      for (int64_t r = 0; r < count; ++r) table_.add(head_, first + r, tile_.get() + r * stride_);
+      return;
+    }
+    const A* bias[kTile];
+    for (int64_t r = 0; r < count; ++r) bias[r] = table_.of_query(head_, first + r);
+    for (int64_t t = 0; t < sizes_.tokens; t += V * kLanes<A>) {
+      const int64_t place = sizes_.position(t);
+      detail::panel<A, V>(query, width_, 1, key_t_.get() + t, stride_, tile_.get() + t, stride_, count, sizes_.width,
+                          [&](int64_t r, int v) { return load(bias[r] + place + v * kLanes<A>); });
+    }
+  }
+
   const Sizes& sizes_;
   const Table<A>& table_;
   View<T> q_, k_;
   int64_t width_, stride_;
   Buffer<A> query_, key_t_, tile_;
-  const uint8_t* regions_ = nullptr;
-  int64_t per_image_ = 1, window_ = 0, head_ = 0;
+  const uint8_t *regions_ = nullptr, *hidden_ = nullptr;  // the latter of a window that has more than one
+  int64_t per_image_ = 1, head_ = 0;
 };
 
 inline void check_regions(const OptionalTensor& regions, const Sizes& s) {

@@ -8,37 +8,43 @@
 namespace focalsr::focus {
 namespace {
 
-constexpr int64_t kTile = 24;  // rows of queries that are read at once
-
-// The lists and the logits on them of the layer before, a query at a time, in whole vectors.
+// The lists and the logits on them of the layer before, of `queries` queries at once, in whole vectors.
 template <class A, class I>
 class Before {
  public:
-  Before(int64_t length, int64_t tokens, int64_t width)
-      : length_(length), tokens_(tokens), width_(static_cast<int32_t>(width)),
-        list_(padded<A>(length)), start_(padded<A>(length)), row_(padded<A>(length)) {}
+  Before(int64_t length, const Sizes& s, int64_t queries = 1, bool lists = true)
+      : length_(length), room_(padded<A>(length)), tokens_(s.tokens), list_step_(lists ? room_ : 0),
+        width_(static_cast<int32_t>(padded<A>(s.width))), side_(static_cast<int32_t>(s.side)),
+        list_(lists ? queries * room_ : room_), start_(queries * room_), place_(room_), row_(room_) {}
 
-  // False if the list holds keys that do not exist; others are in their place then.
-  bool read(const A* logits, const I* index) {
-    const bool good = read_list<true>(index, length_, tokens_, list_.get(), width_, start_.get());
+  // False if the list holds keys that do not exist; others are in their place then. `logits` and `places` are those of
+  // the last query that was read.
+  bool read(const A* logits, const I* index, int64_t query = 0) {
+    int32_t *const list = list_.get() + query * list_step_, *const start = start_.get() + query * room_;
+    int32_t *const place = place_.get(), width = width_, side = side_;
+    const float part = 1.0f / static_cast<float>(side);
+    const bool good = read_list(index, length_, tokens_, list, [=](int64_t j, int32_t key) {
+      start[j] = static_cast<int32_t>(static_cast<uint32_t>(key) * static_cast<uint32_t>(width));
+      place[j] = position(key, side, part);
+    });
     here_ = logits;
-    if (length_ % kLanes<A> != 0) {
+    if (length_ != room_) {
       std::copy_n(here_, length_, row_.get());
       fill_tail(row_.get(), length_, -std::numeric_limits<A>::infinity());  // of no weight
-      std::fill(list_.get() + length_, list_.get() + padded<A>(length_), list_[length_ - 1]);
-      std::fill(start_.get() + length_, start_.get() + padded<A>(length_), start_[length_ - 1]);
+      for (int32_t* const x : {list, start, place}) std::fill(x + length_, x + room_, x[length_ - 1]);
       here_ = row_.get();
     }
     return good;
   }
-  const int32_t* list() const { return list_.get(); }
-  const int32_t* start() const { return start_.get(); }  // of the rows of the keys
+  const int32_t* list(int64_t query = 0) const { return list_.get() + query * list_step_; }
+  const int32_t* start(int64_t query = 0) const { return start_.get() + query * room_; }  // of the rows of the keys
+  ListedKeys keys(int64_t query = 0) const { return {start(query), place_.get()}; }
   const A* logits() const { return here_; }
 
  private:
-  int64_t length_, tokens_;
-  int32_t width_;
-  Buffer<int32_t> list_, start_;
+  int64_t length_, room_, tokens_, list_step_;
+  int32_t width_, side_;
+  Buffer<int32_t> list_, start_, place_;
   Buffer<A> row_;
   const A* here_ = nullptr;
 };
@@ -75,7 +81,8 @@ struct Rows {
 };
 
 // What a layer reads and writes. The results may begin where the operands do: a query's are read before they are
-// written, and no result of a query reaches beyond the operands of the same query.
+// written, as are those of the queries behind it that are taken with it, and no result of a query reaches beyond the
+// operands of the same query.
 template <class A, class I>
 struct Carried {
   Rows<A> logits;
@@ -84,53 +91,92 @@ struct Carried {
   Rows<I> kept;  // not written to if as many keys as before are kept
 };
 
+// The forward pass of one head of a window at a time. Logits of some queries are computed, and then their sums of values:
+// queries side by side list much the same keys, so that rows come from the first-level cache, of one array in turn.
+template <class T, class A, class I>
+class SparseForward {
+ public:
+  struct Operands {
+    View<T> q, k, v, out;
+    A* log_sum;
+  };
+
+  SparseForward(const Operands& of, const Table<A>& bias, const Carried<A, I>& carried, const Sizes& s, A scale)
+      : of_(of), bias_(bias), carried_(carried), s_(s), scale_(scale), room_(padded<A>(carried.logits.length)),
+        width_(padded<A>(s.width)), key_(s.tokens * width_), value_(s.tokens * width_), query_(kTogether * width_),
+        sum_(width_), row_(kTogether * room_), most_(kTogether), weight_(room_), kept_row_(room_ + kLanes<A>),
+        kept_(room_ + kLanes<A>), kept_list_(room_ + kLanes<A>), choose_(carried.logits.length),
+        before_(carried.logits.length, s, kTogether, carried.next.length < carried.logits.length) {}
+
+  // False if a list holds keys that do not exist.
+  bool run(int64_t w, int64_t h) {
+    of_.k.pack(w, h, s_.tokens, key_.get());
+    of_.v.pack(w, h, s_.tokens, value_.get());
+    bool good = true;
+    for (int64_t first = 0; first < s_.tokens; first += kTogether) {
+      const int64_t count = std::min(kTogether, s_.tokens - first);
+      pack_scaled(of_.q, w, h, first, count, scale_, query_.get());
+      for (int64_t i = 0; i < count; ++i) {
+        good &= before_.read(carried_.logits.at(w, h, first + i), carried_.index.at(w, h, first + i), i);
+        most_[i] = listed_logits<A>(query_.get() + i * width_, key_.get(), width_ / kLanes<A>, before_.keys(i), room_,
+                                    {before_.logits(), bias_.of_query(h, first + i)}, row_.get() + i * room_);
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        const A total = finish(w, h, first, i);
+        of_.log_sum[(w * s_.heads + h) * s_.tokens + first + i] = std::log(total);
+        of_.out.unpack(sum_.get(), w, h, first + i, 1, A(1) / total);
+      }
+    }
+    return good;
+  }
+
+ private:
+  static constexpr int64_t kTogether = 8;  // queries
+
+  // Writes logits and list of a query, and sums up its values; returns the sum of all weights.
+  A finish(int64_t w, int64_t h, int64_t first, int64_t i) {
+    A* const row = row_.get() + i * room_;
+    A* const next = carried_.next.at(w, h, first + i);
+    const int64_t length = carried_.logits.length, after = carried_.next.length, vectors = width_ / kLanes<A>;
+    if (after == length) {
+      const A total = shifted_weights(row, length, most_[i], next, weight_.get());
+      gather_sum(weight_.get(), value_.get(), 1, vectors, before_.start(i), length, sum_.get());
+      return total;
+    }
+    const A total = row_weights(row, room_, most_[i], row, weight_.get());
+    keep(row, weight_.get(), before_.list(i), length, choose_(row, length, after), kept_row_.get(), kept_.get(),
+         kept_list_.get());
+    negated(kept_row_.get(), after, next);
+    write_list(kept_list_.get(), after, static_cast<int32_t>(width_), carried_.kept.at(w, h, first + i));
+    gather_sum(kept_.get(), value_.get(), 1, vectors, kept_list_.get(), after, sum_.get());
+    return total;
+  }
+
+  const Operands& of_;
+  const Table<A>& bias_;
+  const Carried<A, I>& carried_;
+  const Sizes& s_;
+  const A scale_;
+  const int64_t room_, width_;
+  Buffer<A> key_, value_, query_, sum_, row_, most_, weight_, kept_row_, kept_;
+  Buffer<int32_t> kept_list_;
+  Chooser<A> choose_;
+  Before<A, I> before_;
+};
+
 template <class T, class A, class I>
 std::tuple<Tensor, Tensor> sparse_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table,
                                           const Carried<A, I>& carried, const Sizes& s, A scale) {
   const Table<A> bias(table, s);
-  const int64_t length = carried.logits.length, after = carried.next.length;
-  const bool selects = after < length;
   Tensor out = token_major(q, s.width);
   Tensor log_sum = numbers<A>(q, {s.windows, s.heads, s.tokens});
-  A* const sum_to = log_sum.mutable_data_ptr<A>();
-  const View<T> q_view(q), k_view(k), v_view(v), out_view(out);
-  const int64_t width = padded<A>(s.width), vectors = vectors_of<A>(s.width);
+  const typename SparseForward<T, A, I>::Operands operands{View<T>(q), View<T>(k), View<T>(v), View<T>(out),
+                                                           log_sum.mutable_data_ptr<A>()};
   std::atomic<bool> good{true};
   at::parallel_for(0, s.items(), 1, [&](int64_t begin, int64_t end) {
-    const int64_t room = padded<A>(length);
-    Buffer<A> key(s.tokens * width), value(s.tokens * width), query(kTile * width), sum(width);
-    Buffer<A> row(room), weight(room), kept_row(room + kLanes<A>), kept(room + kLanes<A>);
-    Buffer<int32_t> kept_list(room + kLanes<A>);
-    Chooser<A> choose(length);
-    Before<A, I> before(length, s.tokens, width);
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t w = item / s.heads, h = item % s.heads;
-      k_view.pack(w, h, s.tokens, key.get());
-      v_view.pack(w, h, s.tokens, value.get());
-      for (int64_t i = 0; i < s.tokens; ++i) {
-        if (i % kTile == 0)
-          pack_scaled(q_view, w, h, i, std::min(kTile, s.tokens - i), scale, query.get());
-        const A* const q_row = query.get() + i % kTile * width;
-        if (!before.read(carried.logits.at(w, h, i), carried.index.at(w, h, i))) good = false;
-        const A most = listed_logits<A>(q_row, key.get(), vectors, before.start(), before.list(), room,
-                                        {before.logits(), bias.of_query(h, i), s.side}, row.get());
-        A* const next = carried.next.at(w, h, i);
-        A total;
-        if (selects) {
-          total = row_weights(row.get(), room, most, row.get(), weight.get());
-          keep(row.get(), weight.get(), before.list(), length, choose(row.get(), length, after), kept_row.get(),
-               kept.get(), kept_list.get());
-          negated(kept_row.get(), after, next);
-          write_list(kept_list.get(), after, static_cast<int32_t>(width), carried.kept.at(w, h, i));
-          gather_sum(kept.get(), value.get(), 1, vectors, kept_list.get(), after, sum.get());
-        } else {
-          total = shifted_weights(row.get(), length, most, next, weight.get());
-          gather_sum(weight.get(), value.get(), 1, vectors, before.start(), length, sum.get());
-        }
-        sum_to[item * s.tokens + i] = std::log(total);
-        out_view.unpack(sum.get(), w, h, i, 1, A(1) / total);
-      }
-    }
+    SparseForward<T, A, I> forward(operands, bias, carried, s, scale);
+    for (int64_t item = begin; item < end; ++item)
+      if (!forward.run(item / s.heads, item % s.heads)) good = false;
   });
   TORCH_CHECK_INDEX(good.load(), "focused attention: the list holds keys outside 0 to ", s.tokens - 1);
   return {out, log_sum};
@@ -163,7 +209,7 @@ SparseGradients sparse_backward(const Tensor& grad, const OptionalTensor& grad_l
     Buffer<A> row(padded<A>(length)), weight(padded<A>(after)), d_weight(padded<A>(after));
     Buffer<int32_t> list(length), kept(after), slot(after), slot_of(s.tokens);
     std::fill_n(slot_of.get(), s.tokens, 0);  // what no list has held is in no place
-    Before<A, I> before(length, s.tokens, width);
+    Before<A, I> before(length, s);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t w = item / s.heads, h = item % s.heads;
       if (selects) {  // weights of all keys of the list, into the place of the gradient
@@ -172,8 +218,8 @@ SparseGradients sparse_backward(const Tensor& grad, const OptionalTensor& grad_l
         for (int64_t i = 0; i < s.tokens; ++i) {
           const int64_t at = item * s.tokens + i;
           if (!before.read(logits_from + at * length, index_from + at * length)) good = false;
-          const A most = listed_logits<A>(one.get() + i * width, rows.get(), vectors, before.start(), before.list(),
-                                          padded<A>(length), {before.logits(), bias.of_query(h, i), s.side}, row.get());
+          const A most = listed_logits<A>(one.get() + i * width, rows.get(), vectors, before.keys(), padded<A>(length),
+                                          {before.logits(), bias.of_query(h, i)}, row.get());
           const Vec<A> shift = all<A>(most + sum_from[at]);
           for (int64_t j = 0; j < length; j += kLanes<A>)
             store(row.get() + j, exponential<A>(load(row.get() + j) - shift));

@@ -24,7 +24,7 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-constexpr int64_t kBlock = 48;  // rows in the first-level cache, a multiple of the rows of a tile
+constexpr int64_t kBlock = 48;  // rows in the first-level cache, a multiple of those of a tile and of the lanes
 
 // A vector of numbers as padded ones.
 template <class A>
@@ -52,22 +52,35 @@ Buffer<A> transposed(const Tensor& weight) {
   return to;
 }
 
-// A row of `count` channels, padded with zeros -> normalised, in its place.
+// As many rows as a vector has lanes, of `count` channels padded with zeros -> normalised, in their place. What a row
+// needs of all its channels is found for these rows at once: for one it is a chain of operations that wait.
 template <class A>
-FOCALSR_INLINE void normalise(A* row, int64_t count, const A* weight, const A* bias, A eps) {
-  const int64_t width = padded<A>(count);
-  Vec<A> total{};
-  for (int64_t c = 0; c < width; c += kLanes<A>) total += load(row + c);
-  const A mean = sum_of_lanes<A>(total) / static_cast<A>(count);
-  for (int64_t c = count; c < width; ++c) row[c] = mean;  // adds nothing to the squares
-  Vec<A> squares{};
-  for (int64_t c = 0; c < width; c += kLanes<A>) {
-    const Vec<A> d = load(row + c) - all<A>(mean);
-    squares += d * d;
+FOCALSR_INLINE void normalise(A* rows, int64_t count, const A* weight, const A* bias, A eps) {
+  constexpr int kRows = kLanes<A>;
+  const int64_t width = padded<A>(count), last = width - kLanes<A>;
+  Vec<A> parts[kRows], in_row{};
+  for (int i = 0; i < kLanes<A>; ++i) in_row[i] = last + i < count ? A(1) : A(0);
+  for (int r = 0; r < kRows; ++r) {
+    parts[r] = load(rows + r * width);
+    for (int64_t c = kLanes<A>; c < width; c += kLanes<A>) parts[r] += load(rows + r * width + c);
   }
-  const A factor = A(1) / std::sqrt(sum_of_lanes<A>(squares) / static_cast<A>(count) + eps);
-  for (int64_t c = 0; c < width; c += kLanes<A>)
-    store(row + c, (load(row + c) - all<A>(mean)) * all<A>(factor) * load(weight + c) + load(bias + c));
+  const Vec<A> mean = detail::sums(parts) / all<A>(static_cast<A>(count));
+  for (int r = 0; r < kRows; ++r) {
+    const Vec<A> middle = all<A>(mean[r]), end = (load(rows + r * width + last) - middle) * in_row;
+    parts[r] = end * end;
+    for (int64_t c = 0; c < last; c += kLanes<A>) {
+      const Vec<A> d = load(rows + r * width + c) - middle;
+      parts[r] += d * d;
+    }
+  }
+  const Vec<A> variance = detail::sums(parts) / all<A>(static_cast<A>(count)) + all<A>(eps);
+  for (int r = 0; r < kRows; ++r) {
+    const Vec<A> middle = all<A>(mean[r]), factor = all<A>(A(1) / std::sqrt(variance[r]));
+    for (int64_t c = 0; c < width; c += kLanes<A>) {
+      A* const at = rows + r * width + c;
+      store(at, (load(at) - middle) * factor * load(weight + c) + load(bias + c));
+    }
+  }
 }
 
 template <class A>
@@ -94,11 +107,13 @@ bool block(const Work<A>& work, int64_t first, int64_t count, A* rows, A* result
     A* row = rows + r * width;
     std::memcpy(row, work.x + source * work.x_step, sizeof(A) * static_cast<std::size_t>(work.in));
     std::fill(row + work.in, row + width, A(0));
-    if (work.norm_weight != nullptr) normalise(row, work.in, work.norm_weight, work.norm_bias, work.eps);
-    if (work.added != nullptr) {
-      const A* more = work.added + (first + r) * work.in;
-      for (int64_t c = 0; c < work.in; ++c) row[c] += more[c];
-    }
+  }
+  if (work.norm_weight != nullptr)
+    for (int64_t r = 0; r < count; r += kLanes<A>)  // those behind the last are of no account
+      normalise(rows + r * width, work.in, work.norm_weight, work.norm_bias, work.eps);
+  for (int64_t r = 0; r < count && work.added != nullptr; ++r) {
+    const A* more = work.added + (first + r) * work.in;
+    for (int64_t c = 0; c < work.in; ++c) rows[r * width + c] += more[c];
   }
   product<A>(rows, width, 1, work.weight, step, results, step, count, step, work.in, work.bias, 0);
   for (int64_t r = 0; r < count; ++r) {

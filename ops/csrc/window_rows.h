@@ -50,13 +50,9 @@ A exponentials(A* row, int64_t count) {
     }
     largest = all<A>(largest_lane<A>(most));
   }
-  Vec<A> sum{};
-  for (int64_t m = 0; m < count; m += kLanes<A>) {
-    const Vec<A> weight = exponential<A, kNear>(load(row + m) - largest);
-    sum += weight;
-    store(row + m, weight);
-  }
-  return A(1) / sum_of_lanes<A>(sum);
+  const A sum = exponentials_of_row<A, kNear>(
+      count, [&](int64_t m) { return load(row + m) - largest; }, [&](int64_t m, Vec<A> weight) { store(row + m, weight); });
+  return A(1) / sum;
 }
 
 template <class A>

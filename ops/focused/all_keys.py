@@ -1,8 +1,8 @@
-"""Training steps of layers that keep all keys, on the CPU: gradients from the bias table as it is.
+"""Layers that keep all keys, on the CPU: attention and gradients from the bias table as it is.
 
-The forward pass is that of window attention, with a bias of all queries and keys. Its backward pass would sum a
-gradient as large as that, one for each window, before it is summed by row of the table. The kernel of
-ops/csrc/focus_all_cpu.cpp reads the table in its place and sums by row. Shapes as in ops/focused/attention.py.
+Window attention would be given a bias of all queries and keys, and its backward pass would sum a gradient as large as
+that, one for each window, before it is summed by row of the table. The kernels of ops/csrc/focus_all_cpu.cpp read the
+table in its place, and sum by row. Shapes as in ops/focused/attention.py.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ import torch
 from torch import Tensor
 
 from ops import build
-from ops.focused.table import expanded_bias
 from ops.registration import register
-from ops.registry import NATIVE, exporting, recording
-from ops.window.attention import window_attention
-from ops.window.region_mask import RegionMask
+from ops.registry import exporting, recording
 from utils.devices import CPU
 
 
@@ -44,27 +41,20 @@ class AllKeysBackward(NamedTuple):
     window: int
 
 
-def from_table(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> bool:
-    """Whether :func:`all_keys` serves: on the CPU, in float32 and float64, where a gradient is wanted.
+def from_table(q: Tensor) -> bool:
+    """Whether :func:`all_keys` serves: on the CPU, in float32 and float64.
 
     Window attention has a form of its own for bfloat16.
     """
     if q.device.type != CPU.type or q.dtype not in (torch.float32, torch.float64) or exporting() or recording():
         return False
-    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, table))
-    return wanted and build.cpu_extension("focus_all") is None and build.cpu_extension("window") is None
+    return build.cpu_extension("focus_all") is None
 
 
 def all_keys(q: Tensor, k: Tensor, v: Tensor, table: Tensor, regions: Tensor | None, window: int) -> Tensor:
     """[W, h, N, D]; gradients of q, k, v and the table, once differentiable."""
     out: Tensor = torch.ops.focalsr.focus_all(*AllKeys(q, k, v, table.to(q.dtype), regions, window))
     return out
-
-
-def _attention(arguments: AllKeys) -> Tensor:
-    q, k, v, table, regions, window = arguments
-    mask = None if regions is None else RegionMask(regions)
-    return window_attention(q, k, v, expanded_bias(table, window, q.shape[1]), mask, 1.0, NATIVE)
 
 
 def _fake(arguments: AllKeys) -> Tensor:
@@ -103,7 +93,7 @@ def _backward_flops(sizes: Any) -> int:
 
 register(
     "focus_all", AllKeys, "Tensor",
-    kernel=_attention, fake=_fake, flops=_flops, keep=_keep, differentiate=_differentiate,
+    fake=_fake, flops=_flops, keep=_keep, differentiate=_differentiate,
 )  # fmt: skip
 register(
     "focus_all_backward", AllKeysBackward, "(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_table)",

@@ -1,8 +1,8 @@
 """Focused attention where all keys are kept: window attention with the queries and keys of all layers side by side.
 
 Logits that sum over layers are one product of joined queries and keys, so such a layer is ordinary attention, and
-:func:`ops.window_attention` chooses what runs it. On the CPU a training step has its gradients from
-ops/focused/all_keys.py. Shapes as in ops/focused/attention.py.
+:func:`ops.window_attention` chooses what runs it. On the CPU ops/focused/all_keys.py serves in float32. Shapes as in
+ops/focused/attention.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def joined_focus(arguments: FocusArguments, prefer: str = AUTO) -> tuple[Tensor,
     """One layer; ``prefer`` is the backend of window attention that serves if it can."""
     q, k, table = joined(arguments)
     state = FocusState(q=q, k=k, table=table)
-    if prefer in (AUTO, NATIVE) and from_table(q, k, arguments.v, table):
+    if prefer in (AUTO, NATIVE) and from_table(q):
         return all_keys(q, k, arguments.v, table, arguments.regions, arguments.window), state
     mask = None if arguments.regions is None else RegionMask(arguments.regions)
     bias = expanded_bias(table, arguments.window, q.shape[1])

@@ -48,6 +48,7 @@ CHAINS = {
     "tiles and rests": Chain(window=6, heads=1, width=40, topk=(36, 36, 36, 17, 17, 9), columns=1, regions=True),
     "one key from the first layer": Chain(window=5, heads=3, width=8, topk=(1, 1), columns=3),
     "longer lists asked for": Chain(window=7, width=26, topk=(49, 20, 49, 10, 10, 30), regions=True),
+    "sums begin with biases": Chain(window=8, topk=(64, 64, 20, 20, 7), columns=1, regions=True, images=1),
     "a window of one": Chain(window=1, topk=(1, 1), width=3),
     "no window": Chain(images=0),
 }

@@ -76,6 +76,22 @@ def test_the_operators_of_gradients_from_the_table_are_sound() -> None:
     torch.library.opcheck(torch.ops.focalsr.focus_all_backward, operands, test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.build
+@pytest.mark.parametrize("window", [6, 8])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_kernel_reads_biases_from_their_table(window: int, dtype: torch.dtype) -> None:
+    require_cpu_kernels("focus_all")
+    chain = Chain(window=window, heads=3, width=13, topk=(99, 99), columns=3, regions=True)
+    layers = make(chain, dtype)
+    expected, _ = through(chain, layers, "reference")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        found, states = through(chain, layers, "auto")
+    assert [str(operator) for operator in counter.get_flop_counts()["Global"]] == ["focalsr.focus_all"]
+    assert_close(found, expected, 1e-13 if dtype == torch.float64 else 3e-6)
+    assert states[1].q is not None
+    assert states[1].q.shape[-1] == 26
+
+
 def test_composed_runs_pytorchs_operators_alone() -> None:
     assert operators_that_run("composed") == set()
 

@@ -21,7 +21,7 @@ def separate_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]
     numbers each.
     """
     if torch.is_grad_enabled() and qkv.requires_grad and not recording():
-        separated: tuple[Tensor, Tensor, Tensor] = _Separated.apply(qkv, num_heads)
+        separated: tuple[Tensor, Tensor, Tensor] = _Separated.apply(qkv, num_heads)  # type: ignore[no-untyped-call]
         return separated
     return _views(qkv, num_heads)
 

@@ -109,7 +109,7 @@ def _by_views(x: Tensor) -> bool:
 def _moved(rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
     """Rows [N, C] in another order, in one pass, and so their gradient: ``back`` is the inverse of ``order``."""
     if torch.is_grad_enabled() and rows.requires_grad:
-        moved: Tensor = _Moved.apply(rows, order, back)
+        moved: Tensor = _Moved.apply(rows, order, back)  # type: ignore[no-untyped-call]
         return moved
     return rows.index_select(0, order)
 

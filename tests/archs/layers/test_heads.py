@@ -10,7 +10,8 @@ from archs.layers.heads import joined_heads, separate_heads
 
 
 def as_published(qkv: Tensor, num_heads: int) -> tuple[Tensor, ...]:
-    return qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
 
 
 @pytest.mark.parametrize("used", [(0, 1, 2), (0, 2), (1,)])

@@ -6,6 +6,8 @@ the pixels in them, are in row-major order.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch import Tensor
 from archs.layers.sliding import sliding
 from ops.cache import cached_constant
 from ops.registry import divisor, free, recording
+from utils.devices import CPU
 
 Pair = tuple[int, int]
 
@@ -68,11 +71,12 @@ def shifted_partition(x: Tensor, window: Pair, shift: int) -> Tensor:
     """
     if not shift:
         return window_partition(x, window)
-    if torch.is_grad_enabled() or recording():
+    if _by_views(x):
         return window_partition(torch.roll(x, (-shift, -shift), (1, 2)), window)
     B, H, W, C = x.shape
-    index = _by_image(_shifted_order(window, (H, W), shift, x.device), B)
-    return x.flatten(0, 2).index_select(0, index).view(-1, window[0] * window[1], C)
+    places = (window, (H, W), shift, B, x.device)
+    rows = _moved(x.flatten(0, 2), shifted_places(*places), unshifted_places(*places))
+    return rows.view(-1, window[0] * window[1], C)
 
 
 def shifted_merge(windows: Tensor, window: Pair, size: Pair, shift: int) -> Tensor:
@@ -89,11 +93,39 @@ def shifted_merge(windows: Tensor, window: Pair, size: Pair, shift: int) -> Tens
     """
     if not shift:
         return window_merge(windows, window, size)
-    if torch.is_grad_enabled() or recording():
+    if _by_views(windows):
         return torch.roll(window_merge(windows, window, size), (shift, shift), (1, 2))
     pixels = windows.flatten(0, 1)
-    index = _by_image(_unshifted_order(window, size, shift, windows.device), len(pixels) // (size[0] * size[1]))
-    return pixels.index_select(0, index).view(-1, *size, windows.shape[-1])
+    places = (window, size, shift, len(pixels) // (size[0] * size[1]), windows.device)
+    rows = _moved(pixels, unshifted_places(*places), shifted_places(*places))
+    return rows.view(-1, *size, windows.shape[-1])
+
+
+def _by_views(x: Tensor) -> bool:
+    """Whether windows are cut by PyTorch's views: in graphs, and in training steps that are not on the CPU."""
+    return recording() or (torch.is_grad_enabled() and x.device.type != CPU.type)
+
+
+def _moved(rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
+    """Rows [N, C] in another order, in one pass, and so their gradient: ``back`` is the inverse of ``order``."""
+    if torch.is_grad_enabled() and rows.requires_grad:
+        moved: Tensor = _Moved.apply(rows, order, back)  # type: ignore[no-untyped-call]
+        return moved
+    return rows.index_select(0, order)
+
+
+class _Moved(torch.autograd.Function):
+    """An order of rows. PyTorch would add up the gradient of an index, which may name a row twice."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.orders = order, back
+        return rows.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        order, back = ctx.orders
+        return _moved(grad, back, order), None, None
 
 
 @cached_constant(4)

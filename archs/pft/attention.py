@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archs.layers.conv import depthwise
+from archs.layers.heads import joined_heads, separate_heads
 from archs.layers.linear import Linear
 from archs.layers.mask import shift_regions
 from archs.layers.places import AttentionPlaces, unpadded, window_places
@@ -164,9 +165,10 @@ class FocusedAttentionBase(nn.Module):
 
         windows = recomputed(project, x)  # [B*n, N, 3C]
         regions = shift_regions(size, self.window, shift, x.device) if self.shift else None
-        out, state = self._focus(windows, state, regions)
+        q, k, v = separate_heads(windows, self.num_heads)
+        out, state = self._focus(q, k, v, state, regions)
         # The convolution starts from the windows, so that the image they were cut from need not be kept.
-        local = recomputed(lambda windows: self.v_LePE(self._image(windows.chunk(3, -1)[2], size)), windows)
+        local = recomputed(lambda values: self.v_LePE(self._image(values, size)), joined_heads(v))
         return self.attn_win.proj(self._image(out, size) + local), state
 
     def attend_at_once(self, x: Tensor, state: FocusState | None, norm: nn.LayerNorm) -> tuple[Tensor, FocusState]:
@@ -186,21 +188,22 @@ class FocusedAttentionBase(nn.Module):
         back = unshifted_places(self.window, size, shift, B, x.device)
         qkv = projected(pixels, self.wqkv, norm, order=there)  # [B*n*N, 3C]
         regions = shift_regions(size, self.window, (shift, shift), x.device) if shift else None
-        out, state = self._focus(qkv.view(-1, self.window[0] * self.window[1], 3 * C), state, regions)
+        windows = qkv.view(-1, self.window[0] * self.window[1], 3 * C)
+        out, state = self._focus(*separate_heads(windows, self.num_heads), state, regions)
         conv, proj = self.v_LePE.layer, self.attn_win.proj
         local = depthwise_gelu(qkv[:, 2 * C :], back, size, conv.weight, cast("Tensor", conv.bias)).view(-1, C)
         rows = out.reshape(-1, C)
         return linear_rows(rows, proj.weight, proj.bias, order=back, added=local, residual=pixels).view(x.shape), state
 
-    def _focus(self, windows: Tensor, state: FocusState | None, regions: Tensor | None) -> tuple[Tensor, FocusState]:
-        """Queries, keys and values of windows [B*n, N, 3C] -> [B*n, N, C] and the new state."""
-        # Each [B*n, h, N, D]: views.
-        q, k, v = windows.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    def _focus(
+        self, q: Tensor, k: Tensor, v: Tensor, state: FocusState | None, regions: Tensor | None
+    ) -> tuple[Tensor, FocusState]:
+        """Each [B*n, h, N, D] -> [B*n, N, C] and the new state."""
         table = self.attn_win.relative_position_bias_table
         out, state = focused_attention(
             q, k, v, table, state, window=self.window[0], topk=self.topk, regions=regions
         )  # fmt: skip
-        return out.transpose(1, 2).flatten(2), state
+        return joined_heads(out), state
 
     def attend_in_bands(self, x: Tensor, states: FocusBands, norm: nn.Module) -> None:
         """Add to x what :meth:`attend` returns, a few rows of windows at a time.
@@ -239,7 +242,7 @@ class FocusedAttentionBase(nn.Module):
                 first = start // w * in_row
                 some = None if regions is None else regions[first : stop // w * in_row]
                 place = number * (H // w * in_row) + first
-                out, state = self._focus(windows, states.take(place), some)
+                out, state = self._focus(*separate_heads(windows, self.num_heads), states.take(place), some)
                 states.put(place, state)
                 out = window_merge(out, self.window, (stop - start, W))[0].roll(shift, 1)
                 for piece, added in zip(pieces, self.attn_win.proj(out + local).split(lengths), strict=True):

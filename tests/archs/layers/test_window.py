@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from archs.layers.window import (
     image_order,
@@ -79,3 +80,20 @@ def test_overlapping_windows(window: tuple[int, int], extended: tuple[int, int])
     weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
     gradient, wanted = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (found, expected))
     assert torch.allclose(gradient, wanted, atol=1e-6)
+
+
+def test_shifted_windows_have_the_gradients_of_views() -> None:
+    x = torch.randn(2, 4, 6, 3, dtype=torch.float64, requires_grad=True)
+    gradient = torch.randn(2 * 6, 4, 3, dtype=torch.float64)
+
+    def by_views(x: Tensor) -> Tensor:
+        return window_partition(x.roll((-1, -1), (1, 2)), (2, 2))
+
+    found, expected = (torch.autograd.grad(cut(x), x, gradient)[0] for cut in (_cut, by_views))
+    assert torch.equal(found, expected)
+    assert torch.autograd.gradcheck(_cut, x)
+    assert torch.autograd.gradgradcheck(lambda x: shifted_merge(_cut(x).square(), (2, 2), (4, 6), 1), x)
+
+
+def _cut(x: Tensor) -> Tensor:
+    return shifted_partition(x, (2, 2), 1)

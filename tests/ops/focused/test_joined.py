@@ -72,8 +72,8 @@ def test_the_operators_of_gradients_from_the_table_are_sound() -> None:
     tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     operands = (q, k, v, layer.table.detach().requires_grad_(), regions, ALL_KEYS.window)
     torch.library.opcheck(torch.ops.focalsr.focus_all, operands, test_utils=tests)
-    operands = (layer.grad, *(x.detach() for x in operands[:4]), regions, ALL_KEYS.window)
-    torch.library.opcheck(torch.ops.focalsr.focus_all_backward, operands, test_utils=("test_schema", "test_faketensor"))
+    backward = (layer.grad, *(x.detach() for x in operands[:4]), regions, ALL_KEYS.window)
+    torch.library.opcheck(torch.ops.focalsr.focus_all_backward, backward, test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.build

@@ -24,6 +24,7 @@ from ops.pixels.resample import RESAMPLE, resample
 from ops.registry import Explanation, Operator
 from ops.sparse.smm import SMM_AMV, SMM_QMK, smm_amv, smm_qmk
 from ops.window.attention import WINDOW_ATTENTION, window_attention
+from ops.window.image import IMAGE_ATTENTION, ImageWindows, image_attention, serves_image
 from ops.window.region_mask import RegionMask
 from ops.window.relative_bias import RelativeBias
 
@@ -35,6 +36,7 @@ __all__ = [
     "OPERATORS",
     "AttentionCall",
     "FocusState",
+    "ImageWindows",
     "Memo",
     "RegionMask",
     "RelativeBias",
@@ -46,6 +48,7 @@ __all__ = [
     "explain",
     "focused_attention",
     "gelu_depthwise",
+    "image_attention",
     "importance_gate_",
     "imresize",
     "linear",
@@ -53,6 +56,7 @@ __all__ = [
     "observed_by",
     "pointwise_soft_pool",
     "resample",
+    "serves_image",
     "smm_amv",
     "smm_qmk",
     "window_attention",
@@ -60,6 +64,7 @@ __all__ = [
 
 OPERATORS: tuple[Operator[Any, Any], ...] = (
     WINDOW_ATTENTION,
+    IMAGE_ATTENTION,
     FOCUSED_ATTENTION,
     SMM_QMK,
     SMM_AMV,

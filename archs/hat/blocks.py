@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from archs.layers.attention import ChannelAttention
 from archs.layers.conv import Conv3x3, to_bhwc
 from archs.layers.drop import DropPath
+from archs.layers.image_windows import image_windows
 from archs.layers.linear import Linear, initialise_linear
 from archs.layers.mask import shift_regions
 from archs.layers.mlp import Mlp
@@ -25,7 +26,7 @@ from archs.layers.places import AttentionPlaces, unpadded, window_places
 from archs.layers.position import overlapping_position_index, relative_position_index
 from archs.layers.residual import Residual, residual_convolution
 from archs.layers.window import overlapping_windows, window_merge, window_partition
-from ops import Memo, RegionMask, RelativeBias, window_attention
+from ops import Memo, RegionMask, RelativeBias, image_attention, serves_image, window_attention
 from utils.errors import InputError
 
 
@@ -80,6 +81,17 @@ class WindowAttention(nn.Module):
         dropout = self.attn_drop if self.training else 0.0
         out = window_attention(q, k, v, self.bias(), mask, self.scale, dropout=dropout)
         return cast("Tensor", self.proj_drop(self.proj(out.transpose(1, 2).flatten(2))))
+
+    def takes_images(self) -> bool:
+        """Whether a kernel serves :meth:`of_image`."""
+        return not (self.training and self.attn_drop > 0) and serves_image(self.qkv.weight)
+
+    def of_image(self, x: Tensor, shift: int) -> Tensor:
+        """The same from image to image, [B, H, W, C] -> [B, H, W, C], in windows that are shifted."""
+        side = self.window[0]
+        windows = image_windows((x.shape[1], x.shape[2]), self.window, (shift, shift), side, self.bias(), x.device)
+        out, _ = image_attention(self.qkv(x), [windows], self.num_heads, self.scale)
+        return cast("Tensor", self.proj_drop(self.proj(out)))
 
 
 class ChannelAttentionBlock(nn.Module):
@@ -178,6 +190,8 @@ class HybridAttentionBlock(nn.Module):
         """Window attention, shifted or not: [B, H, W, C] -> [B, H, W, C]."""
         size = (x.shape[1], x.shape[2])
         check_size("HybridAttentionBlock", size, self.window)
+        if self.attn.takes_images():
+            return self.attn.of_image(x, self.shift)
         if not self.shift:
             return window_merge(self.attn(window_partition(x, self.window), None), self.window, size)
         mask = RegionMask(shift_regions(size, self.window, (self.shift, self.shift), x.device))

@@ -72,7 +72,7 @@ class HAT(PublishedConstants, HeadedNetwork, BaseNetwork):
         resi_connection: a convolution at the end of each group and of the body, or none.
     """
 
-    kernels = ("window", "conv3x3")
+    kernels = ("window", "window_image", "conv3x3")
     takes_exact_images = True
     mean_e4: Tensor
     scale: int

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from archs.layers.constants import PublishedConstants
 from archs.layers.conv import depthwise
+from archs.layers.image_windows import image_windows
 from archs.layers.linear import Linear
 from archs.layers.mask import shift_mask, shift_regions
 from archs.layers.places import AttentionPlaces, cell_places, framed, window_places
@@ -24,7 +25,7 @@ from archs.layers.position import relative_position_index
 from archs.layers.window import Pair, window_merge, window_partition
 from archs.rgt.position import PositionNetwork, relative_offsets
 from archs.rgt.recursion import STRIDE, recursion_bias, recursion_count, recursion_kernel
-from ops import Memo, RegionMask, RelativeBias, linear, window_attention
+from ops import Memo, RegionMask, RelativeBias, image_attention, linear, serves_image, window_attention
 from ops.observed import observer
 from ops.registry import exporting, tracing
 from utils.devices import without_values
@@ -179,6 +180,8 @@ class RectangleWindowAttention(PublishedConstants):
 
     def forward(self, x: Tensor, tables: tuple[Tensor, ...] | None = None) -> Tensor:
         """[B, H, W, C] and the two position tables [R, n // 2], if they are computed already -> [B, H, W, C]."""
+        if self._takes_images():
+            return cast("Tensor", self.proj_drop(self.proj(self._of_image(x, tables))))
         B, H, W, C = x.shape
         bias = self.qkv.bias if self.qkv_bias else None
         qkv = linear(x, _by_branch(self.qkv.weight), None if bias is None else _by_branch(bias))
@@ -200,6 +203,24 @@ class RectangleWindowAttention(PublishedConstants):
             y = F.pad(y, (0, 0, 0, -right, 0, -below)) if exporting() else y[:, :H, :W]
         y = y + depthwise(self.get_v, v)
         return cast("Tensor", self.proj_drop(self.proj(y)))
+
+    def _takes_images(self) -> bool:
+        """Whether a kernel serves images as they are."""
+        drops = self.training and self.branches[0].dropout > 0
+        return not drops and serves_image(self.qkv.weight)
+
+    def _of_image(self, x: Tensor, tables: tuple[Tensor, ...] | None) -> Tensor:
+        """Up to the projection, from image to image."""
+        size, groups = (x.shape[1], x.shape[2]), []
+        for i, branch in enumerate(self.branches):
+            bias = branch.bias(None if tables is None else tables[i])
+            dense = bias.dense() if isinstance(bias, RelativeBias) else bias
+            groups.append(image_windows(size, branch.window, branch.shift, max(self.split_size), dense, x.device))
+        first = self.branches[0]
+        scale = first.scale or (x.shape[3] // 2 // first.heads) ** -0.5
+        y, v = image_attention(self.qkv(x), groups, first.heads, scale, values=True)
+        assert v is not None
+        return y + depthwise(self.get_v, v)
 
 
 def _by_branch(parameter: Tensor) -> Tensor:

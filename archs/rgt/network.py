@@ -170,7 +170,7 @@ class RGT(HeadedNetwork, BaseNetwork):
             which for patches outside 64 to 255 pixels says one thing in training and another afterwards.
     """
 
-    kernels = ("window", "conv3x3")
+    kernels = ("window", "window_image", "conv3x3")
     takes_exact_images = True
 
     def __init__(

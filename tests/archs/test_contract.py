@@ -184,8 +184,10 @@ def test_gradients_reach_every_parameter_and_the_input(network: Network) -> None
         x = image(network).requires_grad_()
         network.train(mode).zero_grad()
         network(x).square().mean().backward()
-        silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
-        assert not silent
+        gradients = {name: p.grad for name, p in network.named_parameters()}
+        silent = [name for name, grad in gradients.items() if grad is None or not grad.abs().max() > 0]
+        # A bias of all logits of a softmax alike: of its gradient there are rounding errors, and sometimes none.
+        assert all(name.endswith("pos3.2.bias") and gradients[name] is not None for name in silent)
         assert x.grad is not None
         assert x.grad.isfinite().all()
 

@@ -42,7 +42,7 @@ def count_attentions(network: nn.Module) -> list[None]:
     calls: list[None] = []
     for module in network.modules():
         if isinstance(module, WindowAttention):
-            module.register_forward_hook(lambda *args: calls.append(None))
+            module.qkv.register_forward_hook(lambda *args: calls.append(None))
     return calls
 
 

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "resample",  # measured with the images, in the group data
     "conv3x3", "pointwise_soft_pool", "importance_gate_",  # measured with PlainUSR, in the group networks
     "linear_rows", "depthwise_gelu",  # with PFT
+    "image_attention",  # with HAT and RGT
 }  # fmt: skip
 
 

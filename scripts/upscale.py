@@ -32,7 +32,7 @@ import torch
 
 from archs.contract import contract_of
 from config.command import device_help, number
-from config.schema import Precision
+from config.values import Precision
 from data.images.files import foreign_lines
 from data.images.frames import open_frames
 from data.images.head import MAX_PIXELS

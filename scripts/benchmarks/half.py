@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from archs import build_network
-from config.schema import Precision
+from config.values import Precision
 from config.variants import configuration
 from models import upscale
 from models.precision.network import in_precision

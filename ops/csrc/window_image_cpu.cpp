@@ -19,6 +19,7 @@
 #include <numeric>
 #include <vector>
 
+#include "softmax.h"
 #include "window.h"
 #include "window_rows.h"
 

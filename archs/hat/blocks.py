@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from archs.layers.attention import ChannelAttention
 from archs.layers.conv import Conv3x3
 from archs.layers.drop import DropPath
+from archs.layers.image_windows import overlapping_image_windows
 from archs.layers.linear import Linear
 from archs.layers.mlp import Mlp
 from archs.layers.places import AttentionPlaces, unpadded, window_places
 from archs.layers.position import overlapping_position_index
 from archs.layers.swin import BlockSequence, ResidualGroup, WindowAttention, check_size, head_width, initialise
 from archs.layers.window import overlapping_windows, window_merge, window_partition
-from ops import Memo, RelativeBias, window_attention
+from ops import Memo, RelativeBias, image_attention, serves_image, window_attention
 from utils.errors import InputError
 
 
@@ -187,6 +188,10 @@ class OverlappingCrossAttention(nn.Module):
         """Attention alone: [B, H, W, C] -> [B, H, W, C]."""
         size, C = (x.shape[1], x.shape[2]), x.shape[3]
         check_size("OverlappingCrossAttention", size, self.window)
+        if serves_image(self.qkv.weight):
+            windows = overlapping_image_windows(size, self.window, self.extended, self.bias(), x.device)
+            attended, _ = image_attention(self.qkv(x), [windows], self.num_heads, self.scale)
+            return cast("Tensor", self.proj(attended))
         queries, sources = self.qkv(x).split([C, 2 * C], -1)
         q = window_partition(queries, self.window).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [n, h, N, D]
         sources = overlapping_windows(sources, self.window, self.extended)  # [n, M, 2C]

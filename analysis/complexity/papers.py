@@ -106,7 +106,7 @@ PFT-light | x3 | 0.783 | 123.5 | - | - | -
 PFT-light | x4 | 0.792 | 69.6 | - | - | -
 # SwinIR, text of the paper (arXiv 2108.10257) and its repository | in 256x256 | unknown | of the body, without the head
 SwinIR | x4 | 11.9 | 788.6 | - | - | -
-# SwinIR, Table 2 of the paper | out 1024x720 | unknown | printed for 1280x720; of 1024x720, padded by up to a window; no bias tables
+# SwinIR, Table 2 of the paper | out 1024x720 | unknown | printed for 1280x720; without bias tables
 SwinIR-light | x2 | 0.878 | 195.6 | - | - | -
 SwinIR-light | x3 | 0.886 | 87.2 | - | - | -
 SwinIR-light | x4 | 0.897 | 49.6 | - | - | -

@@ -20,6 +20,7 @@ from archs.layers.linear import Linear
 from archs.layers.mask import shift_regions
 from archs.layers.places import AttentionPlaces, unpadded, window_places
 from archs.layers.recompute import recomputed
+from archs.layers.watched import watched
 from archs.layers.window import (
     Pair,
     shifted_merge,
@@ -34,6 +35,8 @@ from archs.pft.evaluation import projected, serves
 from ops import depthwise_gelu, linear_rows
 from ops.focused.arguments import FocusState
 from ops.focused.attention import focused_attention
+from ops.mlp.gelu_depthwise import DEPTHWISE_GELU, GeluDepthwiseCall
+from ops.registry import NATIVE
 from utils.errors import InputError
 
 SHARED_TABLE_WIDTH = 100
@@ -167,9 +170,16 @@ class FocusedAttentionBase(nn.Module):
         regions = shift_regions(size, self.window, shift, x.device) if self.shift else None
         q, k, v = separate_heads(windows, self.num_heads)
         out, state = self._focus(q, k, v, state, regions)
-        # The convolution starts from the windows, so that the image they were cut from need not be kept.
-        local = recomputed(lambda values: self.v_LePE(self._image(values, size)), joined_heads(v))
-        return self.attn_win.proj(self._image(out, size) + local), state
+        return self.attn_win.proj(self._image(out, size) + self._positional(joined_heads(v), size)), state
+
+    def _positional(self, values: Tensor, size: Pair) -> Tensor:
+        """The convolution of the values with GELU, [B*n, N, C] -> [B, H, W, C]; the image need not be kept."""
+        conv, B = self.v_LePE.layer, values.shape[0] * values.shape[1] // (size[0] * size[1])
+        call = GeluDepthwiseCall(values.device.type, side=conv.weight.shape[-1])
+        if DEPTHWISE_GELU.choose(call).name != NATIVE or watched(*self.v_LePE.modules()):
+            return recomputed(lambda values: self.v_LePE(self._image(values, size)), values)
+        back = unshifted_places(self.window, size, self.shift, B, values.device)
+        return depthwise_gelu(values.flatten(0, 1), back, size, conv.weight, cast("Tensor", conv.bias))
 
     def attend_at_once(self, x: Tensor, state: FocusState | None, norm: nn.LayerNorm) -> tuple[Tensor, FocusState]:
         """X plus what :meth:`attend` returns, by kernels for several steps; for x that they serve.

@@ -3,6 +3,8 @@
 //   gelu_depthwise   t = gelu(x), out = t + gelu(convolution of t + bias)
 //   depthwise_gelu   out = gelu(convolution of x + bias), the pixels of x in any order
 //
+// and their gradients, which are in gelu_depthwise_gradient.h.
+//
 // A strip of columns is taken row by row, with the k rows of t that a result needs in the cache.
 //
 // Shapes: B images, H W pixels, C channels, the last dimension; K side of the kernel, odd; r = K / 2.
@@ -13,14 +15,17 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
+#include <tuple>
 #include <type_traits>
+#include <vector>
 
-#include "common.h"
+#include "gelu.h"
+#include "gelu_depthwise_gradient.h"
 #include "types.h"
 
 namespace focalsr {
@@ -32,34 +37,6 @@ constexpr int64_t kColumns = 64;  // of a strip
 constexpr int64_t kRows = 64;     // of results in a task: the rows around them are computed by its neighbours too
 constexpr int kLargestSide = 63;  // of a kernel
 constexpr int kPixels = 8;        // whose sums are in registers at a time
-
-// x * Phi(x), Phi being the normal distribution: exact erf in double; in float a quotient of polynomials, found by least
-// squares, within 2e-8 of it, up to where erf rounds to 1.
-template <class A>
-FOCALSR_INLINE Vec<A> gelu(Vec<A> x) {
-  Vec<A> z = x * all<A>(A(0.70710678118654752440));
-  if constexpr (std::is_same<A, float>::value) {
-    constexpr float kLimit = 3.95f;
-    constexpr float kOver[6] = {1.1283790062f, 0.19403618211f, 0.053207124073f, 0.0039173392281f, 2.8760117108e-4f,
-                                2.0117388858e-6f};
-    constexpr float kUnder[6] = {1.0f, 0.50529157655f, 0.11559095551f, 0.015270743952f, 1.1982062104e-3f,
-                                 3.7839702246e-5f};
-    z = z > all<A>(kLimit) ? all<A>(kLimit) : z;  // what is not a number stays so, for lack of a limit to exceed
-    z = z < all<A>(-kLimit) ? all<A>(-kLimit) : z;
-    const Vec<A> square = z * z;
-    Vec<A> over = all<A>(kOver[5]), under = all<A>(kUnder[5]);
-#pragma GCC unroll 5
-    for (int i = 4; i >= 0; --i) {
-      over = over * square + all<A>(kOver[i]);
-      under = under * square + all<A>(kUnder[i]);
-    }
-    z = z * over / under;
-  } else {
-    for (int i = 0; i < kLanes<A>; ++i) z[i] = std::erf(z[i]);
-  }
-  const Vec<A> half = x * all<A>(A(0.5));
-  return half + half * z;
-}
 
 struct Sizes {
   int64_t height, width, channels, step;  // step: channels of a padded pixel
@@ -240,11 +217,89 @@ Tensor depthwise_gelu(const Tensor& x, const Tensor& order, const Tensor& weight
   return out;
 }
 
+using Gradients = std::tuple<Tensor, Tensor, Tensor>;
+
+// d_x has the pixels of x, which are P, `order` those of the images of grad [B, H, W, C], or null where they are the same.
+template <bool kBefore>
+Gradients gradients(const Tensor& grad, const Tensor& x, const int64_t* order, const Tensor& weight, const Tensor& bias,
+                    const Tensor& d_x) {
+  const Tensor upstream = grad.contiguous();
+  const int64_t images = grad.size(0), height = grad.size(1), width = grad.size(2), channels = grad.size(3);
+  const int64_t side = weight.size(3), places = side * side, pixels = height * width;
+  const int64_t step = order == nullptr ? channels : x.stride(0);
+  Tensor d_weight = at::empty_like(weight, at::MemoryFormat::Contiguous), d_bias = at::empty_like(bias);
+  by_type("gelu_depthwise", x.scalar_type(), [&](auto a, auto t) {
+    using A = decltype(a);
+    using T = decltype(t);
+    const int64_t blocks = vectors_of<A>(channels), size = (places + 1) * kLanes<A>;
+    const Tensor taps = weight.to(x.scalar_type()).contiguous(), offsets = bias.to(x.scalar_type()).contiguous();
+    const Tensor sums = at::zeros({places + 1, channels}, weight.options().dtype(c10::CppTypeToScalarType<A>::value));
+    const Buffer<A> parts(images * blocks * size), weights(blocks * size);
+    std::fill_n(weights.get(), blocks * size, A(0));
+    for (int64_t c = 0; c < channels; ++c) {
+      A* const to = weights.get() + c / kLanes<A> * size + c % kLanes<A>;
+      for (int64_t i = 0; i < places; ++i)
+        to[i * kLanes<A>] = static_cast<A>(taps.const_data_ptr<T>()[c * places + i]);
+      to[places * kLanes<A>] = static_cast<A>(offsets.const_data_ptr<T>()[c]);
+    }
+    at::parallel_for(0, images * blocks, 1, [&](int64_t begin, int64_t end) {
+      GeluDepthwiseGradient<kBefore, A> gradient(height, width, side);
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t c = task % blocks * kLanes<A>, count = std::min<int64_t>(kLanes<A>, channels - c);
+        const int64_t first = task / blocks * pixels, moved = order == nullptr ? first : 0;
+        const int64_t* const here = order == nullptr ? nullptr : order + first;
+        const ChannelsOf<const T> from{x.const_data_ptr<T>() + moved * step + c, here, step};
+        const ChannelsOf<const T> up{upstream.const_data_ptr<T>() + first * channels + c, nullptr, channels};
+        const ChannelsOf<T> to{d_x.mutable_data_ptr<T>() + moved * channels + c, here, channels};
+        gradient(from, up, to, count, weights.get() + task % blocks * size, parts.get() + task * size);
+      }
+    });
+    A* const total = sums.mutable_data_ptr<A>();
+    for (int64_t task = 0; task < images * blocks; ++task)
+      for (int64_t i = 0; i <= places; ++i)
+        for (int64_t c = task % blocks * kLanes<A>, lane = 0; lane < kLanes<A> && c < channels; ++lane, ++c)
+          total[i * channels + c] += parts[task * size + i * kLanes<A> + lane];
+    d_weight.copy_(sums.narrow(0, 0, places).t().reshape(weight.sizes()));
+    d_bias.copy_(sums.select(0, places));
+  });
+  return {d_x, d_weight, d_bias};
+}
+
+Gradients gelu_depthwise_gradients(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  TORCH_CHECK_VALUE(x.dim() == 4 && grad.sizes() == x.sizes(), "gelu_depthwise: shapes differ");
+  check_kernel(weight, x.size(3));
+  const Tensor from = x.contiguous();
+  return gradients<true>(grad, from, nullptr, weight, bias, at::empty_like(from));
+}
+
+// The order names no pixel twice: it is the only one that writes to its gradient.
+Gradients depthwise_gelu_gradients(const Tensor& grad, const Tensor& x, const Tensor& order, const Tensor& weight,
+                                   const Tensor& bias) {
+  TORCH_CHECK_VALUE(x.dim() == 2 && grad.dim() == 4 && grad.size(3) == x.size(1) &&
+                        order.numel() == grad.size(0) * grad.size(1) * grad.size(2) && order.scalar_type() == at::kLong,
+                    "depthwise_gelu: x is ", x.sizes(), ", the order ", order.sizes(), ", the gradient ", grad.sizes());
+  check_kernel(weight, x.size(1));
+  const Tensor from = x.stride(1) == 1 ? x : x.contiguous(), places = order.contiguous();
+  std::vector<bool> taken(static_cast<std::size_t>(x.size(0)), false);
+  for (int64_t i = 0; i < places.numel(); ++i) {
+    const int64_t place = places.const_data_ptr<int64_t>()[i];
+    TORCH_CHECK_INDEX(place >= 0 && place < x.size(0), "depthwise_gelu: the order names pixels outside 0 to ", x.size(0) - 1);
+    TORCH_CHECK_VALUE(!taken[place], "depthwise_gelu: for a gradient the order may name each pixel once, and names ",
+                      place, " again");
+    taken[place] = true;
+  }
+  const bool whole = places.numel() == x.size(0);
+  const Tensor d_x = whole ? at::empty(x.sizes(), x.options()) : at::zeros(x.sizes(), x.options());
+  return gradients<false>(grad, from, places.const_data_ptr<int64_t>(), weight, bias, d_x);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(focalsr, CPU, m) {
   m.impl("gelu_depthwise", gelu_depthwise);
   m.impl("depthwise_gelu", depthwise_gelu);
+  m.impl("gelu_depthwise_backward", gelu_depthwise_gradients);
+  m.impl("depthwise_gelu_backward", depthwise_gelu_gradients);
 }
 
 }  // namespace focalsr

@@ -16,7 +16,7 @@ from torch import Tensor
 from ops import build
 from ops.depthwise import depthwise_conv2d
 from ops.registration import register
-from ops.registry import NATIVE, REFERENCE, Backend, Operator, evaluates_on, recording
+from ops.registry import NATIVE, REFERENCE, Backend, Operator, only_on, recording
 from utils.devices import types_here
 from utils.errors import InputError
 
@@ -31,11 +31,19 @@ class GeluDepthwiseArguments(NamedTuple):
     bias: Tensor  # [C]
 
 
+class GeluDepthwiseGradients(NamedTuple):
+    """The arguments of its gradient."""
+
+    grad: Tensor  # [B, H, W, C]
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
 class GeluDepthwiseCall(NamedTuple):
     """What the choice of a backend depends on."""
 
     device: str
-    gradient: bool = False
     side: int = 3
 
 
@@ -43,7 +51,7 @@ def gelu_depthwise(x: Tensor, weight: Tensor, bias: Tensor, backend: str = "auto
     """``t + gelu(depth-wise convolution of t + bias)`` with ``t = gelu(x)``, zeros around the image.
 
     GELU is the exact one, with erf. PyTorch's operators write and read the map six times; the compiled kernel, which
-    serves evaluation on the CPU, once each.
+    serves the CPU, once each. It keeps x alone for its gradient, which computes the convolution again.
 
     Args:
         x: [B, H, W, C], any floating-point type.
@@ -64,11 +72,7 @@ def gelu_depthwise(x: Tensor, weight: Tensor, bias: Tensor, backend: str = "auto
             f"gelu_depthwise: x {list(x.shape)}, weight {list(weight.shape)}, bias {list(bias.shape)}; expected "
             f"[B, H, W, C], [C, 1, K, K] with an odd K, [C]"
         )
-    call = GeluDepthwiseCall(
-        device=x.device.type,
-        gradient=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, weight, bias)),
-        side=side,
-    )
+    call = GeluDepthwiseCall(device=x.device.type, side=side)
     return GELU_DEPTHWISE.choose(call, backend).run(GeluDepthwiseArguments(x, weight, bias))
 
 
@@ -83,16 +87,27 @@ class DepthwiseGeluArguments(NamedTuple):
     width: int  # W
 
 
+class DepthwiseGeluGradients(NamedTuple):
+    """The arguments of its gradient."""
+
+    grad: Tensor  # [B, H, W, C]
+    x: Tensor
+    order: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
 def depthwise_gelu(
     x: Tensor, order: Tensor, size: tuple[int, int], weight: Tensor, bias: Tensor, backend: str = "auto"
 ) -> Tensor:
     """``gelu(depth-wise convolution of x[order] + bias)``, zeros around each image.
 
-    The compiled kernel, which serves evaluation on the CPU, reads pixels where they are and writes the result.
+    The compiled kernel, which serves the CPU, reads pixels where they are and writes the result; so does its gradient,
+    which keeps x alone.
 
     Args:
         x: [P, C], pixels in any order.
-        order: [B * H * W] int64, which of them each pixel of the images is.
+        order: [B * H * W] int64, which of them each pixel of the images is; for the kernel's gradient none twice.
         size: (H, W).
         weight: [C, 1, K, K].
         bias: [C].
@@ -116,11 +131,7 @@ def depthwise_gelu(
             f"depthwise_gelu: weight {list(weight.shape)}, bias {list(bias.shape)}; expected [{C}, 1, K, K] with an "
             f"odd K, [{C}]"
         )
-    call = GeluDepthwiseCall(
-        device=x.device.type,
-        gradient=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, weight, bias)),
-        side=side,
-    )
+    call = GeluDepthwiseCall(device=x.device.type, side=side)
     return DEPTHWISE_GELU.choose(call, backend).run(DepthwiseGeluArguments(x, order, weight, bias, *size))
 
 
@@ -150,7 +161,7 @@ def native_gelu_depthwise(arguments: GeluDepthwiseArguments) -> Tensor:
 
 
 def _refusal(call: GeluDepthwiseCall) -> str | None:
-    if (reason := evaluates_on(call.device, "cpu", gradient=call.gradient)) is not None:
+    if (reason := only_on(call.device, "cpu")) is not None:
         return reason
     if recording():
         return "a graph that is compiled or exported fuses PyTorch's own operators"
@@ -160,12 +171,7 @@ def _refusal(call: GeluDepthwiseCall) -> str | None:
 
 
 def _examples() -> Mapping[str, GeluDepthwiseCall]:
-    devices = types_here()
-    return {
-        f"{device}, {name}": GeluDepthwiseCall(device, gradient)
-        for device in devices
-        for name, gradient in (("evaluation", False), ("training", True))
-    }
+    return {device: GeluDepthwiseCall(device) for device in types_here()}
 
 
 GELU_DEPTHWISE: Operator[GeluDepthwiseCall, Callable[[GeluDepthwiseArguments], Tensor]] = Operator(
@@ -231,5 +237,42 @@ def _flops_after(sizes: Any) -> int:
     return int(2 * math.prod(sizes.order) * math.prod(sizes.weight))
 
 
-register("gelu_depthwise", GeluDepthwiseArguments, "Tensor", fake=_fake, flops=_flops)
-register("depthwise_gelu", DepthwiseGeluArguments, "Tensor", fake=_fake_after, flops=_flops_after)
+def _fake_gradients(arguments: GeluDepthwiseGradients | DepthwiseGeluGradients) -> tuple[Tensor, Tensor, Tensor]:
+    x, weight, bias = (t.new_empty(t.shape) for t in (arguments.x, arguments.weight, arguments.bias))
+    return x, weight, bias
+
+
+def _flops_of_gradients(sizes: Any) -> int:
+    """Of the convolution once more, and of the gradients of what it takes and of its kernel."""
+    return int(6 * math.prod(sizes.grad) * math.prod(sizes.weight[2:]))
+
+
+def _keep(ctx: Any, arguments: GeluDepthwiseArguments, output: Tensor) -> None:
+    ctx.save_for_backward(*arguments)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    gradients: tuple[Tensor, ...] = torch.ops.focalsr.gelu_depthwise_backward(grad, *ctx.saved_tensors)
+    return gradients
+
+
+def _keep_after(ctx: Any, arguments: DepthwiseGeluArguments, output: Tensor) -> None:
+    ctx.save_for_backward(*arguments[:4])
+
+
+def _differentiate_after(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    d_x, d_weight, d_bias = torch.ops.focalsr.depthwise_gelu_backward(grad, *ctx.saved_tensors)
+    return d_x, None, d_weight, d_bias, None, None
+
+
+_GRADIENTS = "(Tensor d_x, Tensor d_weight, Tensor d_bias)"
+register(
+    "gelu_depthwise", GeluDepthwiseArguments, "Tensor",
+    fake=_fake, flops=_flops, keep=_keep, differentiate=_differentiate,
+)  # fmt: skip
+register(
+    "depthwise_gelu", DepthwiseGeluArguments, "Tensor",
+    fake=_fake_after, flops=_flops_after, keep=_keep_after, differentiate=_differentiate_after,
+)  # fmt: skip
+register("gelu_depthwise_backward", GeluDepthwiseGradients, _GRADIENTS, fake=_fake_gradients, flops=_flops_of_gradients)
+register("depthwise_gelu_backward", DepthwiseGeluGradients, _GRADIENTS, fake=_fake_gradients, flops=_flops_of_gradients)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
@@ -104,16 +105,79 @@ def test_choice() -> None:
     with FlopCounterMode(display=False) as counter:
         gelu_depthwise(x, weight, bias)
     assert counter.get_total_flops() == 2 * 4 * 4 * 4 * 9
-    weight.requires_grad_()
-    assert gelu_depthwise(x, weight, bias).requires_grad  # by the reference
-    with pytest.raises(InputError, match="no backward pass"):
-        gelu_depthwise(x, weight, bias, "native")
+    torch.library.opcheck(torch.ops.focalsr.gelu_depthwise_backward.default, (x, x, weight, bias), test_utils=(
+        "test_schema", "test_faketensor",
+    ))  # fmt: skip
+    with FlopCounterMode(display=False) as counter:
+        torch.ops.focalsr.gelu_depthwise_backward(x, x, weight, bias)
+    assert counter.get_total_flops() == 3 * 2 * 4 * 4 * 4 * 9
     assert any(choice.operator == "gelu_depthwise" for choice in explain())
 
 
 def test_gradient() -> None:
     x, weight, bias = (tensor.requires_grad_() for tensor in inputs((1, 3, 4, 2), 3))
-    assert torch.autograd.gradcheck(gelu_depthwise, (x, weight, bias))
+    assert torch.autograd.gradcheck(functools.partial(gelu_depthwise, backend="reference"), (x, weight, bias))
+
+
+def gradients(function: Callable[..., Tensor], arguments: Sequence[Tensor], grad: Tensor) -> tuple[Tensor, ...]:
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in arguments]
+    return torch.autograd.grad(function(*leaves), leaves, grad)
+
+
+# Pieces of eight places and of one; channels that fill no vector; kernels that reach beyond the image on both sides.
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize(
+    ("shape", "side"),
+    [((2, 9, 21, 13), 3), ((1, 13, 16, 8), 7), ((1, 3, 2, 26), 5), ((1, 4, 11, 5), 9), ((1, 1, 1, 1), 1)],
+)
+def test_gradients_of_the_kernels(shape: tuple[int, int, int, int], side: int, dtype: torch.dtype) -> None:
+    """Of both operators, which agree with those of the definitions."""
+    arguments = inputs(shape, side, dtype)
+    B, H, W, _ = shape
+    generator = torch.Generator().manual_seed(1)
+    grad = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    order = torch.randperm(B * H * W, generator=generator)
+
+    def after(x: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
+        pixels = torch.cat([x.new_full((B * H * W, 3), torch.nan), x.flatten(0, 2)], -1)[:, 3:]
+        return depthwise_gelu(pixels, order, (H, W), weight, bias, backend)
+
+    for function in (gelu_depthwise, after):
+        exact = [tensor.double() for tensor in arguments]
+        expected = gradients(functools.partial(function, backend="reference"), exact, grad.double())
+        found = gradients(functools.partial(function, backend="native"), arguments, grad)
+        for mine, theirs in zip(found, expected, strict=True):
+            assert mine.dtype == dtype
+            assert (mine.double() - theirs).abs().max() <= TOLERANCE[dtype] * theirs.abs().max()
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+def test_gradients_do_not_depend_on_threads_or_other_images() -> None:
+    *arguments, grad = *inputs((3, 20, 17, 20), 7, torch.float32), torch.randn(3, 20, 17, 20)
+    function = functools.partial(gelu_depthwise, backend="native")
+    whole = gradients(function, arguments, grad)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert all(map(torch.equal, gradients(function, arguments, grad), whole))
+    finally:
+        torch.set_num_threads(threads)
+    x, weight, bias = arguments
+    assert torch.equal(gradients(function, (x[1:2], weight, bias), grad[1:2])[0], whole[0][1:2])
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+def test_gradient_of_some_pixels() -> None:
+    x, weight, bias = torch.randn(6, 2, requires_grad=True), torch.randn(2, 1, 3, 3), torch.randn(2)
+    depthwise_gelu(x, torch.tensor([4, 1]), (1, 2), weight, bias, "native").sum().backward()
+    assert x.grad is not None
+    assert x.grad.count_nonzero(-1).tolist() == [0, 2, 0, 0, 2, 0]
+    with pytest.raises(ValueError, match="names 4 again"):
+        depthwise_gelu(x, torch.tensor([4, 4]), (1, 2), weight, bias, "native").sum().backward()
 
 
 def test_bad_input() -> None:

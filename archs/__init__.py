@@ -31,6 +31,7 @@ NETWORKS: Mapping[str, str] = {
     "ESCRealM": "archs.esc:ESCRealM",
     "ESCLTE": "archs.esc:ESCLTE",
     "PFT": "archs.pft:PFT",
+    "SwinIR": "archs.swinir:SwinIR",
     "RRDBNet": "archs.rrdbnet:RRDBNet",
     "MSRResNet": "archs.srresnet:MSRResNet",
 }
@@ -48,6 +49,7 @@ _RECOGNISERS = (
     "archs.rgt",
     "archs.esc",
     "archs.pft",
+    "archs.swinir",
     "archs.rrdbnet",
     "archs.srresnet",
 )

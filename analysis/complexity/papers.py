@@ -104,6 +104,12 @@ PFT | x4 | 19.8 | 1260 | - | - | -
 PFT-light | x2 | 0.776 | 278.3 | - | - | -
 PFT-light | x3 | 0.783 | 123.5 | - | - | -
 PFT-light | x4 | 0.792 | 69.6 | - | - | -
+# SwinIR, text of the paper (arXiv 2108.10257) and its repository | in 256x256 | unknown | of the body, without the head
+SwinIR | x4 | 11.9 | 788.6 | - | - | -
+# SwinIR, Table 2 of the paper | out 1024x720 | unknown | printed for 1280x720; without bias tables
+SwinIR-light | x2 | 0.878 | 195.6 | - | - | -
+SwinIR-light | x3 | 0.886 | 87.2 | - | - | -
+SwinIR-light | x4 | 0.897 | 49.6 | - | - | -
 # ESC, Table 2 of the paper (arXiv 2503.06671) | out 1280x720 | fvcore | the card behind latencies is not stated
 ESC | x2 | 0.947 | 592.0 | 120.9 | 831 | -
 ESC | x3 | 0.955 | 267.6 | 41.4 | 385 | -

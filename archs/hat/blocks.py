@@ -8,90 +8,24 @@ and M = e*e pixels in them, n windows of all images together; h heads of width D
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from archs.layers.attention import ChannelAttention
-from archs.layers.conv import Conv3x3, to_bhwc
+from archs.layers.conv import Conv3x3
 from archs.layers.drop import DropPath
-from archs.layers.image_windows import image_windows
-from archs.layers.linear import Linear, initialise_linear
-from archs.layers.mask import shift_regions
+from archs.layers.image_windows import overlapping_image_windows
+from archs.layers.linear import Linear
 from archs.layers.mlp import Mlp
 from archs.layers.places import AttentionPlaces, unpadded, window_places
-from archs.layers.position import overlapping_position_index, relative_position_index
-from archs.layers.residual import Residual, residual_convolution
+from archs.layers.position import overlapping_position_index
+from archs.layers.swin import BlockSequence, ResidualGroup, WindowAttention, check_size, head_width, initialise
 from archs.layers.window import overlapping_windows, window_merge, window_partition
-from ops import Memo, RegionMask, RelativeBias, image_attention, serves_image, window_attention
+from ops import Memo, RelativeBias, image_attention, serves_image, window_attention
 from utils.errors import InputError
-
-
-class WindowAttention(nn.Module):
-    """Self-attention inside windows, with a learned bias for each displacement.
-
-    In the paper: (S)W-MSA, the window attention of a HAB.
-
-    Args:
-        channels: C.
-        num_heads: h.
-        window_size: w.
-        qkv_bias: the projections to queries, keys and values have a bias.
-        qk_scale: of the logits; None or 0 for D ** -0.5.
-        attn_drop: dropout of attention weights.
-        drop: dropout of the result.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        num_heads: int,
-        window_size: int,
-        *,
-        qkv_bias: bool = True,
-        qk_scale: float | None = None,
-        attn_drop: float = 0.0,
-        drop: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.window = (window_size, window_size)
-        self.scale = qk_scale or head_width(channels, num_heads) ** -0.5
-        self.attn_drop = attn_drop
-        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
-        self.qkv = Linear(channels, 3 * channels, bias=qkv_bias)
-        self.proj = Linear(channels, channels)
-        self.proj_drop = nn.Dropout(drop)
-        self.dense_bias = Memo()
-
-    def bias(self) -> Tensor:
-        """[h, N, N]."""
-        table = self.relative_position_bias_table
-        return self.dense_bias(
-            lambda: RelativeBias(table, relative_position_index(self.window, table.device)).dense(), table
-        )
-
-    def forward(self, windows: Tensor, mask: RegionMask | None) -> Tensor:
-        """[n, N, C] and the mask of the n / B windows of an image -> [n, N, C]."""
-        # Each [n, h, N, D]: views of one tensor.
-        q, k, v = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        dropout = self.attn_drop if self.training else 0.0
-        out = window_attention(q, k, v, self.bias(), mask, self.scale, dropout=dropout)
-        return cast("Tensor", self.proj_drop(self.proj(out.transpose(1, 2).flatten(2))))
-
-    def takes_images(self) -> bool:
-        """Whether a kernel serves :meth:`of_image`."""
-        return not (self.training and self.attn_drop > 0) and serves_image(self.qkv.weight)
-
-    def of_image(self, x: Tensor, shift: int) -> Tensor:
-        """The same from image to image, [B, H, W, C] -> [B, H, W, C], in windows that are shifted."""
-        side = self.window[0]
-        windows = image_windows((x.shape[1], x.shape[2]), self.window, (shift, shift), side, self.bias(), x.device)
-        out, _ = image_attention(self.qkv(x), [windows], self.num_heads, self.scale)
-        return cast("Tensor", self.proj_drop(self.proj(out)))
 
 
 class ChannelAttentionBlock(nn.Module):
@@ -173,7 +107,6 @@ class HybridAttentionBlock(nn.Module):
         super().__init__()
         if not 0 <= shift < window_size:
             raise InputError(f"HybridAttentionBlock: the shift must be from 0 to {window_size - 1}, got {shift}")
-        self.window = (window_size, window_size)
         self.shift = shift
         self.conv_scale = conv_scale
         self.norm1 = nn.LayerNorm(channels)
@@ -186,30 +119,15 @@ class HybridAttentionBlock(nn.Module):
         self.mlp = Mlp(channels, int(channels * mlp_ratio), drop)
         initialise(self)
 
-    def attend(self, x: Tensor) -> Tensor:
-        """Window attention, shifted or not: [B, H, W, C] -> [B, H, W, C]."""
-        size = (x.shape[1], x.shape[2])
-        check_size("HybridAttentionBlock", size, self.window)
-        if self.attn.takes_images():
-            return self.attn.of_image(x, self.shift)
-        if not self.shift:
-            return window_merge(self.attn(window_partition(x, self.window), None), self.window, size)
-        mask = RegionMask(shift_regions(size, self.window, (self.shift, self.shift), x.device))
-        # Rolled before the projection, which has three times the channels.
-        rolled = torch.roll(x, (-self.shift, -self.shift), (1, 2))
-        windows = self.attn(window_partition(rolled, self.window), mask)
-        return torch.roll(window_merge(windows, self.window, size), (self.shift, self.shift), (1, 2))
-
     def attention_places(self, x: Tensor) -> tuple[AttentionPlaces, ...]:
         """Those of the windows; see :class:`archs.contract.AttentionModule`."""
-        rows, columns = (unpadded(side, x.device) for side in x.shape[1:3])
-        return (window_places(rows, columns, self.window, shift=(self.shift, self.shift)),)
+        return self.attn.places_in(x, self.shift)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
         normal = self.norm1(x)
         features, gate = (part.permute(0, 2, 3, 1) for part in self.conv_block.parts(normal.permute(0, 3, 1, 2)))
-        x = torch.addcmul(x + self.drop_path(self.attend(normal)), features, gate * self.conv_scale)
+        x = torch.addcmul(x + self.drop_path(self.attn.of_image(normal, self.shift)), features, gate * self.conv_scale)
         return x + cast("Tensor", self.drop_path(self.mlp(self.norm2(x))))
 
 
@@ -270,6 +188,10 @@ class OverlappingCrossAttention(nn.Module):
         """Attention alone: [B, H, W, C] -> [B, H, W, C]."""
         size, C = (x.shape[1], x.shape[2]), x.shape[3]
         check_size("OverlappingCrossAttention", size, self.window)
+        if serves_image(self.qkv.weight):
+            windows = overlapping_image_windows(size, self.window, self.extended, self.bias(), x.device)
+            attended, _ = image_attention(self.qkv(x), [windows], self.num_heads, self.scale)
+            return cast("Tensor", self.proj(attended))
         queries, sources = self.qkv(x).split([C, 2 * C], -1)
         q = window_partition(queries, self.window).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [n, h, N, D]
         sources = overlapping_windows(sources, self.window, self.extended)  # [n, M, 2C]
@@ -288,7 +210,7 @@ class OverlappingCrossAttention(nn.Module):
         return x + cast("Tensor", self.mlp(self.norm2(x)))
 
 
-class AttentionBlocks(nn.Module):
+class AttentionBlocks(BlockSequence):
     """The blocks of a group in their order.
 
     In the paper: the HABs of an RHAG and the OCAB that ends it.
@@ -302,47 +224,16 @@ class AttentionBlocks(nn.Module):
     def __init__(
         self, blocks: Iterable[HybridAttentionBlock], overlap_attn: OverlappingCrossAttention, use_checkpoint: bool
     ) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        super().__init__(blocks, use_checkpoint)
         self.overlap_attn = overlap_attn
-        self.use_checkpoint = use_checkpoint
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, H, W, C]."""
-        for block in (*self.blocks, self.overlap_attn):
-            if self.use_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        return x
+    def in_order(self) -> Sequence[nn.Module]:
+        """What runs, one after the other."""
+        return [*self.blocks, self.overlap_attn]
 
 
-class ResidualHybridAttentionGroup(nn.Module):
-    """RHAG: blocks and a convolution, around which the input passes.
-
-    In the paper: RHAG, residual hybrid attention group.
-
-    Args:
-        blocks: of the group.
-        channels: C.
-        resi_connection: the convolution after the blocks.
-    """
-
-    def __init__(self, blocks: AttentionBlocks, channels: int, resi_connection: Residual) -> None:
-        super().__init__()
-        self.residual_group = blocks
-        self.conv = residual_convolution(channels, resi_connection)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, H, W, C]."""
-        return x + to_bhwc(self.conv(self.residual_group(x).permute(0, 3, 1, 2)))
-
-
-def head_width(channels: int, num_heads: int) -> int:
-    """D; raises InputError where heads would differ."""
-    if num_heads < 1 or channels % num_heads:
-        raise InputError(f"{channels} channels cannot be shared evenly by {num_heads} heads")
-    return channels // num_heads
+class ResidualHybridAttentionGroup(ResidualGroup):
+    """RHAG: :class:`AttentionBlocks` and a convolution, around which the input passes."""
 
 
 def extended_window(window_size: int, overlap_ratio: float) -> int:
@@ -354,22 +245,3 @@ def extended_window(window_size: int, overlap_ratio: float) -> int:
             "it must be an even number of pixels, half of them on each side"
         )
     return window_size + extra
-
-
-def check_size(name: str, size: tuple[int, int], window: tuple[int, int]) -> None:
-    """Raise InputError unless an image can be cut into windows."""
-    if size[0] % window[0] or size[1] % window[1]:
-        raise InputError(
-            f"{name}: an image of {size[0]} x {size[1]} pixels cannot be cut into windows of "
-            f"{window[0]} x {window[1]}; pad it to multiples, as models.upscale does"
-        )
-
-
-def initialise(module: nn.Module) -> None:
-    """Published initial values: linear layers and tables normal (0.02), their biases 0; else the framework's."""
-    for name, parameter in module.named_parameters():
-        if name.endswith("relative_position_bias_table"):
-            nn.init.trunc_normal_(parameter, std=0.02)
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            initialise_linear(layer)

@@ -22,13 +22,17 @@ class PublishedConstants(nn.Module):
         """The constants on the CPU by their names in this module, in the published order; nobody writes to them."""
         raise NotImplementedError
 
+    def is_constant(self, name: str, found: Tensor) -> bool:
+        """Whether what a file holds under a name is what these weights were trained with."""
+        return same_values(found, self.published_constants()[name])
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool,
         missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
     ) -> None:  # fmt: skip
-        for name, expected in self.published_constants().items():
+        for name in self.published_constants():
             found = state_dict.pop(prefix + name, None)
-            if isinstance(found, Tensor) and not _same(found, expected):
+            if isinstance(found, Tensor) and not self.is_constant(name, found):
                 error_msgs.append(
                     f"{prefix}{name}, {list(found.shape)}, is not what follows from the arguments of this network; "
                     "the weights belong to other arguments"
@@ -61,7 +65,8 @@ def published_state(network: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _same(found: Tensor, expected: Tensor) -> bool:
+def same_values(found: Tensor, expected: Tensor) -> bool:
+    """Whether a constant of a file is the expected one, in whatever type it is stored; without values, its shape."""
     if found.is_meta or expected.is_meta:
         return found.shape == expected.shape
     return torch.equal(found.to(expected), expected)

@@ -6,6 +6,7 @@ Shapes: B images, H W low-resolution pixels, D channels of the network, f channe
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, cast, get_args
 
@@ -48,6 +49,17 @@ def pixelshuffle_scale(state: Mapping[str, Tensor]) -> int:
     return 3 if rows == 9 * columns else 2**stages
 
 
+def head_of(state: Mapping[str, Tensor], image_channels: int) -> tuple[Upsampler, int]:
+    """The upsampler and the scale of the :func:`head_layers` that a state dict holds."""
+    if "conv_up1.weight" in state:
+        return "nearest+conv", 4 if "conv_up2.weight" in state else 2
+    if "conv_before_upsample.0.weight" in state:
+        return "pixelshuffle", pixelshuffle_scale(state)
+    if "upsample.0.weight" in state:
+        return "pixelshuffledirect", math.isqrt(state["upsample.0.weight"].shape[0] // image_channels)
+    return "", 1
+
+
 def head_layers(
     upsampler: Upsampler, channels: int, scale: int, image_channels: int, *, network: str
 ) -> dict[str, nn.Module]:
@@ -55,8 +67,8 @@ def head_layers(
 
     Args:
         upsampler: "pixelshuffle" upsamples f channels, with a convolution before and one after; "pixelshuffledirect"
-            makes the image in one convolution; "nearest+conv", for a scale of 4, doubles pixels twice, with
-            convolutions between; "" is one convolution without upsampling.
+            makes the image in one convolution; "nearest+conv", for scales of 2 and 4, doubles pixels once or twice,
+            with convolutions between; "" is one convolution without upsampling.
         channels: D.
         scale: s.
         image_channels: c.
@@ -68,8 +80,8 @@ def head_layers(
     if upsampler not in get_args(Upsampler):
         known = ", ".join(name or "''" for name in get_args(Upsampler))
         raise InputError(f'{network}: upsampler is "{upsampler}"; it must be one of {known}')
-    if upsampler == "nearest+conv" and scale != 4:
-        raise InputError(f"{network}: nearest+conv is for a scale of 4, got {scale}")
+    if upsampler == "nearest+conv" and scale not in (2, 4):
+        raise InputError(f"{network}: nearest+conv is for scales of 2 and 4, got {scale}")
     if upsampler == "" and scale != 1:
         raise InputError(f"{network}: without an upsampler the scale must be 1, got {scale}")
     if upsampler == "":
@@ -83,7 +95,8 @@ def head_layers(
     if upsampler == "pixelshuffle":
         layers["upsample"] = PixelShuffleStages(scale, f)
     else:
-        layers |= {name: _convolution(f, f) for name in ("conv_up1", "conv_up2", "conv_hr")}
+        names = ("conv_up1", "conv_up2", "conv_hr") if scale == 4 else ("conv_up1", "conv_hr")
+        layers |= {name: _convolution(f, f) for name in names}
     return {**layers, "conv_last": _convolution(f, image_channels)}
 
 
@@ -100,8 +113,6 @@ class HeadedNetwork(nn.Module):
     upsampler: Upsampler
     conv_before_upsample: nn.Sequential
     upsample: nn.Sequential
-    conv_up1: nn.Conv2d
-    conv_up2: nn.Conv2d
     conv_hr: nn.Conv2d
     conv_last: nn.Conv2d
 
@@ -114,11 +125,12 @@ class HeadedNetwork(nn.Module):
         features = self.conv_before_upsample(features)
         if self.upsampler == "pixelshuffle":
             return cast("Tensor", self.conv_last(self.upsample(features)))
-        return doubled_twice(features, (self.conv_up1, self.conv_up2), self.conv_hr, self.conv_last)
+        ups = [layer for name, layer in self.named_children() if name in ("conv_up1", "conv_up2")]
+        return doubled(features, ups, self.conv_hr, self.conv_last)
 
 
-def doubled_twice(features: Tensor, conv_up: Sequence[nn.Module], conv_hr: nn.Module, conv_last: nn.Module) -> Tensor:
-    """Upsampling of ESRGAN: pixels doubled before each of two convolutions; [B, f, H, W] -> [B, c, 4*H, 4*W]."""
+def doubled(features: Tensor, conv_up: Sequence[nn.Module], conv_hr: nn.Module, conv_last: nn.Module) -> Tensor:
+    """Upsampling of ESRGAN: pixels doubled before each of the first convolutions; [B, f, H, W] -> [B, c, s*H, s*W]."""
     for conv in conv_up:
         features = F.leaky_relu(conv(F.interpolate(features, scale_factor=2)), 0.2)
     return cast("Tensor", conv_last(F.leaky_relu(conv_hr(features), 0.2)))

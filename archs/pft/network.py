@@ -14,26 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from archs.contract import BaseNetwork
 from archs.layers.constants import PublishedConstants
-from archs.layers.conv import Conv3x3
-from archs.layers.embedding import PatchEmbedding
-from archs.layers.image import image_mean
+from archs.layers.frame import MirroringNetwork, choice_problems, embedding_arguments, residual_kind
 from archs.layers.numbering import count_numbered
 from archs.layers.position import relative_position_index
-from archs.layers.residual import residual_convolution
 from archs.layers.size import SizeRule
-from archs.layers.upsample import HeadedNetwork, Upsampler, head_layers, pixelshuffle_scale
+from archs.layers.upsample import Upsampler, head_of
 from archs.pft.bands import FocusBands, in_bands
 from archs.pft.blocks import AttentionTransformerLayer, Connection, ResidualGroup
 from ops import FocusState
-from ops.registry import divisor, exporting
 from utils.errors import InputError
 
 PUBLISHED_TOPK = (*[256] * 2, *[128] * 4, *[64] * 6, *[32] * 6, *[16] * 6)
 
 
-class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
+class PFT(PublishedConstants, MirroringNetwork):
     """Progressive focused transformer.
 
     Two defaults are not the published ones, with which no network works: num_heads (a list) and upsampler ('').
@@ -68,9 +63,6 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
     kernels = (
         "window", "conv3x3", "focus_all", "focus_select", "focus_sparse", "gelu_depthwise", "linear_rows", "maps",
     )  # fmt: skip
-    takes_exact_images = True
-    mean_e4: Tensor
-    scale: int
     window_size: int
 
     def __init__(
@@ -98,23 +90,16 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         super().__init__()
         heads = _heads(num_heads)
         problems = _problems(depths, heads, num_topk, embed_dim, window_size, convffn_kernel_size, mlp_ratio)
-        problems += _choice_problems(upscale, patch_size, norm_layer, upsampler, resi_connection)
+        problems += choice_problems(upscale, patch_size, norm_layer, upsampler, resi_connection, get_args(Connection))
         if problems:
             raise InputError("PFT: " + "; ".join(problems))
-        self.scale = upscale
-        self.img_range = img_range
         self.use_checkpoint = use_checkpoint
         self.window_size = window_size
         self.size_rule = SizeRule(tile_multiple=window_size)
         self.receptive_radius = None
-        self.channels = in_chans
-        # Integers stay what they are when the network is converted to another type.
-        self.register_buffer("mean_e4", (image_mean(in_chans) * 1e4).round().int(), persistent=False)
-        self.mean_dtype = torch.get_default_dtype()  # of the published constants, whatever type the weights take later
-
-        self.absolute_pos_embed = nn.Parameter(torch.empty(1, img_size**2, embed_dim)) if ape else None
-        self.conv_first = Conv3x3(in_chans, embed_dim)
-        self.patch_embed = PatchEmbedding(embed_dim, patch_norm)
+        self.begin(
+            in_chans, embed_dim, upscale, img_range, positions=img_size**2 if ape else None, patch_norm=patch_norm
+        )  # fmt: skip
         kept = iter(num_topk)
         self.layers = nn.ModuleList()
         for depth in depths:
@@ -126,13 +111,7 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
                 for number in range(depth)
             ]  # fmt: skip
             self.layers.append(ResidualGroup(embed_dim, layers, resi_connection))
-        self.norm = nn.LayerNorm(embed_dim)
-        self.conv_after_body = residual_convolution(embed_dim, resi_connection)
-        self.upsampler = upsampler
-        for name, layer in head_layers(upsampler, embed_dim, upscale, in_chans, network="PFT").items():
-            self.add_module(name, layer)
-        if self.absolute_pos_embed is not None:
-            nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+        self.end(embed_dim, upsampler, resi_connection)
 
     def published_constants(self) -> Mapping[str, Tensor]:
         """The index table of the position biases."""
@@ -143,26 +122,13 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
         """All layers in the order in which num_topk counts them."""
         return [layer for group in self.layers for layer in cast("ResidualGroup", group).attention_layers]
 
-    def padded_axis(self, length: int, device: torch.device) -> Tensor:
-        """Where each pixel of a padded side comes from; see :class:`archs.contract.PaddingNetwork`."""
-        return mirror_index(length, -(-length // self.window_size) * self.window_size, device)[:, None]
-
     def given_to(self) -> dict[str, str]:
         """A group's result is what the first layer of the next one is called with, that of the last one the norm."""
         followers = [f"layers.{number}.residual_group.layers.0" for number in range(1, len(self.layers))]
         return {f"layers.{number}": name for number, name in enumerate([*followers, "norm"])}
 
-    def body(self, x: Tensor) -> Tensor:
-        """The first features [B, C, H, W] -> those after all groups, [B, C, H, W]."""
-        x = self.patch_embed(x.permute(0, 2, 3, 1).contiguous())
-        if self.absolute_pos_embed is not None:
-            pixels = self.absolute_pos_embed.shape[1]
-            if x.shape[1] * x.shape[2] != pixels:
-                raise InputError(
-                    f"PFT: an image of {x.shape[1]} x {x.shape[2]} pixels, padded to multiples of {self.window_size}, "
-                    f"cannot take the {pixels} absolute positions (ape); give images of the size img_size"
-                )
-            x = x + self.absolute_pos_embed.view(1, *x.shape[1:])
+    def blocks(self, x: Tensor) -> Tensor:
+        """All groups, [B, H, W, C] -> [B, H, W, C]."""
         # Of layers with windows as they are, and with shifted ones. The only references to the states are here, so that
         # each is gone when the next one has come.
         states: list[FocusState | FocusBands | None] = [None, None]
@@ -175,7 +141,7 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
             for number, layer in enumerate(group.attention_layers):
                 y, states[number % 2] = self._run(layer, y, _disposable(states[number % 2]))
             x = group.add_convolved(x, y)
-        return cast("Tensor", self.norm(x)).permute(0, 3, 1, 2)
+        return x
 
     def _run(
         self, layer: AttentionTransformerLayer, x: Tensor, state: FocusState | FocusBands | None
@@ -188,22 +154,13 @@ class PFT(PublishedConstants, HeadedNetwork, BaseNetwork):
             found = layer(x, state)
         return found
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, c, H, W] in [0, 1] -> [B, c, s*H, s*W], not clamped."""
-        height, width = x.shape[2:]
-        x = mirrored(x, self.window_size)
-        mean = (self.mean_e4.to(self.mean_dtype) / 1e4).to(x.dtype)
-        x = ((x - mean) * self.img_range).contiguous(memory_format=torch.channels_last)
-        taken = x.to(self.conv_first.weight.dtype)
-        if in_bands(taken.permute(0, 2, 3, 1)):
+    def features(self, x: Tensor) -> Tensor:
+        """The centred image [B, c, H, W] -> what the image is made of, [B, C, H, W]."""
+        if in_bands(x.permute(0, 2, 3, 1)):
             # A second convolution costs next to nothing, and features of a large image much memory.
-            features = self.conv_after_body(self.body(self.conv_first(taken))) + self.conv_first(taken)
-        else:
-            first = self.conv_first(taken)
-            features = self.conv_after_body(self.body(first)) + first
-        y = self.head(features)
-        y = y if self.upsampler else x + y
-        return cropped(y, self.scale * height, self.scale * width) / self.img_range + mean
+            after: Tensor = self.conv_after_body(self.body(self.conv_first(x)))
+            return after + cast("Tensor", self.conv_first(x))
+        return super().features(x)
 
 
 def _disposable(state: FocusState | FocusBands | None) -> FocusState | FocusBands | None:
@@ -211,38 +168,6 @@ def _disposable(state: FocusState | FocusBands | None) -> FocusState | FocusBand
     if torch.is_grad_enabled() or not isinstance(state, FocusState):
         return state
     return replace(state, disposable=True)
-
-
-def mirrored(x: Tensor, multiple: int) -> Tensor:
-    """Pad at the right and bottom to multiples: the image, then its mirror image, and so on, edges twice.
-
-    Args:
-        x: [B, c, H, W].
-        multiple: of both sides of the result.
-
-    Returns:
-        [B, c, H', W'].
-    """
-    for dim in (2, 3):
-        size = x.shape[dim]
-        padded = (size + multiple - 1) // multiple * multiple
-        if exporting() or padded != size:  # one program for all sizes always pads
-            x = x.index_select(dim, mirror_index(size, padded, x.device))
-    return x
-
-
-def cropped(x: Tensor, height: int, width: int) -> Tensor:
-    """The top left of an image, [B, c, height, width]."""
-    if exporting():  # whether a slice ends within a side is a question that a program for all sizes cannot answer
-        rows, columns = (torch.arange(size, device=x.device) for size in (height, width))
-        return x.index_select(2, rows).index_select(3, columns)
-    return x[:, :, :height, :width]
-
-
-def mirror_index(size: int, padded: int, device: torch.device) -> Tensor:
-    """Where each pixel of a padded side comes from: 0 .. size-1, size-1 .. 0, 0 .. size-1, ..., [padded]."""
-    place = torch.arange(padded, device=device) % divisor(2 * size, device)
-    return torch.minimum(place, 2 * size - 1 - place)
 
 
 def _heads(num_heads: int | Sequence[int]) -> int:
@@ -283,27 +208,6 @@ def _problems(
     return problems
 
 
-def _choice_problems(upscale: int, patch_size: int, norm_layer: str, upsampler: str, resi_connection: str) -> list[str]:
-    """What is wrong with the other arguments, all of it."""
-    problems = []
-    if patch_size != 1:
-        problems.append(f"patch_size must be 1, got {patch_size}")
-    if upscale < 1:
-        problems.append(f"upscale must be at least 1, got {upscale}")
-    if norm_layer != "LayerNorm":
-        problems.append(f'norm_layer must be LayerNorm, got "{norm_layer}"')
-    if upsampler not in get_args(Upsampler):
-        known = ", ".join(name or "''" for name in get_args(Upsampler))
-        problems.append(f'upsampler must be one of {known}, got "{upsampler}"')
-    if upsampler == "" and upscale != 1:
-        problems.append(
-            f"upscale is {upscale}, but without an upsampler it must be 1; choose pixelshuffle, for example"
-        )
-    if resi_connection not in get_args(Connection):
-        problems.append(f'resi_connection must be 1conv or 3conv, got "{resi_connection}"')
-    return problems
-
-
 def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The ``network_g`` mapping of the published PFT that a state dict belongs to, read off its keys and shapes.
 
@@ -323,7 +227,7 @@ def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
         depths = [
             count_numbered(state, rf"layers\.{group}\.residual_group\.layers\.(\d+)\.") for group in range(groups)
         ]
-        upsampler, upscale = _head(state, in_chans)
+        upsampler, upscale = head_of(state, in_chans)
     except KeyError as error:
         raise InputError(f"these weights are not a PFT's: the key {error} is missing") from None
     window = (math.isqrt(table.shape[0]) + 1) // 2
@@ -346,15 +250,11 @@ def configuration_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "convffn_kernel_size": kernel_size,
         "mlp_ratio": hidden / embed_dim,
         "upsampler": upsampler,
-        "resi_connection": "3conv" if "conv_after_body.0.weight" in state else "1conv",
+        "resi_connection": residual_kind(state),
     }
     if layer.format(0, 0) + "wqkv.bias" not in state:
         found["qkv_bias"] = False
-    if "patch_embed.norm.weight" not in state:
-        found["patch_norm"] = False
-    if "absolute_pos_embed" in state:
-        found |= {"ape": True, "img_size": math.isqrt(state["absolute_pos_embed"].shape[1])}
-    return found
+    return found | embedding_arguments(state)
 
 
 PUBLISHED: Mapping[tuple[int, ...], tuple[int, Sequence[int]]] = {
@@ -362,14 +262,3 @@ PUBLISHED: Mapping[tuple[int, ...], tuple[int, Sequence[int]]] = {
     (52, 2, 4, 6, 6, 6): (4, (*[1024] * 2, *[256] * 4, *[128] * 6, *[64] * 6, *[32] * 6)),
 }
 """Width and depths of PFT and PFT-light -> num_heads and num_topk, which their files do not tell."""
-
-
-def _head(state: Mapping[str, Tensor], in_chans: int) -> tuple[str, int]:
-    """Upsampler and scale."""
-    if "conv_up1.weight" in state:
-        return "nearest+conv", 4
-    if "conv_before_upsample.0.weight" in state:
-        return "pixelshuffle", pixelshuffle_scale(state)
-    if "upsample.0.weight" in state:
-        return "pixelshuffledirect", math.isqrt(state["upsample.0.weight"].shape[0] // in_chans)
-    return "", 1

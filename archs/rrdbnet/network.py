@@ -21,7 +21,7 @@ from archs.layers.conv import initialise_small
 from archs.layers.image import same_channels
 from archs.layers.numbering import count_numbered
 from archs.layers.size import SizeRule
-from archs.layers.upsample import doubled_twice
+from archs.layers.upsample import doubled
 from utils.errors import InputError
 
 UNSHUFFLE: Mapping[int, int] = {4: 1, 2: 2, 1: 4}
@@ -123,7 +123,7 @@ class RRDBNet(BaseNetwork):
             x = F.pixel_unshuffle(x, self.unshuffle)  # [B, c*f*f, H/f, W/f]
         first = self.conv_first(x)
         features = first + self.conv_body(self.body(first))
-        return doubled_twice(features, (self.conv_up1, self.conv_up2), self.conv_hr, self.conv_last)
+        return doubled(features, (self.conv_up1, self.conv_up2), self.conv_hr, self.conv_last)
 
 
 def _convolution(channels: int, out: int) -> nn.Conv2d:

@@ -44,6 +44,10 @@ SOURCES = (
         "PlainUSR-U, -T, -S, -M, base, -L", ("plainusr",), "https://github.com/icandle/PlainUSR",
         "folder `2024_PlainUSR_ACCV/pretrained_model`",
     ),
+    Source(
+        "SwinIR, SwinIR-light, for photographs too", ("001_classicalsr", "002_lightweightsr", "003_realsr"),
+        "https://github.com/JingyunLiang/SwinIR", "releases",
+    ),
     Source("RRDBNet of Real-ESRGAN", ("realesrgan",), "https://github.com/xinntao/Real-ESRGAN", "releases"),
     Source(
         "RRDBNet of ESRGAN, MSRResNet", ("esrgan", "rrdbnet", "msrresnet"), "https://github.com/XPixelGroup/BasicSR",

@@ -4,6 +4,7 @@
 #include <torch/library.h>
 
 #include "focus_dense.h"
+#include "softmax.h"
 
 namespace focalsr::focus {
 namespace {
@@ -43,27 +44,6 @@ Tensor all_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-// A row of logits becomes weights, and the gradient of the weights that of the logits. `row` and `d_row` hold whole
-// vectors; behind the last key the gradients are zeros.
-template <class A>
-void softmax_gradient(A* row, A* d_row, int64_t count) {
-  const Vec<A> top = all<A>(row_maximum(row, count));
-  Vec<A> product{};
-  const A total = exponentials_of_row<A>(
-      padded<A>(count), [&](int64_t i) { return load(row + i) - top; },
-      [&](int64_t i, Vec<A> e) {
-        store(row + i, e);
-        product += e * load(d_row + i);
-      });
-  const A norm = A(1) / total;
-  const Vec<A> factor = all<A>(norm), mean = all<A>(sum_of_lanes<A>(product) * norm);
-  for (int64_t i = 0; i < count; i += kLanes<A>) {
-    const Vec<A> weight = load(row + i) * factor;
-    store(row + i, weight);
-    store(d_row + i, weight * (load(d_row + i) - mean));
-  }
-}
-
 // The gradients of one head of a window, some rows of queries at a time; a thread has one of these.
 template <class T, class A>
 class AllGradient {
@@ -102,7 +82,8 @@ class AllGradient {
     product<A>(upstream_.get(), value_width_, 1, value_t_.get(), stride, d_tile, stride, count, padded<A>(tokens),
                grad_.channels);
     for (int64_t r = 0; r < count; ++r) {
-      softmax_gradient(tile + r * stride, d_tile + r * stride, tokens);
+      fill_tail(tile + r * stride, tokens, -std::numeric_limits<A>::infinity());
+      softmax_gradient(false, tile + r * stride, d_tile + r * stride, padded<A>(tokens));
       add_to_bins(d_tile + r * stride, sizes_.side, bins + bias_.offset(first + r));
     }
     product<A>(tile, 1, stride, upstream_.get(), value_width_, by_value_.get(), value_width_, tokens, value_width_, count,

@@ -17,6 +17,7 @@
 #include <tuple>
 #include <vector>
 
+#include "softmax.h"
 #include "tiles.h"
 #include "types.h"
 #include "window.h"
@@ -148,20 +149,8 @@ class Backward {
     logits_of(additive_, window, head, first, rows, q_.get(), q_step_, k_columns_.get(), weights_.get());
     product(grad_.get(), v_step_, 1, v_columns_.get(), step, d_logits_.get(), step, rows, width, s_.value_width);
     const bool near = additive_.near(window, head, key_length_ * longest(q_.get(), q_step_, rows));
-    for (int64_t r = 0; r < rows; ++r) {
-      A* weights = weights_.get() + r * step;
-      A* d_logits = d_logits_.get() + r * step;
-      const Vec<A> norm = all<A>(exponentials_of(near, weights, width));
-      Vec<A> mean{};
-      for (int64_t m = 0; m < width; m += kLanes<A>) {
-        const Vec<A> weight = load(weights + m) * norm;
-        store(weights + m, weight);
-        mean += weight * load(d_logits + m);
-      }
-      const Vec<A> shift = all<A>(sum_of_lanes<A>(mean));
-      for (int64_t m = 0; m < width; m += kLanes<A>)
-        store(d_logits + m, load(weights + m) * (load(d_logits + m) - shift));
-    }
+    for (int64_t r = 0; r < rows; ++r)
+      softmax_gradient(near, weights_.get() + r * step, d_logits_.get() + r * step, width);
     A* d_k = d_k_.get();
     A* d_v = d_v_.get();
     const bool add = first > 0;  // what earlier rows added counts; uninitialised memory does not

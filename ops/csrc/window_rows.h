@@ -37,29 +37,6 @@ A longest(const A* rows, int64_t step, int64_t count) {
   return std::sqrt(most);
 }
 
-// A row of logits becomes its exponentials, up to a factor; returns one over their sum. kNear: no logit is further from
-// 0 than kNearLimit, so none needs to be subtracted.
-template <class A, bool kNear>
-A exponentials(A* row, int64_t count) {
-  Vec<A> largest{};
-  if constexpr (!kNear) {
-    Vec<A> most = load(row);
-    for (int64_t m = kLanes<A>; m < count; m += kLanes<A>) {
-      const Vec<A> x = load(row + m);
-      most = x > most ? x : most;
-    }
-    largest = all<A>(largest_lane<A>(most));
-  }
-  const A sum = exponentials_of_row<A, kNear>(
-      count, [&](int64_t m) { return load(row + m) - largest; }, [&](int64_t m, Vec<A> weight) { store(row + m, weight); });
-  return A(1) / sum;
-}
-
-template <class A>
-A exponentials_of(bool near, A* row, int64_t count) {
-  return near ? exponentials<A, true>(row, count) : exponentials<A, false>(row, count);
-}
-
 // The largest length of the columns of [width, step], of which `count` are taken.
 template <class A>
 A longest_column(const A* columns, int64_t step, int64_t width, int64_t count) {

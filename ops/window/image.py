@@ -1,10 +1,12 @@
-"""Self-attention inside windows of an image, from its pixels to its pixels.
+"""Attention inside windows of an image, from its pixels to its pixels.
 
-Nothing is copied into windows: which pixels a window has is a table, whether windows are shifted around the border or
-stick out of the image. The compiled kernel, ops/csrc/window_image_cpu.cpp, leaves out what lies outside of the image
-and, where that changes no result, pairs of different regions.
+Nothing is copied into windows: which pixels a window has is a table, whether windows are shifted around the border,
+stick out of the image, or look into larger ones around them, which overlap. The compiled kernel,
+ops/csrc/window_image_cpu.cpp, leaves out what lies outside of the image and, where that changes no result, pairs of
+different regions.
 
-Shapes: B images of P pixels, n windows of an image, N tokens of a window, h heads of width D in G groups, C = G*h*D.
+Shapes: B images of P pixels, n windows of an image, N queries and M keys of a window, h heads of width D in G groups,
+C = G*h*D.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class ImageWindows(NamedTuple):
 
     places: Tensor  # [n, N] int32, the pixel of an image that a token is; -1 outside of the image
     regions: Tensor | None  # [n, N] uint8, as in a RegionMask
-    bias: Tensor | None  # [h, N, N]
+    bias: Tensor | None  # [h, N, M]
+    keys: Tensor | None = None  # [n, M] int32, places of the keys where these are not the queries; without regions
 
 
 class ImageArguments(NamedTuple):
@@ -61,6 +64,7 @@ class Forward(NamedTuple):
     v: Tensor
     bias: Tensor | None
     places: Tensor
+    keys: Tensor | None
     regions: Tensor | None
     pixels: int  # P
     heads: int
@@ -77,6 +81,7 @@ class Backward(NamedTuple):
     v: Tensor
     bias: Tensor | None
     places: Tensor
+    keys: Tensor | None
     regions: Tensor | None
     pixels: int
     heads: int
@@ -135,14 +140,21 @@ def reference_image_attention(arguments: ImageArguments) -> tuple[Tensor, Tensor
     rows = torch.cat([qkv.flatten(1, 2), qkv.new_zeros(B, 1, channels)], 1)  # [B, P + 1, 3*C]
     outside = H * W
     out = []
-    for number, (places, regions, bias) in enumerate(groups):
-        index = torch.where(places < 0, outside, places).flatten().long()
-        windows = rows[:, index].view(B * places.shape[0], places.shape[1], 3, len(groups), heads, -1)
-        q, k, v = windows[:, :, :, number].permute(2, 0, 3, 1, 4).unbind(0)  # each [B*n, h, N, D]
+    for number, (places, regions, bias, keys) in enumerate(groups):
+        own = rows.unflatten(2, (3, len(groups), heads, -1))[:, :, :, number]  # [B, P + 1, 3, h, D]
+
+        def gathered(places: Tensor, own: Tensor = own) -> Tensor:
+            """Of the tokens at these places, [B*n, h, tokens, 3, D]."""
+            return own[:, torch.where(places < 0, outside, places)].flatten(0, 1).permute(0, 3, 1, 2, 4)
+
+        queries = gathered(places)
+        q, k, v = queries.unbind(3)  # each [B*n, h, N, D]
+        if keys is not None:
+            _, k, v = gathered(keys).unbind(3)
         mask = None if regions is None else RegionMask(regions)
-        attended = window_attention(q, k, v, bias, mask, scale).transpose(1, 2).reshape(B, index.shape[0], -1)
-        order = torch.empty(outside + 1, dtype=torch.int64, device=index.device)
-        order[index] = torch.arange(index.shape[0], device=index.device)
+        attended = window_attention(q, k, v, bias, mask, scale).transpose(1, 2).reshape(B, places.numel(), -1)
+        order = torch.empty(outside + 1, dtype=torch.int64, device=places.device)
+        order[torch.where(places < 0, outside, places).flatten()] = torch.arange(places.numel(), device=places.device)
         out.append(attended[:, order[:-1]].view(B, H, W, -1))
     return torch.cat(out, -1), qkv[..., channels // 3 * 2 :].contiguous() if values else None
 
@@ -150,7 +162,7 @@ def reference_image_attention(arguments: ImageArguments) -> tuple[Tensor, Tensor
 def native_image_attention(arguments: ImageArguments) -> tuple[Tensor, Tensor | None]:
     """The same, by ops/csrc/window_image_cpu.cpp; once differentiable."""
     qkv, groups, heads, scale, values = arguments
-    windows = [(group.places, group.regions) for group in groups]
+    windows = [(group.places, group.keys, group.regions) for group in groups]
     results: tuple[Tensor, Tensor | None] = _ImageAttention.apply(  # type: ignore[no-untyped-call]
         qkv, windows, heads, scale, values, *(group.bias for group in groups)
     )
@@ -162,7 +174,7 @@ class _ImageAttention(torch.autograd.Function):
     def forward(
         ctx: Any,
         qkv: Tensor,
-        windows: Sequence[tuple[Tensor, Tensor | None]],
+        windows: Sequence[tuple[Tensor, Tensor | None, Tensor | None]],
         heads: int,
         scale: float,
         values: bool,
@@ -175,8 +187,8 @@ class _ImageAttention(torch.autograd.Function):
         B, H, W, channels = qkv.shape
         out = qkv.new_empty(B, H, W, channels // 3)
         parts = zip(_groups(qkv, 3, len(windows)), _groups(out, 1, len(windows)), windows, biases, strict=True)
-        for (q, k, v), (to,), (places, regions), bias in parts:
-            given = Forward(q, k, v, bias, places, regions, H * W, heads, scale, to)
+        for (q, k, v), (to,), places, bias in parts:
+            given = Forward(q, k, v, bias, *places, H * W, heads, scale, to)
             torch.ops.focalsr.image_attention_out(*given)
         return out, qkv[..., channels // 3 * 2 :].contiguous() if values else None
 
@@ -192,10 +204,10 @@ class _ImageAttention(torch.autograd.Function):
         d_qkv = torch.empty_like(qkv)
         parts = zip(_groups(qkv, 3, count), grads, _groups(d_qkv, 3, count), ctx.windows, biases, strict=True)
         d_biases: list[Tensor | None] = []
-        for number, ((q, k, v), (own_grad,), (d_q, d_k, d_v), (places, regions), bias) in enumerate(parts):
+        for number, (operands, (own_grad,), results, (places, keys, regions), bias) in enumerate(parts):
             wanted = ctx.needs_input_grad[5 + number]
-            given = Backward(
-                own_grad, q, k, v, bias, places, regions, H * W, ctx.heads, ctx.scale, wanted, d_q, d_k, d_v
+            given = Backward._make(
+                (own_grad, *operands, bias, places, keys, regions, H * W, ctx.heads, ctx.scale, wanted, *results)
             )
             d_bias = torch.ops.focalsr.image_attention_backward_out(*given)
             d_biases.append(d_bias.to(bias.dtype) if wanted else None)
@@ -251,12 +263,12 @@ IMAGE_ATTENTION: Operator[ImageCall, Callable[[ImageArguments], tuple[Tensor, Te
 def _flops(sizes: Any, products: int) -> int:
     """Of so many products of each window, whole."""
     windows = sizes.q[0] // sizes.pixels * sizes.places[0]
-    return int(2 * products * windows * sizes.places[1] ** 2 * sizes.q[1])
+    return int(2 * products * windows * sizes.places[1] * (sizes.keys or sizes.places)[1] * sizes.q[1])
 
 
 def _fake_backward(arguments: Backward) -> Tensor:
-    tokens = arguments.places.shape[1]
-    shape = (arguments.heads, tokens, tokens) if arguments.bias_gradient else (0,)
+    queries, keys = arguments.places, arguments.places if arguments.keys is None else arguments.keys
+    shape = (arguments.heads, queries.shape[1], keys.shape[1]) if arguments.bias_gradient else (0,)
     return arguments.q.new_empty(shape)
 
 

@@ -57,7 +57,7 @@ def test_defaults_are_not_shared() -> None:
         ({"type": "PlainUSR_ulta"}, ['"PlainUSR_ulta"', 'did you mean "PlainUSR_ultra"']),
         ({"type": "ATD"}, ['unknown network type "ATD"; known: PlainUSR_ultra', "basicsr:"]),
         ({"type": "edsr"}, ['"edsr"; BasicSR has it: "basicsr:EDSR"', "requirements-basicsr.txt"]),
-        ({"type": "SwinIR"}, ['BasicSR has it: "basicsr:SwinIR"']),
+        ({"type": "EDSR"}, ['BasicSR has it: "basicsr:EDSR"']),
         ({"type": "RIDNett"}, ['(did you mean "basicsr:RIDNet"?)']),
         ({"type": "RRDBNett"}, ['(did you mean "RRDBNet"?)']),
         ({"type": "rrdbnet"}, ['(did you mean "RRDBNet"?)']),

@@ -14,6 +14,7 @@ ARCHITECTURES = (
     "rgt",
     "esc",
     "pft",
+    "swinir",
 )
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from archs import build_network, identify
 from archs.hat import HAT, HybridAttentionBlock, OverlappingCrossAttention
-from archs.hat.blocks import WindowAttention
 from archs.layers.constants import constant_keys, published_state
+from archs.layers.swin import WindowAttention
 from models.inference.tiling import GrownTiles
 from models.inference.upscale import upscale
 from tests.golden import Case, assert_close, cases

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from archs import build_network, identify
 from archs.layers.constants import constant_keys, published_state
 from archs.layers.linear import Linear
+from archs.layers.mirror import mirrored
 from archs.pft import PFT, ProgressiveFocusedAttention, attention_maps
-from archs.pft.network import mirrored
 from ops.registry import ENVIRONMENT
 from tests.golden import Case, assert_output, cases
 from utils.errors import InputError
@@ -218,7 +218,7 @@ def test_what_is_kept_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"upsampler": ""}, ["upscale is 2", "must be 1"]),
         ({"upsampler": "bicubic"}, ["upsampler", "bicubic"]),
-        ({"upsampler": "nearest+conv"}, ["scale of 4, got 2"]),
+        ({"upsampler": "nearest+conv", "upscale": 3}, ["scales of 2 and 4, got 3"]),
         ({"resi_connection": "identity"}, ["resi_connection", "identity"]),
         ({"upscale": 5}, ["3 or a power of 2, got 5"]),
         ({"embed_dim": 9}, ["2 heads cannot share embed_dim 9"]),
@@ -246,7 +246,7 @@ def test_equal_heads_in_a_list_are_one_number() -> None:
 def test_absolute_positions_bind_the_size() -> None:
     network = built(ape=True, img_size=8)
     assert network(pixels(1, 3, 7, 8)).shape == (1, 3, 14, 16)
-    with pytest.raises(InputError, match="padded to multiples of 4, cannot take the 64 absolute positions"):
+    with pytest.raises(InputError, match=r"8 x 12 pixels \(with its padding\) cannot take the 64 absolute positions"):
         network(pixels(1, 3, 8, 9))
 
 

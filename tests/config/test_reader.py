@@ -126,9 +126,9 @@ MISTAKES: list[tuple[tuple[str, str], str, str]] = [
         'network_g.type: unknown network type "ATD"; known: PlainUSR_',
     ),
     (
-        ("type: PlainUSR_ultra", "type: SwinIR"),
-        "SwinIR",
-        'network_g.type: unknown network type "SwinIR"; BasicSR has',
+        ("type: PlainUSR_ultra", "type: EDSR"),
+        "EDSR",
+        'network_g.type: unknown network type "EDSR"; BasicSR has',
     ),
     (("~/gt", "~nobody-here/gt"), "nobody", "datasets.train.dataroot_gt: expected a path or a list, each a path, go"),
     (("manual_seed: 3", "manual_seed: -" + "9" * 400), "seed", "manual_seed: expected at least 0, got -999"),

@@ -19,6 +19,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "embed_dim": 12, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4, "compress_ratio": 3,
         "squeeze_factor": 3,
     },
+    "SwinIR": {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4, "img_size": 16},
     "RGT": {"embed_dim": 32, "depth": [2, 2], "num_heads": [4, 4], "split_size": [4, 8], "img_size": 8},
 }  # fmt: skip
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archs.hat.blocks import OverlappingCrossAttention
-from archs.hat.blocks import WindowAttention as HatAttention
 from archs.layers.position import overlapping_position_index
 from archs.layers.position_table import resized_tables
+from archs.layers.swin import WindowAttention
 
 CPU = torch.device("cpu")
 
@@ -20,7 +20,7 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def test_a_swin_table_is_resized_as_a_picture() -> None:
-    small, large = HatAttention(8, 2, 4), HatAttention(8, 2, 6)
+    small, large = WindowAttention(8, 2, 4), WindowAttention(8, 2, 6)
     state = state_of(small)
     found = resized_tables(large, state)
     table = state["relative_position_bias_table"]  # [49, 2]
@@ -65,5 +65,5 @@ def displacements(window: int) -> Tensor:
 
 @pytest.mark.parametrize("shape", [(49, 3), (48, 2), (49, 2, 1)])
 def test_what_differs_in_more_than_the_window_is_left_alone(shape: tuple[int, ...]) -> None:
-    large = HatAttention(8, 2, 6)
+    large = WindowAttention(8, 2, 6)
     assert resized_tables(large, {"relative_position_bias_table": torch.zeros(shape)}) == {}

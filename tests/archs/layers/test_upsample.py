@@ -56,6 +56,7 @@ def test_other_scales_are_refused(scale: int) -> None:
         ("pixelshuffle", 8, ["conv_before_upsample.0", "upsample.0", "upsample.2", "upsample.4", "conv_last"]),
         ("pixelshuffledirect", 5, ["upsample.0"]),
         ("", 1, ["conv_last"]),
+        ("nearest+conv", 2, ["conv_before_upsample.0", "conv_up1", "conv_hr", "conv_last"]),
         ("nearest+conv", 4, ["conv_before_upsample.0", "conv_up1", "conv_up2", "conv_hr", "conv_last"]),
     ],
 )
@@ -88,5 +89,5 @@ def test_wrong_heads_are_refused() -> None:
         Head("bicubic", 2)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="without an upsampler the scale must be 1, got 2"):
         Head("", 2)
-    with pytest.raises(InputError, match="for a scale of 4, got 3"):
+    with pytest.raises(InputError, match="for scales of 2 and 4, got 3"):
         Head("nearest+conv", 3)

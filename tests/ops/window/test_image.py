@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 import ops
-from archs.layers.image_windows import image_windows
-from ops import ImageWindows, image_attention
+from archs.layers.image_windows import image_windows, overlapping_image_windows
+from archs.layers.window import overlapping_windows, window_merge, window_partition
+from ops import ImageWindows, image_attention, window_attention
 from tests.ops.kernels import require_cpu_kernels
 from utils.errors import InputError
 
@@ -58,13 +61,46 @@ def run(
     return (out.detach(), v.detach(), *torch.autograd.grad(loss, [leaf, *biases]))
 
 
+# Images, their size, windows, the larger ones that they look into, heads of a group, width.
+OVERLAPPING: tuple[Sizes, ...] = (
+    (2, (8, 12), (4, 4), (6, 8), 2, 5),
+    (1, (16, 8), (8, 8), (16, 16), 3, 8),  # larger windows overlap their neighbours' neighbours
+    (2, (9, 6), (3, 3), (5, 5), 1, 30),
+    (1, (8, 8), (8, 8), (8, 8), 2, 4),
+)
+
+
+def overlapping(case: Sizes, factor: float) -> tuple[Tensor, list[ImageWindows], int]:
+    """As :func:`inputs`, with two groups whose keys are those of larger windows."""
+    B, size, window, extended, heads, width = case
+    generator = torch.Generator().manual_seed(width)
+    qkv = torch.randn(B, *size, 6 * heads * width, generator=generator, dtype=torch.float64)
+    pairs = (window[0] * window[1], extended[0] * extended[1])
+    biases = factor * torch.randn(2, heads, *pairs, generator=generator, dtype=torch.float64)
+    place = torch.device("cpu")
+    groups = [overlapping_image_windows(size, window, extended, bias, place) for bias in biases]
+    return factor * qkv, groups, heads
+
+
 # Small logits: regions are windows of their own. Large: what is lowered by 100 counts.
 @pytest.mark.build
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("factor", [0.5, 8.0])
 @pytest.mark.parametrize("case", CASES)
 def test_kernel_equals_the_reference(case: Sizes, factor: float) -> None:
-    given = inputs(case, factor)
+    agree(inputs(case, factor), factor)
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("factor", [0.5, 8.0])
+@pytest.mark.parametrize("case", OVERLAPPING)
+def test_keys_of_larger_windows(case: Sizes, factor: float) -> None:
+    agree(overlapping(case, factor), factor)
+
+
+def agree(given: tuple[Tensor, list[ImageWindows], int], factor: float) -> None:
+    """The kernel's results are the reference's."""
     expected = run(*given, "reference")
     for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 3e-5 if factor > 1 else 2e-6)):
         for ours, exact in zip(run(*given, "native", dtype), expected, strict=True):
@@ -73,8 +109,28 @@ def test_kernel_equals_the_reference(case: Sizes, factor: float) -> None:
 
 @pytest.mark.build
 @pytest.mark.usefixtures("kernels")
-def test_results_depend_neither_on_threads_nor_on_the_batch() -> None:
-    qkv, groups, heads = inputs(CASES[3], 1.0)
+def test_the_reference_of_larger_windows_is_the_attention_of_copied_ones() -> None:
+    case = OVERLAPPING[0]
+    qkv, groups, heads = overlapping(case, 1.0)
+    _, size, window, extended, _, width = case
+    out, _ = image_attention(qkv, groups, heads, 0.3, backend="reference")
+    own = qkv.unflatten(-1, (3, 2, -1))[..., 1, :].flatten(-2)  # of the second group
+    queries, sources = own.split([heads * width, 2 * heads * width], -1)
+    q = window_partition(queries, window).unflatten(-1, (heads, -1)).transpose(1, 2)
+    copied = overlapping_windows(sources, window, extended).unflatten(-1, (2, heads, -1))
+    k, v = copied.permute(2, 0, 3, 1, 4).unbind(0)
+    expected = window_attention(q, k, v, groups[1].bias, None, 0.3, backend="reference")
+    merged = window_merge(expected.transpose(1, 2).flatten(2), window, size)
+    assert torch.allclose(out[..., heads * width :], merged, rtol=1e-12)
+
+
+@pytest.mark.build
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("make", [lambda: inputs(CASES[3], 1.0), lambda: overlapping(OVERLAPPING[0], 1.0)])
+def test_results_depend_neither_on_threads_nor_on_the_batch(
+    make: Callable[[], tuple[Tensor, list[ImageWindows], int]],
+) -> None:
+    qkv, groups, heads = make()
     whole = run(qkv, groups, heads, "native")
     threads = torch.get_num_threads()
     try:
@@ -115,7 +171,7 @@ def test_operators_are_registered_soundly() -> None:
     qkv, (group, *_), heads = inputs(CASES[1], 1.0, groups=1)
     q, k, v = (part.contiguous() for part in qkv.flatten(0, 2).chunk(3, -1))
     H, W = qkv.shape[1:3]
-    fixed = (group.bias, group.places, group.regions, H * W, heads, 0.3)
+    fixed = (group.bias, group.places, group.keys, group.regions, H * W, heads, 0.3)
     torch.library.opcheck(torch.ops.focalsr.image_attention_out.default, (q, k, v, *fixed, torch.zeros_like(q)))
     results = [torch.zeros_like(q) for _ in "qkv"]
     arguments = (torch.ones_like(q), q, k, v, *fixed, True, *results)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from archs.layers.linear import Linear, initialise_linear
@@ -20,6 +21,7 @@ from archs.pft.attention import AttentionSettings, DepthwiseConvolution, Focused
 from archs.pft.bands import FocusBands, add_local, in_bands
 from archs.pft.evaluation import projected, serves
 from ops import FocusState, gelu_depthwise, linear_rows
+from ops.mlp.local_linear import local_linear, serves_local_linear
 
 Connection = Literal["1conv", "3conv"]
 
@@ -46,6 +48,10 @@ class ConvFFN(nn.Module):
         if isinstance(norm, nn.LayerNorm) and serves(x, self) and not watched(norm):
             return self.at_once(x, norm, residual=False)
         hidden = recomputed(self.fc1 if norm is None else lambda x: self.fc1(norm(x)), x)
+        layer, fc2 = self.dwconv.layer, self.fc2
+        parameters = (layer.weight, cast("Tensor", layer.bias), fc2.weight, cast("Tensor", fc2.bias))
+        if torch.is_grad_enabled() and not watched(fc2) and serves_local_linear(hidden, *parameters):
+            return local_linear(hidden, *parameters)
         return recomputed(self._after, hidden)
 
     def at_once(self, x: Tensor, norm: nn.LayerNorm, *, residual: bool) -> Tensor:

@@ -32,6 +32,7 @@ NETWORKS: Mapping[str, str] = {
     "ESCLTE": "archs.esc:ESCLTE",
     "PFT": "archs.pft:PFT",
     "SwinIR": "archs.swinir:SwinIR",
+    "ATD": "archs.atd:ATD",
     "RRDBNet": "archs.rrdbnet:RRDBNet",
     "MSRResNet": "archs.srresnet:MSRResNet",
 }
@@ -50,6 +51,7 @@ _RECOGNISERS = (
     "archs.esc",
     "archs.pft",
     "archs.swinir",
+    "archs.atd",
     "archs.rrdbnet",
     "archs.srresnet",
 )

@@ -31,10 +31,12 @@ LARGEST: Mapping[str, int] = {
     **dict.fromkeys(_SCALES, 100),
     **dict.fromkeys(_KERNELS, 255),
     **dict.fromkeys(_WINDOWS, 128),
-    **dict.fromkeys(("compress_ratio", "squeeze_factor", "num_heads"), 8192),
+    **dict.fromkeys(("compress_ratio", "squeeze_factor", "num_heads", "num_tokens", "reducted_dim"), 8192),
     **dict.fromkeys(("mlp_ratio", "exp_ratio", "overlap_ratio", "patch_size", "recursions"), 64),
     "c_ratio": 1,
-    **dict.fromkeys(("img_size", "num_topk", "img_range", "qk_scale", "conv_scale", "res_scale"), 65_536),
+    **dict.fromkeys(
+        ("img_size", "num_topk", "category_size", "img_range", "qk_scale", "conv_scale", "res_scale"), 65_536
+    ),
 }
 """Argument -> the largest value, of each of its items where it is a list."""
 

@@ -33,6 +33,7 @@ PIXEL_MODELS = (
     "HATModel",
     "RGTModel",
     "PFTModel",
+    "ATDModel",
     "ESRModel",
     "RealHATMSEModel",
     "RealESRNetModel",

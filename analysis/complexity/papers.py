@@ -110,6 +110,13 @@ SwinIR | x4 | 11.9 | 788.6 | - | - | -
 SwinIR-light | x2 | 0.878 | 195.6 | - | - | -
 SwinIR-light | x3 | 0.886 | 87.2 | - | - | -
 SwinIR-light | x4 | 0.897 | 49.6 | - | - | -
+# ATD, README of its repository (arXiv 2401.08209); figures as PFT's paper quotes them | out 1280x720 | unknown | as PFT's
+ATD | x2 | 20.1 | 6070 | - | - | -
+ATD | x3 | 20.3 | 2690 | - | - | -
+ATD | x4 | 20.3 | 1520 | - | - | -
+ATD-light | x2 | 0.753 | 348.6 | - | - | -
+ATD-light | x3 | 0.760 | 154.7 | - | - | -
+ATD-light | x4 | 0.769 | 87.1 | - | - | -
 # ESC, Table 2 of the paper (arXiv 2503.06671) | out 1280x720 | fvcore | the card behind latencies is not stated
 ESC | x2 | 0.947 | 592.0 | 120.9 | 831 | -
 ESC | x3 | 0.955 | 267.6 | 41.4 | 385 | -

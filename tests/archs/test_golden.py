@@ -15,6 +15,7 @@ ARCHITECTURES = (
     "esc",
     "pft",
     "swinir",
+    "atd",
 )
 
 

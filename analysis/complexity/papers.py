@@ -110,7 +110,7 @@ SwinIR | x4 | 11.9 | 788.6 | - | - | -
 SwinIR-light | x2 | 0.878 | 195.6 | - | - | -
 SwinIR-light | x3 | 0.886 | 87.2 | - | - | -
 SwinIR-light | x4 | 0.897 | 49.6 | - | - | -
-# ATD, README of its repository (arXiv 2401.08209); figures as PFT's paper quotes them | out 1280x720 | unknown | as PFT's
+# ATD, tables of the PFT paper (arXiv 2503.20337) | out 1280x720 | unknown | by its authors' counter; quoted
 ATD | x2 | 20.1 | 6070 | - | - | -
 ATD | x3 | 20.3 | 2690 | - | - | -
 ATD | x4 | 20.3 | 1520 | - | - | -

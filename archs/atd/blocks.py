@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -135,7 +134,8 @@ class Refinement(nn.Module):
         A softmax over pixels of similarities normalised over pixels: their mean and the bias cancel. The bias has a
         gradient of zero, which trainings on several devices ask for.
         """
-        variance = similarity.var(1, unbiased=False, keepdim=True)  # [B, 1, m]
+        # Not by var, which takes ten times as long along rows.
+        variance = (similarity - similarity.mean(1, keepdim=True)).square().mean(1, keepdim=True)  # [B, 1, m]
         rate = self.weight.to(similarity.dtype) * (variance + 1e-5).rsqrt() + 0 * self.bias.to(similarity.dtype)
         return (similarity * rate).softmax(1)
 
@@ -277,4 +277,4 @@ def _sorted(category: Tensor) -> tuple[Tensor, Tensor]:
         order = category.to(torch.int16).sort(dim=1, stable=True).indices
     first = n * torch.arange(B, device=category.device)[:, None]
     back = torch.empty_like(order).scatter_(1, order, pixels.expand(B, n))
-    return cast("Tensor", (order + first).flatten()), (back + first).flatten()
+    return (order + first).flatten(), (back + first).flatten()

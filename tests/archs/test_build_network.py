@@ -13,7 +13,8 @@ from archs.plainusr import PlainUSRGeneral, PlainUSRUltra
 from utils.errors import InputError
 from utils.typed import fields_of
 
-# What has no published default; and PFT's lists and ATD's groups, which their weights do not tell, are known for published sizes only.
+# What has no published default; and PFT's lists and ATD's groups, which their weights do not tell, are known for
+# published sizes only.
 ESC = {
     "dim": 32, "pdim": 8, "kernel_size": 13, "n_blocks": 2, "conv_blocks": 2, "window_size": 8, "num_heads": 2,
 }  # fmt: skip

@@ -33,6 +33,9 @@ NETWORKS: Mapping[str, str] = {
     "PFT": "archs.pft:PFT",
     "SwinIR": "archs.swinir:SwinIR",
     "ATD": "archs.atd:ATD",
+    "HiT_SRF": "archs.hit:HiTSRF",
+    "HiT_SIR": "archs.hit:HiTSIR",
+    "HiT_SNG": "archs.hit:HiTSNG",
     "RRDBNet": "archs.rrdbnet:RRDBNet",
     "MSRResNet": "archs.srresnet:MSRResNet",
 }
@@ -52,6 +55,7 @@ _RECOGNISERS = (
     "archs.pft",
     "archs.swinir",
     "archs.atd",
+    "archs.hit",
     "archs.rrdbnet",
     "archs.srresnet",
 )

@@ -69,15 +69,15 @@ class ConvFFN(nn.Module):
         """As :meth:`forward`, by kernels for several steps, and x added where it is wanted; for x that they serve."""
         pixels = x.reshape(-1, x.shape[-1])
         hidden = projected(pixels, self.fc1, norm).view(*x.shape[:3], -1)
-        hidden = self._between(hidden).flatten(0, 2)
+        hidden = self.between(hidden).flatten(0, 2)
         rows = linear_rows(hidden, self.fc2.weight, self.fc2.bias, residual=pixels if residual else None)
         return rows.view(x.shape)
 
     def _after(self, hidden: Tensor) -> Tensor:
         """[B, H, W, M] -> [B, H, W, C]."""
-        return cast("Tensor", self.fc2(self._between(hidden)))
+        return cast("Tensor", self.fc2(self.between(hidden)))
 
-    def _between(self, hidden: Tensor) -> Tensor:
+    def between(self, hidden: Tensor) -> Tensor:
         """GELU and the convolution, [B, H, W, M] -> the same."""
         layer = self.dwconv.layer
         return gelu_depthwise(hidden, layer.weight, cast("Tensor", layer.bias))

@@ -79,7 +79,8 @@ def test_identify_knows_the_published_ones() -> None:
             found = identify(state)
             assert found is not None
             for key, value in described.items():
-                assert found.get(key, value) == (list(value) if isinstance(value, tuple) else value), key
+                expected = list(value) if isinstance(value, tuple) else value
+                assert found.get(key, expected) == expected, key
     assert identify(built().state_dict()) is None
 
 

@@ -16,6 +16,7 @@ ARCHITECTURES = (
     "pft",
     "swinir",
     "atd",
+    "hit",
 )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from archs.contract import contract_of
-from config.schema import ONNX
+from config.values import ONNX
 from models import upscale
 from models.runtimes.onnx_file import is_onnx
 from models.weights.recognise import configuration, network_from_weights, network_of_options, weights_of_options

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from archs.limits import argument_problems, check_size
 from ops.build import expect
+from ops.kept_memory import MEMORY
 from utils.errors import InputError
 from utils.suggest import near_miss, nearest
 from utils.typed import Report, read_arguments
@@ -146,7 +147,8 @@ def _build(
         # What torch's layers and BasicSR's networks say about sizes that do not fit together.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{section} ({name}): it cannot be built with these arguments: {reason}") from error
-    expect(getattr(target, "kernels", ()))
+    kernels = getattr(target, "kernels", ())
+    expect((*kernels, MEMORY) if kernels else ())
     if name.startswith(BASICSR):
         _bridge().describe(network, arguments)
     return network

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from config.bases import KEY as BASE
 from config.checks import UNSUPPORTED_KEYS, UNSUPPORTED_MODEL_TYPES
-from config.describe import markers, to_plain
+from config.description import markers, to_plain
 from config.schema import MODEL_TYPES, Networks, Options, TestOptions, TrainOptions
 from config.terms import Origin
 from utils.typed import Field, fields_of, key_text, number_text, type_name

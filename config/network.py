@@ -9,13 +9,12 @@ from typing import Any
 from archs import DISCRIMINATORS, NETWORKS, discriminator_class, network_class
 from archs.limits import argument_problems
 from config.document import Document
-from config.schema import ONNX, NetworkOptions, generator_class
+from config.schema import NetworkOptions, generator_class
+from config.values import ONNX, SCALE_KEYS
 from utils.errors import InputError
 from utils.scalars import is_null
 from utils.scale import as_scale
 from utils.typed import INVALID, KeyPath, Report, fields_of, read, read_arguments
-
-SCALE_KEYS = ("scale", "upscale", "upscaling_factor")  # what networks call the super-resolution factor
 
 
 def read_network(document: Document, report: Report) -> Any:

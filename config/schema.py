@@ -16,6 +16,7 @@ import archs
 from config.optimizers import OPTIMIZERS, OptimOptions
 from config.schedulers import SCHEDULERS, SchedulerOptions
 from config.terms import AnyAdversarial, AnyArtefact, AnyLoss, AnyMesa, AnyNamed, AnyPerceptual
+from config.values import ONNX, Precision, Pretrained
 from data import DATASETS, DatasetOptions, DegradationOptions, RealESRGANOptions
 from data.dataset_options import SET_BY_BASICSR
 from metrics import METRICS, Metric
@@ -44,7 +45,6 @@ ADVERSARIAL_MODELS = (*REAL_ADVERSARIAL_MODELS, "SRGANModel", *RELATIVISTIC_MODE
 MODEL_TYPES = (*PIXEL_MODELS, *ADVERSARIAL_MODELS)
 
 Kind = Literal["pixel", "adversarial"]
-Precision = Literal["fp32", "fp16", "bf16"]
 Target = Literal["gt", "gt_usm"]
 
 _DEGRADATIONS = "low-resolution images are only degraded on the fly in training"
@@ -205,23 +205,6 @@ class ValOptions(Checked):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """Weights that a network starts from.
-
-    Attributes:
-        path: the file.
-        key: its entry; None: the EMA weights where the file has some, else the only weights.
-        strict: every tensor must fit.
-        resize_tables: tables of relative positions of another window are resized, and fit then.
-    """
-
-    path: Path
-    key: str | None
-    strict: bool
-    resize_tables: bool
-
-
 RUN_FOLDERS = ("log", "models", "training_states", "visualization")  # in the folder of a run
 
 
@@ -333,9 +316,6 @@ class NetworkOptions:
     def is_file(self) -> bool:
         """Whether the network is an ONNX file, which is run and not built."""
         return self.type == ONNX
-
-
-ONNX = "onnx"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

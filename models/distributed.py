@@ -15,16 +15,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from config.schema import DistOptions
 from utils import devices
 from utils.errors import InputError, StorageError, WorkerError
 from utils.signals import ending_with_parent
+
+if TYPE_CHECKING:
+    from config.schema import DistOptions
 
 Launcher = Literal["none", "pytorch", "slurm"]
 T = TypeVar("T")

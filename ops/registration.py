@@ -46,6 +46,16 @@ def schema(arguments: type[NamedTuple], results: str) -> str:
     return f"({', '.join(f'{kind} {name}' for name, kind in kinds.items())}) -> {results}"
 
 
+def keep_arguments(ctx: Any, arguments: NamedTuple, output: object) -> None:
+    """What a gradient needs that computes the rest again, for ``keep=``.
+
+    The tensors, which come first, are ``ctx.saved_tensors``; what follows them is ``ctx.numbers``.
+    """
+    tensors = [value for value in arguments if value is None or isinstance(value, Tensor)]
+    ctx.save_for_backward(*tensors)
+    ctx.numbers = arguments[len(tensors) :]
+
+
 def register(
     name: str,
     arguments: type[Arguments],

@@ -32,7 +32,7 @@ import torch
 
 from archs.contract import contract_of
 from config.command import device_help, number
-from config.schema import Precision
+from config.values import Precision
 from data.images.files import foreign_lines
 from data.images.frames import open_frames
 from data.images.head import MAX_PIXELS
@@ -45,7 +45,7 @@ from models.inference.jobs import Job, left_out, plan_jobs
 from models.inference.photo import TileChoice, Upscaler, check_memory, upscale_photo
 from models.inference.ranks import Sharing, shared_with_ranks
 from models.inference.sharing import Plan, parse_part, part_of, work_of
-from models.inference.upscale import Watch
+from models.inference.upscale import Watch, memory_kept_for
 from models.inference.video import film_notes, upscale_film
 from models.precision.choice import choose_precision
 from models.precision.network import in_precision
@@ -233,7 +233,10 @@ def upscale_video(job: Job, upscaler: Upscaler, resize: Resize | None, *, shown:
     for note in film_notes(film, job.target):
         console_line(f"{job.source}: {note}", sys.stdout)
     started = time.perf_counter()
-    with Progress(max(1, film.frames), job.source.name, unit="frames", shown=shown) as progress:
+    with (
+        Progress(max(1, film.frames), job.source.name, unit="frames", shown=shown) as progress,
+        memory_kept_for(upscaler.network, film.height * film.width),
+    ):
         last: list[Levels] = []  # a frame and its result
 
         def frame(pixels: Levels) -> Levels:

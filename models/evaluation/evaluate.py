@@ -21,7 +21,7 @@ from models.distributed import World
 from models.evaluation.beside import Beside
 from models.evaluation.pictures import bicubic_to
 from models.inference.tiling import PFT_TILES, EqualTiles, GrownTiles, Tiling
-from models.inference.upscale import check_whole, upscale
+from models.inference.upscale import check_whole, memory_kept_for, upscale
 from models.precision.choice import FLOAT32, Arithmetic
 from models.precision.faults import first_fault
 from models.weights.layout import for_inference, to_channels_last
@@ -198,8 +198,9 @@ def evaluate(
         prepared = to_channels_last(prepared)
     tiling, multiple = tiling_of(options, tile), _multiple(prepared, options)
     check_whole(prepared, tiling, multiple)
+    kept = contextlib.ExitStack()
     scorer = _Scorer(
-        prepared, type(network).__name__, dataset.name, options, tiling, multiple, device, keep, skip_large
+        prepared, type(network).__name__, dataset.name, options, tiling, multiple, device, keep, skip_large, kept
     )
     mine: list[tuple[int, EvalRow]] = []
     with Progress(len(dataset), dataset.name, shown=options.pbar and world.is_main) as progress:
@@ -221,7 +222,7 @@ def evaluate(
                 else:
                     yield i, sample
 
-        with Beside.of(device) as beside:
+        with kept, Beside.of(device) as beside:
             scored: list[Scored] = []
             for group in of_equal_size(samples(beside), options.batch_size):
                 scored, before = scorer.scored(group, beside), scored
@@ -261,6 +262,7 @@ class _Scorer:
     device: torch.device
     keep: Keep | None
     skip_large: bool
+    kept: contextlib.ExitStack
 
     def scored(self, group: Sequence[tuple[int, Sample]], beside: Beside) -> list[Scored]:
         """The samples of a group, upscaled; where it fails as a whole, each image is tried by itself."""
@@ -285,6 +287,8 @@ class _Scorer:
 
     def _scored(self, group: Sequence[tuple[int, Sample]], beside: Beside) -> list[Scored]:
         lq = torch.stack([sample.lq for _, sample in group]).to(self.device)
+        # To the end of the set: what one image has freed serves the next.
+        self.kept.enter_context(memory_kept_for(self.network, len(lq) * lq.shape[-2] * lq.shape[-1]))
         started = time.perf_counter()
         outputs = self._upscaled(lq)
         images = [to_levels(output) for output in outputs]

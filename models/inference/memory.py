@@ -20,6 +20,7 @@ from archs.contract import contract_of
 from models.inference.tiling import aligned_tile
 from models.inference.upscale import evaluation_mode
 from models.runtimes.network import OnnxNetwork
+from ops.kept_memory import kept_bytes
 from utils.device_memory import (
     allocated_memory,
     device_memory,
@@ -66,7 +67,7 @@ def free_memory(device: torch.device, reserved: int = 0) -> int | None:
     if can.in_main_memory:
         available = available_memory()
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun; they share the memory
-        return None if available is None else int(share * max(0, available // ranks - reserved))
+        return None if available is None else int(share * max(0, available // ranks + kept_bytes() - reserved))
     memory = device_memory(device)
     return None if memory is None else int(share * memory.free)
 

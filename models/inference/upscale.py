@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,14 @@ from archs.contract import contract_of
 from archs.layers.size import SizeRule
 from models.inference.tiling import OverlappingTiles, Tiling, aligned_tile, largest_tiles
 from models.inference.views import Tile, View, pad_to_rule
+from ops.kept_memory import memory_kept
 from utils.errors import InputError
 from utils.scale import scaled_length
 
 Watch = Callable[[float], None]
 Put = Callable[[int, int, Tensor], None]
+
+_LARGE = 64 * 64  # pixels; the tensors of fewer are kept by the heap of the C library
 
 
 def upscale(
@@ -124,13 +127,30 @@ def upscale_in_parts(
             watch(1 / count)
         return part
 
-    with torch.set_grad_enabled(torch.is_grad_enabled() and lq.requires_grad), evaluation_mode(network):
+    with (
+        torch.set_grad_enabled(torch.is_grad_enabled() and lq.requires_grad),
+        evaluation_mode(network),
+        memory_kept_for(network, len(batch) * batch.shape[-2] * batch.shape[-1]),
+    ):
         if self_ensemble:
             _put_means(put, run, views, scale)
             return
         for band in views[0].bands():
             for item in band.tiles:
                 put(scaled_length(band.top, scale), scaled_length(item.left, scale), run(views[0], item))
+
+
+def memory_kept_for(network: nn.Module, pixels: int) -> AbstractContextManager[None]:
+    """Memory is kept from one operator to the next, where images are large enough for that to save time.
+
+    Runtimes, whose networks have no parameters here, see to theirs.
+
+    Args:
+        network: that is going to run, within.
+        pixels: of the images that it is given.
+    """
+    like = next(network.parameters(), None)
+    return nullcontext() if like is None or pixels < _LARGE else memory_kept(like.device)
 
 
 def _largest_tiles(

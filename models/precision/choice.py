@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from config.schema import Precision
+from config.values import Precision
 from models.precision.network import NAMES, in_precision
 from utils.devices import abilities, native_precisions
 from utils.errors import InputError

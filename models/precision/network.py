@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from archs.contract import at_scale, contract_of, for_any_scale
 from archs.layers.size import SizeRule
-from config.schema import Precision
+from config.values import Precision
 from models.precision.keep import types_of
 from ops.registry import recording
 from utils.errors import InputError

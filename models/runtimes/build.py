@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from config.network import SCALE_KEYS
+from config.values import SCALE_KEYS
 from models.export.facts import PREFIX, ExportFacts
 from models.runtimes.network import AnyScaleOnnxNetwork, OnnxNetwork, RuntimeReport, check_scale, completed_facts
 from models.runtimes.onnx_file import fingerprint, read_onnx

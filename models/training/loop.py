@@ -135,9 +135,12 @@ def _after_iteration(
 
 
 def _validate(run: Run, state: TrainState) -> None:
-    """Validate; what that took for its images, which are larger than patches, goes back to the system."""
+    """Validate; what iterations have left goes back to the system before, as images take memory of their own."""
+    in_main_memory = abilities(state.device).in_main_memory
+    if in_main_memory:
+        give_freed_memory_back()
     validate(run, state)
-    if abilities(state.device).in_main_memory:
+    if in_main_memory:
         give_freed_memory_back()
 
 

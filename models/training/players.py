@@ -11,7 +11,8 @@ from torch import nn
 
 import archs
 from config.optimizers import OptimOptions
-from config.schema import Pretrained, TrainOptions
+from config.schema import TrainOptions
+from config.values import Pretrained
 from models.training.ema import make_ema
 from models.training.optim import build_optimizer
 from models.training.state import Player

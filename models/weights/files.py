@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import archs
 from archs.contract import Discriminator
-from config.schema import Pretrained
+from config.values import Pretrained
 from data.images.kinds import kind_of_content
 from models.weights.entries import HOW_TO_CHOOSE, Entry, entry_for
 from models.weights.fit import LISTED, LoadReport, fit

@@ -10,9 +10,7 @@ from typing import Any
 from torch import nn
 
 import archs
-from config.bases import load
-from config.network import SCALE_KEYS, read_network
-from config.schema import ONNX, Pretrained
+from config.values import ONNX, SCALE_KEYS, Pretrained
 from models.runtimes.build import open_network
 from models.runtimes.onnx_file import is_onnx
 from models.weights.entries import HOW_TO_CHOOSE, LISTED, discriminator_in, identified_entry
@@ -134,6 +132,9 @@ def rescaled(network: Mapping[str, Any], scale: float) -> Mapping[str, Any]:
 
 def network_of_options(path: Path) -> Mapping[str, Any]:
     """``network_g`` of an option file; the rest of it may be about data that is not here."""
+    from config.bases import load  # here: most weights say themselves which network they belong to
+    from config.network import read_network
+
     document, report = load(path), Report()
     network = read_network(document, report)
     if network is None:
@@ -151,6 +152,8 @@ def weights_of_options(path: Path) -> tuple[Path, str | None]:
     Raises:
         InputError: it names none.
     """
+    from config.bases import load  # here: see above
+
     document, report = load(path), Report()
     named = read(document.get(("path", "pretrain_network_g")), str | None, report, ("path", "pretrain_network_g"))
     key = read(document.get(("path", "param_key_g")), str | None, report, ("path", "param_key_g"))

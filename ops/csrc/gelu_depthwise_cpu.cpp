@@ -220,9 +220,10 @@ Tensor depthwise_gelu(const Tensor& x, const Tensor& order, const Tensor& weight
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 
 // d_x has the pixels of x, which are P, `order` those of the images of grad [B, H, W, C], or null where they are the same.
+// What the operator itself gives is written to `out` if that is defined.
 template <bool kBefore>
 Gradients gradients(const Tensor& grad, const Tensor& x, const int64_t* order, const Tensor& weight, const Tensor& bias,
-                    const Tensor& d_x) {
+                    const Tensor& d_x, const Tensor& out) {
   const Tensor upstream = grad.contiguous();
   const int64_t images = grad.size(0), height = grad.size(1), width = grad.size(2), channels = grad.size(3);
   const int64_t side = weight.size(3), places = side * side, pixels = height * width;
@@ -251,7 +252,8 @@ Gradients gradients(const Tensor& grad, const Tensor& x, const int64_t* order, c
         const ChannelsOf<const T> from{x.const_data_ptr<T>() + moved * step + c, here, step};
         const ChannelsOf<const T> up{upstream.const_data_ptr<T>() + first * channels + c, nullptr, channels};
         const ChannelsOf<T> to{d_x.mutable_data_ptr<T>() + moved * channels + c, here, channels};
-        gradient(from, up, to, count, weights.get() + task % blocks * size, parts.get() + task * size);
+        T* const again = out.defined() ? out.mutable_data_ptr<T>() + first * channels + c : nullptr;
+        gradient(from, up, to, ChannelsOf<T>{again, nullptr, channels}, count, weights.get() + task % blocks * size, parts.get() + task * size);
       }
     });
     A* const total = sums.mutable_data_ptr<A>();
@@ -265,11 +267,14 @@ Gradients gradients(const Tensor& grad, const Tensor& x, const int64_t* order, c
   return {d_x, d_weight, d_bias};
 }
 
-Gradients gelu_depthwise_gradients(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> gelu_depthwise_gradients(const Tensor& grad, const Tensor& x,
+                                                                    const Tensor& weight, const Tensor& bias,
+                                                                    bool again) {
   TORCH_CHECK_VALUE(x.dim() == 4 && grad.sizes() == x.sizes(), "gelu_depthwise: shapes differ");
   check_kernel(weight, x.size(3));
-  const Tensor from = x.contiguous();
-  return gradients<true>(grad, from, nullptr, weight, bias, at::empty_like(from));
+  const Tensor from = x.contiguous(), out = again ? at::empty_like(from) : Tensor();
+  const auto [d_x, d_weight, d_bias] = gradients<true>(grad, from, nullptr, weight, bias, at::empty_like(from), out);
+  return {d_x, d_weight, d_bias, again ? out : at::empty({0}, from.options())};
 }
 
 // The order names no pixel twice: it is the only one that writes to its gradient.
@@ -290,7 +295,7 @@ Gradients depthwise_gelu_gradients(const Tensor& grad, const Tensor& x, const Te
   }
   const bool whole = places.numel() == x.size(0);
   const Tensor d_x = whole ? at::empty(x.sizes(), x.options()) : at::zeros(x.sizes(), x.options());
-  return gradients<false>(grad, from, places.const_data_ptr<int64_t>(), weight, bias, d_x);
+  return gradients<false>(grad, from, places.const_data_ptr<int64_t>(), weight, bias, d_x, Tensor());
 }
 
 }  // namespace

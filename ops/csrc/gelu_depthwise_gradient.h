@@ -54,14 +54,15 @@ class GeluDepthwiseGradient {
     std::fill_n(inner_.get(), room_, A(0));
   }
 
-  // weight: a vector for each place of the kernel, then the bias; d_weight likewise. `count` channels of a vector.
+  // weight: a vector for each place of the kernel, then the bias; d_weight likewise. `count` channels of a vector. The
+  // result itself is written to `out`, unless that has no memory.
   template <class T>
-  void operator()(ChannelsOf<const T> x, ChannelsOf<const T> grad, ChannelsOf<T> d_x, int64_t count, const A* weight,
-                  A* d_weight) {
+  void operator()(ChannelsOf<const T> x, ChannelsOf<const T> grad, ChannelsOf<T> d_x, ChannelsOf<T> out, int64_t count,
+                  const A* weight, A* d_weight) {
     read(x, count);
     std::fill_n(d_weight, (side_ * side_ + 1) * kLanes<A>, A(0));
     for (int64_t y = 0; y < height_; ++y) {
-      inner_row(grad, count, weight, y, d_weight + side_ * side_ * kLanes<A>);
+      inner_row(grad, out, count, weight, y, d_weight + side_ * side_ * kLanes<A>);
       for (int64_t down = 0; down < side_; ++down) weight_row(y, down, d_weight + down * side_ * kLanes<A>);
     }
     const Buffer<A> turned(side_ * side_ * kLanes<A>);
@@ -108,7 +109,7 @@ class GeluDepthwiseGradient {
 
   // The gradient of the convolution's result in a row, and what it adds to that of the bias.
   template <class T>
-  void inner_row(ChannelsOf<const T> grad, int64_t count, const A* weight, int64_t y, A* d_bias) {
+  void inner_row(ChannelsOf<const T> grad, ChannelsOf<T> out, int64_t count, const A* weight, int64_t y, A* d_bias) {
     const Vec<A> bias = load(weight + side_ * side_ * kLanes<A>);
     Vec<A> total{};
     for (int64_t x = 0; x < width_; x += kPixels) {
@@ -118,7 +119,11 @@ class GeluDepthwiseGradient {
       convolve(taken(y - radius_, x - radius_), weight, sum);
       const int64_t wanted = std::min<int64_t>(kPixels, width_ - x);
       for (int64_t p = 0; p < wanted; ++p) {
-        const Vec<A> d = take<A>(grad.at(y * width_ + x + p), count) * gelu_parts<A>(sum[p]).slope;
+        const GeluParts<A> parts = gelu_parts<A>(sum[p]);
+        const int64_t pixel = y * width_ + x + p;
+        if (out.data != nullptr)
+          give<A>(kBefore ? load(taken(y, x + p)) + parts.value : parts.value, count, out.at(pixel));
+        const Vec<A> d = take<A>(grad.at(pixel), count) * parts.slope;
         store(inner(y, x + p), d);
         total += d;
       }

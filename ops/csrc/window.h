@@ -19,6 +19,7 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 constexpr int64_t kRowsInTask = 1024;  // of queries, in the forward pass
+constexpr int64_t kWindowsInSlice = 4;  // at least, in the backward pass
 constexpr double kHidden = -100.0;     // between regions, as ops/window/region_mask.py
 
 // [W, h, tokens, width] of any strides, of a type as wide as T.
@@ -121,16 +122,18 @@ struct Additive {
 };
 
 // The gradients of all windows, in `slices` runs; each (slice, head) is one task, which sums its part of the bias
-// gradient [h, N, M] in order. `make` makes what a task works with: run(window, head, its sum or null).
+// gradient [h, N, M] in order. `make` makes what a task works with: run(window, head, its sum or null). least: windows
+// of a slice, so that few sums are cleared, read again and added up.
 template <class A, class Make>
-void in_slices(const Sizes& s, A* d_bias, Make&& make) {
-  constexpr int64_t kTasks = 64;                      // if there are so many windows and heads
+void in_slices(const Sizes& s, A* d_bias, Make&& make, int64_t least = kWindowsInSlice) {
+  constexpr int64_t kTasks = 64;                       // if there are so many windows and heads
   constexpr int64_t kPartialBytes = 64 * 1024 * 1024;  // of the partial sums
   const int64_t pairs = s.queries * s.keys;
   int64_t slices = s.windows;
   if (d_bias != nullptr) {
     const int64_t fitting = kPartialBytes / std::max<int64_t>(1, s.heads * pairs * sizeof(A));
-    slices = std::min(s.windows, std::max<int64_t>(1, std::min(fitting, (kTasks + s.heads - 1) / s.heads)));
+    const int64_t wanted = std::min((kTasks + s.heads - 1) / s.heads, s.windows / least);
+    slices = std::max<int64_t>(1, std::min(fitting, wanted));
   }
   // The first slice adds to the result itself.
   const int64_t others = d_bias == nullptr ? 0 : std::max<int64_t>(0, slices - 1) * s.heads * pairs;

@@ -325,13 +325,13 @@ Tensor image_attention_backward_out(
                                d_v.mutable_data_ptr<A>(), grad.stride(0), d_q.stride(0), d_k.stride(0), d_v.stride(0)};
     const bool overlap = key_places.has_value();
     Sizes s{};
-    s.windows = image.images * (overlap ? 1 : static_cast<int64_t>(image.windows.size()));
+    s.windows = image.images * (overlap ? 1 : static_cast<int64_t>(image.windows.size()));  // else images
     s.heads = heads;
     s.queries = of.queries();
     s.keys = of.keys();
     if (s.windows > 0)
       in_slices(s, bias_gradient ? d_bias.mutable_data_ptr<A>() : nullptr,
-                [&] { return Gradient<A>{Backward<A>(image, to), overlap}; });
+                [&] { return Gradient<A>{Backward<A>(image, to), overlap}; }, overlap ? 1 : kWindowsInSlice);
   });
   return d_bias;
 }

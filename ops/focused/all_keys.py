@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ops import build
-from ops.registration import register
+from ops.registration import keep_arguments, register
 from ops.registry import exporting, recording
+from ops.window.arguments import token_major
 from utils.devices import CPU
 
 
@@ -58,26 +59,18 @@ def all_keys(q: Tensor, k: Tensor, v: Tensor, table: Tensor, regions: Tensor | N
 
 
 def _fake(arguments: AllKeys) -> Tensor:
-    return _token_major(arguments.q, arguments.v)
-
-
-def _token_major(q: Tensor, like: Tensor) -> Tensor:
-    """An empty [W, h, N, width] with the heads of a token side by side, as the kernels write it."""
-    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], like.shape[3]).transpose(1, 2)
+    q = arguments.q
+    return token_major(q, q.shape[2], arguments.v.shape[3])
 
 
 def _fake_backward(arguments: AllKeysBackward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    q, k, v, table = arguments.q, arguments.k, arguments.v, arguments.table
-    return _token_major(q, q), _token_major(q, k), _token_major(q, v), table.new_empty(table.shape)
-
-
-def _keep(ctx: Any, arguments: AllKeys, output: Tensor) -> None:
-    *tensors, ctx.window = arguments
-    ctx.save_for_backward(*tensors)
+    q, table = arguments.q, arguments.table
+    d_q, d_k, d_v = (token_major(q, q.shape[2], x.shape[3]) for x in (q, arguments.k, arguments.v))
+    return d_q, d_k, d_v, table.new_empty(table.shape)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    arguments = AllKeysBackward._make((grad, *ctx.saved_tensors, ctx.window))
+    arguments = AllKeysBackward._make((grad, *ctx.saved_tensors, *ctx.numbers))
     return (*torch.ops.focalsr.focus_all_backward(*arguments), None, None)
 
 
@@ -93,7 +86,7 @@ def _backward_flops(sizes: Any) -> int:
 
 register(
     "focus_all", AllKeys, "Tensor",
-    fake=_fake, flops=_flops, keep=_keep, differentiate=_differentiate,
+    fake=_fake, flops=_flops, keep=keep_arguments, differentiate=_differentiate,
 )  # fmt: skip
 register(
     "focus_all_backward", AllKeysBackward, "(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_table)",

@@ -32,6 +32,7 @@ from ops.focused.dense import pays, select_gradients, sparse_gradients
 from ops.focused.joined import joined_focus
 from ops.registration import register
 from ops.registry import NATIVE, Backend, exporting, only_on, recording
+from ops.window.arguments import token_major
 from utils.devices import CPU
 
 
@@ -121,11 +122,6 @@ BACKEND: Backend[FocusCall, FocusFunction] = Backend(
 )
 
 
-def _token_major(q: Tensor, width: int) -> Tensor:
-    """An empty [W, h, N, width] with the heads of a token side by side, as the kernels write it."""
-    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], width).transpose(1, 2)
-
-
 def _numbers(q: Tensor, *last: int) -> Tensor:
     return q.new_empty(*q.shape[:3], *last, dtype=torch.promote_types(q.dtype, torch.float32))
 
@@ -138,12 +134,12 @@ def _fake_select(arguments: Select) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     q = arguments.q
     logits = _numbers(q, arguments.topk)
     index = q.new_empty(logits.shape, dtype=list_dtype(arguments.window**2))
-    return _token_major(q, arguments.v.shape[3]), logits, index, _numbers(q)
+    return token_major(q, q.shape[2], arguments.v.shape[3]), logits, index, _numbers(q)
 
 
 def _fake_select_backward(arguments: SelectBackward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     q = arguments.q
-    d_q, d_k, d_v = (_token_major(q, x.shape[3]) for x in (q, q, arguments.v))
+    d_q, d_k, d_v = (token_major(q, q.shape[2], x.shape[3]) for x in (q, q, arguments.v))
     return d_q, d_k, d_v, _dense_like(arguments.table)
 
 
@@ -157,17 +153,17 @@ def _fake_sparse(arguments: Sparse) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     length = index.shape[3]
     kept = _numbers(q, min(topk, length))
     new_index = index.new_empty(kept.shape if topk < length else (0,))
-    return _token_major(q, arguments.v.shape[3]), kept, new_index, _numbers(q)
+    return token_major(q, q.shape[2], arguments.v.shape[3]), kept, new_index, _numbers(q)
 
 
 def _fake_in_place(arguments: SparseInPlace) -> tuple[Tensor, Tensor]:
     q = arguments.q
-    return _token_major(q, arguments.v.shape[3]), _numbers(q)
+    return token_major(q, q.shape[2], arguments.v.shape[3]), _numbers(q)
 
 
 def _fake_sparse_backward(arguments: SparseBackward) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     q = arguments.q
-    d_q, d_k, d_v = (_token_major(q, q.shape[3]) for _ in range(3))
+    d_q, d_k, d_v = (token_major(q, q.shape[2], q.shape[3]) for _ in range(3))
     return d_q, d_k, d_v, _dense_like(arguments.table), arguments.logits.new_empty(arguments.lists.shape)
 
 

@@ -38,6 +38,7 @@ class GeluDepthwiseGradients(NamedTuple):
     x: Tensor
     weight: Tensor
     bias: Tensor
+    again: bool  # the result is wanted as well
 
 
 class GeluDepthwiseCall(NamedTuple):
@@ -237,7 +238,12 @@ def _flops_after(sizes: Any) -> int:
     return int(2 * math.prod(sizes.order) * math.prod(sizes.weight))
 
 
-def _fake_gradients(arguments: GeluDepthwiseGradients | DepthwiseGeluGradients) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_gradients(arguments: GeluDepthwiseGradients) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, weight, bias = (t.new_empty(t.shape) for t in (arguments.x, arguments.weight, arguments.bias))
+    return x, weight, bias, x.new_empty(x.shape if arguments.again else (0,))
+
+
+def _fake_gradients_after(arguments: DepthwiseGeluGradients) -> tuple[Tensor, Tensor, Tensor]:
     x, weight, bias = (t.new_empty(t.shape) for t in (arguments.x, arguments.weight, arguments.bias))
     return x, weight, bias
 
@@ -252,8 +258,8 @@ def _keep(ctx: Any, arguments: GeluDepthwiseArguments, output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    gradients: tuple[Tensor, ...] = torch.ops.focalsr.gelu_depthwise_backward(grad, *ctx.saved_tensors)
-    return gradients
+    *gradients, _ = torch.ops.focalsr.gelu_depthwise_backward(grad, *ctx.saved_tensors, False)
+    return tuple(gradients)
 
 
 def _keep_after(ctx: Any, arguments: DepthwiseGeluArguments, output: Tensor) -> None:
@@ -265,7 +271,6 @@ def _differentiate_after(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return d_x, None, d_weight, d_bias, None, None
 
 
-_GRADIENTS = "(Tensor d_x, Tensor d_weight, Tensor d_bias)"
 register(
     "gelu_depthwise", GeluDepthwiseArguments, "Tensor",
     fake=_fake, flops=_flops, keep=_keep, differentiate=_differentiate,
@@ -274,5 +279,11 @@ register(
     "depthwise_gelu", DepthwiseGeluArguments, "Tensor",
     fake=_fake_after, flops=_flops_after, keep=_keep_after, differentiate=_differentiate_after,
 )  # fmt: skip
-register("gelu_depthwise_backward", GeluDepthwiseGradients, _GRADIENTS, fake=_fake_gradients, flops=_flops_of_gradients)
-register("depthwise_gelu_backward", DepthwiseGeluGradients, _GRADIENTS, fake=_fake_gradients, flops=_flops_of_gradients)
+register(
+    "gelu_depthwise_backward", GeluDepthwiseGradients, "(Tensor d_x, Tensor d_weight, Tensor d_bias, Tensor out)",
+    fake=_fake_gradients, flops=_flops_of_gradients,
+)  # fmt: skip
+register(
+    "depthwise_gelu_backward", DepthwiseGeluGradients, "(Tensor d_x, Tensor d_weight, Tensor d_bias)",
+    fake=_fake_gradients_after, flops=_flops_of_gradients,
+)  # fmt: skip

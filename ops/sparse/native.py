@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ops import build
-from ops.registration import register
+from ops.registration import keep_arguments, register
 from ops.registry import NATIVE, Backend, exporting, only_on
 from ops.sparse.arguments import Amv, AmvBackward, Qmk, QmkBackward, SmmCall
 from ops.sparse.dense import amv_gradients, pays, qmk_gradients
@@ -86,10 +86,6 @@ def _fake_amv_backward(arguments: AmvBackward) -> tuple[Tensor, Tensor]:
     )
 
 
-def _keep(ctx: Any, arguments: Qmk | Amv, output: Tensor) -> None:
-    ctx.save_for_backward(*arguments)
-
-
 def _differentiate_qmk(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wants_q, wants_k, _ = ctx.needs_input_grad
     arguments = QmkBackward._make((grad, *ctx.saved_tensors, wants_q, wants_k))
@@ -128,11 +124,11 @@ def _dense_amv_flops(sizes: Any) -> int:
 
 register(
     "smm_qmk", Qmk, "Tensor",
-    fake=_fake_qmk, flops=_qmk_flops, keep=_keep, differentiate=_differentiate_qmk,
+    fake=_fake_qmk, flops=_qmk_flops, keep=keep_arguments, differentiate=_differentiate_qmk,
 )  # fmt: skip
 register(
     "smm_amv", Amv, "Tensor",
-    fake=_fake_amv, flops=_amv_flops, keep=_keep, differentiate=_differentiate_amv,
+    fake=_fake_amv, flops=_amv_flops, keep=keep_arguments, differentiate=_differentiate_amv,
 )  # fmt: skip
 register(
     "smm_qmk_backward", QmkBackward, "(Tensor, Tensor)",

@@ -91,6 +91,11 @@ def few_keys(call: WindowCall) -> str | None:
     return None
 
 
+def token_major(q: Tensor, tokens: int, width: int) -> Tensor:
+    """An empty [W, h, tokens, width] laid out as [W, tokens, h, width]: joining the heads of a token is then free."""
+    return q.new_empty(q.shape[0], tokens, q.shape[1], width).transpose(1, 2)
+
+
 def forward_flops(sizes: Any) -> int:
     """Of the two products of :class:`WindowArguments` with these sizes."""
     windows, heads, queries, width = sizes.q

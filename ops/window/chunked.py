@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ops.registration import register
+from ops.registration import keep_arguments, register
 from ops.registry import Backend, exporting
 from ops.window.arguments import (
     WindowArguments,
@@ -27,6 +27,7 @@ from ops.window.arguments import (
     few_keys,
     forward_flops,
     never_held,
+    token_major,
 )
 from ops.window.region_mask import dense_mask, is_regions
 
@@ -70,7 +71,7 @@ BACKEND: Backend[WindowCall, WindowFunction] = Backend(
 
 def _forward(arguments: WindowArguments) -> Tensor:
     q, k, v, bias, mask, scale = arguments
-    out = _token_major(q, v.shape[-1])
+    out = token_major(q, q.shape[2], v.shape[-1])
     width = max(q.shape[-1], v.shape[-1])  # the fused kernel wants equal widths
     for span, additive in _spans(len(q), _cast(bias, q), mask, q.dtype):
         few_q, few_k, few_v = (widen(x[span], width) for x in (q, k, v))
@@ -81,7 +82,7 @@ def _forward(arguments: WindowArguments) -> Tensor:
 
 
 def _fake(arguments: WindowArguments) -> Tensor:
-    return _token_major(arguments.q, arguments.v.shape[-1])
+    return token_major(arguments.q, arguments.q.shape[2], arguments.v.shape[-1])
 
 
 def widen(x: Tensor, width: int) -> Tensor:
@@ -232,32 +233,21 @@ def _cast(x: Tensor | None, like: Tensor) -> Tensor | None:
     return None if x is None else x.detach().to(torch.promote_types(like.dtype, torch.float32))
 
 
-def _token_major(q: Tensor, width: int) -> Tensor:
-    """An empty [W, h, N, width] laid out as [W, N, h, width]: joining the heads of a token is then free."""
-    windows, heads, tokens, _ = q.shape
-    return q.new_empty(windows, tokens, heads, width).transpose(1, 2)
-
-
 def _width_major(x: Tensor, dtype: torch.dtype) -> Tensor:
     """An empty transpose of x: [W, h, tokens, width] -> [W, h, width, tokens]."""
     return x.new_empty(*x.shape[:2], x.shape[3], x.shape[2], dtype=dtype)
 
 
-def _keep(ctx: Any, arguments: WindowArguments, output: Tensor) -> None:
-    *tensors, ctx.scale = arguments
-    ctx.save_for_backward(*tensors)
-
-
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wants_bias = ctx.needs_input_grad[3]
-    arguments = WindowBackward._make((grad, *ctx.saved_tensors, ctx.scale, wants_bias))
+    arguments = WindowBackward._make((grad, *ctx.saved_tensors, *ctx.numbers, wants_bias))
     d_q, d_k, d_v, d_bias = torch.ops.focalsr.chunked_window_attention_backward(*arguments)
     return d_q, d_k, d_v, d_bias if wants_bias else None, None, None
 
 
 register(
     "chunked_window_attention", WindowArguments, "Tensor",
-    kernel=_forward, fake=_fake, flops=forward_flops, keep=_keep, differentiate=_differentiate,
+    kernel=_forward, fake=_fake, flops=forward_flops, keep=keep_arguments, differentiate=_differentiate,
 )  # fmt: skip
 register(
     "chunked_window_attention_backward", WindowBackward, "(Tensor, Tensor, Tensor, Tensor)",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ops import build
-from ops.registration import register
+from ops.registration import keep_arguments, register
 from ops.registry import NATIVE, Backend, exporting, only_on
 from ops.window.arguments import (
     WindowArguments,
@@ -23,6 +23,7 @@ from ops.window.arguments import (
     backward_flops,
     forward_flops,
     never_held,
+    token_major,
 )
 from ops.window.region_mask import is_regions
 
@@ -58,36 +59,26 @@ BACKEND: Backend[WindowCall, WindowFunction] = Backend(
 
 
 def _fake(arguments: WindowArguments) -> Tensor:
-    return _token_major(arguments.q, arguments.q.shape[2], arguments.v.shape[3])
+    return token_major(arguments.q, arguments.q.shape[2], arguments.v.shape[3])
 
 
 def _fake_backward(arguments: WindowBackward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     q, k = arguments.q, arguments.k
     shape = (q.shape[1], q.shape[2], k.shape[2]) if arguments.bias_gradient else (0,)
-    d_q, d_k, d_v = (_token_major(q, x.shape[2], x.shape[3]) for x in (q, k, arguments.v))
+    d_q, d_k, d_v = (token_major(q, x.shape[2], x.shape[3]) for x in (q, k, arguments.v))
     return d_q, d_k, d_v, q.new_empty(shape, dtype=torch.promote_types(q.dtype, torch.float32))
-
-
-def _token_major(q: Tensor, tokens: int, width: int) -> Tensor:
-    """An empty [W, h, tokens, width] with the heads of a token side by side, as the kernels write it."""
-    return q.new_empty(q.shape[0], tokens, q.shape[1], width).transpose(1, 2)
-
-
-def _keep(ctx: Any, arguments: WindowArguments, output: Tensor) -> None:
-    *tensors, ctx.scale = arguments
-    ctx.save_for_backward(*tensors)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wants_bias = ctx.needs_input_grad[3]
-    arguments = WindowBackward._make((grad, *ctx.saved_tensors, ctx.scale, wants_bias))
+    arguments = WindowBackward._make((grad, *ctx.saved_tensors, *ctx.numbers, wants_bias))
     d_q, d_k, d_v, d_bias = torch.ops.focalsr.window_attention_backward(*arguments)
     return d_q, d_k, d_v, d_bias if wants_bias else None, None, None
 
 
 register(
     "window_attention", WindowArguments, "Tensor",
-    fake=_fake, flops=forward_flops, keep=_keep, differentiate=_differentiate,
+    fake=_fake, flops=forward_flops, keep=keep_arguments, differentiate=_differentiate,
 )  # fmt: skip
 # The forms that window_attention takes for bfloat16 where the processor multiplies it; anywhere, for tests.
 register("window_attention_bf16", WindowArguments, "Tensor", fake=_fake, flops=forward_flops)

@@ -73,10 +73,11 @@ def comparisons() -> list[Comparison]:
         Comparison(
             f"growth/{name}_{called}",
             f"{label}, x4, float32",
-            Side(str(FIRST), functools.partial(evaluation, name, FIRST)),
+            Side(str(FIRST), functools.partial(evaluation, name, FIRST), keeps_memory="evaluation"),
             Side(
                 str(case), functools.partial(evaluation, name, case),
                 Pilot(functools.partial(evaluation, name, FIRST), max(1.0, case.pixels / FIRST.pixels)),
+                keeps_memory="evaluation",
             ),
             quick=case == FIRST,
         )

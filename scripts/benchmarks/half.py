@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from archs import build_network
-from config.schema import Precision
+from config.values import Precision
 from config.variants import configuration
 from models import upscale
 from models.precision.network import in_precision
@@ -46,8 +46,8 @@ def comparisons() -> Iterator[Comparison]:
         yield Comparison(
             f"train/{name}_bf16",
             f"{name} x{SCALE}, step, {batch} x 3 x {side} x {side}, amp: bf16",
-            Side("float32", functools.partial(prepare, "float32"), keeps_memory=True),
-            Side("bf16", functools.partial(prepare, "bf16"), needs=("native bfloat16",), keeps_memory=True),
+            Side("float32", functools.partial(prepare, "float32"), keeps_memory="training"),
+            Side("bf16", functools.partial(prepare, "bf16"), needs=("native bfloat16",), keeps_memory="training"),
             quick=False,
         )
 

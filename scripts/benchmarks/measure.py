@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ops.kept_memory import memory_kept
 from scripts.benchmarks.limits import Cost
 from scripts.benchmarks.memory import MemoryMeter
 from scripts.benchmarks.needs import Need, missing
@@ -56,7 +57,8 @@ class Side(NamedTuple):
         needs: what a device may not be able to do.
         loaded: modules that are imported before memory is measured, of which then what ``prepare`` loads is a part;
             None: the memory of a call alone.
-        keeps_memory: what a call frees stays for the next one, as in ``train.py`` on the CPU (:mod:`utils.heap`).
+        keeps_memory: what a call frees stays for the next one, on the CPU: as in ``train.py`` (:mod:`utils.heap`), or
+            from image to image of an evaluation (:mod:`ops.kept_memory`).
     """
 
     name: str
@@ -64,7 +66,7 @@ class Side(NamedTuple):
     pilot: Pilot | None = None
     needs: tuple[Need, ...] = ()
     loaded: tuple[str, ...] | None = None
-    keeps_memory: bool = False
+    keeps_memory: Literal["", "training", "evaluation"] = ""
 
 
 class Program:
@@ -195,7 +197,7 @@ def measure(comparison: Comparison, effort: Effort, meter: MemoryMeter) -> Row:
             notes[side] = str(error)
         if "ours" in notes:
             return without_ours(comparison, device, notes["ours"])
-    with _Heap(comparison) as heap:
+    with _Heap(comparison, device) as heap:
         times, lost = _in_turns(works, effort, heap)
     notes.update(lost)
     if "ours" in notes:
@@ -335,24 +337,35 @@ def _in_turns(works: dict[str, Work], effort: Effort, heap: _Heap) -> tuple[dict
 class _Heap(contextlib.AbstractContextManager["_Heap"]):
     """Keeps freed memory for the sides of a comparison that ask for it, and not for the others."""
 
-    def __init__(self, comparison: Comparison) -> None:
+    def __init__(self, comparison: Comparison, device: str) -> None:
         self.keeps = {"ours": comparison.ours.keeps_memory, "baseline": comparison.baseline.keeps_memory}
-        self.keeping = False
+        self.device = torch.device(device)
+        self.keeping = ""
+        self._kept = contextlib.ExitStack()
 
     def turn_of(self, side: str, work: Work) -> None:
         """Before calls of a side; one that is not timed leaves the memory that the next ones reuse."""
-        if self.keeps[side] == self.keeping:
+        wanted = self.keeps[side]
+        if wanted == self.keeping:
             return
-        if self.keeping:
-            self.keeping = not return_freed_memory()
-        elif keep_freed_memory():
-            self.keeping = True
+        self._kept.close()
+        self.keeping = wanted
+        if wanted:
+            self._kept.enter_context(memory_kept(self.device) if wanted == "evaluation" else _heap_kept())
             work()
 
     def __exit__(self, *error: object) -> None:
         """The heap as it was."""
-        if self.keeping:
-            return_freed_memory()
+        self._kept.close()
+
+
+@contextlib.contextmanager
+def _heap_kept() -> Iterator[None]:
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        return_freed_memory()
 
 
 @contextlib.contextmanager

@@ -61,14 +61,14 @@ def comparisons() -> list[Comparison]:
                 f"networks/plainusr_{name}_forward",
                 f"PlainUSR-{name} x4, 1 x 3 x 180 x 320, float32",
                 Side("branches", _forward(configuration, folded=False)),
-                Side("folded", _forward(configuration, folded=True)),
+                Side("folded", _forward(configuration, folded=True), keeps_memory="evaluation"),
                 quick=name == "U",
             ),
             Comparison(
                 f"train/plainusr_{name}",
                 f"PlainUSR-{name} x4, step, 4 x 3 x 48 x 48, float32",
                 Side("branches", _step(configuration, fold_on_the_fly=False)),
-                Side("fold on the fly", _step(configuration, fold_on_the_fly=True), keeps_memory=True),
+                Side("fold on the fly", _step(configuration, fold_on_the_fly=True), keeps_memory="training"),
                 quick=name == "U",
             ),
         ]

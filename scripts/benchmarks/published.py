@@ -122,8 +122,9 @@ def _forward(label: str, name: str, scale: float, image: tuple[int, int], mode: 
     small = functools.partial(evaluation, name, scale, (_PILOT, _PILOT), plain, backend)
     pixels = image[0] * image[1] / _PILOT**2
     return Side(
-        label, functools.partial(evaluation, name, scale, image, mode, backend), Pilot(small, pixels), needs_of(mode)
-    )
+        label, functools.partial(evaluation, name, scale, image, mode, backend), Pilot(small, pixels), needs_of(mode),
+        keeps_memory="evaluation" if backend == "auto" else "",
+    )  # fmt: skip
 
 
 def evaluation(name: str, scale: float, image: tuple[int, int], mode: str, backend: str = "auto") -> Work:
@@ -210,7 +211,7 @@ def _step(label: str, name: str, scale: int, sizes: tuple[int, int], mode: str, 
     plain = "bf16" if MODES[mode][0] == torch.bfloat16 else "float32"
     pilot = Pilot(functools.partial(training, name, scale, (1, side), plain, backend), batch)
     prepare = functools.partial(training, name, scale, sizes, mode, backend)
-    return Side(label, prepare, pilot, needs_of(mode), keeps_memory=backend == "auto")
+    return Side(label, prepare, pilot, needs_of(mode), keeps_memory="training" if backend == "auto" else "")
 
 
 def training(name: str, scale: int, sizes: tuple[int, int], mode: str, backend: str = "auto") -> Work:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from archs import build_network
-from config.schema import Precision
+from config.values import Precision
 from config.variants import PLAINUSR, configuration
 from data.images.files import read_image, to_tensor
 from models import load_weights, upscale

@@ -66,7 +66,7 @@ def comparisons() -> list[Comparison]:
             "train/loop_overhead",
             f"PlainUSR-U x4, {STEPS} iterations, {BATCH} x 3 x {PATCH} x {PATCH}, float32",
             Side("forward, backward, Adam, average", bare_loop),
-            Side("train.py's loop, images in memory", trainer_loop, keeps_memory=True),
+            Side("train.py's loop, images in memory", trainer_loop, keeps_memory="training"),
             memory=False,
         )
     ]

@@ -54,7 +54,7 @@ def comparisons() -> list[Comparison]:
                     f"networks/{name}_forward_{height}x{width}",
                     f"{label} x4, 1 x 3 x {height} x {width}, float32",
                     Side("published formulas", _forward_by_formulas(configuration, height, width)),
-                    Side("auto", _forward(configuration, height, width, "auto")),
+                    Side("auto", _forward(configuration, height, width, "auto"), keeps_memory="evaluation"),
                     quick=False,
                 )
             )
@@ -63,7 +63,7 @@ def comparisons() -> list[Comparison]:
                 f"train/{name}",
                 f"{label} x4, step, 2 x 3 x 48 x 48, float32",
                 Side("published formulas", _step_by_formulas(configuration)),
-                Side("auto", _step(configuration, "auto"), keeps_memory=True),
+                Side("auto", _step(configuration, "auto"), keeps_memory="training"),
                 quick=False,
             )
         )
@@ -78,14 +78,14 @@ def _esc() -> list[Comparison]:
             "networks/esc_forward_180x320",
             "ESC x4, 1 x 3 x 180 x 320, float32",
             Side("Naive", lambda: forward(build_network(naive), torch.rand(1, 3, 180, 320))),
-            Side("auto", lambda: forward(build_network(ESC), torch.rand(1, 3, 180, 320))),
+            Side("auto", lambda: forward(build_network(ESC), torch.rand(1, 3, 180, 320)), keeps_memory="evaluation"),
             quick=False,
         ),
         Comparison(
             "train/esc",
             "ESC x4, step, 4 x 3 x 64 x 64, float32",
             Side("Naive", lambda: step(build_network(naive), torch.rand(4, 3, 64, 64), 4)),
-            Side("auto", lambda: step(build_network(ESC), torch.rand(4, 3, 64, 64), 4), keeps_memory=True),
+            Side("auto", lambda: step(build_network(ESC), torch.rand(4, 3, 64, 64), 4), keeps_memory="training"),
             quick=False,
         ),
     ]
@@ -98,14 +98,14 @@ def _pft() -> list[Comparison]:
             "networks/pft_light_forward_64x64",
             "PFT-light x4, 1 x 3 x 64 x 64, float32",
             Side("published formulas", _forward(PFT_LIGHT, 64, 64, "reference")),
-            Side("auto", _forward(PFT_LIGHT, 64, 64, "auto")),
+            Side("auto", _forward(PFT_LIGHT, 64, 64, "auto"), keeps_memory="evaluation"),
             quick=False,
         ),
         Comparison(
             "train/pft_light",
             "PFT-light x4, step, 1 x 3 x 64 x 64, float32",
             Side("published formulas", _step(PFT_LIGHT, "reference", (1, 3, 64, 64))),
-            Side("auto", _step(PFT_LIGHT, "auto", (1, 3, 64, 64)), keeps_memory=True),
+            Side("auto", _step(PFT_LIGHT, "auto", (1, 3, 64, 64)), keeps_memory="training"),
             quick=False,
         ),
     ]

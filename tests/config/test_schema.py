@@ -20,7 +20,6 @@ from config.optimizers import OPTIMIZERS, OptimOptions
 from config.schedulers import SCHEDULERS
 from config.schema import (
     MODEL_TYPES,
-    ONNX,
     DistOptions,
     LoggerOptions,
     Options,
@@ -31,6 +30,7 @@ from config.schema import (
     TrainOptions,
     ValOptions,
 )
+from config.values import ONNX
 from data import DATASETS
 from losses import ADVERSARIAL, LOSSES, PERCEPTUAL
 from metrics import METRICS

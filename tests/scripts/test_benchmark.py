@@ -124,7 +124,7 @@ def test_memory_is_kept_for_the_sides_that_keep_it(both: bool, monkeypatch: pyte
         return True
 
     def side(name: str, *, keeps: bool) -> Side:
-        return Side(name, lambda: lambda: noted(name), keeps_memory=keeps)
+        return Side(name, lambda: lambda: noted(name), keeps_memory="training" if keeps else "")
 
     monkeypatch.setattr("scripts.benchmarks.measure.keep_freed_memory", lambda: noted("keep"))
     monkeypatch.setattr("scripts.benchmarks.measure.return_freed_memory", lambda: noted("return"))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from config.schema import Precision
+from config.values import Precision
 from models.precision.choice import Choice, choose_precision
 from utils.errors import InputError
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from archs import NETWORKS, build_network
 from archs.contract import at_scale, contract_of
-from config.schema import Precision
+from config.values import Precision
 from models.export.program import quiet
 from models.inference.upscale import upscale
 from models.precision.network import TYPES, in_precision

@@ -14,7 +14,8 @@ import torch
 
 from archs import build_network
 from config import read
-from config.schema import PathOptions, Pretrained, TrainOptions
+from config.schema import PathOptions, TrainOptions
+from config.values import Pretrained
 from models.distributed import World
 from models.training import checkpoint
 from models.training.checkpoint import CheckpointFolder

@@ -9,7 +9,7 @@ import torch
 
 from archs import build_network
 from archs.layers.constants import published_state
-from config.schema import Pretrained
+from config.values import Pretrained
 from models.weights.files import load_pretrained, load_pretrained_ema, load_weights
 from utils.errors import InputError
 

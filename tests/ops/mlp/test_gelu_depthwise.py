@@ -105,11 +105,11 @@ def test_choice() -> None:
     with FlopCounterMode(display=False) as counter:
         gelu_depthwise(x, weight, bias)
     assert counter.get_total_flops() == 2 * 4 * 4 * 4 * 9
-    torch.library.opcheck(torch.ops.focalsr.gelu_depthwise_backward.default, (x, x, weight, bias), test_utils=(
+    torch.library.opcheck(torch.ops.focalsr.gelu_depthwise_backward.default, (x, x, weight, bias, True), test_utils=(
         "test_schema", "test_faketensor",
     ))  # fmt: skip
     with FlopCounterMode(display=False) as counter:
-        torch.ops.focalsr.gelu_depthwise_backward(x, x, weight, bias)
+        torch.ops.focalsr.gelu_depthwise_backward(x, x, weight, bias, False)
     assert counter.get_total_flops() == 3 * 2 * 4 * 4 * 4 * 9
     assert any(choice.operator == "gelu_depthwise" for choice in explain())
 

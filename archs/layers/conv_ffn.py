@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from archs.layers.conv import depthwise
@@ -15,6 +16,7 @@ from archs.layers.linear import Linear
 from archs.layers.recompute import recomputed
 from archs.layers.watched import watched
 from ops import gelu_depthwise, linear_rows
+from ops.mlp.local_linear import local_linear, serves_local_linear
 
 
 class DepthwiseConvolution(nn.Module):
@@ -63,6 +65,10 @@ class ConvFFN(nn.Module):
         if isinstance(norm, nn.LayerNorm) and serves(x, self) and not watched(norm):
             return self.at_once(x, norm, residual=False)
         hidden = recomputed(self.fc1 if norm is None else lambda x: self.fc1(norm(x)), x)
+        layer, fc2 = self.dwconv.layer, self.fc2
+        parameters = (layer.weight, cast("Tensor", layer.bias), fc2.weight, cast("Tensor", fc2.bias))
+        if torch.is_grad_enabled() and not watched(fc2) and serves_local_linear(hidden, *parameters):
+            return local_linear(hidden, *parameters)
         return recomputed(self._after, hidden)
 
     def at_once(self, x: Tensor, norm: nn.LayerNorm, *, residual: bool) -> Tensor:

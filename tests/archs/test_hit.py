@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from archs import build_network, identify
-from archs.hit import HiTSRF, SpatialChannelCorrelation
+from archs.hit import SpatialChannelCorrelation
 from archs.layers.constants import constant_keys, published_state
 from config.variants import configuration
 from utils.errors import InputError
@@ -96,15 +96,12 @@ def test_identify_knows_the_published_ones(kind: str) -> None:
 
 
 def test_the_bias_of_evaluation_is_kept_until_its_network_changes() -> None:
-    network = built()
-    assert isinstance(network, HiTSRF)
-    block = network.layers[0].residual_group.blocks[2]  # type: ignore[index, union-attr]
-    layer = block.correlation
+    layer = built().get_submodule("layers.0.residual_group.blocks.2.correlation")
     assert isinstance(layer, SpatialChannelCorrelation)
     with torch.no_grad():
         first = layer.bias()
         assert layer.bias() is first
-        layer.pos.pos_proj.bias += 1
+        layer.pos.pos_proj.bias.add_(1)
         assert not torch.equal(layer.bias(), first)
 
 

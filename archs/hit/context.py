@@ -103,4 +103,5 @@ class NeighbourWindows(nn.Module):
 
     def forward(self, windows: Tensor, grid: Pair) -> Tensor:
         """[B*a*b, L, C] -> the same, with what each window knows of its neighbours added to all of its pixels."""
-        return windows + self.ngram_context(windows, grid)[:, None]
+        context: Tensor = self.ngram_context(windows, grid)
+        return windows + context[:, None]

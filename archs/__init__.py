@@ -33,6 +33,10 @@ NETWORKS: Mapping[str, str] = {
     "ESCLTE": "archs.esc:ESCLTE",
     "PFT": "archs.pft:PFT",
     "SwinIR": "archs.swinir:SwinIR",
+    "ATD": "archs.atd:ATD",
+    "HiT_SRF": "archs.hit:HiTSRF",
+    "HiT_SIR": "archs.hit:HiTSIR",
+    "HiT_SNG": "archs.hit:HiTSNG",
     "RRDBNet": "archs.rrdbnet:RRDBNet",
     "MSRResNet": "archs.srresnet:MSRResNet",
 }
@@ -51,6 +55,8 @@ _RECOGNISERS = (
     "archs.esc",
     "archs.pft",
     "archs.swinir",
+    "archs.atd",
+    "archs.hit",
     "archs.rrdbnet",
     "archs.srresnet",
 )

@@ -23,7 +23,7 @@ _WIDTHS = (
 _COUNTS = ("depths", "depth", "n_blocks", "conv_blocks", "num_block", "num_group", "num_conv")
 _SCALES = ("scale", "upscale", "upscaling_factor", "scale_max")
 _KERNELS = ("kernel_size", "convffn_kernel_size")
-_WINDOWS = ("window_size", "split_size")
+_WINDOWS = ("window_size", "split_size", "base_win_size")
 
 LARGEST: Mapping[str, int] = {
     **dict.fromkeys(_WIDTHS, 8192),
@@ -31,10 +31,12 @@ LARGEST: Mapping[str, int] = {
     **dict.fromkeys(_SCALES, 100),
     **dict.fromkeys(_KERNELS, 255),
     **dict.fromkeys(_WINDOWS, 128),
-    **dict.fromkeys(("compress_ratio", "squeeze_factor", "num_heads"), 8192),
-    **dict.fromkeys(("mlp_ratio", "exp_ratio", "overlap_ratio", "patch_size", "recursions"), 64),
+    **dict.fromkeys(("compress_ratio", "squeeze_factor", "num_heads", "num_tokens", "reducted_dim"), 8192),
+    **dict.fromkeys(("mlp_ratio", "exp_ratio", "overlap_ratio", "patch_size", "recursions", "hier_win_ratios"), 64),
     "c_ratio": 1,
-    **dict.fromkeys(("img_size", "num_topk", "img_range", "qk_scale", "conv_scale", "res_scale"), 65_536),
+    **dict.fromkeys(
+        ("img_size", "num_topk", "category_size", "img_range", "qk_scale", "conv_scale", "res_scale"), 65_536
+    ),
 }
 """Argument -> the largest value, of each of its items where it is a list."""
 
@@ -44,7 +46,7 @@ SMALLEST: Mapping[str, float] = {
 }
 """Arguments whose networks leave it to torch to say that they are too small."""
 
-RATES = ("drop_rate", "attn_drop_rate", "drop_path_rate")
+RATES = ("drop_rate", "value_drop_rate", "attn_drop_rate", "drop_path_rate")
 """Arguments that are probabilities below 1."""
 
 MOST_ITEMS = 1000  # of a list; together, the items of depths are bounded by this too

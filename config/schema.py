@@ -34,6 +34,7 @@ PIXEL_MODELS = (
     "HATModel",
     "RGTModel",
     "PFTModel",
+    "ATDModel",
     "ESRModel",
     "RealHATMSEModel",
     "RealESRNetModel",

@@ -13,13 +13,16 @@ OPTIONS = Path(__file__).resolve().parents[1] / "options"
 PLAINUSR = tuple(f"plainusr{size}" for size in ("_u", "_t", "_s", "_m", "_l", ""))
 VARIANTS = (
     *PLAINUSR, "hat_s", "hat", "hat_l", "rgt_s", "rgt", "esc_light", "esc", "esc_fp", "esc_xl", "pft_light", "pft",
-    "swinir_light", "swinir",
+    "swinir_light", "swinir", "atd_light", "atd",
+    "hit_srf", "hit_sir", "hit_sng",
 )  # fmt: skip
 LABELS: Mapping[str, str] = {
     "plainusr_u": "PlainUSR-U", "plainusr_t": "PlainUSR-T", "plainusr_s": "PlainUSR-S", "plainusr_m": "PlainUSR-M",
     "plainusr_l": "PlainUSR-L", "plainusr": "PlainUSR", "hat_s": "HAT-S", "hat": "HAT", "hat_l": "HAT-L",
     "rgt_s": "RGT-S", "rgt": "RGT", "esc_light": "ESC-light", "esc": "ESC", "esc_fp": "ESC-FP", "esc_xl": "ESC-XL",
     "pft_light": "PFT-light", "pft": "PFT", "swinir_light": "SwinIR-light", "swinir": "SwinIR",
+    "atd_light": "ATD-light", "atd": "ATD",
+    "hit_srf": "HiT-SRF", "hit_sir": "HiT-SIR", "hit_sng": "HiT-SNG",
 }  # fmt: skip
 """How papers write the names."""
 # ESC-Real with other heads: changes of its configuration. There are no option files of these, and no weights.

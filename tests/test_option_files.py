@@ -32,6 +32,10 @@ SHALLOW = {
     "HAT": ("network_g:depths=[2]", "network_g:num_heads=[6]", "network_g:embed_dim=36"),
     "RGT": ("network_g:depth=[4]", "network_g:num_heads=[6]", "network_g:embed_dim=36"),
     "PFT": ("network_g:depths=[2]", "network_g:embed_dim=12", "network_g:num_topk=[64,16]", "network_g:window_size=8"),
+    **dict.fromkeys(
+        ("HiT_SRF", "HiT_SIR", "HiT_SNG"), ("network_g:depths=[3]", "network_g:num_heads=[2]", "network_g:embed_dim=20")
+    ),
+    "ATD": ("network_g:depths=[2]", "network_g:num_heads=[2]", "network_g:embed_dim=12", "network_g:num_tokens=8"),
     "SwinIR": ("network_g:depths=[2]", "network_g:num_heads=[6]", "network_g:embed_dim=12"),
     "RRDBNet": ("network_g:num_block=1", "network_g:num_feat=8"),
     "MSRResNet": ("network_g:num_block=1", "network_g:num_feat=8"),
@@ -128,7 +132,9 @@ def test_test_files_pass_the_check(path: Path, pictures: Path, capsys: pytest.Ca
     assert "the check is passed" in printed
 
 
-@pytest.mark.parametrize("name", ["plainusr_x4", "hat_x4", "rgt_x4", "esc_x4", "pft_x4", "swinir_x4", "esc_lte"])
+@pytest.mark.parametrize(
+    "name", ["plainusr_x4", "hat_x4", "rgt_x4", "esc_x4", "pft_x4", "swinir_x4", "atd_x4", "hit_srf_x4", "esc_lte"]
+)
 def test_demo_files_test_what_they_train(name: str) -> None:
     trained = read(ROOT / f"options/demo/train_{name}.yml", mode="train")
     tested = read(ROOT / f"options/demo/test_{name}.yml", mode="test")

@@ -110,6 +110,23 @@ SwinIR | x4 | 11.9 | 788.6 | - | - | -
 SwinIR-light | x2 | 0.878 | 195.6 | - | - | -
 SwinIR-light | x3 | 0.886 | 87.2 | - | - | -
 SwinIR-light | x4 | 0.897 | 49.6 | - | - | -
+# ATD, tables of the PFT paper (arXiv 2503.20337) | out 1280x720 | unknown | by its authors' counter; quoted
+ATD | x2 | 20.1 | 6070 | - | - | -
+ATD | x3 | 20.3 | 2690 | - | - | -
+ATD | x4 | 20.3 | 1520 | - | - | -
+ATD-light | x2 | 0.753 | 348.6 | - | - | -
+ATD-light | x3 | 0.760 | 154.7 | - | - | -
+ATD-light | x4 | 0.769 | 87.1 | - | - | -
+# HiT-SR, README of its repository (arXiv 2407.05878) | out 1280x720 | fvcore | without what the position networks cost
+HiT-SRF | x2 | 0.847 | 226.5 | - | - | -
+HiT-SRF | x3 | 0.855 | 101.6 | - | - | -
+HiT-SRF | x4 | 0.866 | 58.0 | - | - | -
+HiT-SIR | x2 | 0.772 | 209.9 | - | - | -
+HiT-SIR | x3 | 0.780 | 94.2 | - | - | -
+HiT-SIR | x4 | 0.792 | 53.8 | - | - | -
+HiT-SNG | x2 | 1.013 | 213.9 | - | - | -
+HiT-SNG | x3 | 1.021 | 99.5 | - | - | -
+HiT-SNG | x4 | 1.032 | 57.7 | - | - | -
 # ESC, Table 2 of the paper (arXiv 2503.06671) | out 1280x720 | fvcore | the card behind latencies is not stated
 ESC | x2 | 0.947 | 592.0 | 120.9 | 831 | -
 ESC | x3 | 0.955 | 267.6 | 41.4 | 385 | -

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from archs.layers.conv import to_bhwc
 from archs.layers.frame import embedding_arguments, residual_kind
+from archs.layers.heads import joined_heads, separate_heads
 from archs.layers.image_windows import image_windows
 from archs.layers.linear import Linear, initialise_linear
 from archs.layers.mask import shift_regions
@@ -25,7 +26,7 @@ from archs.layers.numbering import count_numbered
 from archs.layers.places import AttentionPlaces, unpadded, window_places
 from archs.layers.position import relative_position_index
 from archs.layers.residual import Residual, residual_convolution
-from archs.layers.window import window_merge, window_partition
+from archs.layers.window import shifted_merge, shifted_partition, window_merge, window_partition
 from ops import Memo, RegionMask, RelativeBias, image_attention, serves_image, window_attention
 from utils.errors import InputError
 from utils.log import get_logger
@@ -70,10 +71,7 @@ class WindowAttention(nn.Module):
 
     def bias(self) -> Tensor:
         """[h, N, N]."""
-        table = self.relative_position_bias_table
-        return self.dense_bias(
-            lambda: RelativeBias(table, relative_position_index(self.window, table.device)).dense(), table
-        )
+        return dense_bias_of(self.relative_position_bias_table, self.dense_bias)
 
     def forward(self, windows: Tensor, mask: RegionMask | None) -> Tensor:
         """[n, N, C] and the mask of the n / B windows of an image -> [n, N, C]."""
@@ -107,6 +105,51 @@ class WindowAttention(nn.Module):
         """Those of the windows of :meth:`of_image`; see :class:`archs.contract.AttentionModule`."""
         rows, columns = (unpadded(side, x.device) for side in x.shape[1:3])
         return (window_places(rows, columns, self.window, shift=(shift, shift)),)
+
+
+class WindowParameters(nn.Module):
+    """The bias table and the projection after the attention, under their published names."""
+
+    def __init__(self, channels: int, num_heads: int, window_size: int, table_per_head: bool) -> None:
+        super().__init__()
+        columns = num_heads if table_per_head else 1
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, columns))
+        self.proj = Linear(channels, channels)
+        self.dense_bias = Memo()
+
+    def bias(self) -> Tensor:
+        """[h, N, N]."""
+        return dense_bias_of(self.relative_position_bias_table, self.dense_bias)
+
+
+def dense_bias_of(table: Tensor, memo: Memo) -> Tensor:
+    """The bias [h, N, N] of a table [(2w - 1)^2, h], kept in evaluation."""
+    side = (math.isqrt(table.shape[0]) + 1) // 2
+    return memo(lambda: RelativeBias(table, relative_position_index((side, side), table.device)).dense(), table)
+
+
+def attend_in_windows(qkv: Tensor, heads: int, window: int, shift: int, bias: Tensor, scale: float) -> Tensor:
+    """Attention of what is projected already, in shifted windows.
+
+    Args:
+        qkv: [B, H, W, 3C], queries, keys and values side by side.
+        heads: h.
+        window: w.
+        shift: by how many pixels the windows are moved; 0 for not at all.
+        bias: [h, N, N].
+        scale: of the logits.
+
+    Returns:
+        [B, H, W, C].
+    """
+    size, sides = (qkv.shape[1], qkv.shape[2]), (window, window)
+    if serves_image(qkv):
+        windows = image_windows(size, sides, (shift, shift), window, bias, qkv.device)
+        return image_attention(qkv, [windows], heads, scale)[0]
+    q, k, v = separate_heads(shifted_partition(qkv, sides, shift), heads)
+    mask = RegionMask(shift_regions(size, sides, (shift, shift), qkv.device)) if shift else None
+    out = joined_heads(window_attention(q, k, v, bias, mask, scale))
+    return shifted_merge(out, sides, size, shift)
 
 
 class BlockSequence(nn.Module):

@@ -75,7 +75,7 @@ def shifted_partition(x: Tensor, window: Pair, shift: int) -> Tensor:
         return window_partition(torch.roll(x, (-shift, -shift), (1, 2)), window)
     B, H, W, C = x.shape
     places = (window, (H, W), shift, B, x.device)
-    rows = _moved(x.flatten(0, 2), shifted_places(*places), unshifted_places(*places))
+    rows = permuted(x.flatten(0, 2), shifted_places(*places), unshifted_places(*places))
     return rows.view(-1, window[0] * window[1], C)
 
 
@@ -97,7 +97,7 @@ def shifted_merge(windows: Tensor, window: Pair, size: Pair, shift: int) -> Tens
         return torch.roll(window_merge(windows, window, size), (shift, shift), (1, 2))
     pixels = windows.flatten(0, 1)
     places = (window, size, shift, len(pixels) // (size[0] * size[1]), windows.device)
-    rows = _moved(pixels, unshifted_places(*places), shifted_places(*places))
+    rows = permuted(pixels, unshifted_places(*places), shifted_places(*places))
     return rows.view(-1, *size, windows.shape[-1])
 
 
@@ -106,8 +106,10 @@ def _by_views(x: Tensor) -> bool:
     return recording() or (torch.is_grad_enabled() and x.device.type != CPU.type)
 
 
-def _moved(rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
+def permuted(rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
     """Rows [N, C] in another order, in one pass, and so their gradient: ``back`` is the inverse of ``order``."""
+    if recording():
+        return rows.index_select(0, order)
     if torch.is_grad_enabled() and rows.requires_grad:
         moved: Tensor = _Moved.apply(rows, order, back)  # type: ignore[no-untyped-call]
         return moved
@@ -125,7 +127,7 @@ class _Moved(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         order, back = ctx.orders
-        return _moved(grad, back, order), None, None
+        return permuted(grad, back, order), None, None
 
 
 @cached_constant(4)

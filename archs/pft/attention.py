@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from archs.layers.conv import depthwise
+from archs.layers.conv_ffn import DepthwiseConvolution
+from archs.layers.evaluation import projected, serves
 from archs.layers.heads import joined_heads, separate_heads
 from archs.layers.linear import Linear
 from archs.layers.mask import shift_regions
 from archs.layers.places import AttentionPlaces, unpadded, window_places
 from archs.layers.recompute import recomputed
+from archs.layers.swin import WindowParameters
 from archs.layers.watched import watched
 from archs.layers.window import (
     Pair,
@@ -31,7 +33,6 @@ from archs.layers.window import (
     window_partition,
 )
 from archs.pft.bands import FocusBands, Surroundings, cut, give_memory_back
-from archs.pft.evaluation import projected, serves
 from ops import depthwise_gelu, linear_rows
 from ops.focused.arguments import FocusState
 from ops.focused.attention import focused_attention
@@ -41,40 +42,6 @@ from utils.errors import InputError
 
 SHARED_TABLE_WIDTH = 100
 """Networks of up to so many channels have one bias table for all heads, as published."""
-
-
-class DepthwiseConvolution(nn.Module):
-    """A convolution of each channel by itself, and GELU.
-
-    Args:
-        channels: C.
-        kernel_size: side of the kernel, odd.
-    """
-
-    def __init__(self, channels: int, kernel_size: int) -> None:
-        super().__init__()
-        self.radius = kernel_size // 2
-        conv = nn.Conv2d(channels, channels, kernel_size, padding=self.radius, groups=channels)
-        self.depthwise_conv = nn.Sequential(conv, nn.GELU())
-
-    @property
-    def layer(self) -> nn.Conv2d:
-        """The convolution without GELU."""
-        return cast("nn.Conv2d", self.depthwise_conv[0])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, H, W, C]."""
-        return cast("Tensor", self.depthwise_conv[1](depthwise(self.layer, x)))
-
-
-class WindowParameters(nn.Module):
-    """The bias table and the projection after the attention, under their published names."""
-
-    def __init__(self, channels: int, num_heads: int, window_size: int, table_per_head: bool) -> None:
-        super().__init__()
-        columns = num_heads if table_per_head else 1
-        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, columns))
-        self.proj = Linear(channels, channels)
 
 
 class AttentionSettings(NamedTuple):

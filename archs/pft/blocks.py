@@ -10,66 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, cast
 
-import torch
 from torch import Tensor, nn
 
-from archs.layers.linear import Linear, initialise_linear
-from archs.layers.recompute import recomputed
+from archs.layers.conv_ffn import ConvFFN
+from archs.layers.evaluation import serves
+from archs.layers.linear import initialise_linear
 from archs.layers.residual import residual_convolution
-from archs.layers.watched import watched
-from archs.pft.attention import AttentionSettings, DepthwiseConvolution, FocusedAttentionBase, attention_layers
+from archs.pft.attention import AttentionSettings, FocusedAttentionBase, attention_layers
 from archs.pft.bands import FocusBands, add_local, in_bands
-from archs.pft.evaluation import projected, serves
-from ops import FocusState, gelu_depthwise, linear_rows
-from ops.mlp.local_linear import local_linear, serves_local_linear
+from ops import FocusState
 
 Connection = Literal["1conv", "3conv"]
-
-
-class ConvFFN(nn.Module):
-    """An MLP with a depthwise convolution of its hidden channels.
-
-    In the paper: the feed-forward block of a layer.
-
-    Args:
-        channels: C.
-        hidden: M.
-        kernel_size: of the convolution, odd.
-    """
-
-    def __init__(self, channels: int, hidden: int, kernel_size: int) -> None:
-        super().__init__()
-        self.fc1 = Linear(channels, hidden)
-        self.dwconv = DepthwiseConvolution(hidden, kernel_size)
-        self.fc2 = Linear(hidden, channels)
-
-    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """[B, H, W, C], which goes through ``norm`` first -> [B, H, W, C]."""
-        if isinstance(norm, nn.LayerNorm) and serves(x, self) and not watched(norm):
-            return self.at_once(x, norm, residual=False)
-        hidden = recomputed(self.fc1 if norm is None else lambda x: self.fc1(norm(x)), x)
-        layer, fc2 = self.dwconv.layer, self.fc2
-        parameters = (layer.weight, cast("Tensor", layer.bias), fc2.weight, cast("Tensor", fc2.bias))
-        if torch.is_grad_enabled() and not watched(fc2) and serves_local_linear(hidden, *parameters):
-            return local_linear(hidden, *parameters)
-        return recomputed(self._after, hidden)
-
-    def at_once(self, x: Tensor, norm: nn.LayerNorm, *, residual: bool) -> Tensor:
-        """As :meth:`forward`, by kernels for several steps, and x added where it is wanted; for x that they serve."""
-        pixels = x.reshape(-1, x.shape[-1])
-        hidden = projected(pixels, self.fc1, norm).view(*x.shape[:3], -1)
-        hidden = self._between(hidden).flatten(0, 2)
-        rows = linear_rows(hidden, self.fc2.weight, self.fc2.bias, residual=pixels if residual else None)
-        return rows.view(x.shape)
-
-    def _after(self, hidden: Tensor) -> Tensor:
-        """[B, H, W, M] -> [B, H, W, C]."""
-        return cast("Tensor", self.fc2(self._between(hidden)))
-
-    def _between(self, hidden: Tensor) -> Tensor:
-        """GELU and the convolution, [B, H, W, M] -> the same."""
-        layer = self.dwconv.layer
-        return gelu_depthwise(hidden, layer.weight, cast("Tensor", layer.bias))
 
 
 class AttentionTransformerLayer(FocusedAttentionBase):

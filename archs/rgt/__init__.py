@@ -8,7 +8,7 @@ files load, :func:`archs.layers.constants.published_state` writes them); images 
 recursion is one convolution in evaluation; few representatives are folded into the projections; one forward that
 compiles as one graph; misspelt and impossible arguments are reported at once.
 
-recursion.py holds the rule of the recursion, position.py the position tables, attention.py the two attentions,
+recursion.py holds the rule of the recursion, attention.py the two attentions,
 network.py blocks and network, convert.py what reads a configuration off weights.
 """
 

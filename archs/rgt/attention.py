@@ -22,8 +22,8 @@ from archs.layers.linear import Linear
 from archs.layers.mask import shift_mask, shift_regions
 from archs.layers.places import AttentionPlaces, cell_places, framed, window_places
 from archs.layers.position import relative_position_index
+from archs.layers.position_network import PositionNetwork, relative_offsets
 from archs.layers.window import Pair, window_merge, window_partition
-from archs.rgt.position import PositionNetwork, relative_offsets
 from archs.rgt.recursion import STRIDE, recursion_bias, recursion_count, recursion_kernel
 from ops import Memo, RegionMask, RelativeBias, image_attention, linear, serves_image, window_attention
 from ops.observed import observer

@@ -20,11 +20,11 @@ from archs.layers.conv import Conv3x3, convolve, depthwise
 from archs.layers.drop import DropPath, drop_path_rates
 from archs.layers.image import image_mean
 from archs.layers.linear import Linear, initialise_linear
+from archs.layers.position_network import position_tables
 from archs.layers.residual import residual_convolution
 from archs.layers.size import SizeRule
 from archs.layers.upsample import HeadedNetwork, head_layers
 from archs.rgt.attention import RectangleWindowAttention, RecursiveGeneralizationAttention
-from archs.rgt.position import position_tables
 from archs.rgt.recursion import GRAPH_SIZES, STRIDE, recursion_count
 from ops.registry import recording
 from utils.errors import InputError

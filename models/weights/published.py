@@ -45,6 +45,13 @@ SOURCES = (
         "folder `2024_PlainUSR_ACCV/pretrained_model`",
     ),
     Source(
+        "ATD, ATD-light",
+        ("000_atd", "001_atd", "002_atd", "003_atd", "101_atd", "102_atd", "103_atd"),
+        "https://github.com/LabShuHangGU/Adaptive-Token-Dictionary", "README",
+    ),
+    Source("HiT-SRF, -SIR, -SNG", ("hit-",), "https://github.com/XiangZ-0/HiT-SR", "README"),
+    Source("ATD-light on DFLIP", ("atd_light_dflip",), "https://github.com/dslisleedh/ESC", "release 1.0.0"),
+    Source(
         "SwinIR, SwinIR-light, for photographs too", ("001_classicalsr", "002_lightweightsr", "003_realsr"),
         "https://github.com/JingyunLiang/SwinIR", "releases",
     ),

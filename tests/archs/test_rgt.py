@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from archs import build_network, identify
 from archs.layers.constants import constant_keys, published_state
+from archs.layers.position_network import PositionNetwork, position_tables, relative_offsets
 from archs.rgt import RGT, RectangleWindowAttention, RecursiveGeneralizationAttention, recursion_count
 from archs.rgt.network import Block
-from archs.rgt.position import PositionNetwork, position_tables, relative_offsets
 from archs.rgt.recursion import recursion_bias, recursion_kernel
 from models.inference.tiling import EqualTiles
 from models.inference.upscale import upscale

@@ -118,12 +118,16 @@ MISTAKES: list[tuple[tuple[str, str], str, str]] = [
         "Video",
         "model_type: VideoBaseModel is not supported: ",
     ),
-    (("model_type: SRModel", "model_type: ATDModel"), "ATD", 'model_type: unknown model "ATDModel"; known: SRModel, '),
+    (
+        ("model_type: SRModel", "model_type: DRCTModel"),
+        "DRCT",
+        'model_type: unknown model "DRCTModel"; known: SRModel, ',
+    ),
     (("type: L1Loss", "type: SSIMLoss"), "SSIM", 'train.pixel_opt.type: unknown loss "SSIMLoss"; known: L1Loss, '),
     (
-        ("type: PlainUSR_ultra", "type: ATD"),
-        "ATD",
-        'network_g.type: unknown network type "ATD"; known: PlainUSR_',
+        ("type: PlainUSR_ultra", "type: DRCT"),
+        "DRCT",
+        'network_g.type: unknown network type "DRCT"; known: PlainUSR_',
     ),
     (
         ("type: PlainUSR_ultra", "type: EDSR"),

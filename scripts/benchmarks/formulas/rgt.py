@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archs.layers.position import relative_position_index
-from archs.rgt.position import relative_offsets
+from archs.layers.position_network import relative_offsets
 from archs.rgt.recursion import recursion_count
 from scripts.benchmarks.formulas.parts import (
     DropPath,

@@ -32,7 +32,7 @@ def relative_offsets(window: Pair, device: torch.device) -> Tensor:
 class PositionNetwork(nn.Module):
     """The table of position biases as a function of the relative position; it does not look at the image.
 
-    In the published files: ``pos``, the position network of an L-SA branch.
+    In the published files of RGT and HiT-SR: ``pos``.
 
     Args:
         width: P.

@@ -24,12 +24,13 @@ from scripts.benchmarks.needs import Need
 from scripts.benchmarks.networks import step
 from scripts.benchmarks.windows import with_backend
 
-# Several files train the same network; of HAT-L the fine-tuning on DF2K. ESC-XL is fine-tuned on larger patches. The
-# smaller and the large PlainUSR have no file: they are trained as the one that has.
+# Several files train the same network; of HAT-L the fine-tuning on DF2K. ESC-XL and ATD are fine-tuned on larger
+# patches. The smaller and the large PlainUSR have no file: they are trained as the one that has.
 TRAINED = {
     **dict.fromkeys(PLAINUSR, "train_plainusr_x{}"),
     **{name: f"train_{name}_x{{}}" for name in VARIANTS if name not in PLAINUSR},
     "hat_l": "train_hat_l_x{}_finetune",
+    "atd_finetune": "train_atd_x{}_finetune",
     "esc_xl_finetune": "train_esc_xl_x{}_finetune",
     "esc_real": "train_esc_real_x{}_mse",
     "real_esrgan": "train_real_esrgan_x{}_mse",
@@ -76,6 +77,7 @@ def forwards() -> Iterator[Forward]:
     others = [(name, 3.0) for name in VARIANTS if name == "plainusr" or option_file(f"test_{name}_x3").is_file()]
     others += [("esc_lte", 3.0), ("esc_lte", 3.7), ("esc_realm_nearest_conv", 2.0), *((name, 4.0) for name in HEADS)]
     others += [("real_esrgan", 4.0), *((name, 4.0) for name in GENERATORS)]
+    others += [("real_swinir", 2.0), ("real_swinir", 4.0), ("real_swinir_l", 4.0)]
     for name, factor in others:
         yield Forward(name, factor, IMAGES[:1], _FEW)
 

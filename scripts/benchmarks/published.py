@@ -105,7 +105,9 @@ def comparisons() -> list[Comparison]:
         for mode in modes
     ]  # fmt: skip
     found += [_published_step(name, scale, mode) for name, scale in steps() for mode in MODES]
-    return found + [_small(name) for name in ("hat_s", "rgt_s", "esc", "pft_light")]
+    return found + [
+        _small(name) for name in ("hat_s", "rgt_s", "esc", "pft_light", "swinir_light", "atd_light", "hit_srf")
+    ]
 
 
 def _small(name: str) -> Comparison:

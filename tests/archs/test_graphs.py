@@ -55,7 +55,13 @@ def recorded(
     return program
 
 
-@pytest.mark.parametrize("name", RECORDED)
+KNOWN_PARTS = ("SwinIR", "HiT_SRF", "HiT_SNG")
+"""Networks of layers whose graphs are recorded for others too."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in KNOWN_PARTS else []) for name in RECORDED]
+)
 def test_one_graph_holds_for_all_sizes_and_batches(name: str) -> None:
     network = built(name, SMALLER[name]).eval().requires_grad_(False)
     least, most = contract_of(network).graph_sizes

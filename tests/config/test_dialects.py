@@ -229,7 +229,7 @@ def test_real_esrgan_lists_its_images_by_a_name_of_its_own() -> None:
         (["path:pretrain_model_g=x.pth"], "early BasicSR's name of pretrain_network_g"),
         (["datasets:train:use_flip=true"], 'unknown key of DownsampleImageDataset (did you mean "use_hflip"?)'),
         (["train:use_grad_clip=true"], "it clips the gradient to a norm of 0.01, which is grad_clip: 0.01 here"),
-        (["model_type=ATDModel"], 'unknown model "ATDModel"; known: SRModel, '),
+        (["model_type=DATModel"], 'unknown model "DATModel"; known: SRModel, '),
     ],
 )
 def test_misspelt_and_unsupported_keys_are_no_keys_without_effect(edits: list[str], message: str) -> None:

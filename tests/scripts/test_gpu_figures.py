@@ -93,8 +93,15 @@ TINY = [
 ]  # fmt: skip
 
 
+LONG = ("step/*", "loop/validation/*")
+"""Those that take several seconds."""
+
+
 @pytest.mark.build
-@pytest.mark.parametrize("key", TINY)
+@pytest.mark.parametrize(
+    "key",
+    [pytest.param(key, marks=[pytest.mark.long] if any(fnmatchcase(key, one) for one in LONG) else []) for key in TINY],
+)
 def test_every_kind_of_work_runs(key: str) -> None:
     assert measured(known(tiny=True)[key].prepare, ONCE, "cpu").ms > 0
 

@@ -102,9 +102,11 @@ def test_another_process_is_refused_and_learns_by_whom(tmp_path: Path, holder: s
 def test_a_process_that_ends_within_the_patience_is_waited_for(
     tmp_path: Path, holder: subprocess.Popen[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    threading.Timer(0.3, lambda: holder.communicate("\n")).start()
+    timer = threading.Timer(0.3, lambda: holder.communicate("\n"))
+    timer.start()
     with exclusive(tmp_path / "run", "trains", patience=60):
         assert holder.wait() == 0
+    timer.join()
     assert not list(tmp_path.iterdir())
 
 

@@ -58,12 +58,12 @@ def test_a_slip_is_recognised(table: str, name: str, meant: str) -> None:
     ("table", "name"),
     [
         ("model", "VideoBaseModel"),
-        ("model", "ATDModel"),
+        ("model", "DRCTModel"),
         ("model", "DATModel"),
         ("loss", "SSIMLoss"),
         ("loss", "GANLoss"),
         ("loss", "LPIPSLoss"),
-        ("network", "ATD"),
+        ("network", "DRCT"),
         ("network", "DAT"),
         ("network", "ART"),
         ("network", "PlainUSR"),  # any of six

@@ -18,11 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from archs.layers.conv import to_bhwc
 from archs.layers.conv_ffn import ConvFFN
 from archs.layers.heads import joined_heads, separate_heads
 from archs.layers.linear import Linear, initialise_linear
-from archs.layers.residual import Residual, residual_convolution
 from archs.layers.swin import WindowParameters, attend_in_windows, head_width
 from archs.layers.window import permuted
 from ops import window_attention
@@ -238,25 +236,6 @@ class TokenLayers(nn.Module):
             else:
                 x, tokens = layer(x, tokens)
         return x
-
-
-class TokenGroup(nn.Module):
-    """Layers with a dictionary and a convolution, around which the input passes.
-
-    Args:
-        layers: with their dictionary.
-        channels: C.
-        resi_connection: the convolution after the layers.
-    """
-
-    def __init__(self, layers: TokenLayers, channels: int, resi_connection: Residual) -> None:
-        super().__init__()
-        self.residual_group = layers
-        self.conv = residual_convolution(channels, resi_connection)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, H, W, C]."""
-        return x + to_bhwc(self.conv(self.residual_group(x).permute(0, 3, 1, 2)))
 
 
 def _at_unit_length(x: Tensor) -> Tensor:

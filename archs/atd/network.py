@@ -13,14 +13,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from archs.atd.blocks import ATDLayer, TokenGroup, TokenLayers
+from archs.atd.blocks import ATDLayer, TokenLayers
 from archs.layers.constants import PublishedConstants
 from archs.layers.frame import MirroringNetwork, choice_problems, embedding_arguments, residual_kind
 from archs.layers.numbering import count_numbered
 from archs.layers.parts import PartNames, matching
 from archs.layers.position import relative_position_index
 from archs.layers.size import SizeRule
-from archs.layers.swin import size_problems
+from archs.layers.swin import ResidualGroup, size_problems
 from archs.layers.upsample import Upsampler, head_of
 from utils.errors import InputError
 
@@ -110,7 +110,7 @@ class ATD(PublishedConstants, MirroringNetwork):
         for depth, count in zip(depths, heads, strict=True):
             layers = [layer(count, shift=shifts[i % 2], refines=i + 1 < depth) for i in range(depth)]
             group = TokenLayers(layers, num_tokens, embed_dim, use_checkpoint)
-            self.layers.append(TokenGroup(group, embed_dim, resi_connection))
+            self.layers.append(ResidualGroup(group, embed_dim, resi_connection))
         self.end(embed_dim, upsampler, resi_connection)
 
     @property

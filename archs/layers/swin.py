@@ -185,12 +185,12 @@ class ResidualGroup(nn.Module):
     In the papers: RSTB, residual swin transformer block, of SwinIR; RHAG, residual hybrid attention group, of HAT.
 
     Args:
-        blocks: of the group.
+        blocks: those of the group in their order, as one module.
         channels: C.
         resi_connection: the convolution after the blocks.
     """
 
-    def __init__(self, blocks: BlockSequence, channels: int, resi_connection: Residual) -> None:
+    def __init__(self, blocks: nn.Module, channels: int, resi_connection: Residual) -> None:
         super().__init__()
         self.residual_group = blocks
         self.conv = residual_convolution(channels, resi_connection)

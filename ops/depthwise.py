@@ -97,7 +97,8 @@ def reference_depthwise(arguments: DepthwiseArguments) -> Tensor:
     """[B, H, W, C], by PyTorch's convolution."""
     x, weight, bias = arguments
     image = x.permute(0, 3, 1, 2)  # [B, C, H, W]
-    return F.conv2d(image, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0]).permute(0, 2, 3, 1)
+    channels, side = int(weight.shape[0]), int(weight.shape[-1])  # tensors while torch.jit.trace records
+    return F.conv2d(image, weight, bias, padding=side // 2, groups=channels).permute(0, 2, 3, 1)
 
 
 def native_depthwise(arguments: DepthwiseArguments) -> Tensor:

@@ -74,30 +74,6 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "convffn_kernel_size": 3,
         "upscale": 3,
     },
-    "HiT_SRF": {
-        "depths": [3, 2],
-        "num_heads": [2, 3],
-        "embed_dim": 36,
-        "base_win_size": [4, 4],
-        "hier_win_ratios": [0.5, 1, 2],
-        "upscale": 3,
-    },
-    "HiT_SIR": {
-        "depths": [3, 2],
-        "num_heads": [2, 3],
-        "embed_dim": 36,
-        "base_win_size": [4, 4],
-        "hier_win_ratios": [0.5, 1, 2],
-        "upscale": 3,
-    },
-    "HiT_SNG": {
-        "depths": [3, 2],
-        "num_heads": [2, 3],
-        "embed_dim": 36,
-        "base_win_size": [4, 4],
-        "hier_win_ratios": [0.5, 1, 2],
-        "upscale": 3,
-    },
     "RRDBNet": {"scale": 2, "num_feat": 6, "num_block": 2, "num_grow_ch": 3},
     "MSRResNet": {"upscale": 3, "num_feat": 6, "num_block": 2},
 }
@@ -105,8 +81,13 @@ ESC_SMALL: Mapping[str, Any] = {
     "dim": 24, "pdim": 6, "kernel_size": 5, "n_blocks": 2, "conv_blocks": 2, "window_size": 4, "num_heads": 3,
     "exp_ratio": 1.3,
 }  # fmt: skip
+HIT_SMALL: Mapping[str, Any] = {
+    "depths": [3, 2], "num_heads": [2, 3], "embed_dim": 36, "base_win_size": [4, 4], "hier_win_ratios": [0.5, 1, 2],
+    "upscale": 3,
+}  # fmt: skip
 SMALL = {
     **SMALL,
+    **dict.fromkeys(("HiT_SRF", "HiT_SIR", "HiT_SNG"), HIT_SMALL),
     "ESC": {**ESC_SMALL, "upscaling_factor": 3, "use_ln": True},
     "ESCFP": {**ESC_SMALL, "upscaling_factor": 2},
     "ESCReal": {**ESC_SMALL, "upscaling_factor": 3, "use_dysample": True},
